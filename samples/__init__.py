@@ -1,0 +1,1 @@
+"""Made-up data with known truth, so that everything runs on a fresh machine."""

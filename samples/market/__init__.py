@@ -1,0 +1,1 @@
+"""A made-up grocery market: catalogue, query log, conversions, and gold labels from known truth."""

@@ -1,0 +1,101 @@
+"""Labels and labellings: what was extracted from a query."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """A role with its value.
+
+    Attributes:
+        role: Name of the role, one of the task's.
+        text: The value: for an open role the words of the query, verbatim; for a closed role one of its values.
+        start: First character of the span in the query, or None for a closed role.
+        end: One past the last character, or None for a closed role.
+        confidence: Probability in [0, 1] that the label is right, or None where nobody estimated it.
+    """
+
+    role: str
+    text: str
+    start: int | None = None
+    end: int | None = None
+    confidence: float | None = None
+
+    @property
+    def key(self) -> tuple[str, str, int, int]:
+        """Identity without the confidence, sortable."""
+        return (self.role, self.text, -1 if self.start is None else self.start, -1 if self.end is None else self.end)
+
+    def to_json(self) -> dict[str, Any]:
+        """The exchange format of `docs/task-file.md`: no key where there is nothing to say."""
+        out: dict[str, Any] = {"role": self.role, "text": self.text}
+        if self.start is not None:
+            out |= {"start": self.start, "end": self.end}
+        if self.confidence is not None:
+            out["confidence"] = round(self.confidence, 6)
+        return out
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Label:
+        """The inverse of `to_json`, for files that we wrote ourselves (user files go through `task.io`)."""
+        return cls(row["role"], row["text"], row.get("start"), row.get("end"), row.get("confidence"))
+
+
+Labelling = tuple[Label, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A query with its labelling, its traffic count and, where it has one, its id."""
+
+    query: str
+    labels: Labelling = ()
+    count: int = 1
+    id: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """One row of a gold, label or prediction file."""
+        out: dict[str, Any] = {} if self.id is None else {"id": self.id}
+        return out | {"query": self.query, "count": self.count, "labels": [x.to_json() for x in self.labels]}
+
+
+def ordered(labels: Iterable[Label]) -> Labelling:
+    """Canonical order: open labels by position, then closed ones by role and value."""
+    return tuple(sorted(labels, key=lambda x: (x.start is None, x.start or 0, x.end or 0, x.role, x.text)))
+
+
+def locate(query: str, labels: Sequence[Label]) -> Labelling:
+    """Give spans to labels that have none: the n-th label of the same role and text takes its n-th occurrence.
+
+    Raises:
+        ValueError: A text does not occur (often enough) in the query; the message names it.
+    """
+    taken: Counter[tuple[str, str]] = Counter()
+    out = []
+    for label in labels:
+        if label.start is None:
+            nth = taken[label.role, label.text]
+            start = nth_occurrence(query, label.text, nth)
+            if start < 0:
+                raise ValueError(f"{label.text!r} does not occur {'again ' if nth else ''}in {query!r}")
+            label = replace(label, start=start, end=start + len(label.text))
+        taken[label.role, label.text] += 1
+        out.append(label)
+    return tuple(out)
+
+
+def nth_occurrence(query: str, text: str, nth: int) -> int:
+    """Start of the `nth` (from 0) non-overlapping occurrence of `text`, or -1."""
+    if not text:
+        return -1
+    at = -len(text)
+    for _ in range(nth + 1):
+        at = query.find(text, at + len(text))
+        if at < 0:
+            return -1
+    return at

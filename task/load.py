@@ -1,0 +1,232 @@
+"""From a YAML file and overrides to a checked `Task`, with errors that name file, line, key and value."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from task.errors import InputError
+from task.spec import Task
+
+_MISSING = object()
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedTask:
+    """A task with the file that it came from; prompts and data are found relative to that file."""
+
+    task: Task
+    path: Path
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the task file."""
+        return self.path.parent
+
+
+def load_task(path: str | Path, overrides: Sequence[str] = ()) -> LoadedTask:
+    """Read a task file.
+
+    `extends: other.yaml` starts from another file: mappings are merged, everything else is replaced.
+
+    Args:
+        path: The YAML file.
+        overrides: `a.b=value` strings, value in YAML; paths in them are relative to the working directory.
+
+    Raises:
+        InputError: The file is missing, not YAML, or not a task.
+    """
+    path = Path(path)
+    config, lines = _read(path, seen=())
+    changed: dict[tuple[str, ...], str] = {}
+    for override in overrides:
+        keys, value = _parse_override(override)
+        _set(config, keys, value, override)
+        changed[keys] = f"--set {override}"
+    try:
+        return LoadedTask(Task.model_validate(config), path)
+    except ValidationError as error:
+        raise _explain(error, config, lines, path, changed) from error
+
+
+def _read(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, Any], dict[tuple[str, ...], tuple[Path, int]]]:
+    """The merged mapping and, per key path, the file and line that set it."""
+    if path.resolve() in seen:
+        raise InputError("`extends` goes in a circle", file=path, field="extends")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        near = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        fix = f"Task files there: {', '.join(near)}" if near else "Check the path; shipped ones are in configs/"
+        raise InputError("no such task file", file=path, fix=fix) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the task file: {error}", file=path) from error
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        config = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        problem = getattr(error, "problem", None) or str(error)
+        raise InputError(f"not YAML: {problem}", file=path, line=mark.line + 1 if mark else None) from error
+    if not isinstance(config, dict):
+        raise InputError(
+            "a task file is a mapping", file=path, found=config, expected="keys such as name, roles, data",
+            fix="configs/market.yaml is an example",
+        )
+    _anchor_paths(config, path.parent)
+    lines = {keys: (path, line) for keys, line in _lines(node, ())}
+    parent = config.pop("extends", None)
+    if parent is not None:
+        base, base_lines = _read(path.parent / str(parent), (*seen, path.resolve()))
+        config, lines = _merge(base, config), {**base_lines, **lines}
+    return config, lines
+
+
+def _lines(node: yaml.Node | None, at: tuple[str, ...]) -> Iterable[tuple[tuple[str, ...], int]]:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            here = (*at, str(key.value))
+            yield here, key.start_mark.line + 1
+            yield from _lines(value, here)
+    elif isinstance(node, yaml.SequenceNode):
+        for number, value in enumerate(node.value):
+            here = (*at, str(number))
+            yield here, value.start_mark.line + 1
+            yield from _lines(value, here)
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    out = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(out.get(key), dict)
+        out[key] = _merge(out[key], value) if both else value
+    return out
+
+
+def _anchor_paths(config: dict[str, Any], folder: Path) -> None:
+    """Paths in a file are relative to that file."""
+    data = config.get("data")
+    if isinstance(data, dict) and isinstance(data.get("dir"), str):
+        data["dir"] = str(folder / data["dir"])
+    student = config.get("student")
+    if isinstance(student, dict) and isinstance(student.get("base"), str) and student["base"].startswith("."):
+        student["base"] = str(folder / student["base"])
+    teacher = config.get("teacher")
+    openai = teacher.get("openai") if isinstance(teacher, dict) else None
+    if isinstance(openai, dict) and isinstance(openai.get("prompt"), str):
+        openai["prompt"] = str(folder / openai["prompt"])
+
+
+def _parse_override(override: str) -> tuple[tuple[str, ...], Any]:
+    key, equals, value = override.partition("=")
+    if not equals or not key.strip():
+        raise InputError("not an override", file="--set", found=override, expected="a.b=value")
+    try:
+        return tuple(key.strip().split(".")), yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise InputError("the value is not YAML", file="--set", field=key, found=value) from error
+
+
+def _set(config: dict[str, Any], keys: tuple[str, ...], value: Any, override: str) -> None:
+    node: Any = config
+    for depth, key in enumerate(keys):
+        last = depth == len(keys) - 1
+        if isinstance(node, list):
+            if not key.isdigit() or int(key) >= len(node):
+                raise InputError(
+                    "no such list entry", file="--set", field=".".join(keys[: depth + 1]), found=key,
+                    expected=f"a number below {len(node)}",
+                )
+            if last:
+                node[int(key)] = value
+            else:
+                node = node[int(key)]
+        elif isinstance(node, dict):
+            if last:
+                node[key] = value
+            else:
+                if node.get(key) is None:
+                    node[key] = {}
+                node = node[key]
+        else:
+            raise InputError(
+                "cannot go deeper than a plain value", file="--set", field=".".join(keys[:depth]), found=override
+            )
+
+
+def _explain(
+    error: ValidationError,
+    config: Mapping[str, Any],
+    lines: Mapping[tuple[str, ...], tuple[Path, int]],
+    path: Path,
+    changed: Mapping[tuple[str, ...], str],
+) -> InputError:
+    """The first violation, told with its place; the number of the others is said."""
+    details = error.errors(include_url=False)
+    first = details[0]
+    keys = tuple(str(k) for k in first["loc"])
+    file, line = next(
+        (lines[keys[:n]] for n in range(len(keys), 0, -1) if keys[:n] in lines), (path, None)  # type: ignore[arg-type]
+    )
+    source: str | Path = next((changed[keys[:n]] for n in range(len(keys), 0, -1) if keys[:n] in changed), "") or file
+    expected = None
+    found: object = _lookup(config, keys)
+    fix = None
+    problem = first["msg"].removeprefix("Value error, ")
+    match first["type"]:
+        case "extra_forbidden":
+            valid = _valid_keys(keys[:-1])
+            near = difflib.get_close_matches(keys[-1], valid, n=1)
+            problem, expected = "unknown key", f"one of: {', '.join(valid)}"
+            found, fix = keys[-1], f"Did you mean `{near[0]}`?" if near else None
+        case "missing":
+            problem, found = "required key is missing", None
+        case "literal_error":
+            problem, expected = "not a valid value", f"one of: {first['ctx']['expected']}"
+        case "value_error":
+            found = None if isinstance(found, (dict, list)) or found is _MISSING else found
+        case _:
+            pass
+    if len(details) > 1:
+        fix = f"{fix + ' ' if fix else ''}({len(details) - 1} more after this one)"
+    return InputError(
+        problem, file=source, line=line if source == file else None, field=".".join(keys) or None,
+        found=None if found is _MISSING else found, expected=expected, fix=fix,
+    )
+
+
+def _lookup(config: Any, keys: Sequence[str]) -> object:
+    for key in keys:
+        if isinstance(config, dict) and key in config:
+            config = config[key]
+        elif isinstance(config, list) and key.isdigit() and int(key) < len(config):
+            config = config[int(key)]
+        else:
+            return _MISSING
+    return config
+
+
+def _valid_keys(keys: Sequence[str]) -> list[str]:
+    """Field names of the model that a key path leads to."""
+    schema = Task.model_json_schema()
+    node: dict[str, Any] = schema
+    for key in keys:
+        node = _deref(schema, node)
+        node = node["items"] if key.isdigit() and "items" in node else node.get("properties", {}).get(key, {})
+    return list(_deref(schema, node).get("properties", {}))
+
+
+def _deref(schema: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
+    for option in node.get("anyOf", ()):
+        if "$ref" in option:
+            node = option
+    if "$ref" in node:
+        target: dict[str, Any] = schema["$defs"][node["$ref"].rsplit("/", 1)[1]]
+        return target
+    return node

@@ -1,0 +1,347 @@
+"""The task file: everything that may differ between two tasks, checked before anything is spent.
+
+One YAML holds what to extract (roles, instructions, examples) and how to run it (teacher, curriculum, student,
+serving, evaluation, gates). Unknown keys are refused; `task.load` turns a violation into an error with file,
+line, key, value and the valid set. `docs/task-file.md` is the reference.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from task.normalize import NORMALISERS
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Strict(BaseModel):
+    """Frozen, no unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Role(Strict):
+    """One named thing to extract.
+
+    `catalogue` names the catalogue field that holds values of this role: `brand`, `category.root`,
+    `category.leaf`, `category` or `attributes.NAME`. `grounded` rejects a label whose value that field never holds.
+    """
+
+    name: Annotated[str, Field(min_length=1, max_length=80)]
+    kind: Literal["open", "closed"] = "open"
+    description: str = ""
+    values: tuple[str, ...] = ()
+    multiple: bool = True
+    catalogue: str | None = None
+    grounded: bool = False
+    pattern: str | None = None
+
+    @field_validator("catalogue")
+    @classmethod
+    def _known_field(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"brand|category(\.root|\.leaf)?|attributes\.\S+", value):
+            raise ValueError("expected one of: brand, category, category.root, category.leaf, attributes.NAME")
+        return value
+
+    @field_validator("pattern")
+    @classmethod
+    def _compiles(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                re.compile(value)
+            except re.error as error:
+                raise ValueError(f"not a regular expression: {error}") from error
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.kind == "closed" and not self.values:
+            raise ValueError("a closed role needs `values`, the set it may take")
+        if self.kind == "open" and self.values:
+            raise ValueError("an open role takes words of the query; give `values` only with `kind: closed`")
+        if len(set(self.values)) != len(self.values):
+            raise ValueError("`values` holds the same value twice")
+        if self.grounded and self.catalogue is None:
+            raise ValueError("`grounded: true` needs `catalogue`, the field to ground in")
+        return self
+
+
+class LabelSpec(Strict):
+    """A label of an example in the task file."""
+
+    role: str
+    text: str
+
+
+class ExampleSpec(Strict):
+    """A labelled example for the prompt."""
+
+    query: str
+    labels: tuple[LabelSpec, ...] = ()
+
+
+class GoldFiles(Strict):
+    """Gold labels: `calibration` may be looked at, `test` only judges."""
+
+    calibration: str | None = None
+    test: str | None = None
+
+
+class Data(Strict):
+    """Where the data is. Paths are relative to `dir`; `hub` names a `datasets` repository instead of a folder.
+
+    `sample: market` generates the made-up market (from `seed`) into the run folder, and the paths are its files.
+    """
+
+    sample: Literal["market"] | None = None
+    seed: int = 0
+    sample_queries: Annotated[int, Field(ge=200)] = 20_000
+    sample_items: Annotated[int, Field(ge=500)] = 6_000
+    dir: Path | None = None
+    hub: str | None = None
+    queries: str | None = None
+    labels: str | None = None
+    catalogue: str | None = None
+    conversions: str | None = None
+    gold: GoldFiles = GoldFiles()
+    max_query_chars: Positive = 256
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if self.sample and (self.dir or self.hub):
+            raise ValueError("`sample` makes its own data: leave out `dir` and `hub`")
+        if not (self.sample or self.dir or self.hub):
+            raise ValueError("name a source: `dir` (a folder), `hub` (a datasets repository) or `sample: market`")
+        if not (self.sample or self.queries or self.labels):
+            raise ValueError("name `queries` (to be labelled) or `labels` (labelled already)")
+        return self
+
+
+class Retrieval(Strict):
+    """Hybrid search: BM25 and dense lists of `depth` items each, fused by reciprocal rank; `items` are kept."""
+
+    embedder: str = "all-MiniLM-L6-v2"
+    depth: Positive = 50
+    items: Positive = 16
+    neighbours: Annotated[int, Field(ge=0)] = 8
+    rrf_k: Positive = 60
+
+
+class OpenAI(Strict):
+    """Any OpenAI-compatible endpoint. The key is read from the environment variable `api_key_env`."""
+
+    base_url: str = "https://api.openai.com/v1"
+    model: str = "gpt-4.1-mini"
+    api_key_env: str = "OPENAI_API_KEY"
+    prompt: str | None = None
+    temperature: Annotated[float, Field(ge=0.0, le=2.0)] = 0.0
+    max_tokens: Positive = 512
+    concurrency: Positive = 20
+    timeout_s: Annotated[float, Field(gt=0.0)] = 60.0
+    max_attempts: Positive = 4
+    structured_output: bool = True
+    few_shot: Annotated[int, Field(ge=0)] = 5
+    price_input_per_million: Annotated[float, Field(ge=0.0)] | None = None
+    price_output_per_million: Annotated[float, Field(ge=0.0)] | None = None
+    budget: Annotated[float, Field(gt=0.0)] | None = None
+
+
+class Teacher(Strict):
+    """How queries get their labels."""
+
+    backend: Literal["catalog", "openai", "labels"] = "catalog"
+    retrieval: Retrieval = Retrieval()
+    openai: OpenAI = OpenAI()
+    fuzzy: Annotated[float, Field(ge=50.0, le=100.0)] = 80.0
+    min_confidence: Fraction = 0.5
+
+
+class Curriculum(Strict):
+    """Which accepted labellings are learned from, and in which order."""
+
+    order: Literal["easy-to-hard", "shuffled", "hard-to-easy"] = "shuffled"
+    dev_fraction: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.05
+    max_dev: Positive = 500
+    max_rows: Positive | None = None
+    min_confidence: Fraction = 0.0
+    seed: int = 0
+
+
+class Lora(Strict):
+    """Low-rank adaptation (Hu et al. 2021); `targets` as PEFT understands them."""
+
+    rank: Positive = 16
+    alpha: Positive = 32
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    rslora: bool = False
+
+
+class Student(Strict):
+    """The student's base, answer form and training run."""
+
+    base: str = "SmolLM2-135M-Instruct"
+    form: Literal["read", "write", "json"] = "read"
+    segmentation: Literal["auto", "whitespace", "words", "characters"] = "auto"
+    lora: Lora = Lora()
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    learning_rate: Annotated[float, Field(gt=0.0)] = 1e-3
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_steps: Annotated[int, Field(ge=0)] = 20
+    batch_size: Positive = 32
+    accumulation: Positive = 1
+    epochs: Annotated[float, Field(gt=0.0)] = 1.0
+    max_steps: Positive | None = None
+    length_window: Positive = 8
+    max_grad_norm: Annotated[float, Field(gt=0.0)] = 1.0
+    eval_every: Positive = 50
+    eval_rows: Positive = 300
+    save_every: Positive = 50
+    workers: Positive = 1
+    use_gpu: bool = False
+    cpus_per_worker: Positive = 2
+    ray_address: str | None = None
+    max_failures: Annotated[int, Field(ge=0)] = 2
+    quantization: Literal["none", "nf4"] = "none"
+    gradient_checkpointing: bool = False
+    seed: int = 0
+
+
+class Serving(Strict):
+    """The engine, the head cache and the gateway."""
+
+    dtype: Literal["bfloat16", "float32", "float16"] = "bfloat16"
+    max_model_len: Positive = 512
+    max_num_seqs: Positive = 64
+    kv_cache_gib: Annotated[float, Field(gt=0.0)] = 1.0
+    gpu_memory_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 0.9
+    enforce_eager: bool = True
+    extra_args: tuple[str, ...] = ()
+    start_timeout_s: Annotated[float, Field(gt=0.0)] = 300.0
+    request_timeout_s: Annotated[float, Field(gt=0.0)] = 10.0
+    head_queries: Annotated[int, Field(ge=0)] = 1_000
+    min_cache_confidence: Fraction = 0.5
+    max_batch: Positive = 256
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65_535)] = 8080
+
+
+class Latency(Strict):
+    """The open-loop run of the report; 0 seconds leaves it out."""
+
+    rate: Annotated[float, Field(gt=0.0)] = 10.0
+    seconds: Annotated[float, Field(ge=0.0)] = 30.0
+    warmup_seconds: Annotated[float, Field(ge=0.0)] = 3.0
+    hit_share: Fraction = 0.5
+
+
+class Eval(Strict):
+    """The evaluation: slices by traffic rank, bootstrap, latency run."""
+
+    head: Positive = 1_000
+    torso: Positive = 6_000
+    resamples: Positive = 2_000
+    confidence: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.95
+    seed: int = 0
+    max_rows: Positive | None = None
+    latency: Latency = Latency()
+
+    @model_validator(mode="after")
+    def _ranks(self) -> Self:
+        if self.torso < self.head:
+            raise ValueError(f"`torso` (rank {self.torso}) ends before `head` (rank {self.head})")
+        return self
+
+
+class Gates(Strict):
+    """What fails a run (exit code 1)."""
+
+    merge_max_logit_delta: Annotated[float, Field(gt=0.0)] = 1.0
+    merge_label_agreement: Fraction = 0.99
+    engine_label_agreement: Fraction = 0.99
+    min_f1: Fraction | None = None
+
+
+class Task(Strict):
+    """A whole task file."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
+    description: str = ""
+    instructions: str = ""
+    normaliser: str = "v1"
+    roles: Annotated[tuple[Role, ...], Field(min_length=1)]
+    examples: tuple[ExampleSpec, ...] = ()
+    data: Data
+    teacher: Teacher = Teacher()
+    curriculum: Curriculum = Curriculum()
+    student: Student = Student()
+    serving: Serving = Serving()
+    eval: Eval = Eval()
+    gates: Gates = Gates()
+
+    @field_validator("normaliser")
+    @classmethod
+    def _known_normaliser(cls, value: str) -> str:
+        if value not in NORMALISERS:
+            raise ValueError(f"expected one of: {', '.join(NORMALISERS)}")
+        return value
+
+    @model_validator(mode="after")
+    def _cross_checks(self) -> Self:
+        names = [r.name for r in self.roles]
+        twice = sorted({n for n in names if names.count(n) > 1})
+        if twice:
+            raise ValueError(f"two roles are called {twice[0]!r}; names must differ")
+        for number, example in enumerate(self.examples):
+            for label in example.labels:
+                problem = self.label_problem(example.query, label.role, label.text)
+                if problem:
+                    raise ValueError(f"examples.{number}: {problem}")
+        if self.teacher.backend == "labels" and not self.data.labels:
+            raise ValueError("teacher.backend `labels` needs data.labels, the file that holds them")
+        if self.teacher.backend == "openai" and self.teacher.openai.prompt is None:
+            raise ValueError("teacher.backend `openai` needs teacher.openai.prompt, a Jinja template")
+        if self.teacher.backend == "catalog":
+            if not (self.data.sample or self.data.catalogue):
+                raise ValueError("teacher.backend `catalog` needs data.catalogue")
+            if not any(r.catalogue for r in self.roles):
+                raise ValueError("teacher.backend `catalog` needs at least one role with a `catalogue` field")
+        if self.student.quantization == "nf4" and self.student.dtype != "bfloat16":
+            raise ValueError("student.quantization `nf4` computes in bfloat16; set student.dtype to match")
+        return self
+
+    def role(self, name: str) -> Role:
+        """The role of a name; `KeyError` lists the valid ones."""
+        for role in self.roles:
+            if role.name == name:
+                return role
+        raise KeyError(f"unknown role {name!r}; the task has: {', '.join(r.name for r in self.roles)}")
+
+    @property
+    def open_roles(self) -> tuple[Role, ...]:
+        """Roles whose values are words of the query."""
+        return tuple(r for r in self.roles if r.kind == "open")
+
+    @property
+    def closed_roles(self) -> tuple[Role, ...]:
+        """Roles whose values come from a listed set."""
+        return tuple(r for r in self.roles if r.kind == "closed")
+
+    def label_problem(self, query: str, role_name: str, text: str) -> str | None:
+        """Why a label is not one of this task, or None; the message names value and valid set."""
+        try:
+            role = self.role(role_name)
+        except KeyError as error:
+            return str(error.args[0])
+        if role.kind == "closed" and text not in role.values:
+            return f"{text!r} is not a value of {role.name!r}; expected one of: {', '.join(role.values)}"
+        if role.kind == "open" and not text.strip():
+            return f"empty value of role {role.name!r}"
+        if role.kind == "open" and text not in query:
+            return f"value {text!r} of role {role.name!r} does not occur in the query {query!r}"
+        return None

@@ -1,0 +1,66 @@
+"""The tokenizer of a model folder, without torch or transformers: training, evaluation and the gateway share it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from task.files import read_json
+
+_CAPITALISED = re.compile(r"[ĠĊ▁]?([A-Z][A-Za-z]{0,2})")
+_SMALL = re.compile(r"[ĠĊ▁]?([a-z]{1,3})")
+
+
+class FastTokenizer:
+    """A `tokenizer.json`, with the text of special tokens treated as plain text.
+
+    `encode_special_tokens` matters: without it a query that holds `<|im_end|>` would put the control token itself
+    into the prompt.
+    """
+
+    def __init__(self, path: Path) -> None:
+        from tokenizers import Tokenizer as RustTokenizer
+
+        self._tokenizer: Any = RustTokenizer.from_file(str(path / "tokenizer.json"))
+        self._tokenizer.encode_special_tokens = True
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self.eos_id = _eos_id(path, self._tokenizer)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text; no BOS, no EOS."""
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids, special tokens left out."""
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    def symbol_candidates(self) -> tuple[list[int], list[int]]:
+        """Short words with a leading space that are one token: shortest first, then by alphabet."""
+        found: tuple[dict[str, int], dict[str, int]] = ({}, {})
+        for token in self._tokenizer.get_vocab():
+            for kind, pattern in enumerate((_CAPITALISED, _SMALL)):
+                match = pattern.fullmatch(token)
+                if match:
+                    ids = self.encode(" " + match[1])
+                    if len(ids) == 1:
+                        found[kind][match[1]] = ids[0]
+        capitals, small = ([f[t] for t in sorted(f, key=lambda t: (len(t), t))] for f in found)
+        return capitals, small
+
+
+def _eos_id(path: Path, tokenizer: Any) -> int:
+    for name in ("generation_config.json", "config.json"):
+        if (path / name).exists():
+            eos = read_json(path / name).get("eos_token_id")
+            if eos is not None:
+                return int(eos[0] if isinstance(eos, list) else eos)
+    token = read_json(path / "tokenizer_config.json")["eos_token"]
+    return int(tokenizer.token_to_id(token if isinstance(token, str) else token["content"]))
+
+
+def load_tokenizer(path: str | Path) -> FastTokenizer:
+    """The tokenizer in a model folder."""
+    return FastTokenizer(Path(path))
