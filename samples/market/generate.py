@@ -9,14 +9,13 @@ from __future__ import annotations
 import random
 from bisect import bisect
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Final
 
 from samples.market.assortment import Department, MarketItem, departments, stock
-from samples.market.brands import Brand, invent
+from samples.market.brands import invent
 from samples.market.wording import EMPTY_HANDED, HEAD, TAIL, TORSO, Noise, Part, disturb, mention
 from task.files import write_jsonl
 
@@ -64,8 +63,10 @@ class Market:
         self.rng.shuffle(popularity)
         self.weights = list(accumulate(1.0 / (p + 20) for p in popularity))
         self.by_type: dict[str, list[MarketItem]] = {}
+        self.by_brand: dict[str, list[MarketItem]] = {}
         for item in self.items:
             self.by_type.setdefault(item.type, []).append(item)
+            self.by_brand.setdefault(item.brand, []).append(item)
 
     def pick(self) -> MarketItem:
         """An item, popular ones more often."""
@@ -99,32 +100,33 @@ class Market:
         other = self.rng.choice([t for t in shelf.types if t != item.type])
         return [Part(None, "and"), *disturb(self.rng, [Part("product", other)], noise, shelf)]
 
-    def buys(self, ask: Ask) -> str:
-        """What a shopper with this query ends up buying: an item like the one in mind, or something else."""
-        rng = self.rng
-        if ask.item is None or rng.random() < WRONG_PURCHASE:
-            return self.pick().id
+    def fitting(self, ask: Ask) -> list[MarketItem]:
+        """The items that a query can mean: those that carry everything it names, else the one in mind."""
+        if ask.item is None:
+            return []
         named = {p.role for p in ask.parts}
-        same = self.by_type[ask.item.type] if "product" in named else self.items
-        fits: list[Callable[[MarketItem], bool]] = []
-        if "brand" in named:
-            fits.append(lambda i: i.brand == ask.item.brand)  # type: ignore[union-attr]
-        for role in ("flavour", "dietary", "size", "pack", "colour"):
-            if role in named:
-                fits.append(lambda i, r=role: getattr(i, r) == getattr(ask.item, r))  # type: ignore[misc]
-        pool = [i for i in same if all(f(i) for f in fits)] or [ask.item]
-        return rng.choice(pool).id
+        fields = {"product": "type", **{r: r for r in ("brand", "flavour", "dietary", "size", "pack", "colour")}}
+        wanted = [(f, getattr(ask.item, f)) for role, f in fields.items() if role in named]
+        pool = self.by_type[ask.item.type] if "product" in named else self.by_brand[ask.item.brand]
+        return [i for i in pool if all(getattr(i, f) == v for f, v in wanted)] or [ask.item]
+
+    def buys(self, fitting: list[MarketItem]) -> str:
+        """What one shopper ends up buying: a fitting item, or something else."""
+        if not fitting or self.rng.random() < WRONG_PURCHASE:
+            return self.pick().id
+        return self.rng.choice(fitting).id
 
 
 def generate(folder: Path, *, seed: int, queries: int, items: int) -> dict[str, int]:
     """Write the market's files into `folder`; returns the number of rows of each."""
     market = Market(seed, items)
     log = _query_log(market, queries)
-    counts = _zipf(queries, total=queries * 60)
+    counts = _zipf(queries, total=queries * 20)
     conversions: Counter[tuple[str, str]] = Counter()
     for ask, count in zip(log, counts, strict=True):
+        fitting = market.fitting(ask)
         for _ in range(min(40, int(count * 0.3 + market.rng.random()))):
-            conversions[ask.query, market.buys(ask)] += 1
+            conversions[ask.query, market.buys(fitting)] += 1
     calibration, test = _gold(market.rng, log, counts)
     rows: dict[str, list[dict[str, Any]]] = {
         "catalogue": [i.row() for i in market.items],
@@ -171,5 +173,3 @@ def _gold(rng: random.Random, log: list[Ask], counts: list[int]) -> tuple[list[d
     cut = round(len(rows) * CALIBRATION / (CALIBRATION + TEST))
     return rows[:cut], rows[cut:]
 
-
-__all__ = ["BRANDS", "FILES", "Brand", "Market", "generate"]

@@ -1,0 +1,1 @@
+"""Second floor: catalogue → retrieval → evidence → labels → guardrails → ledger → curriculum."""

@@ -1,0 +1,91 @@
+"""The `catalog` backend: evidence in, labels out, nothing paid. See `teacher.segmenter` for the method."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from task.io import Conversion, Item
+from task.labels import Example
+from task.normalize import normaliser
+from task.progress import Progress
+from task.spec import Task
+from teacher.evidence import Evidence, EvidenceFinder
+from teacher.lexicon import Lexicon
+from teacher.segmenter import Segmented, Segmenter
+
+VERSION = 1
+_KNOWN_OUTSIDE = 5.0
+
+
+class CatalogTeacher:
+    """Labels queries from a catalogue and the purchases after queries.
+
+    Two passes over the log: the first labels what looks like a value of the catalogue and leaves a residue; aliases
+    are learned from the residue and what was bought; the second pass uses them.
+    """
+
+    def __init__(
+        self, task: Task, log: Sequence[Example], catalogue: Sequence[Item], conversions: Sequence[Conversion],
+        model: Path, folder: Path, progress: Progress,
+    ) -> None:
+        self._catalogue = catalogue
+        self._rows = {q.query: i for i, q in enumerate(log)}
+        progress.begin("embedding catalogue and queries")
+        finder = EvidenceFinder(task, catalogue, conversions, model, folder)
+        progress.begin("retrieving evidence", len(log))
+        self._evidence: list[Evidence] = []
+        for evidence in finder.find(log):
+            self._evidence.append(evidence)
+            progress.advance()
+        normalise = normaliser(task.normaliser)
+        lexicon = Lexicon.build(task, catalogue, normalise)
+        bought: defaultdict[str, Counter[int]] = defaultdict(Counter)
+        for query, evidence in zip(log, self._evidence, strict=True):
+            bought[normalise(query.query)].update(evidence.conversions)
+        lexicon.learn_trust(task, bought)
+        segmenter = Segmenter(task, lexicon)
+        progress.begin("learning aliases from purchases", len(log))
+        lexicon.learn_aliases(task, self._residues(log, segmenter, progress))
+        self._segmenter = segmenter
+        self._outside = self._count_outside(log, progress)
+
+    def _residues(
+        self, log: Sequence[Example], segmenter: Segmenter, progress: Progress
+    ) -> Iterator[tuple[str, frozenset[str], dict[int, float]]]:
+        for query, evidence in zip(log, self._evidence, strict=True):
+            progress.advance()
+            if evidence.conversions:
+                result = segmenter.label(query.query, evidence)
+                taken = frozenset(x.role for x in result.labels)
+                for words in result.residue:
+                    yield words, taken, {r: float(n) for r, n in evidence.conversions.items()}
+
+    def _count_outside(self, log: Sequence[Example], progress: Progress) -> Counter[str]:
+        """How many queries leave each word unexplained; also keeps the second pass's results."""
+        self._results: list[Segmented] = []
+        outside: Counter[str] = Counter()
+        progress.begin("segmenting queries", len(log))
+        for query, evidence in zip(log, self._evidence, strict=True):
+            result = self._segmenter.label(query.query, evidence)
+            self._results.append(result)
+            outside.update({w for run in result.residue for w in run.split(" ")})
+            progress.advance()
+        return outside
+
+    def reply(self, query: str) -> tuple[str, dict[str, Any]]:
+        """The reply for a query of the log, as JSON, and the evidence in short.
+
+        The confidence of the whole is that of its weakest part; a word left out counts as a part, and is the more
+        doubtful the fewer queries leave it out (a filler is common, an unknown brand is rare).
+        """
+        row = self._rows[query]
+        result, evidence = self._results[row], self._evidence[row]
+        words = [w for run in result.residue for w in run.split(" ")]
+        parts = [x.confidence or 0.0 for x in result.labels]
+        parts += [self._outside[w] / (self._outside[w] + _KNOWN_OUTSIDE) for w in words]
+        reply = {"labels": [x.to_json() for x in result.labels], "confidence": round(min(parts, default=0.0), 6)}
+        return json.dumps(reply, ensure_ascii=False), evidence.to_json(self._catalogue)
