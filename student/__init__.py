@@ -1,0 +1,1 @@
+"""Second floor: curriculum → ids and positions → Ray Train LoRA → adapter → merge → export."""

@@ -1,0 +1,75 @@
+"""Checkpoints that are complete or absent.
+
+A checkpoint is written under a temporary name, flushed, and renamed; its `COMPLETE` file is written last. No pickle:
+adapter and optimiser state are safetensors, the rest is JSON.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from task.files import read_json, write_json
+
+MARKER = "COMPLETE"
+
+
+def save(folder: Path, step: int, model: Any, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> Path:
+    """Write checkpoint `step-<step>` into `folder`; older ones go once it is there."""
+    final = folder / f"step-{step:06d}"
+    staged = folder / f".step-{step:06d}.tmp"
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir(parents=True)
+    model.save_pretrained(str(staged / "adapter"), safe_serialization=True)
+    save_file(_optimizer_tensors(optimizer), str(staged / "optimizer.safetensors"))
+    write_json(staged / "state.json", {**state, "step": step})
+    _flush(staged)
+    (staged / MARKER).touch()
+    shutil.rmtree(final, ignore_errors=True)
+    os.replace(staged, final)
+    for old in sorted(folder.glob("step-*"))[:-2]:
+        shutil.rmtree(old)
+    return final
+
+
+def newest(folder: Path) -> Path | None:
+    """The newest complete checkpoint; half-written ones are passed over."""
+    complete = [p for p in sorted(folder.glob("step-*")) if (p / MARKER).exists()]
+    return complete[-1] if complete else None
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """What `save` was given as `state`, and the step."""
+    state: dict[str, Any] = read_json(checkpoint / "state.json")
+    return state
+
+
+def load_optimizer(checkpoint: Path, optimizer: torch.optim.Optimizer) -> None:
+    """Put the moments of a checkpoint back."""
+    tensors = load_file(str(checkpoint / "optimizer.safetensors"))
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for number, parameter in enumerate(parameters):
+        names = [k for k in tensors if k.startswith(f"{number}.")]
+        optimizer.state[parameter] = {k.split(".", 1)[1]: tensors[k] for k in names}
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    out = {}
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for number, parameter in enumerate(parameters):
+        for name, value in optimizer.state.get(parameter, {}).items():
+            out[f"{number}.{name}"] = value.detach().cpu().clone()
+    return out
+
+
+def _flush(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())

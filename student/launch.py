@@ -1,0 +1,130 @@
+"""Start a training run on Ray, here or on a cluster, and watch it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+from student.train import Job, worker
+from task.errors import InputError
+from task.progress import Progress, quiet
+
+
+def launch(job: Job, progress: Progress = quiet) -> list[dict[str, Any]]:
+    """Run `job` under Ray Train's TorchTrainer.
+
+    A worker that dies is started again (`student.max_failures` times) and goes on from the newest checkpoint; so does
+    the whole run when this process was killed and is started again.
+
+    Returns:
+        The history, a mapping per step.
+
+    Raises:
+        RuntimeError: The run failed for good; the message ends with the workers' own error.
+    """
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
+    import ray
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    s = job.task.student
+    job.folder.mkdir(parents=True, exist_ok=True)
+    job.write(job.folder / "job.json")
+    threads = max(1, s.cpus_per_worker)
+    _connect(ray, s.ray_address, s.workers * (1 if not s.use_gpu else s.cpus_per_worker))
+    resources: dict[str, float] = {"CPU": 1 if not s.use_gpu else s.cpus_per_worker}
+    if s.use_gpu:
+        resources["GPU"] = 1
+    trainer = TorchTrainer(
+        worker,
+        train_loop_config={"job": str((job.folder / "job.json").resolve()), "threads": threads},
+        torch_config=TorchConfig(backend="nccl" if s.use_gpu else "gloo"),
+        scaling_config=ScalingConfig(num_workers=s.workers, use_gpu=s.use_gpu, resources_per_worker=resources),
+        run_config=RunConfig(
+            name="ray", storage_path=str(job.folder.resolve()),
+            failure_config=FailureConfig(max_failures=s.max_failures),
+        ),
+    )
+    watcher = _Watcher(job.folder / "history.jsonl", progress)
+    watcher.start()
+    try:
+        trainer.fit()
+    except Exception as error:  # Ray wraps whatever a worker raised
+        raise RuntimeError(f"training failed: {error}") from error
+    finally:
+        watcher.stop()
+        ray.shutdown()
+    return history(job.folder)
+
+
+def history(folder: Path) -> list[dict[str, Any]]:
+    """The steps of a run so far."""
+    path = folder / "history.jsonl"
+    return [json.loads(x) for x in path.read_text().splitlines()] if path.exists() else []
+
+
+def _connect(ray: Any, address: str | None, cpus: float) -> None:
+    common: dict[str, Any] = {
+        "ignore_reinit_error": True, "log_to_driver": False, "logging_level": logging.ERROR,
+        "runtime_env": {"env_vars": {"PYTHONPATH": os.pathsep.join(_import_paths()), "TQDM_DISABLE": "1"}},
+    }
+    try:
+        if address:
+            ray.init(address=address, **common)
+        else:
+            ray.init(num_cpus=max(2, int(cpus) + 1), include_dashboard=False, **common)
+    except Exception as error:
+        raise InputError(
+            f"cannot start or reach Ray: {error}", field="student.ray_address", found=address,
+            expected="an address such as auto or ray://host:10001, or null for a local run",
+        ) from error
+
+
+def _import_paths() -> list[str]:
+    """The folder that holds our packages, so that workers import the same code."""
+    return [str(Path(__file__).resolve().parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+
+
+class _Watcher(threading.Thread):
+    """Tells a listener about the steps that appear in the history."""
+
+    def __init__(self, path: Path, progress: Progress) -> None:
+        super().__init__(daemon=True)
+        self._path, self._progress = path, progress
+        self._seen = 0
+        self._stopped = threading.Event()
+
+    def run(self) -> None:
+        self._progress.begin("starting Ray workers")
+        begun = False
+        while not self._stopped.wait(0.5):
+            begun = self._look(begun)
+        self._look(begun)
+
+    def _look(self, begun: bool) -> bool:
+        try:
+            lines = self._path.read_text().splitlines()
+        except OSError:
+            return begun
+        steps = [json.loads(x) for x in lines if x.endswith("}")]
+        if not steps or steps[-1]["step"] <= self._seen:
+            return begun
+        if not begun:
+            self._progress.begin("training", steps[-1]["of"], done=steps[0]["step"] - 1)
+            self._seen = steps[0]["step"] - 1
+        scores = [x["dev_f1"] for x in steps if "dev_f1" in x]
+        note = f"loss {steps[-1]['loss']:.3f}" + (f" · dev F1 {100 * scores[-1]:.1f}" if scores else "")
+        self._progress.advance(steps[-1]["step"] - self._seen, note)
+        self._seen = steps[-1]["step"]
+        return True
+
+    def stop(self) -> None:
+        """Look a last time and end."""
+        self._stopped.set()
+        self.join(timeout=10)

@@ -1,0 +1,125 @@
+"""The base, the adapter, and logits where they count and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from task.codec import Codec, Encoded
+from task.spec import Student
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+PAD = 0
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+
+
+def load_base(path: Path, dtype: torch.dtype, settings: Student | None = None) -> PreTrainedModel:
+    """A causal LM from a local folder; NF4 with double quantisation where the settings say so."""
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    extra: dict[str, Any] = {}
+    if settings and settings.quantization == "nf4":
+        extra["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+        )
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        str(path), dtype=dtype, local_files_only=True, trust_remote_code=False, use_safetensors=True, **extra
+    )
+    model.config.use_cache = False
+    return model
+
+
+def add_adapter(base: PreTrainedModel, settings: Student) -> Any:
+    """Wrap a base with fresh LoRA weights, kept in fp32 while the base stays as loaded."""
+    from peft import LoraConfig, get_peft_model
+
+    targets = settings.lora.targets
+    config = LoraConfig(
+        r=settings.lora.rank,
+        lora_alpha=settings.lora.alpha,
+        lora_dropout=settings.lora.dropout,
+        use_rslora=settings.lora.rslora,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+        task_type="CAUSAL_LM",
+    )
+    torch.manual_seed(settings.seed)
+    model = get_peft_model(base, config)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return model
+
+
+def load_adapter(base: PreTrainedModel, folder: Path, *, trainable: bool = False) -> Any:
+    """Wrap a base with a saved adapter."""
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(base, str(folder), is_trainable=trainable)
+
+
+class TargetLogits(torch.nn.Module):
+    """Logits at chosen positions over chosen tokens: the LM head is applied to nothing else.
+
+    Padding stands right of every row, so causal attention needs no mask to ignore it.
+    """
+
+    def __init__(self, model: Any, alphabet: Sequence[int] | None) -> None:
+        super().__init__()
+        self.model = model
+        inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self._decoder = inner.get_decoder()
+        self._head = inner.get_output_embeddings()
+        self._alphabet = None if alphabet is None else torch.tensor(list(alphabet))
+
+    def forward(self, ids: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        """Logits in fp32.
+
+        Args:
+            ids: (batch, length).
+            rows: (targets,) row of each target.
+            columns: (targets,) position of each target.
+
+        Returns:
+            (targets, alphabet), or (targets, vocabulary) without an alphabet.
+        """
+        hidden = self._decoder(input_ids=ids).last_hidden_state[rows, columns]  # (targets, hidden)
+        if self._alphabet is None:
+            logits: Tensor = self._head(hidden).float()
+            return logits
+        weight = self._head.weight.detach()[self._alphabet.to(self._head.weight.device)]
+        with torch.autocast(hidden.device.type, enabled=False):  # few numbers, all of them near-ties in bf16
+            return hidden.float() @ weight.float().T
+
+
+def alphabet_of(codec: Codec) -> tuple[int, ...] | None:
+    """The tokens that compete: the symbols for `read` (all that a token classifier has), else the vocabulary."""
+    return codec.symbol_ids if codec.form == "read" else None
+
+
+def collate(examples: Sequence[Encoded], device: torch.device | str = "cpu") -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Pad to the longest.
+
+    Returns:
+        ids (batch, length), rows (targets,), columns (targets,), target token ids (targets,).
+    """
+    width = max(len(e.ids) for e in examples)
+    ids = torch.full((len(examples), width), PAD, dtype=torch.long)
+    rows: list[int] = []
+    columns: list[int] = []
+    targets: list[int] = []
+    for row, example in enumerate(examples):
+        ids[row, : len(example.ids)] = torch.tensor(example.ids)
+        rows += [row] * len(example.positions)
+        columns += example.positions
+        targets += example.targets
+    plain = (ids, torch.tensor(rows), torch.tensor(columns), torch.tensor(targets))
+    return tuple(t.to(device) for t in plain)  # type: ignore[return-value]

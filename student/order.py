@@ -1,0 +1,60 @@
+"""Which rows reach the optimiser, step by step: decided before training, recorded during it."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+
+
+def plan_batches(
+    lengths: Sequence[int], *, batch_size: int, steps: int, reshuffle: bool, window: int, seed: int
+) -> list[list[int]]:
+    """Row numbers of every step's batch, all ranks together.
+
+    The curriculum's order is kept; within a window of `window` batches rows are grouped by length, because padding is
+    the price of mixing them, and the window's batches come in random order. `window=1` keeps the order to the row.
+
+    Args:
+        lengths: Length of every row in tokens, in curriculum order.
+        reshuffle: Whether later epochs draw a new order (a shuffled curriculum) or repeat it.
+    """
+    rng = random.Random(seed)
+    out: list[list[int]] = []
+    epoch = 0
+    while len(out) < steps:
+        order = list(range(len(lengths)))
+        if reshuffle and epoch:
+            rng.shuffle(order)
+        span = batch_size * window
+        for at in range(0, len(order), span):
+            part = order[at : at + span]
+            if window > 1:
+                part.sort(key=lambda i: (lengths[i], i))
+            batches = [part[i : i + batch_size] for i in range(0, len(part), batch_size)]
+            if window > 1:
+                rng.shuffle(batches)
+            out += batches
+        epoch += 1
+    return out[:steps]
+
+
+def total_steps(rows: int, batch_size: int, epochs: float, max_steps: int | None) -> int:
+    """Optimiser steps of a run."""
+    steps = math.ceil(rows * epochs / batch_size)
+    return max(1, min(steps, max_steps) if max_steps else steps)
+
+
+def share_of_rank(batch: Sequence[int], rank: int, world: int) -> list[int]:
+    """One rank's rows of a batch; ranks may get unequal numbers, never unequal steps."""
+    return list(batch[rank::world])
+
+
+def learning_rate(step: int, *, peak: float, warmup: int, steps: int, schedule: str) -> float:
+    """Learning rate of a step (from 0): linear warm-up, then cosine or linear to zero, or constant."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    progress = (step - warmup) / max(1, steps - warmup)
+    if schedule == "cosine":
+        return peak * 0.5 * (1 + math.cos(math.pi * progress))
+    return peak * (1 - progress) if schedule == "linear" else peak

@@ -1,0 +1,197 @@
+"""The curriculum: accepted labellings, deduplicated, split without leakage, scored and ordered.
+
+Near-duplicates (the same words in another order or number) form a cluster; a cluster goes to one split as a whole,
+and a cluster that holds a gold query goes to none. Traffic counts are added up, not lost.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from task.labels import Example
+from task.normalize import normaliser
+from task.segment import units
+from task.spec import Task
+from teacher.ledger import LedgerRow
+
+
+@dataclass(frozen=True, slots=True)
+class CurriculumRow:
+    """One labelling to learn from.
+
+    Attributes:
+        cluster: Key of its near-duplicates.
+        difficulty: In [0, 1]: long queries, many labels and rare words are hard.
+        noise: In [0, 1]: one minus the teacher's confidence in the whole labelling.
+    """
+
+    example: Example
+    cluster: str
+    difficulty: float
+    noise: float
+
+    def to_json(self) -> dict[str, Any]:
+        """A row of the dataset."""
+        return {
+            **self.example.to_json(), "cluster": self.cluster, "difficulty": round(self.difficulty, 4),
+            "noise": round(self.noise, 4),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Curriculum:
+    """Train rows in training order, dev rows, and how many rows were left out and why."""
+
+    train: list[CurriculumRow]
+    dev: list[CurriculumRow]
+    left_out: dict[str, int]
+
+
+def cluster_key(query: str, normalise: Any) -> str:
+    """The same for queries that differ in order, plural endings and blanks between number and unit only."""
+    words = []
+    for word in normalise(query).split(" "):
+        word = word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
+        words.append(word)
+    return " ".join(sorted(words))
+
+
+def build(task: Task, rows: Sequence[LedgerRow], gold: Sequence[Example] = ()) -> Curriculum:
+    """Choose, deduplicate, split, score and order."""
+    normalise = normaliser(task.normaliser)
+    settings = task.curriculum
+    held_out = {cluster_key(g.query, normalise) for g in gold}
+    left_out: Counter[str] = Counter()
+    kept: dict[str, CurriculumRow] = {}
+    for row in rows:
+        if row.status != "accepted":
+            left_out[row.status] += 1
+        elif row.confidence < settings.min_confidence:
+            left_out["low confidence"] += 1
+        elif (cluster := cluster_key(row.query, normalise)) in held_out:
+            left_out["near-duplicate of a gold query"] += 1
+        elif (text := normalise(row.query)) in kept:
+            first = kept[text]
+            merged = replace(first.example, count=first.example.count + row.count)
+            kept[text] = replace(first, example=merged)
+            left_out["duplicate"] += 1
+        else:
+            kept[text] = CurriculumRow(Example(row.query, row.labels, row.count), cluster, 0.0, 1 - row.confidence)
+    scored = _with_difficulty(list(kept.values()), normalise)
+    dev, train = _split(scored, settings.dev_fraction, settings.max_dev, settings.seed)
+    if settings.max_rows and len(train) > settings.max_rows:
+        left_out["over max_rows"] = len(train) - settings.max_rows
+        train = sorted(train, key=lambda r: _draw(r.example.query, settings.seed + 1))[: settings.max_rows]
+    return Curriculum(_ordered(train, settings.order, settings.seed), dev, dict(left_out))
+
+
+def _split(
+    rows: Sequence[CurriculumRow], fraction: float, most: int, seed: int
+) -> tuple[list[CurriculumRow], list[CurriculumRow]]:
+    """Whole clusters to dev, drawn by a hash of their key: adding rows later moves no cluster."""
+    clusters: defaultdict[str, list[CurriculumRow]] = defaultdict(list)
+    for row in rows:
+        clusters[row.cluster].append(row)
+    dev: list[CurriculumRow] = []
+    train: list[CurriculumRow] = []
+    wanted = min(most, round(fraction * len(rows)))
+    for key in sorted(clusters, key=lambda k: _draw(k, seed)):
+        (dev if len(dev) < wanted else train).extend(clusters[key])
+    return dev, train
+
+
+def _draw(text: str, seed: int) -> str:
+    return hashlib.sha256(f"{seed}:{text}".encode()).hexdigest()
+
+
+def _with_difficulty(rows: Sequence[CurriculumRow], normalise: Any) -> list[CurriculumRow]:
+    frequency: Counter[str] = Counter(w for r in rows for w in set(normalise(r.example.query).split(" ")))
+    out = []
+    for row in rows:
+        words = [normalise(row.example.query[s:e]) for s, e in units(row.example.query, "whitespace")]
+        rare = sum(frequency[w] < 5 for w in words) / max(1, len(words))
+        length, labels = min(1.0, len(words) / 10), min(1.0, len(row.example.labels) / 6)
+        out.append(replace(row, difficulty=(length + labels + rare) / 3))
+    return out
+
+
+def _ordered(rows: Sequence[CurriculumRow], order: str, seed: int) -> list[CurriculumRow]:
+    shuffled = sorted(rows, key=lambda r: r.example.query)
+    random.Random(seed).shuffle(shuffled)
+    if order == "easy-to-hard":
+        return sorted(shuffled, key=lambda r: r.difficulty)
+    if order == "hard-to-easy":
+        return sorted(shuffled, key=lambda r: -r.difficulty)
+    return shuffled
+
+
+def write(curriculum: Curriculum, task: Task, folder: Path) -> None:
+    """A folder that `datasets.load_dataset` opens: `data/*.parquet` and a card."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    label = pa.struct([
+        ("role", pa.string()), ("text", pa.string()), ("start", pa.int32()), ("end", pa.int32()),
+        ("confidence", pa.float32()),
+    ])
+    fields = [
+        ("query", pa.string()), ("count", pa.int64()), ("labels", pa.list_(label)), ("cluster", pa.string()),
+        ("difficulty", pa.float32()), ("noise", pa.float32()),
+    ]
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    for name, rows in (("train", curriculum.train), ("dev", curriculum.dev)):
+        pq.write_table(pa.Table.from_pylist([r.to_json() for r in rows], pa.schema(fields)),
+                       folder / "data" / f"{name}.parquet")
+    (folder / "README.md").write_text(_card(curriculum, task), encoding="utf-8")
+
+
+def read(folder: Path, split: str) -> list[CurriculumRow]:
+    """The rows of a written curriculum, in order."""
+    import pyarrow.parquet as pq
+
+    from task.labels import Label
+
+    return [
+        CurriculumRow(
+            Example(r["query"], tuple(Label.from_json(x) for x in r["labels"]), r["count"]), r["cluster"],
+            r["difficulty"], r["noise"],
+        )
+        for r in pq.read_table(folder / "data" / f"{split}.parquet").to_pylist()
+    ]
+
+
+def _card(curriculum: Curriculum, task: Task) -> str:
+    roles = Counter(x.role for r in curriculum.train for x in r.example.labels)
+    left = "\n".join(f"| {reason} | {n:,} |" for reason, n in sorted(curriculum.left_out.items())) or "| – | 0 |"
+    return f"""---
+configs:
+- config_name: default
+  data_files:
+  - split: train
+    path: data/train.parquet
+  - split: dev
+    path: data/dev.parquet
+---
+
+# Curriculum of the task `{task.name}`
+
+{len(curriculum.train):,} training rows in the order `{task.curriculum.order}`, {len(curriculum.dev):,} development
+rows. Clusters of near-duplicates are in one split only; none holds a gold query.
+
+- `difficulty`: the mean of length (10 words = 1), labels (6 = 1) and the share of words in fewer than 5 rows.
+- `noise`: one minus the teacher's confidence in the weakest part of the labelling.
+
+| role | labels in train |
+|---|---|
+{chr(10).join(f"| {r.name} | {roles[r.name]:,} |" for r in task.roles)}
+
+| left out | rows |
+|---|---|
+{left}
+"""
