@@ -1,0 +1,1 @@
+"""Second floor: bundle → engine (vLLM) → head cache → router → gateway."""

@@ -1,0 +1,92 @@
+"""Questions to the engine, in the bundle's answer form: token ids in, labels out.
+
+Every upstream request is built here from our own fields; nothing of a client's request gets through but the ids of
+its query.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from typing import Any
+
+import aiohttp
+import numpy as np
+
+from task.codec import Codec, Tokenizer
+from task.labels import Labelling
+from task.spec import Task
+
+JSON_TOKENS = 256
+
+
+class EngineUnavailable(RuntimeError):
+    """The engine did not answer, or not with what was asked for."""
+
+
+class StudentClient:
+    """Asks one engine; belongs to one event loop."""
+
+    def __init__(self, url: str, name: str, task: Task, codec: Codec, tokenizer: Tokenizer) -> None:
+        self._url, self._name, self._task, self._codec, self._tokenizer = url, name, task, codec, tokenizer
+        timeout = aiohttp.ClientTimeout(total=task.serving.request_timeout_s)
+        self._session = aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0))
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._session.close()
+
+    async def label(self, queries: Sequence[str]) -> list[Labelling]:
+        """Labels of queries, in order.
+
+        Raises:
+            EngineUnavailable: Refused, broken, timed out or malformed.
+        """
+        if not queries:
+            return []
+        try:
+            if self._codec.form == "read":
+                return await self._read(queries)
+            return [await self._written(q) for q in queries]
+        except (aiohttp.ClientError, TimeoutError, LookupError, ValueError) as error:
+            raise EngineUnavailable(f"{type(error).__name__}: {error}") from error
+
+    async def _read(self, queries: Sequence[str]) -> list[Labelling]:
+        """One forward pass; raw logits come back as base64 floats, a row per prompt token."""
+        prompts = [self._codec.prompt(q, self._tokenizer) for q in queries]
+        answer = await self._post("/pooling", {
+            "model": self._name, "input": [p.ids for p in prompts], "task": "token_classify",
+            "add_special_tokens": False, "use_activation": False, "encoding_format": "base64",
+            "embed_dtype": "float32",
+        })
+        rows = sorted(answer["data"], key=lambda r: r["index"])
+        out = []
+        for query, prompt, row in zip(queries, prompts, rows, strict=True):
+            table = np.frombuffer(base64.b64decode(row["data"]), dtype=np.float32)
+            table = table.reshape(len(prompt.ids), len(self._codec.symbol_ids))
+            out.append(self._codec.decode_scores(query, table[prompt.positions]))
+        return out
+
+    async def _written(self, query: str) -> Labelling:
+        body: dict[str, Any] = {
+            "model": self._name, "prompt": self._codec.prompt(query, self._tokenizer).ids, "temperature": 0.0,
+            "add_special_tokens": False, "return_token_ids": True,
+        }
+        if self._codec.form == "json":
+            answer = await self._post("/v1/completions", {**body, "max_tokens": JSON_TOKENS})
+            return self._codec.decode_text(query, answer["choices"][0]["text"], self._task) or ()
+        length = self._codec.answer_length(query)
+        if not length:
+            return ()
+        answer = await self._post("/v1/completions", {
+            **body, "max_tokens": length, "min_tokens": length, "allowed_token_ids": list(self._codec.symbol_ids),
+            "logprobs": 1, "ignore_eos": True,
+        })
+        choice = answer["choices"][0]
+        return self._codec.decode_symbols(query, choice["token_ids"], choice["logprobs"]["token_logprobs"])
+
+    async def _post(self, path: str, body: dict[str, Any]) -> Any:
+        async with self._session.post(self._url + path, json=body) as response:
+            if response.status != 200:
+                raise EngineUnavailable(f"HTTP {response.status}: {(await response.text())[:300]}")
+            return await response.json()

@@ -1,0 +1,153 @@
+"""The engine: vLLM as a process of its own, on loopback, with arguments that only we choose.
+
+vLLM protects few of its paths, so nothing but the gateway on this machine may reach it. The process dies with its
+parent: by `close`, at exit, and by the kernel when the parent is killed.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from task.spec import Serving
+
+LOOPBACK = "127.0.0.1"
+
+
+class EngineError(RuntimeError):
+    """The engine did not start or has died; the message ends with its log."""
+
+
+def arguments(model: Path, name: str, form: str, settings: Serving, port: int) -> list[str]:
+    """The command line of the engine; the answer form decides how it runs."""
+    out = [
+        sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(model),
+        "--host", LOOPBACK, "--port", str(port), "--served-model-name", name, "--dtype", settings.dtype,
+        "--max-model-len", str(settings.max_model_len), "--max-num-seqs", str(settings.max_num_seqs),
+        "--disable-uvicorn-access-log", "--no-enable-prefix-caching",
+    ]
+    if settings.enforce_eager:
+        out.append("--enforce-eager")
+    if form == "read":
+        out += ["--runner", "pooling", "--pooler-config", json.dumps({"task": "token_classify"})]
+    else:
+        out += ["--generation-config", "vllm"]
+    if _has_gpu():
+        out += ["--gpu-memory-utilization", str(settings.gpu_memory_fraction)]
+    return [*out, *settings.extra_args]
+
+
+class Engine:
+    """A running engine; use it as a context manager."""
+
+    def __init__(self, model: Path, name: str, form: str, settings: Serving, log: Path) -> None:
+        self.name, self.form, self.log = name, form, log
+        self.port = free_port()
+        self.url = f"http://{LOOPBACK}:{self.port}"
+        self._timeout = settings.start_timeout_s
+        environment = {
+            **os.environ,
+            "VLLM_CPU_KVCACHE_SPACE": str(max(1, round(settings.kv_cache_gib))),
+            "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING"),
+            "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+        }
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                arguments(model, name, form, settings, self.port), stdout=output, stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL, env=environment, start_new_session=True, preexec_fn=_die_with_parent,
+            )
+        atexit.register(self.close)
+
+    def wait_ready(self, on_wait: Callable[[float], None] = lambda _: None) -> Self:
+        """Wait until it answers.
+
+        Args:
+            on_wait: Told the seconds waited, about twice a second.
+
+        Raises:
+            EngineError: It died, or did not answer in `serving.start_timeout_s`.
+        """
+        started = time.monotonic()
+        while True:
+            waited = time.monotonic() - started
+            on_wait(waited)
+            if self._process.poll() is not None:
+                raise EngineError(f"vLLM ended with code {self._process.returncode}; {self._log_tail()}")
+            if waited > self._timeout:
+                self.close()
+                raise EngineError(f"vLLM did not answer within {self._timeout:.0f} s; {self._log_tail()}")
+            try:
+                with urllib.request.urlopen(f"{self.url}/health", timeout=2) as response:
+                    if response.status == 200:
+                        return self
+            except (urllib.error.URLError, OSError):
+                pass
+            time.sleep(0.5)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """Its process id, which is also its process group."""
+        return self._process.pid
+
+    def close(self) -> None:
+        """End the whole process group, politely and then not."""
+        atexit.unregister(self.close)
+        for sign, patience in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 5.0)):
+            try:
+                os.killpg(self._process.pid, sign)
+            except ProcessLookupError:
+                pass
+            try:
+                self._process.wait(patience)
+            except subprocess.TimeoutExpired:
+                continue
+            if sign == signal.SIGTERM:  # children of its own may outlive it
+                continue
+            return
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def _log_tail(self, lines: int = 15) -> str:
+        text = self.log.read_text(errors="replace").splitlines()[-lines:]
+        return f"the end of {self.log}:\n" + "\n".join(text)
+
+
+def free_port() -> int:
+    """A port that nobody listens on at the moment."""
+    with socket.socket() as s:
+        s.bind((LOOPBACK, 0))
+        return int(s.getsockname()[1])
+
+
+def _has_gpu() -> bool:
+    return Path("/dev/nvidia0").exists()
+
+
+def _die_with_parent() -> None:
+    """Ask Linux to send SIGTERM when the parent ends, however it ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
