@@ -27,9 +27,11 @@ class EngineUnavailable(RuntimeError):
 class StudentClient:
     """Asks one engine; belongs to one event loop."""
 
-    def __init__(self, url: str, name: str, task: Task, codec: Codec, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, url: str, name: str, task: Task, codec: Codec, tokenizer: Tokenizer, timeout_s: float | None = None
+    ) -> None:
         self._url, self._name, self._task, self._codec, self._tokenizer = url, name, task, codec, tokenizer
-        timeout = aiohttp.ClientTimeout(total=task.serving.request_timeout_s)
+        timeout = aiohttp.ClientTimeout(total=timeout_s or task.serving.request_timeout_s)
         self._session = aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0))
 
     async def close(self) -> None:

@@ -69,7 +69,7 @@ class Engine:
         with log.open("ab") as output:
             self._process = subprocess.Popen(
                 arguments(model, name, form, settings, self.port), stdout=output, stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL, env=environment, start_new_session=True, preexec_fn=_die_with_parent,
+                stdin=subprocess.DEVNULL, env=environment, start_new_session=True, preexec_fn=die_with_parent,
             )
         atexit.register(self.close)
 
@@ -147,7 +147,7 @@ def _has_gpu() -> bool:
     return Path("/dev/nvidia0").exists()
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Ask Linux to send SIGTERM when the parent ends, however it ends."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG

@@ -60,12 +60,11 @@ def launch(job: Job, progress: Progress = quiet) -> list[dict[str, Any]]:
     finally:
         watcher.stop()
         ray.shutdown()
-    return history(job.folder)
+    return read_history(job.folder / "history.jsonl")
 
 
-def history(folder: Path) -> list[dict[str, Any]]:
-    """The steps of a run so far."""
-    path = folder / "history.jsonl"
+def read_history(path: Path) -> list[dict[str, Any]]:
+    """The steps of a run so far, a mapping each."""
     return [json.loads(x) for x in path.read_text().splitlines()] if path.exists() else []
 
 

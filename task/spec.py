@@ -234,9 +234,8 @@ class Serving(Strict):
 class Latency(Strict):
     """The open-loop run of the report; 0 seconds leaves it out."""
 
-    rate: Annotated[float, Field(gt=0.0)] = 10.0
-    seconds: Annotated[float, Field(ge=0.0)] = 30.0
-    warmup_seconds: Annotated[float, Field(ge=0.0)] = 3.0
+    rate: Annotated[float, Field(gt=0.0)] = 16.0
+    seconds: Annotated[float, Field(ge=0.0)] = 45.0
     hit_share: Fraction = 0.5
 
 
@@ -249,6 +248,7 @@ class Eval(Strict):
     confidence: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.95
     seed: int = 0
     max_rows: Positive | None = None
+    reference_rows: Positive = 500
     latency: Latency = Latency()
 
     @model_validator(mode="after")

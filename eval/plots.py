@@ -1,0 +1,106 @@
+"""Plots as SVG text, drawn with matplotlib so that a report needs no network and no script."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+
+mpl.use("svg")
+import matplotlib.pyplot as plt  # noqa: E402  (the backend must be chosen first)
+
+COLOURS = ("#2563eb", "#f59e0b", "#10b981", "#ef4444", "#8b5cf6", "#64748b", "#ec4899")
+_INK = "#64748b"
+mpl.rcParams.update({
+    "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9, "axes.spines.top": False,
+    "axes.spines.right": False, "axes.edgecolor": _INK, "axes.labelcolor": _INK, "xtick.color": _INK,
+    "ytick.color": _INK, "text.color": _INK, "legend.frameon": False, "figure.facecolor": "none",
+    "axes.facecolor": "none", "svg.hashsalt": "limbeck",
+})
+
+
+def f1_by_role(systems: Mapping[str, Mapping[str, Any]]) -> str:
+    """Bars of F1 per role and system, with intervals."""
+    names = [r for r, v in next(iter(systems.values()))["value"]["roles"].items() if v["support"]]
+    figure, axes = plt.subplots(figsize=(max(7.0, 0.8 * len(names)), 3.0))
+    width = 0.8 / len(systems)
+    for number, (system, found) in enumerate(systems.items()):
+        roles = found["value"]["roles"]
+        f1 = [roles[n]["f1"] for n in names]
+        x = np.arange(len(names)) + (number - (len(systems) - 1) / 2) * width
+        _bars(axes, x, f1, width * 0.92, COLOURS[number % len(COLOURS)], system)
+    axes.set_xticks(range(len(names)), names, rotation=20 if len(names) > 6 else 0)
+    axes.set_ylabel("F1, %")
+    axes.set_ylim(0, 100)
+    axes.legend(ncols=3, loc="upper center", bbox_to_anchor=(0.5, 1.25))
+    return _svg(figure)
+
+
+def f1_by_slice(systems: Mapping[str, Mapping[str, Any]], order: Sequence[str]) -> str:
+    """Bars of micro-F1 per traffic slice and system, with intervals."""
+    with_slices = {k: v for k, v in systems.items() if v.get("slices")}
+    names = [s for s in order if any(s in v["slices"] for v in with_slices.values())]
+    figure, axes = plt.subplots(figsize=(7.0, 2.8))
+    width = 0.8 / max(1, len(with_slices))
+    for number, (system, found) in enumerate(with_slices.items()):
+        f1 = [found["slices"].get(s, {}).get("f1", {"value": None, "low": None, "high": None}) for s in names]
+        x = np.arange(len(names)) + (number - (len(with_slices) - 1) / 2) * width
+        _bars(axes, x, f1, width * 0.92, COLOURS[number % len(COLOURS)], system)
+    axes.set_xticks(range(len(names)), names)
+    axes.set_ylabel("F1, %")
+    axes.set_ylim(0, 100)
+    axes.legend(ncols=3, loc="upper center", bbox_to_anchor=(0.5, 1.27))
+    return _svg(figure)
+
+
+def latency_cdf(groups: Mapping[str, Sequence[float]]) -> str:
+    """Share of requests answered within a time, hits and misses apart; milliseconds on a log axis."""
+    figure, axes = plt.subplots(figsize=(7.0, 2.8))
+    for number, (name, seconds) in enumerate(groups.items()):
+        values = np.sort([s for s in seconds if np.isfinite(s)]) * 1e3
+        if len(values):
+            share = np.arange(1, len(values) + 1) / max(1, len(seconds)) * 100
+            axes.step(values, share, where="post", color=COLOURS[number], label=f"{name} ({len(seconds)})")
+    axes.set_xscale("log")
+    axes.set_xlabel("milliseconds from the scheduled departure")
+    axes.set_ylabel("% of requests")
+    axes.grid(alpha=0.2)
+    axes.legend(loc="lower right")
+    return _svg(figure)
+
+
+def learning_curve(history: Sequence[Mapping[str, Any]]) -> str:
+    """Training loss and dev F1 by step."""
+    figure, axes = plt.subplots(figsize=(7.0, 2.6))
+    axes.plot([h["step"] for h in history], [h["loss"] for h in history], color=COLOURS[0], linewidth=0.9)
+    axes.set_xlabel("step")
+    axes.set_ylabel("training loss, nats a symbol", color=COLOURS[0])
+    axes.set_yscale("log")
+    points = [(h["step"], 100 * h["dev_f1"]) for h in history if "dev_f1" in h]
+    if points:
+        right = axes.twinx()
+        right.plot(*zip(*points, strict=True), color=COLOURS[1], marker="o", markersize=3)
+        right.set_ylabel("dev F1, %", color=COLOURS[1])
+        right.set_ylim(0, 100)
+    return _svg(figure)
+
+
+def _bars(axes: Any, x: Any, figures: Sequence[Mapping[str, Any]], width: float, colour: str, label: str) -> None:
+    values = [100 * (f["value"] or 0.0) for f in figures]
+    bounds = [
+        [max(0.0, v - 100 * f["low"]) if f["low"] is not None else 0.0 for f, v in zip(figures, values, strict=True)],
+        [max(0.0, 100 * f["high"] - v) if f["high"] is not None else 0.0 for f, v in zip(figures, values, strict=True)],
+    ]
+    axes.bar(x, values, width, color=colour, label=label)
+    axes.errorbar(x, values, yerr=bounds, fmt="none", ecolor=_INK, elinewidth=0.8, capsize=1.5)
+
+
+def _svg(figure: Any) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
+    plt.close(figure)
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]

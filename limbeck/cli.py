@@ -1,0 +1,254 @@
+"""The command line. Each command is a typed function; heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from limbeck import __version__
+
+if TYPE_CHECKING:
+    from limbeck.stage import Result
+    from task.load import LoadedTask
+
+os.environ.setdefault("TQDM_DISABLE", "1")  # one progress display, ours
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+app = typer.Typer(
+    name="limbeck",
+    help="Distil an expensive labelling LLM into a small student that answers in milliseconds.\n\n"
+    "Start with `limbeck plan configs/market.yaml`, then `limbeck run configs/market.yaml`.",
+    epilog="Exit codes: 0 done; 1 a gate failed; 2 usage or bad input; 3 the measurement is invalid.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode="markdown",
+)
+
+TaskFile = Annotated[Path, typer.Argument(metavar="TASK", help="The task file, such as configs/market.yaml")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a value of the task file; repeatable")
+]
+Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help="Where run folders are kept")]
+BundleFolder = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle folder, runs/NAME/bundle/bundle")]
+RUNS = Path("runs")
+
+
+def main() -> None:
+    """Entry point: errors that a person can act on become one line and an exit code."""
+    from task.errors import GateError, InputError
+
+    try:
+        app()
+    except InputError as error:
+        _fail(str(error), 2)
+    except GateError as error:
+        _fail(str(error), 1)
+    except OSError as error:
+        if error.filename is None and error.errno is None:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        _fail(f"{place}{error.strerror or error}. Is the disk full, or the folder not writable?", 2)
+    except KeyboardInterrupt:
+        _fail("stopped; run the same command to go on where it stopped", 130)
+
+
+def _fail(text: str, code: int) -> None:
+    print(f"limbeck: {text}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+def _version(show: bool) -> None:
+    if show:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version")] = False,
+) -> None:
+    del version
+
+
+def _stage(task: Path, overrides: list[str] | None, runs: Path, last: str) -> tuple[LoadedTask, Result]:
+    from limbeck.console import Console
+    from limbeck.pipeline import Pipeline
+    from task.load import load_task
+
+    loaded = load_task(task, overrides or ())
+    with Console() as console:
+        result = Pipeline(loaded, runs, console).upto(last)
+    return loaded, result
+
+
+@app.command()
+def run(task: TaskFile, set_: Overrides = None, runs: Runs = RUNS) -> None:
+    """Everything: label, build the curriculum, train, merge, bundle, evaluate.
+
+    Stages whose inputs and config have not changed are not run again; one that was killed goes on where it stopped.
+    """
+    from limbeck.summary import print_summary
+
+    _, result = _stage(task, set_, runs, "evaluate")
+    print_summary(result.folder)
+
+
+@app.command()
+def plan(task: TaskFile, set_: Overrides = None) -> None:
+    """Say what a run will take: calls, tokens, money, parameters, memory, minutes. Spends nothing, downloads nothing."""
+    from limbeck.plan import print_plan
+    from task.load import load_task
+
+    print_plan(load_task(task, set_ or ()))
+
+
+@app.command()
+def label(task: TaskFile, set_: Overrides = None, runs: Runs = RUNS) -> None:
+    """Label the query log; every query comes out with a status, no reply is paid for twice."""
+    _, result = _stage(task, set_, runs, "label")
+    print(result.folder / "labels.jsonl")
+
+
+@app.command()
+def curriculum(task: TaskFile, set_: Overrides = None, runs: Runs = RUNS) -> None:
+    """Turn accepted labels into deduplicated train and dev splits, as a `datasets` folder."""
+    _, result = _stage(task, set_, runs, "curriculum")
+    print(result.folder)
+
+
+@app.command()
+def train(task: TaskFile, set_: Overrides = None, runs: Runs = RUNS) -> None:
+    """Train the student's LoRA adapter under Ray Train, and what comes before."""
+    _, result = _stage(task, set_, runs, "train")
+    print(result.folder / "adapter")
+
+
+@app.command()
+def merge(task: TaskFile, set_: Overrides = None, runs: Runs = RUNS) -> None:
+    """Fold the adapter into the base and prove that the merged model answers the same."""
+    _, result = _stage(task, set_, runs, "merge")
+    print(json.dumps(dict(result.manifest["figures"]), indent=2))
+
+
+@app.command()
+def bundle(task: TaskFile, set_: Overrides = None, runs: Runs = RUNS) -> None:
+    """Pack model, codec and head cache into the unit that is served."""
+    _, result = _stage(task, set_, runs, "bundle")
+    print(result.folder / "bundle")
+
+
+@app.command()
+def evaluate(task: TaskFile, set_: Overrides = None, runs: Runs = RUNS) -> None:
+    """Measure dictionary, teacher and student on gold, serve the bundle, and write the report."""
+    from limbeck.summary import print_summary
+
+    _, result = _stage(task, set_, runs, "evaluate")
+    print_summary(result.folder)
+
+
+@app.command()
+def forms(task: TaskFile, set_: Overrides = None, runs: Runs = RUNS) -> None:
+    """Train the same student to answer in all three forms (`read`, `write`, `json`) and compare F1 and latency."""
+    from limbeck.console import Console
+    from limbeck.forms import compare
+    from limbeck.pipeline import Pipeline
+    from task.load import load_task
+
+    with Console() as console:
+        path = compare(Pipeline(load_task(task, set_ or ()), runs, console))
+    print(path)
+
+
+@app.command()
+def serve(
+    folder: BundleFolder,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; default from the task")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; default from the task")] = None,
+    log: Annotated[Path, typer.Option(help="vLLM's log")] = Path("limbeck-engine.log"),
+) -> None:
+    """Serve a bundle over HTTP: vLLM on loopback, the gateway in front."""
+    from serving.bundle import open_bundle
+    from serving.run import serve as serve_bundle
+
+    opened = open_bundle(folder)
+    settings = opened.task.serving
+    serve_bundle(opened, host or settings.host, settings.port if port is None else port, log)
+
+
+@app.command()
+def bench(
+    url: Annotated[str, typer.Argument(help="Where `limbeck serve` listens, such as http://127.0.0.1:8080")],
+    queries: Annotated[Path, typer.Option("--queries", help="A file of queries to send")],
+    rate: Annotated[float, typer.Option(help="Requests per second", min=0.01)] = 16.0,
+    seconds: Annotated[float, typer.Option(help="How long", min=1.0)] = 60.0,
+    hit_share: Annotated[float, typer.Option(help="Share of requests that may use the cache", min=0.0, max=1.0)] = 0.0,
+    seed: Annotated[int, typer.Option(help="Seed of the arrival times")] = 0,
+    out: Annotated[Path | None, typer.Option("--json", help="Write the figures here")] = None,
+) -> None:
+    """Measure latency in an open loop: Poisson arrivals, time from the scheduled departure."""
+    import asyncio
+
+    from eval.latency import open_loop, schedule, summarise
+    from task.files import write_json
+    from task.io import read_queries
+
+    texts = [q.query for q in read_queries(queries)]
+    departures = schedule(rate, seconds, hit_share, seed)
+    samples = asyncio.run(open_loop(url.rstrip("/"), departures, {"hit": texts, "miss": texts}))
+    found = summarise(samples, rate, seconds, len(departures))
+    if out:
+        write_json(out, found)
+    print(json.dumps(found, indent=2))
+    if not found["valid"] or not samples:
+        raise typer.Exit(3)
+
+
+@app.command()
+def predict(
+    folder: BundleFolder,
+    source: Annotated[Path, typer.Option("--in", help="Queries: .jsonl, .csv or .parquet")],
+    out: Annotated[Path, typer.Option("--out", help="Predictions, as JSON lines")],
+    use_cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Answer head queries from the cache")] = True,
+    log: Annotated[Path, typer.Option(help="vLLM's log")] = Path("limbeck-engine.log"),
+) -> None:
+    """Label a file of queries with a bundle."""
+    from limbeck.console import Console
+    from limbeck.predict import predict as predict_file
+    from serving.bundle import open_bundle
+    from task.files import write_jsonl
+    from task.io import read_queries
+
+    opened, rows = open_bundle(folder), read_queries(source)
+    with Console() as console:
+        found = predict_file(opened, rows, log, use_cache=use_cache, progress=console)
+    print(f"{write_jsonl(out, (x.to_json() for x in found)):,} rows in {out}")
+
+
+@app.command()
+def score(
+    gold: Annotated[Path, typer.Argument(help="Gold labels")],
+    predictions: Annotated[Path, typer.Argument(help="Predictions for the same queries")],
+    out: Annotated[Path | None, typer.Option("--json", help="Write the figures here")] = None,
+    resamples: Annotated[int, typer.Option(help="Bootstrap resamples", min=1)] = 2_000,
+) -> None:
+    """Precision, recall and F1 of a prediction file, with intervals. Rows are matched by query; a missing one is empty."""
+    from eval.score import score_files
+    from task.files import write_json
+
+    found = score_files(gold, predictions, resamples)
+    if out:
+        write_json(out, found)
+    print(json.dumps({k: found[k] for k in ("rows", "missing")} | {
+        scheme: {k: found[scheme][k] for k in ("precision", "recall", "f1", "exact_match")}
+        for scheme in ("value", "span")
+    }, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""What a person sees while it runs: one bar with stage, rate and time left, or plain lines where there is no screen."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+
+
+class Console:
+    """A `task.progress.Progress` on standard error."""
+
+    def __init__(self) -> None:
+        self._rich: RichProgress | None = None
+        self._task: int | None = None
+        self._stage = ""
+        self._what, self._total, self._done = "", None, 0  # type: tuple[str, int | None, int]
+        self._told = 0.0
+        self._started = time.monotonic()
+
+    def __enter__(self) -> Self:
+        if sys.stderr.isatty():
+            from rich.console import Console as RichConsole
+            from rich.progress import (
+                BarColumn,
+                MofNCompleteColumn,
+                Progress,
+                SpinnerColumn,
+                TextColumn,
+                TimeElapsedColumn,
+                TimeRemainingColumn,
+            )
+
+            self._rich = Progress(
+                SpinnerColumn(), TextColumn("[bold]{task.fields[stage]}[/] {task.description}"), BarColumn(),
+                MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), TextColumn("left"),
+                TimeRemainingColumn(), TextColumn("[dim]{task.fields[note]}"), console=RichConsole(stderr=True),
+            )
+            self._rich.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if self._rich:
+            self._rich.stop()
+
+    def stage(self, name: str, number: int, of: int) -> None:
+        """A stage of the pipeline starts."""
+        self._stage = f"{number}/{of} {name}"
+        self._what = ""
+        if not self._rich:
+            self._line("…")
+
+    def finished(self, note: str) -> None:
+        """The stage is done."""
+        if self._rich:
+            self._close_bar()
+            self._rich.console.print(f"[green]✓[/] [bold]{self._stage}[/] {note}", highlight=False)
+        else:
+            self._line(note)
+
+    def begin(self, what: str, total: int | None = None, done: int = 0) -> None:
+        """See `task.progress.Progress`."""
+        self._what, self._total, self._done = what, total, done
+        self._started = time.monotonic()
+        self._told = self._started
+        self._first = done
+        if self._rich:
+            self._close_bar()
+            self._task = self._rich.add_task(what, total=total, completed=done, stage=self._stage, note="", rate="")
+        else:
+            self._line(what)
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        """See `task.progress.Progress`."""
+        self._done += count
+        now = time.monotonic()
+        rate = (self._done - self._first) / max(1e-6, now - self._started)
+        shown = f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.2f}/s"
+        if self._rich and self._task is not None:
+            fields = {"rate": shown, **({"note": note} if note else {})}
+            self._rich.update(self._task, advance=count, **fields)  # type: ignore[arg-type]
+        elif now - self._told > 15:
+            self._told = now
+            left = f", {(self._total - self._done) / rate:,.0f} s left" if self._total and rate else ""
+            self._line(f"{self._what} {self._done:,}/{self._total or '?'} ({shown}{left}) {note}")
+
+    def _close_bar(self) -> None:
+        if self._rich and self._task is not None:
+            self._rich.remove_task(self._task)  # type: ignore[arg-type]
+            self._task = None
+
+    def _line(self, text: str) -> None:
+        print(f"[{time.strftime('%H:%M:%S')}] {self._stage}: {text}".rstrip(), file=sys.stderr, flush=True)

@@ -1,0 +1,90 @@
+"""The three answer forms side by side: same base, same data, same steps, same engine."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from limbeck.pipeline import Pipeline
+from task.files import write_json
+from task.labels import Example, Label
+
+FORMS = ("read", "write", "json")
+_JSON_ROWS = 300
+_IDLE = {"read": 60, "write": 60, "json": 30}
+
+
+def compare(pipeline: Pipeline) -> Path:
+    """Train and serve each form; writes `forms/forms.json`, which the next evaluation's report shows."""
+    pipeline.upto("curriculum")
+    found = []
+    for number, form in enumerate(FORMS, 1):
+        pipeline.console.stage(f"form {form}", number, len(FORMS))
+        found.append(_one(pipeline, form))
+        pipeline.console.finished(
+            f"F1 {100 * found[-1]['f1']['value']:.1f}, p50 {found[-1]['latency']['p50_ms']['value']:.0f} ms"
+        )
+    reference = found[0]["latency"]["p50_ms"]["value"]
+    for f in found:
+        f["times_read"] = round(f["latency"]["p50_ms"]["value"] / reference, 2)
+    path = pipeline.run / "forms" / "forms.json"
+    write_json(path, {"forms": found})
+    return path
+
+
+def _one(pipeline: Pipeline, form: str) -> dict[str, Any]:
+    """Train, merge, bundle without a cache, serve, measure."""
+    from eval.latency import one_by_one, percentiles
+    from eval.quality import quality
+    from serving.bundle import build
+    from serving.run import ask, served
+    from task.codec import load_codec
+    from task.tokens import load_tokenizer
+
+    own = pipeline.task.student.form == form
+    task = pipeline.task.model_copy(update={
+        "student": pipeline.task.student.model_copy(update={"form": form, "eval_rows": 300 if form == "read" else 60})
+    })
+    if own:
+        pipeline.train()
+        pipeline.merge()
+        merged = pipeline.run / "merge"
+    else:
+        pipeline.train_form(task, f"forms/train-{form}")
+        merged = pipeline.merge_form(task, f"forms/merge-{form}", f"forms/train-{form}").folder
+    codec = load_codec(merged)
+    folder = pipeline.run / "forms" / f"bundle-{form}"
+    shutil.rmtree(folder, ignore_errors=True)
+    bundle = build(folder, task, codec, merged / ("classifier" if form == "read" else "model"), [], {})
+    gold = pipeline.inputs.test[: _JSON_ROWS if form == "json" else task.eval.max_rows]
+    pipeline.console.begin("starting vLLM and the gateway")
+    with served(bundle.folder, pipeline.run / "forms" / f"{form}-engine.log") as url:
+        queries = [g.query for g in gold]
+        asyncio.run(one_by_one(url, queries[-3:], "miss"))  # warm-up with other queries
+        idle = asyncio.run(one_by_one(url, queries[: _IDLE[form]], "miss"))
+        pipeline.console.begin("the served student", len(gold))
+        rows: list[Example] = []
+        for at in range(0, len(gold), 16):
+            part = gold[at : at + 16]
+            for g, result in zip(part, ask(url, [x.query for x in part], use_cache=False, timeout_s=600), strict=True):
+                labels = tuple(Label.from_json(x) for x in result["labels"])  # type: ignore[attr-defined]
+                rows.append(Example(g.query, labels, g.count, g.id))
+            pipeline.console.advance(len(part))
+    tokenizer = load_tokenizer(bundle.model)
+    return {
+        "form": form, "rows": len(gold), "f1": quality(gold, rows, task)["value"]["f1"],
+        "answer_tokens": round(_answer_tokens(gold[: _IDLE[form]], codec, tokenizer), 2),
+        "latency": percentiles(idle),
+    }
+
+
+def _answer_tokens(gold: Sequence[Example], codec: Any, tokenizer: Any) -> float:
+    """Tokens decoded for a query, on average: none, one a unit and probe, or the JSON text of the right answer."""
+    if codec.form == "read":
+        return 0.0
+    if codec.form == "write":
+        return sum(codec.answer_length(g.query) for g in gold) / len(gold)
+    return sum(len(codec.encode(g, tokenizer).targets) for g in gold) / len(gold)

@@ -1,0 +1,102 @@
+"""From a task's data section to tables in memory, each with its fingerprint."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+from limbeck.stage import Result, run_stage
+from task.files import sha256_file, sha256_json
+from task.io import read_catalogue, read_conversions, read_labels, read_queries
+from task.labels import Example
+from task.spec import Data, Task
+from teacher.label import Sources
+
+
+class Inputs:
+    """The tables of a task, read when first asked for."""
+
+    def __init__(self, task: Task, run: Path) -> None:
+        self.task, self._run = task, run
+        self.sample: Result | None = None
+
+    def prepare(self) -> Result | None:
+        """Generate the sample market if the task asks for it."""
+        data = self.task.data
+        if data.sample:
+            from samples.market.generate import generate
+
+            settings = {"seed": data.seed, "queries": data.sample_queries, "items": data.sample_items}
+            self.sample = run_stage(
+                self._run, "sample", config=settings, inputs={"generator": _source_digest()},
+                work=lambda folder: generate(folder, **settings),
+            )
+        return self.sample
+
+    def source(self, name: str) -> Path | str | None:
+        """Where a table is: a path, `hub:NAME:SPLIT`, or None.
+
+        Args:
+            name: `queries`, `labels`, `catalogue`, `conversions`, `calibration` or `test`.
+        """
+        data: Data = self.task.data
+        if data.sample:
+            from samples.market.generate import FILES
+
+            return self._run / "sample" / FILES[name] if name in FILES else None
+        given = getattr(data.gold, name) if name in {"calibration", "test"} else getattr(data, name)
+        if given is None:
+            return None
+        if data.dir is None:
+            return f"hub:{data.hub}:{_HUB_SPLITS.get(given, given)}"
+        return data.dir / given
+
+    def fingerprint(self, *names: str) -> str:
+        """SHA-256 over tables."""
+        return sha256_json({n: _digest(s) for n in names if (s := self.source(n)) is not None})
+
+    @functools.cached_property
+    def teacher(self) -> Sources:
+        """What the teacher may see."""
+        labels = self._read("labels", lambda s: read_labels(s, self.task))
+        log = self._read("queries", read_queries) or [Example(x.query, (), x.count, x.id) for x in labels]
+        source = self.source("catalogue")
+        catalogue = read_catalogue(source) if source is not None else []
+        known = {item.id: None for item in catalogue}
+        source = self.source("conversions")
+        conversions = read_conversions(source, known) if source is not None else []
+        calibration = self._read("calibration", lambda s: read_labels(s, self.task))
+        print_ = self.fingerprint("queries", "catalogue", "conversions")
+        return Sources(log, catalogue, conversions, labels, calibration, print_)
+
+    @functools.cached_property
+    def test(self) -> list[Example]:
+        """Gold test rows; the teacher never sees them."""
+        return self._read("test", lambda s: read_labels(s, self.task))
+
+    def _read(self, name: str, reader: Callable[[Path | str], list[Example]]) -> list[Example]:
+        source = self.source(name)
+        return [] if source is None else reader(source)
+
+
+# A task file names files; the same names lead to splits of a hub dataset.
+_HUB_SPLITS = {"train.jsonl": "train", "dev.jsonl": "validation", "validation.jsonl": "validation", "test.jsonl": "test"}
+
+
+def _digest(source: Path | str) -> str:
+    if isinstance(source, str):
+        return source
+    from task.io import rows_of
+
+    if not source.exists():
+        rows_of(source)  # raises the error that names the file
+    return sha256_file(source)
+
+
+def _source_digest() -> str:
+    """Fingerprint of the generator's own code and lists: a changed market is another market."""
+    import samples.market
+
+    folder = Path(samples.market.__file__).parent
+    return sha256_json({p.name: sha256_file(p) for p in sorted(folder.iterdir()) if p.suffix in {".py", ".yaml"}})

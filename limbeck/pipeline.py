@@ -1,0 +1,281 @@
+"""The pipeline: sample → label → curriculum → train → merge → bundle → evaluate, each a stage with a manifest."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from limbeck.console import Console
+from limbeck.inputs import Inputs
+from limbeck.stage import Result, run_stage
+from task.errors import GateError, InputError
+from task.files import read_json, write_json, write_jsonl
+from task.labels import Example
+from task.load import LoadedTask
+from task.spec import Task
+
+STAGES = ("label", "curriculum", "train", "merge", "bundle", "evaluate")
+_PARITY_ROWS = 300
+
+
+class Pipeline:
+    """The stages of one task in one run folder."""
+
+    def __init__(self, loaded: LoadedTask, runs: Path, console: Console) -> None:
+        self.task: Task = loaded.task
+        self.run = runs / self.task.name
+        self.console = console
+        self.inputs = Inputs(self.task, self.run)
+        self.results: dict[str, Result] = {}
+
+    def upto(self, last: str) -> Result:
+        """Run every stage up to and including `last`; those that stand are passed over."""
+        steps: dict[str, Callable[[], Result]] = {
+            "label": self.label, "curriculum": self.curriculum, "train": self.train, "merge": self.merge,
+            "bundle": self.bundle, "evaluate": self.evaluate,
+        }
+        names = STAGES[: STAGES.index(last) + 1]
+        self.run.mkdir(parents=True, exist_ok=True)
+        self.inputs.prepare()
+        for number, name in enumerate(names, 1):
+            self.console.stage(name, number, len(names))
+            result = steps[name]()
+            self.results[name] = result
+            seconds = result.manifest["wall_s"]
+            state = "unchanged, not run again" if result.skipped else f"done in {seconds:,.0f} s"
+            self.console.finished(f"{state} · {_headline(name, result.manifest['figures'])}")
+        return self.results[last]
+
+    # -- stages ---------------------------------------------------------------------------------------------------
+
+    def label(self) -> Result:
+        """Queries, catalogue, conversions → ledger and labels."""
+        task = self.task
+
+        def work(folder: Path) -> Mapping[str, Any]:
+            from task.store import fetch
+            from teacher.label import label_queries
+            from teacher.ledger import Ledger
+
+            with Ledger(self.run / "ledger.sqlite") as ledger:
+                done = label_queries(task, self.inputs.teacher, ledger, folder / "index", fetch, self.console)
+            write_jsonl(folder / "labels.jsonl", (r.to_json() for r in done.rows))
+            write_json(folder / "verdicts.json", done.verdicts)
+            shutil.rmtree(folder / "index", ignore_errors=True)
+            statuses = {s: sum(r.status == s for r in done.rows) for s in ("accepted", "partial", "failed", "skipped")}
+            return {"rows": len(done.rows), **statuses, "spent": dict(done.spent)}
+
+        config = task.model_dump(
+            mode="json", include={"instructions", "roles", "examples", "normaliser", "teacher"}
+        ) | {"max_query_chars": task.data.max_query_chars}
+        tables = ("queries", "labels", "catalogue", "conversions", "calibration")
+        return run_stage(
+            self.run, "label", config=config, inputs={"data": self.inputs.fingerprint(*tables)}, work=work
+        )
+
+    def curriculum(self) -> Result:
+        """Labels → splits."""
+        from task.io import rows_of
+        from teacher import curriculum
+        from teacher.ledger import LedgerRow
+
+        def work(folder: Path) -> Mapping[str, Any]:
+            rows = [LedgerRow.from_json(r) for _, r in rows_of(self._folder("label") / "labels.jsonl")]
+            gold = [*self.inputs.test, *self.inputs.teacher.calibration]
+            made = curriculum.build(self.task, rows, gold)
+            if not made.train:
+                raise InputError(
+                    "no labelling was accepted: there is nothing to learn from",
+                    file=self._folder("label") / "labels.jsonl", found=made.left_out,
+                    fix="Lower curriculum.min_confidence, or look at verdicts.json beside the labels",
+                )
+            curriculum.write(made, self.task, folder)
+            return {"train": len(made.train), "dev": len(made.dev), "left_out": made.left_out}
+
+        return run_stage(
+            self.run, "curriculum", config=self.task.model_dump(mode="json", include={"curriculum", "normaliser"}),
+            inputs={"labels": self._digest("label"), "gold": self.inputs.fingerprint("calibration", "test")},
+            work=work,
+        )
+
+    def train(self) -> Result:
+        """Curriculum → adapter."""
+        return self.train_form(self.task, "train")
+
+    def train_form(self, task: Task, name: str) -> Result:
+        """Train an adapter for the task's answer form as stage `name`."""
+
+        def work(folder: Path) -> Mapping[str, Any]:
+            from student.launch import launch
+            from student.train import Job
+            from task.codec import Codec
+            from task.store import fetch
+            from task.tokens import load_tokenizer
+            from teacher.curriculum import read
+
+            self.console.begin("fetching the base model")
+            base = fetch(task.student.base)
+            rows = {split: [r.example for r in read(self._folder("curriculum"), split)] for split in ("train", "dev")}
+            codec = Codec.compile(task, rows["train"], load_tokenizer(base))
+            usable = [x for x in rows["train"] if codec.representable(x)]
+            write_json(folder / "codec.json", codec.to_json())
+            job = Job(task, base, codec, usable, rows["dev"], folder, task.curriculum.order == "shuffled")
+            history = launch(job, self.console)
+            order = read_json(folder / "order.json")
+            if order["sha256"] != order["planned"]:
+                raise RuntimeError("the order that reached the optimiser is not the curriculum's")
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+            shutil.rmtree(folder / "ray", ignore_errors=True)
+            shutil.copy2(folder / "history.jsonl", folder / "curve.jsonl")
+            scores = [h["dev_f1"] for h in history if "dev_f1" in h]
+            return {
+                "base": task.student.base, "form": codec.form, "segmentation": codec.segmentation,
+                "rows": len(usable), "not_representable": len(rows["train"]) - len(usable),
+                "steps": len(history), "loss": history[-1]["loss"], "dev_f1": scores[-1] if scores else None,
+                "examples_per_s": round(sum(h["rows"] for h in history) / sum(h["seconds"] for h in history), 2),
+            }
+
+        return run_stage(
+            self.run, name, config=task.model_dump(mode="json", include={"student", "roles", "normaliser"})
+            | {"order": task.curriculum.order}, inputs={"curriculum": self._digest("curriculum")}, work=work,
+        )
+
+    def merge(self) -> Result:
+        """Adapter → merged model and parity report."""
+        return self.merge_form(self.task, "merge", "train")
+
+    def merge_form(self, task: Task, name: str, trained: str) -> Result:
+        """Merge the adapter of stage `trained` as stage `name`."""
+
+        def work(folder: Path) -> Mapping[str, Any]:
+            from student.merge import export_classifier, merge, parity
+            from task.codec import load_codec
+            from task.store import fetch
+            from task.tokens import load_tokenizer
+            from teacher.curriculum import read
+
+            base, adapter = fetch(task.student.base), self._folder(trained) / "adapter"
+            codec = load_codec(self._folder(trained))
+            self.console.begin("merging")
+            matrices = merge(base, adapter, folder / "model")
+            write_json(folder / "codec.json", codec.to_json())
+            self.console.begin("proving that merged = adapter")
+            dev = [r.example for r in read(self._folder("curriculum"), "dev")]
+            dev = [x for x in dev if codec.representable(x)][:_PARITY_ROWS]
+            report = parity(base, adapter, folder / "model", codec, load_tokenizer(base), dev)
+            write_json(folder / "parity.json", report)
+            gates = task.gates
+            if report["max_logit_delta"] > gates.merge_max_logit_delta:
+                raise GateError(
+                    f"merged ≠ trained: max |Δlogit| is {report['max_logit_delta']}, the gate "
+                    f"gates.merge_max_logit_delta allows {gates.merge_max_logit_delta}"
+                )
+            if report["label_agreement"] < gates.merge_label_agreement:
+                raise GateError(
+                    f"merged ≠ trained: {report['label_agreement']:.2%} of labels agree, the gate "
+                    f"gates.merge_label_agreement asks for {gates.merge_label_agreement:.2%}"
+                )
+            if codec.form == "read":
+                export_classifier(folder / "model", codec, folder / "classifier")
+            return {"matrices": matrices, **report}
+
+        return run_stage(
+            self.run, name, config=task.model_dump(mode="json", include={"gates"}),
+            inputs={"adapter": self._digest(trained)}, work=work,
+        )
+
+    def bundle(self) -> Result:
+        """Merged model and labels → bundle."""
+
+        def work(folder: Path) -> Mapping[str, Any]:
+            from serving.bundle import build
+            from task.codec import load_codec
+
+            merged = self._folder("merge")
+            codec = load_codec(merged)
+            head = self._head()
+            shutil.rmtree(folder / "bundle", ignore_errors=True)
+            model = merged / ("classifier" if codec.form == "read" else "model")
+            parity = read_json(merged / "parity.json")
+            made = build(folder / "bundle", self.task, codec, model, head, {"merge": parity})
+            return {"id": made.id, "model": made.model_name, "head_queries": len(head)}
+
+        return run_stage(
+            self.run, "bundle", config=self.task.model_dump(mode="json", exclude={"gates", "eval"}),
+            inputs={"model": self._digest("merge"), "labels": self._digest("label")}, work=work,
+        )
+
+    def evaluate(self) -> Result:
+        """Gold, bundle, endpoint → report."""
+
+        def work(folder: Path) -> Mapping[str, Any]:
+            from limbeck.evaluate import evaluate
+
+            return evaluate(self, folder)
+
+        inputs = {n: self._digest(n) for n in ("label", "train", "merge", "bundle")}
+        forms = self.run / "forms" / "forms.json"
+        if forms.exists():
+            from task.files import sha256_file
+
+            inputs["forms"] = sha256_file(forms)
+        result = run_stage(
+            self.run, "evaluate", config=self.task.model_dump(mode="json", include={"eval", "gates", "serving"}),
+            inputs=inputs | {"gold": self.inputs.fingerprint("test")}, work=work,
+        )
+        self._gate(result.manifest["figures"])
+        return result
+
+    # -- helpers --------------------------------------------------------------------------------------------------
+
+    def _gate(self, figures: Mapping[str, Any]) -> None:
+        gates = self.task.gates
+        agreement, f1 = figures.get("engine_label_agreement"), figures.get("served_f1")
+        if agreement is not None and agreement < gates.engine_label_agreement:
+            raise GateError(
+                f"served ≠ merged: {agreement:.2%} of labels agree, the gate gates.engine_label_agreement asks for "
+                f"{gates.engine_label_agreement:.2%}"
+            )
+        if gates.min_f1 is not None and f1 is not None and f1 < gates.min_f1:
+            raise GateError(f"the student's F1 is {f1:.2%}, the gate gates.min_f1 asks for {gates.min_f1:.2%}")
+
+    def _head(self) -> list[Example]:
+        """Accepted labels of the most frequent queries."""
+        from task.io import rows_of
+        from teacher.ledger import LedgerRow
+
+        rows = [LedgerRow.from_json(r) for _, r in rows_of(self._folder("label") / "labels.jsonl")]
+        top = sorted(rows, key=lambda r: -r.count)[: self.task.serving.head_queries]
+        least = self.task.serving.min_cache_confidence
+        return [
+            Example(r.query, r.labels, r.count) for r in top if r.status == "accepted" and r.confidence >= least
+        ]
+
+    def _folder(self, name: str) -> Path:
+        folder = self.run / name
+        if not (folder / "manifest.json").exists():
+            raise InputError(f"stage {name!r} has not been run", file=folder, fix=f"Run `limbeck {name} TASK` first")
+        return folder
+
+    def _digest(self, name: str) -> str:
+        return str(read_json(self._folder(name) / "manifest.json")["digest"])
+
+
+def _headline(name: str, f: Mapping[str, Any]) -> str:
+    """The figure of a stage that a person wants to see at once."""
+    match name:
+        case "label":
+            return f"{f['accepted']:,} of {f['rows']:,} queries accepted, {f['spent']['cost']:.2f} spent"
+        case "curriculum":
+            return f"{f['train']:,} train and {f['dev']:,} dev rows"
+        case "train":
+            score = "" if f["dev_f1"] is None else f", dev F1 {100 * f['dev_f1']:.1f}"
+            return f"{f['steps']:,} steps, loss {f['loss']:.3f}{score}"
+        case "merge":
+            return f"max |Δlogit| {f['max_logit_delta']:.3g}, {f['label_agreement']:.2%} of labels agree"
+        case "bundle":
+            return f"bundle {f['id']}, {f['head_queries']:,} head queries cached"
+        case _:
+            return f"{f['summary']}"

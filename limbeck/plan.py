@@ -1,0 +1,151 @@
+"""`limbeck plan`: what a run will take, computed from the task file and the shapes of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from student import estimate
+from student.order import total_steps
+from task.load import LoadedTask
+from task.spec import Task
+
+# What a machine sustains, as a share of what it could: measured on the laptop (docs/plan.md), assumed on the GPU.
+CPU_FLOPS: Final = 180e9
+GPU_FLOPS: Final = 989e12 * 0.40
+GPU_NAME: Final = "H100 SXM, 40 % of its 989 TFLOP/s dense bf16"
+CPU_NAME: Final = "2 cores with AVX-512 bf16, 180 GFLOP/s sustained"
+CHARS_PER_TOKEN: Final = 4.0
+QUERY_TOKENS: Final = 9  # a shopping query of five words; the log is used where it is at hand
+LABEL_SHARE: Final = 0.75  # of the log that the curriculum keeps, before it is known
+CATALOG_QUERIES_PER_S: Final = 220.0
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of the plan."""
+
+    name: str
+    value: str
+    basis: str
+
+
+def make_plan(loaded: LoadedTask) -> dict[str, list[Line]]:
+    """The plan by section."""
+    task = loaded.task
+    queries, tokens, source = _queries(task)
+    shape = estimate.architecture(task.student.base)
+    sections = {"teacher": _teacher(task, queries, source)}
+    if shape is None:
+        sections["student"] = [Line("base", task.student.base, "shapes unknown: give a local folder to plan for it")]
+        return sections
+    read_tokens = 2 * tokens + 1 + sum(len(r.values) if r.multiple else 1 for r in task.closed_roles)
+    rows = min(round(queries * LABEL_SHARE), task.curriculum.max_rows or 10**12)
+    sections["student"] = _student(task, shape, rows, read_tokens)
+    sections["serving"] = _serving(task, shape, read_tokens)
+    return sections
+
+
+def print_plan(loaded: LoadedTask) -> None:
+    """The plan as a table, each figure with what it rests on."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"Plan of {loaded.task.name} ({loaded.path})", title_justify="left")
+    for column in ("stage", "what", "estimate", "basis"):
+        table.add_column(column, overflow="fold")
+    for section, lines in make_plan(loaded).items():
+        for number, line in enumerate(lines):
+            table.add_row("" if number else section, line.name, line.value, line.basis, end_section=line is lines[-1])
+    Console().print(table)
+
+
+def _queries(task: Task) -> tuple[int, int, str]:
+    """Number of queries, tokens of one, and where the number comes from."""
+    data = task.data
+    if data.sample:
+        return data.sample_queries, QUERY_TOKENS, "data.sample_queries"
+    name = data.queries or data.labels
+    if data.dir and name and (data.dir / name).exists():
+        from task.io import read_queries
+
+        log = read_queries(data.dir / name)
+        characters = sum(len(q.query) for q in log) / len(log)
+        return len({q.query for q in log}), max(1, round(characters / CHARS_PER_TOKEN)), str(data.dir / name)
+    return 8_000, QUERY_TOKENS, "the data is not here: 8,000 assumed"
+
+
+def _teacher(task: Task, queries: int, source: str) -> list[Line]:
+    backend = task.teacher.backend
+    if backend != "openai":
+        calls = Line("calls", "0", f"backend {backend} asks no LLM")
+        seconds = queries / CATALOG_QUERIES_PER_S if backend == "catalog" else 5.0
+        return [
+            Line("queries", f"{queries:,}", source), calls, Line("money", "0.00", "no LLM"),
+            Line("time", minutes(seconds), f"{CATALOG_QUERIES_PER_S:.0f} queries/s measured on 2 cores"),
+        ]
+    s = task.teacher.openai
+    from teacher.backend_openai import OpenAITeacher
+
+    evidence: Mapping[str, Any] = {"items": ["an item of the catalogue, 500 g"] * 8, "bought": ["another one"] * 5}
+    prompt = OpenAITeacher(task).request("x" * int(QUERY_TOKENS * CHARS_PER_TOKEN), evidence).body["messages"]
+    tokens_in = round(sum(len(m["content"]) for m in prompt) / CHARS_PER_TOKEN)
+    tokens_out = round(40 * max(1, len(task.roles)) / CHARS_PER_TOKEN * 0.5)
+    prices = (s.price_input_per_million, s.price_output_per_million)
+    money = "unknown"
+    basis = "set teacher.openai.price_input_per_million and price_output_per_million"
+    if prices[0] is not None and prices[1] is not None:
+        cost = queries * (tokens_in * prices[0] + tokens_out * prices[1]) / 1e6
+        money, basis = f"{cost:,.2f}", f"{prices[0]} and {prices[1]} per million tokens in and out"
+    return [
+        Line("queries", f"{queries:,}", source),
+        Line("calls", f"{queries:,}", f"one a query to {s.model}, retries aside"),
+        Line("tokens", f"{queries * tokens_in:,} in, {queries * tokens_out:,} out",
+             f"{tokens_in} and {tokens_out} a call: the rendered prompt at {CHARS_PER_TOKEN:g} characters a token"),
+        Line("money", money, basis),
+        Line("time", minutes(queries * 2.0 / s.concurrency), f"2 s a call, {s.concurrency} in flight"),
+    ]
+
+
+def _student(task: Task, shape: estimate.Architecture, rows: int, read_tokens: int) -> list[Line]:
+    s = task.student
+    sizes = estimate.summary(shape, s)
+    steps = total_steps(rows, s.batch_size, s.epochs, s.max_steps)
+    seen = steps * s.batch_size * read_tokens
+    micro = -(-s.batch_size // (s.workers * s.accumulation))
+    memory = estimate.training_memory(shape, s, micro * read_tokens)
+    flops = estimate.training_flops(shape, seen)
+    speed, machine = (GPU_FLOPS * s.workers, GPU_NAME) if s.use_gpu else (CPU_FLOPS, CPU_NAME)
+    return [
+        Line("base", f"{s.base}, {shape.parameters / 1e6:,.0f} M parameters", f"{shape.layers} layers of {shape.hidden}"),
+        Line("trained", f"{sizes['trained']:,} ({sizes['trained_share']:.2%})",
+             f"LoRA rank {s.lora.rank} on {s.lora.targets if isinstance(s.lora.targets, str) else ', '.join(s.lora.targets)}"),
+        Line("adapter", f"{sizes['adapter_bytes'] / 1e6:,.1f} MB", "fp32"),
+        Line("steps", f"{steps:,} of {s.batch_size} rows", f"about {rows:,} rows, {read_tokens} tokens each"),
+        Line("memory", f"{sum(memory.values()):.1f} GiB a worker",
+             ", ".join(f"{k} {v:.2f}" for k, v in memory.items())),
+        Line("time", minutes(flops / speed), f"{flops / 1e12:,.0f} TFLOP, {s.workers} × {machine}"),
+    ]
+
+
+def _serving(task: Task, shape: estimate.Architecture, read_tokens: int) -> list[Line]:
+    s = task.serving
+    memory = estimate.serving_memory(shape, s.dtype, s.max_num_seqs * read_tokens)
+    width = 4 if s.dtype == "float32" else 2
+    gpu = task.student.use_gpu
+    bandwidth = 3.35e12 if gpu else 20e9
+    seconds = shape.body * width / bandwidth
+    return [
+        Line("memory", f"{sum(memory.values()):.1f} GiB", ", ".join(f"{k} {v:.2f}" for k, v in memory.items())),
+        Line("head cache", f"{s.head_queries:,} queries", "serving.head_queries"),
+        Line("one forward pass", f"at least {seconds * 1e3:.1f} ms",
+             f"weights read once at {bandwidth / 1e9:,.0f} GB/s; `read` needs one pass, each written token another"),
+    ]
+
+
+def minutes(seconds: float) -> str:
+    """A time that a person can take in."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

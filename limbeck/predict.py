@@ -1,0 +1,52 @@
+"""Label a file of queries with a bundle, through its engine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from serving.bundle import Bundle
+from serving.cache import HeadCache
+from serving.client import StudentClient
+from serving.engine import Engine
+from serving.router import Router
+from task.labels import Example
+from task.progress import Progress, quiet
+from task.tokens import load_tokenizer
+
+_BATCH = 32
+_IN_FLIGHT = 2
+
+
+def predict(
+    bundle: Bundle, examples: Sequence[Example], log: Path, *, use_cache: bool, progress: Progress = quiet
+) -> list[Example]:
+    """Start the bundle's engine, label all queries, stop it. Order and number are kept."""
+    progress.begin("starting vLLM")
+    with Engine(bundle.model, bundle.model_name, bundle.codec.form, bundle.task.serving, log) as engine:
+        engine.wait_ready()
+        progress.begin("labelling", len(examples))
+        return asyncio.run(through_engine(bundle, engine.url, examples, use_cache, progress.advance))
+
+
+async def through_engine(
+    bundle: Bundle, url: str, examples: Sequence[Example], use_cache: bool, done: Callable[[int], None]
+) -> list[Example]:
+    """Label queries through a running engine, a few batches in flight."""
+    client = StudentClient(url, bundle.model_name, bundle.task, bundle.codec, load_tokenizer(bundle.model), 120.0)
+    router = Router(HeadCache(bundle.folder / "cache", bundle.task.normaliser), client)
+    gate = asyncio.Semaphore(_IN_FLIGHT)
+    limit = bundle.task.data.max_query_chars
+
+    async def batch(part: Sequence[Example]) -> list[Example]:
+        async with gate:
+            answers = await router.answer([x.query[:limit] for x in part], use_cache=use_cache)
+            done(len(part))
+            return [Example(x.query, a.labels, x.count, x.id) for x, a in zip(part, answers, strict=True)]
+
+    try:
+        parts = [examples[at : at + _BATCH] for at in range(0, len(examples), _BATCH)]
+        return [x for part in await asyncio.gather(*(batch(p) for p in parts)) for x in part]
+    finally:
+        await client.close()

@@ -1,0 +1,42 @@
+"""The table that ends a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from eval.report import milliseconds, percent
+from task.files import read_json
+
+
+def print_summary(folder: Path) -> None:
+    """Print the summary of an evaluate folder and the report's path."""
+    print(render(folder / "report.json"))
+    print(f"\nReport: {folder / 'report.html'}")
+
+
+def render(report: Path) -> str:
+    """The summary as a Markdown table."""
+    r = read_json(report)
+    lines = ["| system | rows | precision | recall | F1 |", "|---|---|---|---|---|"]
+    for name, s in r["systems"].items():
+        v = s["value"]
+        lines.append(
+            f"| {name} | {s['rows']:,} | {percent(v['precision'])} | {percent(v['recall'])} | {percent(v['f1'])} |"
+        )
+    lines += ["", "| one query, ms | requests | p50 | p95 | p99 |", "|---|---|---|---|---|"]
+    kinds = [("student, one at a time", r["idle"])]
+    if r["latency"]:
+        at = f"at {r['latency']['offered_rate']:g}/s"
+        kinds += [(f"cache hit, {at}", r["latency"]["hit"]), (f"student, {at}", r["latency"]["miss"])]
+    for name, group in kinds:
+        cells = " | ".join(milliseconds(group[p]) for p in ("p50_ms", "p95_ms", "p99_ms"))
+        lines.append(f"| {name} | {group['count']} | {cells} |")
+    if r["forms"]:
+        lines += ["", "| answer form | tokens decoded | F1 | p50, ms | times read |", "|---|---|---|---|---|"]
+        lines += [
+            f"| {f['form']} | {f['answer_tokens']:.1f} | {percent(f['f1'])} | {milliseconds(f['latency']['p50_ms'])} "
+            f"| {f['times_read']:.1f} |"
+            for f in r["forms"]
+        ]
+    lines += ["", *(f"{'✓' if v['ok'] else '✗'} {v['text']}" for v in r["verdict"])]
+    return "\n".join(lines)

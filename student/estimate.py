@@ -1,0 +1,123 @@
+"""What a training run and its serving will take, from the shapes alone: no GPU, no download.
+
+Sources: LoRA's parameter count r · (d_in + d_out) per matrix (Hu et al. 2021); 2 · N · T floating-point operations
+for a forward pass and the same again for the backward pass through frozen weights; memory as weights + adapter with
+gradient and two Adam moments in fp32 + activations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from task.files import read_json
+from task.spec import Lora, Student
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """Shapes of a Llama-like model."""
+
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    vocabulary: int
+    tied: bool
+    head_dim: int
+
+    @property
+    def linear(self) -> Mapping[str, tuple[int, int]]:
+        """(inputs, outputs) of the linear layers in one block."""
+        q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        return {
+            "q_proj": (self.hidden, q), "k_proj": (self.hidden, kv), "v_proj": (self.hidden, kv),
+            "o_proj": (q, self.hidden), "gate_proj": (self.hidden, self.intermediate),
+            "up_proj": (self.hidden, self.intermediate), "down_proj": (self.intermediate, self.hidden),
+        }
+
+    @property
+    def parameters(self) -> int:
+        """All weights; a tied head counts once."""
+        block = sum(i * o for i, o in self.linear.values()) + 2 * self.hidden
+        return self.layers * block + self.hidden + self.vocabulary * self.hidden * (1 if self.tied else 2)
+
+    @property
+    def body(self) -> int:
+        """Weights that every token passes through, the embedding and the head left out."""
+        return self.layers * sum(i * o for i, o in self.linear.values())
+
+
+KNOWN: Final[Mapping[str, Architecture]] = {
+    "SmolLM2-135M-Instruct": Architecture(30, 576, 1536, 9, 3, 49_152, True, 64),
+    "SmolLM2-360M-Instruct": Architecture(32, 960, 2560, 15, 5, 49_152, True, 64),
+    "Meta-Llama-3-8B": Architecture(32, 4096, 14_336, 32, 8, 128_256, False, 128),
+    "Meta-Llama-3-8B-Instruct": Architecture(32, 4096, 14_336, 32, 8, 128_256, False, 128),
+    "Llama-3.1-8B-Instruct": Architecture(32, 4096, 14_336, 32, 8, 128_256, False, 128),
+}
+GIB: Final = 1024**3
+
+
+def architecture(base: str) -> Architecture | None:
+    """The shapes of a known base or of a local folder; None for a hub model that we do not know."""
+    known = KNOWN.get(base.rsplit("/", 1)[-1])
+    path = Path(base) / "config.json"
+    if known or not path.exists():
+        return known
+    c = read_json(path)
+    heads = c["num_attention_heads"]
+    return Architecture(
+        c["num_hidden_layers"], c["hidden_size"], c["intermediate_size"], heads, c.get("num_key_value_heads", heads),
+        c["vocab_size"], bool(c.get("tie_word_embeddings")), c.get("head_dim") or c["hidden_size"] // heads,
+    )
+
+
+def adapter_parameters(shape: Architecture, lora: Lora) -> int:
+    """Trained parameters of the adapter."""
+    names = shape.linear if lora.targets == "all-linear" else lora.targets
+    return shape.layers * sum(lora.rank * sum(shape.linear[n]) for n in names if n in shape.linear)
+
+
+def training_memory(shape: Architecture, student: Student, tokens: int) -> dict[str, float]:
+    """GiB by part, for one worker.
+
+    Args:
+        tokens: Tokens of one micro-batch on one worker, padding included.
+    """
+    width = {"bfloat16": 2.0, "float32": 4.0}[student.dtype]
+    if student.quantization == "nf4":
+        embeddings = shape.parameters - shape.body
+        weights = shape.body * 0.516 + embeddings * width  # 4 bits + double-quantised scales (Dettmers et al. 2023)
+    else:
+        weights = shape.parameters * width
+    trained = adapter_parameters(shape, student.lora)
+    per_token = 10 * shape.hidden + 4 * shape.intermediate + 3 * student.lora.rank * 7
+    kept_layers = shape.layers if not student.gradient_checkpointing else 1
+    activations = tokens * width * (per_token * kept_layers + shape.hidden * shape.layers)
+    return {
+        "weights": weights / GIB, "adapter, gradient and moments": trained * 16 / GIB, "activations": activations / GIB
+    }
+
+
+def training_flops(shape: Architecture, tokens: float) -> float:
+    """Floating-point operations of forward and backward over `tokens`, frozen weights."""
+    return 4.0 * shape.body * tokens
+
+
+def serving_memory(shape: Architecture, dtype: str, kv_tokens: int) -> dict[str, float]:
+    """GiB of weights and of the KV cache for `kv_tokens` tokens."""
+    width = 4.0 if dtype == "float32" else 2.0
+    kv = 2 * shape.layers * shape.kv_heads * shape.head_dim * width * kv_tokens
+    return {"weights": shape.parameters * width / GIB, "KV cache": kv / GIB}
+
+
+def summary(shape: Architecture, student: Student) -> dict[str, Any]:
+    """Parameters and sizes for the plan."""
+    trained = adapter_parameters(shape, student.lora)
+    return {
+        "parameters": shape.parameters, "trained": trained, "trained_share": trained / shape.parameters,
+        "adapter_bytes": trained * 4,
+    }
