@@ -74,7 +74,7 @@ class Dictionary:
                 found = self._goes_with.get((closed.name, self._normalise(label.text)))
                 if found:
                     total = sum(found.values())
-                    votes.update({v: n / total for v, n in found.items()})  # type: ignore[arg-type]
+                    votes.update({v: n / total for v, n in found.items()})
             if votes:
                 best = max(sorted(votes), key=lambda v: votes[v])
                 if best in closed.values:

@@ -37,7 +37,7 @@ def macro_f1(counts: npt.NDArray[Any]) -> Floats:
 
 def exact(counts: Counts) -> Floats:
     """1.0 for every query without a false positive or a false negative."""
-    return (counts[:, :, 1:].sum(axis=(1, 2)) == 0).astype(np.float64)
+    return np.asarray(counts[:, :, 1:].sum(axis=(1, 2)) == 0, dtype=np.float64)
 
 
 def resample_weights(rows: int, resamples: int, seed: int) -> npt.NDArray[np.float32]:

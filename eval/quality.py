@@ -46,8 +46,8 @@ def quality(
     out: dict[str, Any] = {"rows": len(gold)}
     tables: dict[Scheme, Counts] = {}
     for scheme in ("value", "span"):
-        tables[scheme] = count(gold, predicted, roles, scheme, normalise)  # type: ignore[index,arg-type]
-        out[scheme] = _overall(tables[scheme], weights, roles, task.eval.confidence)  # type: ignore[index]
+        tables[scheme] = count(gold, predicted, roles, scheme, normalise)
+        out[scheme] = _overall(tables[scheme], weights, roles, task.eval.confidence)
     if slices is not None:
         out["slices"] = {}
         for name in sorted(set(slices)):

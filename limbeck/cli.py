@@ -71,7 +71,9 @@ def _version(show: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version")
+    ] = False,
 ) -> None:
     del version
 
@@ -101,7 +103,7 @@ def run(task: TaskFile, set_: Overrides = None, runs: Runs = RUNS) -> None:
 
 @app.command()
 def plan(task: TaskFile, set_: Overrides = None) -> None:
-    """Say what a run will take: calls, tokens, money, parameters, memory, minutes. Spends nothing, downloads nothing."""
+    """Say what a run will take: calls, tokens, money, parameters, memory, minutes. Spends and downloads nothing."""
     from limbeck.plan import print_plan
     from task.load import load_task
 
@@ -237,7 +239,10 @@ def score(
     out: Annotated[Path | None, typer.Option("--json", help="Write the figures here")] = None,
     resamples: Annotated[int, typer.Option(help="Bootstrap resamples", min=1)] = 2_000,
 ) -> None:
-    """Precision, recall and F1 of a prediction file, with intervals. Rows are matched by query; a missing one is empty."""
+    """Precision, recall and F1 of a prediction file, with intervals.
+
+    Rows are matched by query; a gold query without a prediction counts as an empty answer.
+    """
     from eval.score import score_files
     from task.files import write_json
 

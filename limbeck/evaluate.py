@@ -188,14 +188,13 @@ def _verdict(
         "text": f"served = merged on {agree:.2%} of labels (gate {gates.engine_label_agreement:.1%})",
     }]
     if gates.min_f1 is not None:
-        out.append({"ok": f["served_f1"] >= gates.min_f1, "text": f"F1 {100 * f['served_f1']:.1f} (gate {100 * gates.min_f1:.1f})"})
+        text = f"F1 {100 * f['served_f1']:.1f} (gate {100 * gates.min_f1:.1f})"
+        out.append({"ok": f["served_f1"] >= gates.min_f1, "text": text})
     for d in differences:
         high, low, value = d["f1"]["high"], d["f1"]["low"], d["f1"]["value"]
         word = "above" if low > 0 else "below" if high < 0 else "equal within the interval to"
-        out.append({
-            "ok": high >= 0,
-            "text": f"the student is {word} the {d['b']}: {100 * value:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]",
-        })
+        points = f"{100 * value:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]"
+        out.append({"ok": high >= 0, "text": f"the student is {word} the {d['b']}: {points}"})
     return out
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.pipeline import Pipeline
+from task.codec import Codec, Tokenizer
 from task.files import write_json
 from task.labels import Example, Label
 
@@ -81,7 +82,7 @@ def _one(pipeline: Pipeline, form: str) -> dict[str, Any]:
     }
 
 
-def _answer_tokens(gold: Sequence[Example], codec: Any, tokenizer: Any) -> float:
+def _answer_tokens(gold: Sequence[Example], codec: Codec, tokenizer: Tokenizer) -> float:
     """Tokens decoded for a query, on average: none, one a unit and probe, or the JSON text of the right answer."""
     if codec.form == "read":
         return 0.0

@@ -45,7 +45,8 @@ class Inputs:
             from samples.market.generate import FILES
 
             return self._run / "sample" / FILES[name] if name in FILES else None
-        given = getattr(data.gold, name) if name in {"calibration", "test"} else getattr(data, name)
+        holder: object = data.gold if name in {"calibration", "test"} else data
+        given: str | None = getattr(holder, name)
         if given is None:
             return None
         if data.dir is None:
@@ -81,7 +82,9 @@ class Inputs:
 
 
 # A task file names files; the same names lead to splits of a hub dataset.
-_HUB_SPLITS = {"train.jsonl": "train", "dev.jsonl": "validation", "validation.jsonl": "validation", "test.jsonl": "test"}
+_HUB_SPLITS = {
+    "train.jsonl": "train", "dev.jsonl": "validation", "validation.jsonl": "validation", "test.jsonl": "test",
+}
 
 
 def _digest(source: Path | str) -> str:

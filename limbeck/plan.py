@@ -113,14 +113,14 @@ def _student(task: Task, shape: estimate.Architecture, rows: int, read_tokens: i
     sizes = estimate.summary(shape, s)
     steps = total_steps(rows, s.batch_size, s.epochs, s.max_steps)
     seen = steps * s.batch_size * read_tokens
+    targets = s.lora.targets if isinstance(s.lora.targets, str) else ", ".join(s.lora.targets)
     micro = -(-s.batch_size // (s.workers * s.accumulation))
     memory = estimate.training_memory(shape, s, micro * read_tokens)
     flops = estimate.training_flops(shape, seen)
     speed, machine = (GPU_FLOPS * s.workers, GPU_NAME) if s.use_gpu else (CPU_FLOPS, CPU_NAME)
     return [
-        Line("base", f"{s.base}, {shape.parameters / 1e6:,.0f} M parameters", f"{shape.layers} layers of {shape.hidden}"),
-        Line("trained", f"{sizes['trained']:,} ({sizes['trained_share']:.2%})",
-             f"LoRA rank {s.lora.rank} on {s.lora.targets if isinstance(s.lora.targets, str) else ', '.join(s.lora.targets)}"),
+        Line("base", f"{s.base}, {shape.parameters / 1e6:,.0f} M weights", f"{shape.layers} layers of {shape.hidden}"),
+        Line("trained", f"{sizes['trained']:,} ({sizes['trained_share']:.2%})", f"LoRA rank {s.lora.rank}, {targets}"),
         Line("adapter", f"{sizes['adapter_bytes'] / 1e6:,.1f} MB", "fp32"),
         Line("steps", f"{steps:,} of {s.batch_size} rows", f"about {rows:,} rows, {read_tokens} tokens each"),
         Line("memory", f"{sum(memory.values()):.1f} GiB a worker",

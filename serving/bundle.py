@@ -1,10 +1,10 @@
 """The bundle: the unit that is released. One folder whose manifest holds the SHA-256 of everything in it.
 
-    manifest.json   format, id, form, model name, hashes, and what the student was measured at
-    task.json       the task as resolved
-    codec.json      the codec that the student was trained with
-    model/          what the engine loads: a token classifier (`read`) or a causal LM (`write`, `json`)
-    cache/          head queries with their labels (`serving.cache`)
+manifest.json   format, id, form, model name, hashes, and what the student was measured at
+task.json       the task as resolved
+codec.json      the codec that the student was trained with
+model/          what the engine loads: a token classifier (`read`) or a causal LM (`write`, `json`)
+cache/          head queries with their labels (`serving.cache`)
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from task.spec import Task
 JSON_TOKENS = 256
 
 
-class EngineUnavailable(RuntimeError):
+class EngineUnavailableError(RuntimeError):
     """The engine did not answer, or not with what was asked for."""
 
 
@@ -42,7 +42,7 @@ class StudentClient:
         """Labels of queries, in order.
 
         Raises:
-            EngineUnavailable: Refused, broken, timed out or malformed.
+            EngineUnavailableError: Refused, broken, timed out or malformed.
         """
         if not queries:
             return []
@@ -51,7 +51,7 @@ class StudentClient:
                 return await self._read(queries)
             return [await self._written(q) for q in queries]
         except (aiohttp.ClientError, TimeoutError, LookupError, ValueError) as error:
-            raise EngineUnavailable(f"{type(error).__name__}: {error}") from error
+            raise EngineUnavailableError(f"{type(error).__name__}: {error}") from error
 
     async def _read(self, queries: Sequence[str]) -> list[Labelling]:
         """One forward pass; raw logits come back as base64 floats, a row per prompt token."""
@@ -90,5 +90,5 @@ class StudentClient:
     async def _post(self, path: str, body: dict[str, Any]) -> Any:
         async with self._session.post(self._url + path, json=body) as response:
             if response.status != 200:
-                raise EngineUnavailable(f"HTTP {response.status}: {(await response.text())[:300]}")
+                raise EngineUnavailableError(f"HTTP {response.status}: {(await response.text())[:300]}")
             return await response.json()

@@ -7,6 +7,7 @@ parent: by `close`, at exit, and by the kernel when the parent is killed.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import ctypes
 import json
 import os
@@ -113,10 +114,8 @@ class Engine:
         """End the whole process group, politely and then not."""
         atexit.unregister(self.close)
         for sign, patience in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 5.0)):
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, sign)
-            except ProcessLookupError:
-                pass
             try:
                 self._process.wait(patience)
             except subprocess.TimeoutExpired:

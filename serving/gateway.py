@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from serving.bundle import Bundle
 from serving.cache import HeadCache
-from serving.client import EngineUnavailable, StudentClient
+from serving.client import EngineUnavailableError, StudentClient
 from serving.router import Router
 from task.tokens import load_tokenizer
 
@@ -104,7 +104,7 @@ def make_app(bundle: Bundle, engine_url: str) -> FastAPI:
                 raise HTTPException(422, f"query {number} has {len(query)} characters; at most {limit}")
         try:
             found = await state["router"].answer(queries, use_cache=request.use_cache)
-        except EngineUnavailable as error:
+        except EngineUnavailableError as error:
             failures.labels("engine").inc()
             raise HTTPException(503, f"the student is not available: {error}", {"Retry-After": "1"}) from error
         sources = {a.source for a in found}
@@ -133,7 +133,7 @@ def make_app(bundle: Bundle, engine_url: str) -> FastAPI:
         try:
             async with asyncio.timeout(5):
                 await state["client"].label(["ready"])
-        except (EngineUnavailable, TimeoutError) as error:
+        except (EngineUnavailableError, TimeoutError) as error:
             raise HTTPException(503, f"the engine is not ready: {error}") from error
         return {"status": "ready", "bundle": bundle.id, "model": bundle.model_name}
 

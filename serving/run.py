@@ -31,15 +31,17 @@ def serve(bundle: Bundle, host: str, port: int, log: Path) -> None:
 
     from serving.gateway import make_app
 
-    with _bound(host, port) as listener:
-        with Engine(bundle.model, bundle.model_name, bundle.codec.form, bundle.task.serving, log) as engine:
-            _tell(f"bundle {bundle.id}: starting vLLM for {bundle.model_name} (log: {log})")
-            engine.wait_ready()
-            address = "http://{}:{}".format(*listener.getsockname()[:2])
-            _tell(f"ready: POST {address}/v1/label, documentation at {address}/docs")
-            config = uvicorn.Config(make_app(bundle, engine.url), log_level="warning", access_log=False)
-            server = uvicorn.Server(config)
-            server.run(sockets=[listener])
+    settings = bundle.task.serving
+    with (
+        _bound(host, port) as listener,
+        Engine(bundle.model, bundle.model_name, bundle.codec.form, settings, log) as engine,
+    ):
+        _tell(f"bundle {bundle.id}: starting vLLM for {bundle.model_name} (log: {log})")
+        engine.wait_ready()
+        address = "http://{}:{}".format(*listener.getsockname()[:2])
+        _tell(f"ready: POST {address}/v1/label, documentation at {address}/docs")
+        config = uvicorn.Config(make_app(bundle, engine.url), log_level="warning", access_log=False)
+        uvicorn.Server(config).run(sockets=[listener])
 
 
 @contextmanager

@@ -32,7 +32,7 @@ def save(folder: Path, step: int, model: Any, optimizer: torch.optim.Optimizer, 
     _flush(staged)
     (staged / MARKER).touch()
     shutil.rmtree(final, ignore_errors=True)
-    os.replace(staged, final)
+    staged.rename(final)
     for old in sorted(folder.glob("step-*"))[:-2]:
         shutil.rmtree(old)
     return final

@@ -35,7 +35,8 @@ def load_base(path: Path, dtype: torch.dtype, settings: Student | None = None) -
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
         )
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        str(path), dtype=dtype, attn_implementation="sdpa" if torch.cuda.is_available() else "eager", local_files_only=True, trust_remote_code=False, use_safetensors=True, **extra
+        str(path), dtype=dtype, local_files_only=True, trust_remote_code=False, use_safetensors=True,
+        attn_implementation="sdpa" if torch.cuda.is_available() else "eager", **extra,
     )
     model.config.use_cache = False
     return model
@@ -100,7 +101,8 @@ class TargetLogits(torch.nn.Module):
             return logits
         weight = self._head.weight.detach()[self._alphabet.to(self._head.weight.device)]
         with torch.autocast(hidden.device.type, enabled=False):  # few numbers, all of them near-ties in bf16
-            return hidden.float() @ weight.float().T
+            chosen: Tensor = hidden.float() @ weight.float().T
+            return chosen
 
 
 def alphabet_of(codec: Codec) -> tuple[int, ...] | None:

@@ -22,13 +22,14 @@ import torch.distributed as dist
 from torch import Tensor
 
 from student import checkpoint
+from student.fused import fuse
 from student.infer import predict
 from student.model import TargetLogits, add_adapter, alphabet_of, collate, load_adapter, load_base
 from student.order import learning_rate, plan_batches, share_of_rank, total_steps
 from task.codec import Codec, Encoded
 from task.files import read_json, write_json
 from task.labels import Example, Label
-from task.spec import Student, Task
+from task.spec import Task
 from task.tokens import load_tokenizer
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
@@ -92,6 +93,7 @@ def train(job: Job, rank: int = 0, world: int = 1, device: str = "cpu", threads:
     model = load_adapter(base, start / "adapter", trainable=True) if start else add_adapter(base, s)
     if s.quantization == "none":
         model.to(device)
+    fuse(model)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=s.learning_rate, weight_decay=0.0)
     first, digest = 0, ""
@@ -160,7 +162,7 @@ def _step(
         with mixed:
             scores = logits(ids, rows, columns)
         loss = torch.nn.functional.cross_entropy(scores, targets, reduction="sum")
-        (loss / tokens).backward()
+        torch.autograd.backward(loss / tokens)
         summed += float(loss.detach())
     if world > 1:
         _reduce_gradients(parameters)

@@ -62,8 +62,10 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class ClosedRole:
-    """A closed role in the codec. Single-valued: one probe, one symbol per value and one for none.
-    Several values: a probe per value, answered by no or yes.
+    """A closed role in the codec.
+
+    Single-valued: one probe, one symbol per value and one for none. Several values: a probe per value, answered by
+    no or yes.
 
     Attributes:
         symbols: Indices into `Codec.symbol_ids`: (none, value 1, …) or (no, yes).
@@ -277,8 +279,10 @@ class Codec:
             ClosedRole(c["name"], tuple(c["values"]), c["multiple"], tuple(c["symbols"]), tuple(c["probes"]))
             for c in value["closed"]
         )
-        plain = {k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in value.items()}
-        return cls(**{**plain, "closed": closed})
+        lists = {k: tuple(value[k]) for k in ("roles", "single", "symbol_ids", "separator")}
+        return cls(
+            form=value["form"], segmentation=value["segmentation"], eos_id=value["eos_id"], closed=closed, **lists
+        )
 
 
 def load_codec(path: Path) -> Codec:

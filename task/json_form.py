@@ -43,7 +43,7 @@ def parse(query: str, text: str, task: Task) -> Labelling | None:
         return None
     closed = {r.name for r in task.closed_roles}
     taken: Counter[tuple[str, str]] = Counter()
-    out = []
+    out: list[Label] = []
     for row in rows:
         if not isinstance(row, dict) or not isinstance(row.get("role"), str) or not isinstance(row.get("text"), str):
             continue

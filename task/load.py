@@ -172,7 +172,7 @@ def _explain(
     first = details[0]
     keys = tuple(str(k) for k in first["loc"])
     file, line = next(
-        (lines[keys[:n]] for n in range(len(keys), 0, -1) if keys[:n] in lines), (path, None)  # type: ignore[arg-type]
+        (lines[keys[:n]] for n in range(len(keys), 0, -1) if keys[:n] in lines), (path, None)
     )
     source: str | Path = next((changed[keys[:n]] for n in range(len(keys), 0, -1) if keys[:n] in changed), "") or file
     expected = None

@@ -117,7 +117,7 @@ def _verify(target: Path) -> None:
 def _from_hub(repository: str, staged: Path) -> str:
     """Download, and compare every large file with the hash that the hub publishes for it."""
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils.tqdm import disable_progress_bars
 
     disable_progress_bars()
     info = HfApi().model_info(repository, timeout=10, files_metadata=True)

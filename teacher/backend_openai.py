@@ -50,7 +50,9 @@ class OpenAITeacher:
             source = path.read_text(encoding="utf-8")
         except OSError as error:
             raise InputError("cannot read the prompt", file=path, field="teacher.openai.prompt") from error
-        environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+        environment = jinja2.Environment(  # noqa: S701 (a prompt is plain text, not HTML)
+            undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        )
         try:
             self._template = environment.from_string(source)
         except jinja2.TemplateSyntaxError as error:

@@ -57,7 +57,7 @@ def label_queries(
         One row per distinct query of the log, in its order.
     """
     log = _distinct(sources.log)
-    fits = [q for q in log if 0 < len(q.query.strip()) and len(q.query) <= task.data.max_query_chars]
+    fits = [q for q in log if len(q.query.strip()) > 0 and len(q.query) <= task.data.max_query_chars]
     settled: dict[str, LedgerRow] = {}
     for query in log:
         if not query.query.strip():

@@ -113,7 +113,9 @@ class Ledger:
             self._db.executescript(_SCHEMA)
             self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         except (sqlite3.Error, OSError) as error:
-            raise InputError(f"cannot open the ledger: {error}", file=path, fix="Is the disk full or read-only?") from error
+            raise InputError(
+                f"cannot open the ledger: {error}", file=path, fix="Is the disk full or read-only?"
+            ) from error
 
     def __enter__(self) -> Self:
         return self

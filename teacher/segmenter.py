@@ -56,16 +56,17 @@ class Segmenter:
     def label(self, query: str, evidence: Evidence) -> Segmented:
         """The best segmentation of one query."""
         spans = unit_spans(query)[:64]
-        support = _Support(self._task, self._lexicon, evidence)
+        support = _Support(self._lexicon, evidence)
         candidates = self._candidates(query, spans, support)
-        chosen = self._best(len(spans), candidates, query, spans)
+        chosen = self._best(len(spans), candidates, spans)
         labels = [
             Label(c.role, query[spans[c.first][0] : spans[c.end - 1][1]], spans[c.first][0], spans[c.end - 1][1],
                   c.probability)
             for c in chosen
         ]
         covered = {u for c in chosen for u in range(c.first, c.end)}
-        runs, run = [], []
+        runs: list[list[str]] = []
+        run: list[str] = []
         for u, (s, e) in enumerate(spans):
             if u in covered:
                 runs.append(run)
@@ -135,8 +136,7 @@ class Segmenter:
         return (held[0], 0.75) if len(held) == 1 else ("", 0.0)
 
     def _best(
-        self, length: int, candidates: Mapping[tuple[int, int], _Candidate], query: str,
-        spans: Sequence[tuple[int, int]],
+        self, length: int, candidates: Mapping[tuple[int, int], _Candidate], spans: Sequence[tuple[int, int]]
     ) -> list[_Candidate]:
         """Semi-Markov Viterbi over word borders."""
         score = [0.0] * (length + 1)
@@ -175,10 +175,10 @@ class Segmenter:
                 if counter:
                     total = sum(counter.values())
                     trust = c.probability * max(counter.values()) / total
-                    votes.update({v: 4.0 * trust * n / total for v, n in counter.items()})  # type: ignore[arg-type]
+                    votes.update({v: 4.0 * trust * n / total for v, n in counter.items()})
                     weight += 4.0 * trust
             for value, purchases in support.closed(role.name).items():
-                votes[value] += purchases  # type: ignore[assignment]
+                votes[value] += purchases
                 weight += purchases
             for value, vote in sorted(votes.items(), key=lambda x: (-x[1], x[0])):
                 probability = min(0.99, vote / weight / (_CLEAN_PURCHASES if weight > 4 else 1.0))
@@ -204,7 +204,7 @@ def _merged(chosen: Sequence[_Candidate]) -> list[_Candidate]:
 class _Support:
     """Purchases behind each value, for one query."""
 
-    def __init__(self, task: Task, lexicon: Lexicon, evidence: Evidence) -> None:
+    def __init__(self, lexicon: Lexicon, evidence: Evidence) -> None:
         self._lexicon = lexicon
         own = sum(evidence.conversions.values())
         scale = min(1.0, _PURCHASE_CAP / own) if own else 0.0

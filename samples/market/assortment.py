@@ -67,8 +67,10 @@ def departments() -> list[Department]:
         for line in d["types"]:
             own, _, others = line.partition("|")
             types[own.strip()] = tuple(o.strip() for o in others.split(",") if o.strip())
-        lists = (tuple(d.get(k, ())) for k in ("measures", "flavours", "dietary", "colours"))
-        out.append(Department(name, *lists, types))
+        measures, flavours, dietary, colours = (
+            tuple(d.get(k, ())) for k in ("measures", "flavours", "dietary", "colours")
+        )
+        out.append(Department(name, measures, flavours, dietary, colours, types))
     return out
 
 

@@ -1,0 +1,32 @@
+# make demo   everything on the made-up market, from nothing to a served, evaluated student
+# make test   all tests, slow ones included
+# make unit   the fast ones
+# make lint   ruff and mypy --strict
+# Each sets itself up: a virtual environment in .venv with the CPU or the CUDA stack.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+STAMP := $(VENV)/ready
+BIN := $(VENV)/bin
+
+.PHONY: demo test unit lint setup clean
+setup: $(STAMP)
+
+$(STAMP): tools/bootstrap.py requirements/cpu.txt requirements/cuda.txt pyproject.toml
+	$(PYTHON) tools/bootstrap.py $(VENV)
+
+demo: $(STAMP)
+	$(BIN)/limbeck run configs/market.yaml
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -m "not gpu"
+
+unit: $(STAMP)
+	$(BIN)/python -m pytest -m "not gpu and not slow"
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
