@@ -95,7 +95,7 @@ def train(job: Job, rank: int = 0, world: int = 1, device: str = "cpu", threads:
         model.to(device)
     fuse(model)
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=s.learning_rate, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(parameters, lr=s.learning_rate, weight_decay=0.0, fused=True)
     first, digest = 0, ""
     if start:
         state = checkpoint.read_state(start)

@@ -1,0 +1,131 @@
+"""The command line as a person meets it: exit codes and messages."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def limbeck(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "limbeck", *map(str, arguments)], capture_output=True, text=True, check=False,
+        env={**os.environ, "COLUMNS": "200", **environment},
+    )
+
+
+def test_help_teaches_every_command() -> None:
+    done = limbeck("--help")
+    assert done.returncode == 0
+    for command in ("run", "plan", "label", "curriculum", "train", "merge", "bundle", "evaluate", "forms", "serve",
+                    "bench", "predict", "score"):
+        assert command in done.stdout
+        assert limbeck(command, "--help").returncode == 0
+
+
+def test_help_imports_nothing_heavy() -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "limbeck", "--help"], capture_output=True, text=True, check=True
+    )
+    loaded = {line.rsplit("|", 1)[-1].strip().split(".")[0] for line in done.stderr.splitlines() if "|" in line}
+    assert not loaded & {"torch", "transformers", "ray", "vllm", "numpy", "pydantic", "matplotlib", "pyarrow"}
+
+
+def test_usage_errors_and_bad_input_exit_2(tmp_path: Path) -> None:
+    assert limbeck("run").returncode == 2
+    missing = limbeck("plan", tmp_path / "none.yaml")
+    assert (missing.returncode, "no such task file" in missing.stderr) == (2, True)
+    wrong = limbeck("plan", "configs/market.yaml", "--set", "student.form=sing")
+    assert wrong.returncode == 2
+    assert "--set student.form=sing: student.form: not a valid value; found 'sing'" in wrong.stderr
+    assert "Traceback" not in wrong.stderr
+
+
+def test_a_run_with_missing_data_names_the_file_and_leaves_nothing(tmp_path: Path) -> None:
+    done = limbeck("label", "configs/queryner.yaml", "--set", f"data.dir={tmp_path}", "--runs", tmp_path / "runs")
+    assert done.returncode == 2
+    assert f"{tmp_path / 'train.jsonl'}: no such file" in done.stderr
+    assert not (tmp_path / "runs" / "queryner" / "label").exists()
+
+
+def test_a_bad_row_stops_the_run_before_anything_is_written(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text('{"query": "red shoe", "labels": [{"role": "colour", "text": "red"}]}\n')
+    (tmp_path / "dev.jsonl").write_text('{"query": "red shoe", "labels": []}\n')
+    done = limbeck("label", "configs/queryner.yaml", "--set", f"data.dir={tmp_path}", "--runs", tmp_path / "runs")
+    assert done.returncode == 2
+    assert "train.jsonl:1: labels.0: unknown role 'colour'; the task has: core_product_type" in done.stderr
+    assert not (tmp_path / "runs" / "queryner" / "label").exists()
+
+
+def test_no_network_says_so(tmp_path: Path) -> None:
+    done = limbeck("label", "configs/queryner.yaml", "--runs", tmp_path, HF_HUB_OFFLINE="1",
+                   HF_DATASETS_CACHE=str(tmp_path / "cache"), HF_HOME=str(tmp_path / "home"))
+    assert done.returncode == 2
+    assert "cannot load split 'train' of dataset 'bltlab/queryner'" in done.stderr
+    assert "data.dir" in done.stderr
+
+
+def test_an_unwritable_run_folder_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("a file, not a folder")
+    done = limbeck("label", "configs/market.yaml", "--runs", tmp_path / "runs")
+    assert done.returncode == 2
+    assert str(tmp_path / "runs") in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
+def test_a_full_disk_is_told_and_leaves_no_half_file(tmp_path: Path) -> None:
+    from task.files import write_text
+
+    out = tmp_path / "out.json"
+    (tmp_path / f".out.json.{os.getpid()}.tmp").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        write_text(out, "x" * 100_000)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_serving_what_is_no_bundle_and_a_port_in_use(tmp_path: Path) -> None:
+    done = limbeck("serve", tmp_path)
+    assert (done.returncode, "no bundle here" in done.stderr) == (2, True)
+
+
+def test_a_port_in_use_is_found_before_the_engine_starts(tmp_path: Path) -> None:
+    from serving.run import _bound
+    from task.errors import InputError
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(InputError, match=f"cannot listen on 127.0.0.1:{port}.*free port"), _bound("127.0.0.1", port):
+            pass
+
+
+def test_score_compares_two_files(tmp_path: Path) -> None:
+    gold = [{"query": "oat milk", "labels": [{"role": "product", "text": "oat milk"}]}, {"query": "x", "labels": []}]
+    (tmp_path / "gold.jsonl").write_text("".join(json.dumps(r) + "\n" for r in gold))
+    (tmp_path / "found.jsonl").write_text(json.dumps(gold[0]) + "\n")
+    done = limbeck("score", tmp_path / "gold.jsonl", tmp_path / "found.jsonl", "--json", tmp_path / "out.json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert (found["value"]["f1"]["value"], found["rows"], found["missing"]) == (1.0, 2, 1)
+    (tmp_path / "found.jsonl").write_text(json.dumps({"query": "stray", "labels": []}) + "\n")
+    stray = limbeck("score", tmp_path / "gold.jsonl", tmp_path / "found.jsonl")
+    assert (stray.returncode, "'stray'" in stray.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("name", ["market", "market-h100", "queryner"])
+def test_plan_needs_no_data_no_gpu_and_no_download(name: str, tmp_path: Path) -> None:
+    done = limbeck("plan", f"configs/{name}.yaml", LIMBECK_HOME=str(tmp_path / "none"), HF_HUB_OFFLINE="1")
+    assert done.returncode == 0, done.stderr
+    for word in ("queries", "trained", "adapter", "memory", "time"):
+        assert word in done.stdout
+    if name == "market-h100":
+        assert "41,943,040 (0.52%)" in done.stdout
+        assert "8,030 M" in done.stdout
+    assert not (tmp_path / "none").exists()

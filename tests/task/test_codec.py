@@ -1,0 +1,164 @@
+"""`decode(encode(x)) == x` for every form and segmentation; anything decodes to something that the task allows."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from task.codec import Codec
+from task.labels import Example, Label, ordered
+from task.spec import Task
+from task.tokens import FastTokenizer
+from tests.conftest import make_task
+from tests.strategies import QUERIES, examples
+
+TASK = make_task()
+FAST = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+
+
+def codec(tokenizer: FastTokenizer, form: str, segmentation: str = "whitespace") -> Codec:
+    student = TASK.student.model_copy(update={"segmentation": segmentation})
+    return Codec.compile(TASK.model_copy(update={"student": student}), [], tokenizer, form)
+
+
+def keys(labels: tuple[Label, ...] | None) -> list[tuple[str, str, int, int]]:
+    assert labels is not None
+    return [x.key for x in labels]
+
+
+def allowed(query: str, labels: tuple[Label, ...], task: Task = TASK) -> None:
+    for label in labels:
+        assert task.label_problem(query, label.role, label.text) is None
+        if label.start is not None:
+            assert query[label.start : label.end] == label.text
+        assert label.confidence is None or 0.0 <= label.confidence <= 1.0
+    names = [x.role for x in labels]
+    assert names.count("brand") <= 1
+    assert names.count("aisle") <= 1
+
+
+@pytest.mark.parametrize("segmentation", ["whitespace", "words", "characters"])
+@given(data=st.data())
+@FAST
+def test_read_round_trips(tokenizer: FastTokenizer, segmentation: str, data: st.DataObject) -> None:
+    c = codec(tokenizer, "read", segmentation)
+    example = data.draw(examples(segmentation))  # type: ignore[arg-type]
+    encoded = c.encode(example, tokenizer)
+    index = {t: i for i, t in enumerate(c.symbol_ids)}
+    scores = np.full((len(encoded.targets), len(c.symbol_ids)), -20.0)
+    for row, target in enumerate(encoded.targets):
+        scores[row, index[target]] = 0.0
+    assert keys(c.decode_scores(example.query, scores)) == keys(example.labels)
+
+
+@given(example=examples())
+@FAST
+def test_write_round_trips(tokenizer: FastTokenizer, example: Example) -> None:
+    c = codec(tokenizer, "write")
+    encoded = c.encode(example, tokenizer)
+    assert len(encoded.targets) == c.answer_length(example.query)
+    assert keys(c.decode_symbols(example.query, encoded.targets, [-0.01] * len(encoded.targets))) == keys(example.labels)
+
+
+@given(example=examples("characters"))
+@FAST
+def test_json_round_trips_and_stops(tokenizer: FastTokenizer, example: Example) -> None:
+    c = codec(tokenizer, "json")
+    encoded = c.encode(example, tokenizer)
+    assert encoded.targets[-1] == tokenizer.eos_id
+    text = tokenizer.decode(encoded.targets[:-1])
+    assert keys(c.decode_text(example.query, text, TASK)) == keys(example.labels)
+
+
+@pytest.mark.parametrize("form", ["read", "write", "json"])
+@given(example=examples())
+@FAST
+def test_supervision_starts_after_the_prompt_and_covers_the_answer(
+    tokenizer: FastTokenizer, form: str, example: Example
+) -> None:
+    c = codec(tokenizer, form)
+    prompt, encoded = c.prompt(example.query, tokenizer), c.encode(example, tokenizer)
+    assert encoded.ids[: len(prompt.ids)] == prompt.ids
+    assert len(encoded.positions) == len(encoded.targets) > 0
+    assert max(encoded.positions) < len(encoded.ids)
+    if form != "read":
+        assert encoded.positions == list(range(len(prompt.ids) - 1, len(encoded.ids)))
+        assert encoded.ids[len(prompt.ids) :] == encoded.targets[:-1]
+
+
+@given(query=QUERIES, seed=st.integers(0, 1000))
+@FAST
+def test_any_scores_decode_to_something_the_task_allows(tokenizer: FastTokenizer, query: str, seed: int) -> None:
+    c = codec(tokenizer, "read")
+    rows = c.answer_length(query)
+    scores = np.random.default_rng(seed).normal(size=(rows, len(c.symbol_ids))) * 5
+    allowed(query, c.decode_scores(query, scores))
+
+
+@given(query=QUERIES, ids=st.lists(st.integers(0, 1999), max_size=30))
+@FAST
+def test_any_symbols_decode_to_something_the_task_allows(
+    tokenizer: FastTokenizer, query: str, ids: list[int]
+) -> None:
+    c = codec(tokenizer, "write")
+    ids = [c.symbol_ids[i % len(c.symbol_ids)] if i % 2 else i for i in ids]
+    allowed(query, c.decode_symbols(query, ids, [-0.5] * len(ids)))
+
+
+LABELS = st.fixed_dictionaries({"role": st.sampled_from(["brand", "product", "aisle", "mark", "x"]),
+                                "text": st.sampled_from(["oat", "milk", "dairy", "vegan", ""])})
+
+
+@given(query=QUERIES, value=st.one_of(st.text(), st.lists(LABELS).map(json.dumps)))
+@FAST
+def test_any_text_decodes_to_something_the_task_allows(tokenizer: FastTokenizer, query: str, value: str) -> None:
+    found = codec(tokenizer, "json").decode_text(query, value, TASK)
+    allowed(query, found or ())
+
+
+def test_a_repeated_word_comes_back_at_its_own_place(tokenizer: FastTokenizer) -> None:
+    example = Example("milk oat milk", (Label("product", "milk", 9, 13),))
+    c = codec(tokenizer, "json")
+    text = tokenizer.decode(c.encode(example, tokenizer).targets[:-1])
+    assert keys(c.decode_text(example.query, text, TASK)) == keys(example.labels)
+
+
+def test_symbols_and_probes_are_distinct_single_tokens(tokenizer: FastTokenizer) -> None:
+    c = codec(tokenizer, "read")
+    ids = [*c.symbol_ids, *(p for r in c.closed for p in r.probes)]
+    assert len(set(ids)) == len(ids)
+    assert all(tokenizer.encode(tokenizer.decode([i])) == [i] for i in c.symbol_ids)
+
+
+def test_the_text_of_a_special_token_stays_text(tokenizer: FastTokenizer) -> None:
+    assert len(tokenizer.encode("<|im_end|>")) > 1
+
+
+def test_it_is_stored_and_read_back(tokenizer: FastTokenizer) -> None:
+    c = codec(tokenizer, "read")
+    assert Codec.from_json(json.loads(json.dumps(c.to_json()))) == c
+
+
+@pytest.mark.parametrize(("query", "labels", "expected"), [
+    ("oat milk", [("product", 0, 8)], "whitespace"),
+    ("milk,eggs", [("product", 0, 4), ("product", 5, 9)], "words"),
+    ("燕麦牛奶", [("brand", 0, 2), ("product", 2, 4)], "characters"),
+])
+def test_the_segmentation_is_the_coarsest_that_covers_the_labels(
+    tokenizer: FastTokenizer, query: str, labels: list[tuple[str, int, int]], expected: str
+) -> None:
+    example = Example(query, ordered(Label(r, query[s:e], s, e) for r, s, e in labels))
+    assert Codec.compile(TASK, [example], tokenizer, "read").segmentation == expected
+
+
+def test_what_a_form_cannot_say_is_known_and_refused(tokenizer: FastTokenizer) -> None:
+    nested = Example("oat milk", (Label("product", "oat milk", 0, 8), Label("product", "milk", 4, 8)))
+    c = codec(tokenizer, "read")
+    assert not c.representable(nested)
+    with pytest.raises(ValueError, match="cannot be represented"):
+        c.encode(nested, tokenizer)
+    assert codec(tokenizer, "json").representable(nested)

@@ -1,0 +1,40 @@
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from task.viterbi import best_path, log_softmax, span_probability, spans_of
+
+
+def consistent(path: tuple[int, ...]) -> bool:
+    previous = 0
+    for state in path:
+        if state and state % 2 == 0 and previous not in (state, state - 1):
+            return False
+        previous = state
+    return True
+
+
+@given(st.integers(1, 4), st.integers(1, 2), st.integers(0, 10_000))
+def test_it_finds_the_best_of_all_consistent_paths(length: int, roles: int, seed: int) -> None:
+    states = 1 + 2 * roles
+    scores = log_softmax(np.random.default_rng(seed).normal(size=(length, states)) * 3)
+    paths = [p for p in itertools.product(range(states), repeat=length) if consistent(p)]
+    best = max(paths, key=lambda p: sum(scores[t, s] for t, s in enumerate(p)))
+    assert best_path(scores) == list(best)
+
+
+@given(st.lists(st.integers(0, 6), max_size=8))
+def test_any_state_sequence_gives_ordered_disjoint_spans(path: list[int]) -> None:
+    last = 0
+    for role, first, end in spans_of(path):
+        assert 0 <= role < 3
+        assert last <= first < end <= len(path)
+        last = end
+
+
+def test_a_span_is_as_probable_as_its_begin_its_continuations_and_its_end() -> None:
+    p = np.array([[0.1, 0.8, 0.1], [0.2, 0.1, 0.7], [0.6, 0.1, 0.3]])
+    assert span_probability(np.log(p), 0, 0, 2) == pytest.approx(0.8 * 0.7 * (1 - 0.3))

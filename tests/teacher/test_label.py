@@ -1,0 +1,127 @@
+"""The labelling job against an API that misbehaves: nothing is lost, nothing is paid for twice."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from task.errors import InputError
+from task.labels import Example
+from task.spec import Task
+from teacher.label import Labelled, Sources, label_queries
+from teacher.ledger import Ledger
+from tests.conftest import make_task
+from tests.teacher.fake_api import FakeApi
+
+PROMPT = Path("configs/prompts/label.j2").resolve()
+
+
+def llm_task(url: str, **openai: Any) -> Task:
+    settings = {"base_url": url, "model": "m", "prompt": str(PROMPT), "timeout_s": 5.0, "concurrency": 8,
+                "price_input_per_million": 1.0, "price_output_per_million": 2.0} | openai
+    return make_task(teacher={"backend": "openai", "openai": settings})
+
+
+def run(task: Task, log: list[Example], folder: Path) -> Labelled:
+    with Ledger(folder / "ledger.sqlite") as ledger:
+        return label_queries(task, Sources(log), ledger, folder, fetch=Path)
+
+
+def queries(n: int) -> list[Example]:
+    return [Example(f"thing{i} milk", count=n - i) for i in range(n)]
+
+
+BEHAVIOURS = ["ok", "fenced", "400", "429", "500", "disconnect", "truncated", "not-json", "wrong-role"]
+
+
+def test_every_row_has_a_status_and_the_ledger_agrees_with_the_server(tmp_path: Path) -> None:
+    log = queries(45)
+
+    def behaviour(query: str, nth: int) -> str:
+        kind = BEHAVIOURS[int(query.split()[0][5:]) % len(BEHAVIOURS)]
+        return "ok" if nth > 1 and kind not in {"400", "truncated", "wrong-role"} else kind
+
+    with FakeApi(behaviour) as api:
+        done = run(llm_task(api.url), log, tmp_path)
+    assert [r.query for r in done.rows] == [q.query for q in log]
+    status = {BEHAVIOURS[i % len(BEHAVIOURS)]: r.status for i, r in enumerate(done.rows)}
+    assert status == {"ok": "accepted", "fenced": "accepted", "400": "failed", "429": "accepted", "500": "accepted",
+                      "disconnect": "accepted", "truncated": "failed", "not-json": "accepted", "wrong-role": "partial"}
+    assert done.spent["prompt_tokens"] + done.spent["completion_tokens"] == api.tokens
+    assert done.spent["attempts"] == sum(api.calls.values())
+    for i, q in enumerate(log):
+        once = BEHAVIOURS[i % len(BEHAVIOURS)] in {"ok", "fenced", "400", "truncated", "wrong-role"}
+        assert api.calls[q.query] == (1 if once else 2)
+
+
+def test_a_second_run_asks_nothing_and_a_changed_request_asks_again(tmp_path: Path) -> None:
+    log = queries(10)
+    with FakeApi() as api:
+        first = run(llm_task(api.url), log, tmp_path)
+        again = run(llm_task(api.url, concurrency=2, timeout_s=9.0), log, tmp_path)
+        assert sum(api.calls.values()) == 10
+        assert again.rows == first.rows
+        run(llm_task(api.url, temperature=0.5), log, tmp_path)
+        assert sum(api.calls.values()) == 20
+
+
+def test_the_budget_stops_the_job_and_what_was_paid_is_kept(tmp_path: Path) -> None:
+    log = queries(100)
+    with FakeApi() as api:
+        task = llm_task(api.url, budget=0.004)  # 0.00012 a call, looked at every 32 calls
+        with pytest.raises(InputError, match="the budget is spent"):
+            run(task, log, tmp_path)
+        paid = sum(api.calls.values())
+        assert paid < 100
+        done = run(llm_task(api.url, budget=1.0), log, tmp_path)
+        assert sum(api.calls.values()) == 100
+    assert all(r.status == "accepted" for r in done.rows)
+
+
+def test_long_and_empty_queries_are_skipped_with_a_reason(tmp_path: Path) -> None:
+    log = [Example("oat milk"), Example("x" * 10_000), Example("   "), Example("oat milk", count=4)]
+    with FakeApi() as api:
+        done = run(llm_task(api.url), log, tmp_path)
+    assert [(r.status, r.count) for r in done.rows] == [("accepted", 5), ("skipped", 1), ("skipped", 1)]
+    assert "10000 characters" in done.rows[1].reason
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {root!r})
+from tests.teacher.test_label import llm_task, queries, run
+run(llm_task({url!r}, concurrency=4), queries(120), Path({folder!r}))
+"""
+
+
+def test_kill_9_at_any_moment_loses_no_reply_and_pays_for_none_twice(tmp_path: Path) -> None:
+    root = str(Path(__file__).resolve().parents[2])
+    with FakeApi(lambda query, nth: "slow" if query < "thing3" else "ok") as api:
+        script = SCRIPT.format(root=root, url=api.url, folder=str(tmp_path))
+        kills = 0
+        for attempt in range(12):
+            process = subprocess.Popen([sys.executable, "-c", script])
+            before = sum(api.calls.values())
+            while process.poll() is None and sum(api.calls.values()) < before + 11 + 7 * attempt:
+                time.sleep(0.01)
+            if process.poll() is None:
+                os.kill(process.pid, signal.SIGKILL)
+                kills += 1
+            if process.wait() == 0:
+                break
+        assert process.returncode == 0
+        assert kills >= 2
+        # only calls in flight at a kill can have been made twice: at most 4 each
+        assert sum(n - 1 for n in api.calls.values()) <= 4 * kills
+        with Ledger(tmp_path / "ledger.sqlite") as ledger:
+            assert ledger.spent()["attempts"] >= 120
+        done = run(llm_task(api.url, concurrency=4), queries(120), tmp_path)
+    assert [r.status for r in done.rows] == ["accepted"] * 120
