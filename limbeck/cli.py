@@ -41,13 +41,13 @@ RUNS = Path("runs")
 
 def main() -> None:
     """Entry point: errors that a person can act on become one line and an exit code."""
-    from task.errors import GateError, InputError
+    from task.errors import ComponentError, GateError, InputError
 
     try:
         app()
     except InputError as error:
         _fail(str(error), 2)
-    except GateError as error:
+    except (GateError, ComponentError) as error:
         _fail(str(error), 1)
     except OSError as error:
         if error.filename is None and error.errno is None:

@@ -23,19 +23,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from task.errors import ComponentError
 from task.spec import Serving
 
 LOOPBACK = "127.0.0.1"
 
 
-class EngineError(RuntimeError):
+class EngineError(ComponentError):
     """The engine did not start or has died; the message ends with its log."""
 
 
 def arguments(model: Path, name: str, form: str, settings: Serving, port: int) -> list[str]:
     """The command line of the engine; the answer form decides how it runs."""
     out = [
-        sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(model),
+        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model),
         "--host", LOOPBACK, "--port", str(port), "--served-model-name", name, "--dtype", settings.dtype,
         "--max-model-len", str(settings.max_model_len), "--max-num-seqs", str(settings.max_num_seqs),
         "--disable-uvicorn-access-log", "--no-enable-prefix-caching",

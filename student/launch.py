@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from student.train import Job, worker
-from task.errors import InputError
+from task.errors import ComponentError, InputError
 from task.progress import Progress, quiet
 
 
@@ -24,7 +24,7 @@ def launch(job: Job, progress: Progress = quiet) -> list[dict[str, Any]]:
         The history, a mapping per step.
 
     Raises:
-        RuntimeError: The run failed for good; the message ends with the workers' own error.
+        ComponentError: The run failed for good; the message ends with the workers' own error.
     """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
@@ -56,7 +56,7 @@ def launch(job: Job, progress: Progress = quiet) -> list[dict[str, Any]]:
     try:
         trainer.fit()
     except Exception as error:  # Ray wraps whatever a worker raised
-        raise RuntimeError(f"training failed: {error}") from error
+        raise ComponentError(f"training failed: {error}") from error
     finally:
         watcher.stop()
         ray.shutdown()

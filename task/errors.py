@@ -55,6 +55,12 @@ class InputError(Exception):
         return text
 
 
+class ComponentError(Exception):
+    """Something that we start and do not own (vLLM, Ray) failed; the message says where its own words are."""
+
+    exit_code = 1
+
+
 class GateError(Exception):
     """A run finished and its result misses a gate that the task file sets."""
 

@@ -1,0 +1,52 @@
+"""Write the measured tables into README.md and docs/benchmarks.md from the JSON in benchmarks/results.
+
+    python tools/update_docs.py            write
+    python tools/update_docs.py --check    exit 1 when something is out of date
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from limbeck.summary import render  # noqa: E402  (the checkout is importable only from here on)
+
+BLOCKS = {
+    ("README.md", "demo"): "market.json",
+    ("docs/benchmarks.md", "market"): "market.json",
+    ("docs/benchmarks.md", "queryner"): "queryner.json",
+}
+
+
+def updated(path: Path, name: str, result: Path) -> str:
+    """The text of a file with one block written anew."""
+    text = path.read_text(encoding="utf-8")
+    table = render(result)
+    pattern = re.compile(rf"(<!-- {name}: .*? -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+    if not pattern.search(text):
+        raise SystemExit(f"{path}: no block `<!-- {name}: … -->`")
+    return pattern.sub(lambda m: f"{m[1]}\n{table}\n\n{m[2]}", text)
+
+
+def main() -> int:
+    """Write or check every block whose result is there."""
+    stale = 0
+    for (file, name), result in BLOCKS.items():
+        path, source = ROOT / file, ROOT / "benchmarks" / "results" / result
+        if not source.exists():
+            continue
+        new = updated(path, name, source)
+        if new != path.read_text(encoding="utf-8"):
+            stale += 1
+            if "--check" not in sys.argv:
+                path.write_text(new, encoding="utf-8")
+            print(f"{file}: {name} {'is out of date' if '--check' in sys.argv else 'written'}")
+    return 1 if stale and "--check" in sys.argv else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
