@@ -13,8 +13,8 @@ import typer
 from limbeck import __version__
 
 if TYPE_CHECKING:
+    from limbeck.pipeline import Pipeline
     from limbeck.stage import Result
-    from task.load import LoadedTask
 
 os.environ.setdefault("TQDM_DISABLE", "1")  # one progress display, ours
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -78,15 +78,23 @@ def _root(
     del version
 
 
-def _stage(task: Path, overrides: list[str] | None, runs: Path, last: str) -> tuple[LoadedTask, Result]:
+def _stage(task: Path, overrides: list[str] | None, runs: Path, last: str) -> tuple[Pipeline, Result]:
     from limbeck.console import Console
     from limbeck.pipeline import Pipeline
     from task.load import load_task
 
-    loaded = load_task(task, overrides or ())
     with Console() as console:
-        result = Pipeline(loaded, runs, console).upto(last)
-    return loaded, result
+        pipeline = Pipeline(load_task(task, overrides or ()), runs, console)
+        return pipeline, pipeline.upto(last)
+
+
+def _evaluate(task: Path, overrides: list[str] | None, runs: Path) -> None:
+    """The report is written and shown first; a gate that it misses decides the exit code."""
+    from limbeck.summary import print_summary
+
+    pipeline, result = _stage(task, overrides, runs, "evaluate")
+    print_summary(result.folder)
+    pipeline.check_gates(result.manifest["figures"])
 
 
 @app.command()
@@ -95,10 +103,7 @@ def run(task: TaskFile, set_: Overrides = None, runs: Runs = RUNS) -> None:
 
     Stages whose inputs and config have not changed are not run again; one that was killed goes on where it stopped.
     """
-    from limbeck.summary import print_summary
-
-    _, result = _stage(task, set_, runs, "evaluate")
-    print_summary(result.folder)
+    _evaluate(task, set_, runs)
 
 
 @app.command()
@@ -148,14 +153,16 @@ def bundle(task: TaskFile, set_: Overrides = None, runs: Runs = RUNS) -> None:
 @app.command()
 def evaluate(task: TaskFile, set_: Overrides = None, runs: Runs = RUNS) -> None:
     """Measure dictionary, teacher and student on gold, serve the bundle, and write the report."""
-    from limbeck.summary import print_summary
-
-    _, result = _stage(task, set_, runs, "evaluate")
-    print_summary(result.folder)
+    _evaluate(task, set_, runs)
 
 
 @app.command()
-def forms(task: TaskFile, set_: Overrides = None, runs: Runs = RUNS) -> None:
+def forms(
+    task: TaskFile,
+    set_: Overrides = None,
+    runs: Runs = RUNS,
+    steps: Annotated[int | None, typer.Option(help="Training steps of every form; default: the task's", min=1)] = None,
+) -> None:
     """Train the same student to answer in all three forms (`read`, `write`, `json`) and compare F1 and latency."""
     from limbeck.console import Console
     from limbeck.forms import compare
@@ -163,7 +170,7 @@ def forms(task: TaskFile, set_: Overrides = None, runs: Runs = RUNS) -> None:
     from task.load import load_task
 
     with Console() as console:
-        path = compare(Pipeline(load_task(task, set_ or ()), runs, console))
+        path = compare(Pipeline(load_task(task, set_ or ()), runs, console), steps)
     print(path)
 
 

@@ -18,13 +18,17 @@ _JSON_ROWS = 300
 _IDLE = {"read": 60, "write": 60, "json": 30}
 
 
-def compare(pipeline: Pipeline) -> Path:
-    """Train and serve each form; writes `forms/forms.json`, which the next evaluation's report shows."""
+def compare(pipeline: Pipeline, steps: int | None = None) -> Path:
+    """Train and serve each form; writes `forms/forms.json`, which the next evaluation's report shows.
+
+    Args:
+        steps: Training steps of every form; None takes the task's own, and its trained student is used again.
+    """
     pipeline.upto("curriculum")
     found = []
     for number, form in enumerate(FORMS, 1):
         pipeline.console.stage(f"form {form}", number, len(FORMS))
-        found.append(_one(pipeline, form))
+        found.append(_one(pipeline, form, steps))
         pipeline.console.finished(
             f"F1 {100 * found[-1]['f1']['value']:.1f}, p50 {found[-1]['latency']['p50_ms']['value']:.0f} ms"
         )
@@ -36,7 +40,7 @@ def compare(pipeline: Pipeline) -> Path:
     return path
 
 
-def _one(pipeline: Pipeline, form: str) -> dict[str, Any]:
+def _one(pipeline: Pipeline, form: str, steps: int | None) -> dict[str, Any]:
     """Train, merge, bundle without a cache, serve, measure."""
     from eval.latency import one_by_one, percentiles
     from eval.quality import quality
@@ -45,9 +49,11 @@ def _one(pipeline: Pipeline, form: str) -> dict[str, Any]:
     from task.codec import load_codec
     from task.tokens import load_tokenizer
 
-    own = pipeline.task.student.form == form
+    settings = pipeline.task.student
+    own = settings.form == form and steps in (None, settings.max_steps)
+    changes = {"form": form, "eval_rows": settings.eval_rows if form == "read" else 60}
     task = pipeline.task.model_copy(update={
-        "student": pipeline.task.student.model_copy(update={"form": form, "eval_rows": 300 if form == "read" else 60})
+        "student": settings.model_copy(update=changes if steps is None else {**changes, "max_steps": steps})
     })
     if own:
         pipeline.train()
@@ -70,13 +76,15 @@ def _one(pipeline: Pipeline, form: str) -> dict[str, Any]:
         rows: list[Example] = []
         for at in range(0, len(gold), 16):
             part = gold[at : at + 16]
-            for g, result in zip(part, ask(url, [x.query for x in part], use_cache=False, timeout_s=600), strict=True):
+            results = ask(url, [x.query for x in part], use_cache=False, timeout_s=600)
+            for g, result in zip(part, results, strict=True):
                 labels = tuple(Label.from_json(x) for x in result["labels"])  # type: ignore[attr-defined]
                 rows.append(Example(g.query, labels, g.count, g.id))
             pipeline.console.advance(len(part))
     tokenizer = load_tokenizer(bundle.model)
     return {
-        "form": form, "rows": len(gold), "f1": quality(gold, rows, task)["value"]["f1"],
+        "form": form, "steps": steps or settings.max_steps, "rows": len(gold),
+        "f1": quality(gold, rows, task)["value"]["f1"],
         "answer_tokens": round(_answer_tokens(gold[: _IDLE[form]], codec, tokenizer), 2),
         "latency": percentiles(idle),
     }

@@ -221,16 +221,13 @@ class Pipeline:
             from task.files import sha256_file
 
             inputs["forms"] = sha256_file(forms)
-        result = run_stage(
+        return run_stage(
             self.run, "evaluate", config=self.task.model_dump(mode="json", include={"eval", "gates", "serving"}),
             inputs=inputs | {"gold": self.inputs.fingerprint("test")}, work=work,
         )
-        self._gate(result.manifest["figures"])
-        return result
 
-    # -- helpers --------------------------------------------------------------------------------------------------
-
-    def _gate(self, figures: Mapping[str, Any]) -> None:
+    def check_gates(self, figures: Mapping[str, Any]) -> None:
+        """Raise `GateError` when an evaluation misses a gate of the task."""
         gates = self.task.gates
         agreement, f1 = figures.get("engine_label_agreement"), figures.get("served_f1")
         if agreement is not None and agreement < gates.engine_label_agreement:
@@ -240,6 +237,8 @@ class Pipeline:
             )
         if gates.min_f1 is not None and f1 is not None and f1 < gates.min_f1:
             raise GateError(f"the student's F1 is {f1:.2%}, the gate gates.min_f1 asks for {gates.min_f1:.2%}")
+
+    # -- helpers --------------------------------------------------------------------------------------------------
 
     def _head(self) -> list[Example]:
         """Accepted labels of the most frequent queries."""

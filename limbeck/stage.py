@@ -52,7 +52,8 @@ def run_stage(
         work: Writes into the folder that it is given (which may hold the remains of a killed attempt) and returns
             figures for the manifest.
     """
-    final, staged = run / name, run / f".{name}.tmp"
+    final = run / name
+    staged = final.with_name(f".{final.name}.tmp")
     fingerprint = sha256_json({"stage": name, "version": __version__, "config": config, "inputs": dict(inputs)})
     manifest = final / "manifest.json"
     if manifest.exists():

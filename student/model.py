@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 PAD = 0
+# PEFT imports bitsandbytes, which warns about GPU kernels that nobody asked for.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def load_base(path: Path, dtype: torch.dtype, settings: Student | None = None) -> PreTrainedModel:
@@ -25,10 +28,10 @@ def load_base(path: Path, dtype: torch.dtype, settings: Student | None = None) -
     tokens, the products 6 %.
     """
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
-    from transformers.utils import logging
+    from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    set_verbosity_error()
+    disable_progress_bar()
     extra: dict[str, Any] = {}
     if settings and settings.quantization == "nf4":
         extra["quantization_config"] = BitsAndBytesConfig(

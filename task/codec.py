@@ -70,6 +70,7 @@ class ClosedRole:
     Attributes:
         symbols: Indices into `Codec.symbol_ids`: (none, value 1, …) or (no, yes).
         probes: Token ids of the probes.
+        requires: Roles of which the query must have one.
     """
 
     name: str
@@ -77,6 +78,7 @@ class ClosedRole:
     multiple: bool
     symbols: tuple[int, ...]
     probes: tuple[int, ...]
+    requires: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,7 @@ class Codec:
             symbols = tuple(range(len(ids), len(ids) + width))
             ids += [next(free_small) for _ in symbols]
             probes = tuple(next(free_capitals) for _ in range(len(role.values) if role.multiple else 1))
-            closed.append(ClosedRole(role.name, role.values, role.multiple, symbols, probes))
+            closed.append(ClosedRole(role.name, role.values, role.multiple, symbols, probes, role.requires))
         single = tuple(r.name for r in task.open_roles if not r.multiple)
         return cls(
             form or task.student.form, segmentation, tuple(r.name for r in task.open_roles), single,
@@ -259,12 +261,14 @@ class Codec:
         return None if labels is None else self._once(list(labels))
 
     def _once(self, labels: list[Label]) -> Labelling:
-        """Roles that take one value keep their most probable one."""
+        """Roles that take one value keep their most probable one; one that requires another does not stand alone."""
         keep: list[Label] = []
         for label in sorted(labels, key=lambda x: -(x.confidence or 0.0)):
             if label.role not in self.single or all(k.role != label.role for k in keep):
                 keep.append(label)
-        return ordered(keep)
+        have = {k.role for k in keep}
+        needs = {c.name: c.requires for c in self.closed if c.requires}
+        return ordered(k for k in keep if k.role not in needs or have & set(needs[k.role]))
 
     # -- storage --------------------------------------------------------------------------------------------------
 
@@ -276,7 +280,10 @@ class Codec:
     def from_json(cls, value: dict[str, Any]) -> Self:
         """Read a stored codec."""
         closed = tuple(
-            ClosedRole(c["name"], tuple(c["values"]), c["multiple"], tuple(c["symbols"]), tuple(c["probes"]))
+            ClosedRole(
+                c["name"], tuple(c["values"]), c["multiple"], tuple(c["symbols"]), tuple(c["probes"]),
+                tuple(c["requires"]),
+            )
             for c in value["closed"]
         )
         lists = {k: tuple(value[k]) for k in ("roles", "single", "symbol_ids", "separator")}

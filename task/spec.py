@@ -30,6 +30,7 @@ class Role(Strict):
 
     `catalogue` names the catalogue field that holds values of this role: `brand`, `category.root`,
     `category.leaf`, `category` or `attributes.NAME`. `grounded` rejects a label whose value that field never holds.
+    `requires` names roles of which the query must have one for this role to mean anything.
     """
 
     name: Annotated[str, Field(min_length=1, max_length=80)]
@@ -39,6 +40,7 @@ class Role(Strict):
     multiple: bool = True
     catalogue: str | None = None
     grounded: bool = False
+    requires: tuple[str, ...] = ()
     pattern: str | None = None
 
     @field_validator("catalogue")
@@ -297,6 +299,10 @@ class Task(Strict):
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
             raise ValueError(f"two roles are called {twice[0]!r}; names must differ")
+        for role in self.roles:
+            for needed in role.requires:
+                if needed not in names or needed == role.name:
+                    raise ValueError(f"role {role.name!r} requires {needed!r}, which is not another role of the task")
         for number, example in enumerate(self.examples):
             for label in example.labels:
                 problem = self.label_problem(example.query, label.role, label.text)

@@ -63,7 +63,7 @@ class Guardrails:
         except ValueError as error:
             verdicts.append(Verdict("", "", "rejected", f"not verbatim: {error}"))
             return (), verdicts
-        return self._without_overlap(kept, verdicts), verdicts
+        return self._with_required(self._without_overlap(kept, verdicts), verdicts), verdicts
 
     def _one(self, query: str, label: Label) -> tuple[Label | None, Verdict]:
         role, text = label.role, label.text
@@ -100,6 +100,13 @@ class Guardrails:
                 or process.extractOne(text, words, scorer=fuzz.ratio, score_cutoff=80) is not None
             )
         return self._known[key]
+
+    def _with_required(self, labels: Labelling, verdicts: list[Verdict]) -> Labelling:
+        """A role that requires another does not stand without it."""
+        have = {x.role for x in labels}
+        lonely = [x for x in labels if (need := self._task.role(x.role).requires) and not have & set(need)]
+        verdicts += [Verdict(x.role, x.text, "rejected", "requires: the role it needs is absent") for x in lonely]
+        return tuple(x for x in labels if x not in lonely)
 
     def _without_overlap(self, labels: Sequence[Label], verdicts: list[Verdict]) -> Labelling:
         """Where two spans overlap the more confident stays; a single-valued role keeps its best value."""

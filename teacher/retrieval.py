@@ -69,8 +69,10 @@ def top_rows(similarity: npt.NDArray[np.float32], depth: int) -> npt.NDArray[np.
 
 
 def item_text(item: Item) -> str:
-    """What an item is searched by."""
-    return " ".join([item.title, item.category or "", *item.attributes.values()])
+    """What an item is searched by: title, category, and the attributes that the title does not say."""
+    title = item.title.casefold()
+    more = [v for v in item.attributes.values() if v.casefold() not in title]
+    return " ".join([item.title, item.category or "", *more])
 
 
 def _words(text: str) -> list[str]:

@@ -7,6 +7,7 @@ programming then picks the runs that do not overlap and maximise the sum of char
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -86,8 +87,9 @@ class Segmenter:
                 texts[first, end] = self._normalise(query[spans[first][0] : spans[end - 1][1]])
         best: dict[tuple[int, int], _Candidate] = {}
         keys = list(texts)
+        stems = [_stem(t) for t in texts.values()]
         for role in self._task.open_roles:
-            similar = self._similar(list(texts.values()), support.values(role.name))
+            similar = self._similar(list(texts.values()), stems, support.values(role.name))
             for key, near in zip(keys, similar, strict=True):
                 value, likeness = self._likeness(role, texts[key], near)
                 if likeness <= 0:
@@ -108,16 +110,16 @@ class Segmenter:
             return self._lexicon.aliases[role.name][text], 0.97
         return near
 
-    def _similar(self, texts: Sequence[str], values: Sequence[str]) -> list[tuple[str, float]]:
+    def _similar(
+        self, texts: Sequence[str], stems: Sequence[str], values: Sequence[str]
+    ) -> list[tuple[str, float]]:
         """For each text the most similar of the values, by restricted edit distance, blanks and plurals ignored."""
         if not values:
             return [("", 0.0)] * len(texts)
-        left = [_stem(t) for t in texts]
-        right = [_stem(v) for v in values]
-        table = process.cdist(left, right, scorer=OSA.normalized_similarity)
+        table = process.cdist(stems, [_stem(v) for v in values], scorer=OSA.normalized_similarity)
         floor = self._task.teacher.fuzzy / 100.0
         out = []
-        for text, stem, row in zip(texts, left, table, strict=True):
+        for text, stem, row in zip(texts, stems, table, strict=True):
             at = int(row.argmax())
             similarity = float(row[at])
             if len(stem) < 4 and similarity < 1.0:
@@ -167,7 +169,10 @@ class Segmenter:
         out: list[Label] = []
         if not chosen:
             return out
+        found = {c.role for c in chosen}
         for role in self._task.closed_roles:
+            if role.requires and not found & set(role.requires):
+                continue
             votes: Counter[str] = Counter()
             weight = 0.0
             for c in chosen:
@@ -245,6 +250,7 @@ class _Support:
         return self._weights[role]
 
 
+@functools.lru_cache(maxsize=200_000)
 def _stem(text: str) -> str:
     """A text without blanks, each word without its plural ending; for comparison only."""
     words = []

@@ -1,7 +1,7 @@
 """Write the measured tables into README.md and docs/benchmarks.md from the JSON in benchmarks/results.
 
-    python tools/update_docs.py            write
-    python tools/update_docs.py --check    exit 1 when something is out of date
+python tools/update_docs.py            write
+python tools/update_docs.py --check    exit 1 when something is out of date
 """
 
 from __future__ import annotations

@@ -38,14 +38,14 @@ class Ask:
     department: str | None
 
     def labels(self) -> list[dict[str, Any]]:
-        """Gold labels with offsets, and the department."""
+        """Gold labels with offsets, and the department of a named product."""
         out: list[dict[str, Any]] = []
         at = 0
         for part in self.parts:
             if part.role:
                 out.append({"role": part.role, "text": part.text, "start": at, "end": at + len(part.text)})
             at += len(part.text) + 1
-        if self.department:
+        if self.department and any(p.role == "product" for p in self.parts):
             out.append({"role": "department", "text": self.department})
         return out
 

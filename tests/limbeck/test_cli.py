@@ -102,7 +102,8 @@ def test_a_port_in_use_is_found_before_the_engine_starts(tmp_path: Path) -> None
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(InputError, match=f"cannot listen on 127.0.0.1:{port}.*free port"), _bound("127.0.0.1", port):
+        expected = f"cannot listen on 127.0.0.1:{port}.*free port"
+        with pytest.raises(InputError, match=expected), _bound("127.0.0.1", port):
             pass
 
 

@@ -229,15 +229,16 @@ def test_the_merge_leaves_everything_else_alone(trained: tuple[Job, Path]) -> No
     assert (merged / "tokenizer.json").read_bytes() == (made.base / "tokenizer.json").read_bytes()
 
 
-def test_the_classifier_reads_what_the_language_model_reads(trained: tuple[Job, Path], tokenizer: FastTokenizer) -> None:
-    from transformers import AutoModelForTokenClassification, LlamaForSequenceClassification
+def test_the_classifier_reads_what_the_language_model_reads(
+    trained: tuple[Job, Path], tokenizer: FastTokenizer
+) -> None:
+    from transformers import LlamaForSequenceClassification
 
     made, merged = trained
     out = merged.with_name("classifier")
     export_classifier(merged, made.codec, out)
     classifier = LlamaForSequenceClassification.from_pretrained(out, dtype=torch.float32).eval()
     model = load_base(merged, torch.float32).eval()
-    del AutoModelForTokenClassification
     prompt = made.codec.prompt("verdant oat milk", tokenizer)
     with torch.no_grad():
         hidden = classifier.model(input_ids=torch.tensor([prompt.ids])).last_hidden_state[0, prompt.positions]

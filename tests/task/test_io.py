@@ -103,9 +103,12 @@ def test_without_offsets_the_first_occurrences_count(tmp_path: Path, task: Task)
 
 
 def test_catalogue_and_conversions(tmp_path: Path) -> None:
-    item = {"id": 7, "title": "Oat milk", "brand": "Oatly", "category": "Dairy > Oat milk", "attributes": {"size": "1 l"}}
+    item = {
+        "id": 7, "title": "Oat milk", "brand": "Oatly", "category": "Dairy > Oat milk", "attributes": {"size": "1 l"}
+    }
     (found,) = read_catalogue(write(tmp_path / "c.jsonl", json.dumps(item)))
-    values = {f: found.values(f) for f in ("brand", "category.root", "category.leaf", "attributes.size", "attributes.x")}
+    fields = ("brand", "category.root", "category.leaf", "attributes.size", "attributes.x")
+    values = {f: found.values(f) for f in fields}
     assert values == {"brand": ("Oatly",), "category.root": ("Dairy",), "category.leaf": ("Oat milk",),
                       "attributes.size": ("1 l",), "attributes.x": ()}
     rows = [{"query": "oat", "item_id": "7", "count": 2}, {"query": "oat", "item_id": "gone"}]

@@ -60,7 +60,7 @@ def test_a_wrong_value_names_the_valid_set(tmp_path: Path) -> None:
     ("  - name: brand\n", "  - name: brand\n    pattern: '['\n", "not a regular expression"),
     ("  - name: brand\n", "  - name: brand\n    grounded: true\n", "needs `catalogue`"),
     ("teacher:", "examples:\n  - {query: oat milk, labels: [{role: brand, text: oatly}]}\nteacher:", "does not occur"),
-    ("teacher:", "examples:\n  - {query: oat milk, labels: [{role: bran, text: oat}]}\nteacher:", "unknown role 'bran'"),
+    ("teacher:", "examples:\n  - {query: oat, labels: [{role: bran, text: oat}]}\nteacher:", "unknown role 'bran'"),
     ("name: toy", "name: Toy!", "name"),
     ("teacher:", "normaliser: v9\nteacher:", "expected one of: v1"),
 ])

@@ -47,7 +47,8 @@ def test_overlaps_and_second_values_go_to_the_surer_label() -> None:
 
 
 def test_the_summary_counts_by_role_and_reason() -> None:
-    _, verdicts = Guardrails(make_task(roles=ROLES), ITEMS).judge("oat milk", [Label("product", "oat"), Label("x", "y")])
+    labels = [Label("product", "oat"), Label("x", "y")]
+    _, verdicts = Guardrails(make_task(roles=ROLES), ITEMS).judge("oat milk", labels)
     assert {(r["role"], r["verdict"]): r["count"] for r in summary(verdicts)} == {
         ("product", "accept"): 1, ("x", "rejected"): 1,
     }
