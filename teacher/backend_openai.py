@@ -27,6 +27,7 @@ from task.spec import OpenAI, Task
 from teacher.ledger import Attempt
 
 _RETRIED = frozenset({408, 409, 429})
+_Queue = asyncio.Queue[tuple[Attempt, asyncio.Event] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +91,14 @@ class OpenAITeacher:
     async def send(self, requests: Sequence[Request]) -> AsyncIterator[Attempt]:
         """Send requests, at most `concurrency` at a time; every try comes out as an attempt, failed ones included.
 
-        The last attempt of a request that has `reply=None` means that the request failed.
+        A request keeps its place until its attempt was taken and the next one asked for, so at most `concurrency`
+        replies are paid for and not yet in the caller's hands. The last attempt of a request that has `reply=None`
+        means that the request failed.
         """
         s = self.settings
         key = os.environ.get(s.api_key_env, "")
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        queue: asyncio.Queue[Attempt | None] = asyncio.Queue()
+        queue: _Queue = asyncio.Queue()
         gate = asyncio.Semaphore(s.concurrency)
         timeout = aiohttp.ClientTimeout(total=s.timeout_s)
         connector = aiohttp.TCPConnector(limit=s.concurrency)
@@ -112,23 +115,27 @@ class OpenAITeacher:
             open_workers = len(tasks)
             try:
                 while open_workers:
-                    attempt = await queue.get()
-                    if attempt is None:
+                    arrived = await queue.get()
+                    if arrived is None:
                         open_workers -= 1
                     else:
+                        attempt, taken = arrived
                         yield attempt
+                        taken.set()
                 await asyncio.gather(*tasks)
             finally:
                 for t in tasks:
                     t.cancel()
 
     async def _with_retries(
-        self, session: aiohttp.ClientSession, request: Request, queue: asyncio.Queue[Attempt | None]
+        self, session: aiohttp.ClientSession, request: Request, queue: _Queue
     ) -> None:
         for number in range(1, self.settings.max_attempts + 1):
             started = time.monotonic()
             attempt, wait = await self._once(session, request, started)
-            await queue.put(attempt)
+            taken = asyncio.Event()
+            await queue.put((attempt, taken))
+            await taken.wait()
             if wait is None or number == self.settings.max_attempts:
                 return
             await asyncio.sleep(max(wait, min(30.0, 0.5 * 2 ** (number - 1))))

@@ -77,7 +77,7 @@ def make_tiny_llama(folder: Path, tokenizer_folder: Path, *, tied: bool, seed: i
     config = LlamaConfig(
         hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
         head_dim=64, vocab_size=2048, max_position_embeddings=512, tie_word_embeddings=tied, eos_token_id=0,
-        bos_token_id=0, pad_token_id=0,
+        bos_token_id=0, pad_token_id=0, initializer_range=0.08,  # a frozen head must be able to be sure
     )
     LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
     for path in tokenizer_folder.iterdir():

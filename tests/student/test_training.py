@@ -190,7 +190,7 @@ def trained(
     """A trained adapter and its merged model, for a base with tied and with untied embeddings."""
     base = tiny_llama if request.param == "tied" else tiny_llama_untied
     folder = tmp_path_factory.mktemp(request.param)
-    made = job(base, folder, tokenizer, max_steps=30)
+    made = job(base, folder, tokenizer, max_steps=80)
     train(made)
     assert merge(base, folder / "adapter", folder / "merged") == 14
     return made, folder / "merged"

@@ -75,7 +75,7 @@ def test_a_missing_file_lists_its_neighbours(tmp_path: Path) -> None:
 
 
 def test_broken_yaml_names_the_line(tmp_path: Path) -> None:
-    assert "task.yaml:2: not YAML" in problem(tmp_path, "name: x\nroles: [\n  - a: b\n")
+    assert "task.yaml:3: not YAML" in problem(tmp_path, "name: x\nroles: [\n  - a: b\n")
 
 
 def test_overrides_are_yaml_and_win(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def test_case_is_repaired_and_invention_rejected() -> None:
     assert judge("oat milk", Label("product", "soy milk")) == ([], [("rejected", "span")])
     assert judge("oat milk", Label("flavour", "oat")) == ([], [("rejected", "schema")])
     assert judge("oat milk", Label("aisle", "pets")) == ([], [("rejected", "closed set")])
-    assert judge("oat milk", Label("product", "milk ")) == ([], [("rejected", "span")])
+    assert judge("oat milk 1l", Label("product", "milk ")) == ([], [("rejected", "span")])
 
 
 def test_a_brand_must_be_known_to_the_catalogue_misspelt_or_shortened() -> None:

@@ -62,10 +62,10 @@ def test_a_common_word_is_a_brand_only_where_its_items_are_bought() -> None:
 
 def test_shoppers_words_are_learned_from_purchases_and_fillers_are_not() -> None:
     lex = lexicon()
-    rows = [(text, frozenset({"brand"}), {2: 4.0}) for text in ("loo roll", "fresh loo roll", "cheap loo roll")]
+    rows = [(text, frozenset({"brand"}), {2: 9.0}) for text in ("loo roll", "fresh loo roll", "cheap loo roll")]
     rows += [(text, frozenset({"brand", "product"}), {0: 9.0}) for text in ("fresh", "cheap", "fresh cheap")]
     rows += [(text, frozenset({"brand"}), {0: 30.0}) for text in ("fresh", "cheap", "cheap fresh")]
-    assert lex.learn_aliases(TASK, rows) > 0
+    assert lex.learn_aliases(TASK, rows, min_lift=1.5) > 0  # in a catalogue of three items nothing can be rare
     assert lex.aliases["product"]["loo roll"] == "toilet tissue"
     assert "fresh loo roll" not in lex.aliases["product"]
     assert ("product", "loo roll") in label("acme loo roll", {2: 3}, lex)
