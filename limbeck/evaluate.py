@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from limbeck.stage import git_commit, versions
+from limbeck.stage import device, git_commit, versions
 from task.files import read_json, write_jsonl
 from task.labels import Example, Label
 
@@ -63,6 +63,7 @@ def evaluate(pipeline: Pipeline, folder: Path) -> Mapping[str, Any]:
         "differences": differences, "latency": latency, "idle": idle,
         "forms": _forms(pipeline), "history": _history(pipeline),
         "errors": _errors(gold, predictions, slices), "stages": _stages(pipeline), "versions": versions(),
+        "device": device(),
         "git": git_commit(),
     }, samples)
     return figures
@@ -124,7 +125,8 @@ def _served(
     pipeline: Pipeline, folder: Path, gold: Sequence[Example]
 ) -> tuple[list[Example], dict[str, Any] | None, dict[str, Any], dict[str, list[float]]]:
     """The bundle through its own HTTP service: labels of the gold rows without the cache, then the latency run."""
-    from eval.latency import one_by_one, open_loop, percentiles, schedule, summarise
+    from eval.latency import Kind, one_by_one, open_loop, percentiles, schedule, summarise
+    from serving.cache import cached_queries
     from serving.run import ask, served
 
     task, console = pipeline.task, pipeline.console
@@ -146,26 +148,14 @@ def _served(
         plan_ = task.eval.latency
         if not plan_.seconds:
             return rows, None, percentiles(idle), {"miss": idle}
-        hits = _cached_queries(bundle) or misses
-        share = plan_.hit_share if len(hits) < len(misses) or hits is not misses else 0.0
-        departures = schedule(plan_.rate, plan_.seconds, share, task.eval.seed)
+        hits = cached_queries(bundle / "cache")
+        departures = schedule(plan_.rate, plan_.seconds, plan_.hit_share if hits else 0.0, task.eval.seed)
         console.begin("open-loop load", len(departures))
-        pools: dict[Any, Sequence[str]] = {"hit": hits, "miss": misses[_IDLE_REQUESTS:] or misses}
+        pools: dict[Kind, Sequence[str]] = {"hit": hits, "miss": misses[_IDLE_REQUESTS:] or misses}
         samples = asyncio.run(open_loop(url, departures, pools, on_done=console.advance))
     latency = summarise(samples, plan_.rate, plan_.seconds, len(departures))
     raw = {k: [s.latency for s in samples if s.kind == k] for k in ("hit", "miss")}
     return rows, latency, percentiles(idle), {"cache hit": raw["hit"], "student": raw["miss"]}
-
-
-def _cached_queries(bundle: Path) -> list[str]:
-    import json
-
-    text = (bundle / "cache" / "values.bin").read_bytes().decode()
-    decoder, at, out = json.JSONDecoder(), 0, []
-    while at < len(text):
-        value, at = decoder.raw_decode(text, at)
-        out.append(str(value["query"]))
-    return out
 
 
 def _has_traffic(pipeline: Pipeline) -> bool:

@@ -7,6 +7,7 @@ temporary folder survives a kill: the same stage with the same fingerprint goes 
 from __future__ import annotations
 
 import datetime
+import os
 import platform
 import shutil
 import subprocess
@@ -83,6 +84,7 @@ def run_stage(
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "wall_s": round(time.time() - started, 2),
         "versions": versions(),
+        "device": device(),
         "git": git_commit(),
     }
     write_json(staged / "manifest.json", content)
@@ -99,6 +101,27 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def device() -> dict[str, Any]:
+    """What the run ran on: processor, cores, memory and, where there is one, the GPU."""
+    cpu = next(
+        (x.split(":", 1)[1].strip() for x in _lines("/proc/cpuinfo") if x.startswith("model name")), platform.machine()
+    )
+    kib = next((int(x.split()[1]) for x in _lines("/proc/meminfo") if x.startswith("MemTotal")), 0)
+    out: dict[str, Any] = {"cpu": cpu, "cores": os.cpu_count(), "memory_gib": round(kib / 1024**2, 1)}
+    if shutil.which("nvidia-smi"):
+        query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+        found = subprocess.run(query, capture_output=True, text=True, check=False).stdout.split("\n")
+        out["gpus"] = [x for x in found if x]
+    return out
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
 
 
 def git_commit() -> str | None:

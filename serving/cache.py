@@ -8,6 +8,7 @@ where each value begins in `values.bin`. The value repeats its text, so a hash c
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -61,6 +62,13 @@ class HeadCache:
             return None
         labels = tuple(Label.from_json(x) for x in value["labels"])
         return labels if value["query"] == query else _moved(labels, value["query"], query)
+
+
+def cached_queries(folder: Path) -> list[str]:
+    """The queries that a cache holds, as they were put in."""
+    offsets = np.load(folder / "offsets.npy")
+    values = (folder / "values.bin").read_bytes()
+    return [str(json.loads(values[int(a) : int(b)])["query"]) for a, b in itertools.pairwise(offsets)]
 
 
 def _moved(labels: Labelling, source: str, target: str) -> Labelling | None:

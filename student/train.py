@@ -48,11 +48,11 @@ class Job:
     reshuffle: bool
 
     def write(self, path: Path) -> None:
-        """Put the job where every worker can read it."""
+        """Put the job where every worker can read it; workers run in another directory, so paths are absolute."""
         write_json(path, {
-            "task": self.task.model_dump(mode="json"), "base": str(self.base), "codec": self.codec.to_json(),
+            "task": self.task.model_dump(mode="json"), "base": str(self.base.resolve()), "codec": self.codec.to_json(),
             "train": [x.to_json() for x in self.train], "dev": [x.to_json() for x in self.dev],
-            "folder": str(self.folder), "reshuffle": self.reshuffle,
+            "folder": str(self.folder.resolve()), "reshuffle": self.reshuffle,
         })
 
     @classmethod

@@ -49,7 +49,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = tmp_path_factory.mktemp("runs")
     folder = runs / "tiny-market"
     for mark in (folder / ".label.tmp" / "index", folder / ".train.tmp" / "checkpoints" / "step-000010"):
-        process = subprocess.Popen(command("run", TASK, "--runs", runs), start_new_session=True)
+        process = subprocess.Popen(command("run", TASK, "--runs", runs.name), start_new_session=True, cwd=runs.parent)
         kill_when(process, mark)
     done = subprocess.run(command("run", TASK, "--runs", runs), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
