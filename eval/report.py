@@ -26,7 +26,7 @@ def write(folder: Path, content: Mapping[str, Any], latencies: Mapping[str, Sequ
     systems = content["systems"]
     drawn = {
         "roles": plots.f1_by_role(systems),
-        "slices": plots.f1_by_slice(systems, ("head", "torso", "tail")),
+        "slices": plots.f1_by_slice(systems, ("head", "torso", "tail")) if _sliced(systems) else "",
         "latency": plots.latency_cdf(latencies) if any(latencies.values()) else "",
         "learning": plots.learning_curve(content["history"]) if content.get("history") else "",
     }
@@ -36,6 +36,10 @@ def write(folder: Path, content: Mapping[str, Any], latencies: Mapping[str, Sequ
     )
     environment.filters |= {"percent": percent, "plain": plain, "ms": milliseconds}
     write_text(folder / "report.html", environment.get_template("report.html.j2").render(r=value, plots=drawn))
+
+
+def _sliced(systems: Mapping[str, Any]) -> bool:
+    return any(s.get("slices") for s in systems.values())
 
 
 def plain(figure: Mapping[str, Any] | None) -> str:

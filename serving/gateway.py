@@ -12,6 +12,8 @@ from contextlib import asynccontextmanager
 from typing import Annotated, Any, Self
 
 from fastapi import FastAPI, HTTPException, Request
+from fastapi.encoders import jsonable_encoder
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -142,10 +144,11 @@ def make_app(bundle: Bundle, engine_url: str) -> FastAPI:
         """Prometheus text format."""
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
-    @app.exception_handler(UnicodeEncodeError)
-    async def lone_surrogates(_: Request, error: UnicodeEncodeError) -> JSONResponse:
-        """JSON can smuggle in lone surrogates, which are no text."""
-        del error
-        return JSONResponse({"detail": "the query is not valid Unicode"}, 422)
+    @app.exception_handler(RequestValidationError)
+    async def malformed(_: Request, error: RequestValidationError) -> JSONResponse:
+        """Say what is wrong without repeating the input: it may hold lone surrogates, which are no text."""
+        failures.labels("malformed").inc()
+        details = [{"loc": list(e["loc"]), "msg": e["msg"], "type": e["type"]} for e in error.errors()]
+        return JSONResponse({"detail": jsonable_encoder(details)}, 422)
 
     return app

@@ -29,6 +29,8 @@ def launch(job: Job, progress: Progress = quiet) -> list[dict[str, Any]]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
+    # Ray runs workers at niceness 15; a thread that is put off keeps the others of its step waiting.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -37,7 +39,7 @@ def launch(job: Job, progress: Progress = quiet) -> list[dict[str, Any]]:
     job.folder.mkdir(parents=True, exist_ok=True)
     job.write(job.folder / "job.json")
     threads = max(1, s.cpus_per_worker)
-    _connect(ray, s.ray_address, s.workers * (1 if not s.use_gpu else s.cpus_per_worker))
+    _connect(ray, s.ray_address, s.workers * (1 if not s.use_gpu else s.cpus_per_worker), threads)
     resources: dict[str, float] = {"CPU": 1 if not s.use_gpu else s.cpus_per_worker}
     if s.use_gpu:
         resources["GPU"] = 1
@@ -68,10 +70,13 @@ def read_history(path: Path) -> list[dict[str, Any]]:
     return [json.loads(x) for x in path.read_text().splitlines()] if path.exists() else []
 
 
-def _connect(ray: Any, address: str | None, cpus: float) -> None:
+def _connect(ray: Any, address: str | None, cpus: float, threads: int) -> None:
+    variables = {
+        "PYTHONPATH": os.pathsep.join(_import_paths()), "TQDM_DISABLE": "1", "OMP_NUM_THREADS": str(threads),
+    }
     common: dict[str, Any] = {
         "ignore_reinit_error": True, "log_to_driver": False, "logging_level": logging.ERROR,
-        "runtime_env": {"env_vars": {"PYTHONPATH": os.pathsep.join(_import_paths()), "TQDM_DISABLE": "1"}},
+        "runtime_env": {"env_vars": variables},
     }
     try:
         if address:

@@ -20,7 +20,6 @@ import pytest
 from serving.bundle import open_bundle
 from serving.run import served
 from task.files import read_json, sha256_file
-from task.load import load_task
 from tests.conftest import FIXTURES
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
@@ -191,9 +190,7 @@ def test_predict_and_score_from_files(run: Path, tmp_path: Path) -> None:
     assert read_json(tmp_path / "score.json")["rows"] == 40
 
 
-def test_nothing_is_left_running(run: Path) -> None:
-    """Runs before last in the file's order would see the service's engine; engines of finished commands are gone."""
-    task = load_task(TASK).task
-    found = subprocess.run(["pgrep", "-af", f"serve .*{task.name}"], capture_output=True, text=True, check=False)
-    lines = [x for x in found.stdout.splitlines() if "vllm" in x]
-    assert len(lines) <= 1  # the module's own service
+def test_only_the_engine_of_the_running_service_is_left(run: Path, url: str) -> None:
+    """The runs, the prediction and the killed attempts have all ended theirs."""
+    found = subprocess.run(["pgrep", "-af", f"api_server.*{run}"], capture_output=True, text=True, check=False)
+    assert len(found.stdout.splitlines()) == 1, found.stdout

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from task.io import Conversion, Item
+from task.labels import Example
+from task.spec import Retrieval
+from task.store import fetch
+from teacher.evidence import EvidenceFinder
+from teacher.label import Sources, label_queries
+from teacher.ledger import Ledger
+from teacher.retrieval import HybridIndex, item_text, top_rows
+from tests.conftest import make_task
+from tests.teacher.fake_api import FakeApi
+from tests.teacher.test_label import PROMPT
+
+ITEMS = [
+    Item("1", "Verdant Machine Berry Smoothie", "verdant machine", "Drinks > smoothie", {"size": "1 l"}),
+    Item("2", "Plain Oat Milk 1 l", "oatly", "Dairy > oat milk", {"size": "1 l"}),
+    Item("3", "Toilet Tissue 8 Pack", "soft", "Home > toilet tissue"),
+]
+
+
+def test_top_rows_is_a_sort_cut_short() -> None:
+    table = np.random.default_rng(0).normal(size=(20, 50)).astype(np.float32)
+    expected = np.argsort(-table, axis=1)[:, :7]
+    assert np.array_equal(top_rows(table, 7), expected)
+    assert top_rows(table[:, :3], 7).shape == (20, 3)
+
+
+def test_an_item_is_searched_by_what_its_title_leaves_out() -> None:
+    assert item_text(ITEMS[0]) == "Verdant Machine Berry Smoothie Drinks > smoothie 1 l"
+    assert item_text(ITEMS[1]) == "Plain Oat Milk 1 l Dairy > oat milk"
+
+
+def test_the_lists_are_fused_by_reciprocal_rank() -> None:
+    """The lexical list knows the words, the dense one a direction; first in both scores one."""
+    vectors = np.eye(3, dtype=np.float32)
+    index = HybridIndex([item_text(i) for i in ITEMS], vectors, Retrieval(items=3, depth=3))
+    (found,) = index.search(["toilet tissue"], vectors[[2]])
+    assert (found[0].row, found[0].score) == (2, 1.0)
+    (other,) = index.search(["toilet tissue"], vectors[[0]])
+    assert {h.row for h in other[:2]} == {0, 2}
+    (nothing,) = index.search(["xyzzy"], vectors[[1]])
+    assert nothing[0].row == 1
+    assert nothing[0].score == pytest.approx(0.5)
+
+
+@pytest.mark.slow
+def test_evidence_comes_from_items_purchases_and_neighbours(tmp_path: Path) -> None:
+    task = make_task()
+    log = [Example("oat drink"), Example("oat drinks"), Example("bathroom paper")]
+    bought = [Conversion("oat drink", "2", 4)]
+    finder = EvidenceFinder(task, ITEMS, bought, fetch("all-MiniLM-L6-v2"), tmp_path)
+    first, second, third = finder.find(log)
+    assert first.conversions == {1: 4}
+    assert second.conversions == {}
+    assert second.neighbours[0][0] == "oat drink"
+    assert set(second.neighbour_conversions) == {1}
+    assert first.items[0].row == 1
+    assert third.items[0].row == 2
+    assert len(list(tmp_path.glob("*.npy"))) == 2
+    again = list(EvidenceFinder(task, ITEMS, bought, Path("nowhere"), tmp_path).find(log))  # vectors are kept
+    assert again == [first, second, third]
+
+
+@pytest.mark.slow
+def test_the_prompt_shows_evidence_and_the_nearest_gold_examples(tmp_path: Path) -> None:
+    shown = [Example("oat milk 1l"), Example("toilet paper")]
+    with FakeApi() as api, Ledger(tmp_path / "ledger.sqlite") as ledger:
+        openai = {"base_url": api.url, "prompt": str(PROMPT), "few_shot": 1}
+        task = make_task(teacher={"backend": "openai", "openai": openai})
+        sources = Sources([Example("oat drink")], ITEMS, [Conversion("oat drink", "2", 4)], (), shown)
+        done = label_queries(task, sources, ledger, tmp_path, fetch)
+        prompt = api.bodies[0]["messages"][0]["content"]
+    assert done.rows[0].status == "accepted"
+    assert "Plain Oat Milk 1 l" in prompt.split("Bought after this query:")[1]
+    assert "Query: oat milk 1l" in prompt
+    assert "toilet paper" not in prompt
