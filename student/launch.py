@@ -67,7 +67,8 @@ def launch(job: Job, progress: Progress = quiet) -> list[dict[str, Any]]:
 
 def read_history(path: Path) -> list[dict[str, Any]]:
     """The steps of a run so far, a mapping each."""
-    return [json.loads(x) for x in path.read_text().splitlines()] if path.exists() else []
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [json.loads(x) for x in lines if x.endswith("}")]
 
 
 def _connect(ray: Any, address: str | None, cpus: float, threads: int) -> None:
@@ -101,7 +102,8 @@ class _Watcher(threading.Thread):
     def __init__(self, path: Path, progress: Progress) -> None:
         super().__init__(daemon=True)
         self._path, self._progress = path, progress
-        self._seen = 0
+        before = read_history(path)  # of a run that was killed
+        self._seen = before[-1]["step"] if before else 0
         self._stopped = threading.Event()
 
     def run(self) -> None:
@@ -112,16 +114,11 @@ class _Watcher(threading.Thread):
         self._look(begun)
 
     def _look(self, begun: bool) -> bool:
-        try:
-            lines = self._path.read_text().splitlines()
-        except OSError:
-            return begun
-        steps = [json.loads(x) for x in lines if x.endswith("}")]
+        steps = read_history(self._path)
         if not steps or steps[-1]["step"] <= self._seen:
             return begun
         if not begun:
-            self._progress.begin("training", steps[-1]["of"], done=steps[0]["step"] - 1)
-            self._seen = steps[0]["step"] - 1
+            self._progress.begin("training", steps[-1]["of"], done=self._seen)
         scores = [x["dev_f1"] for x in steps if "dev_f1" in x]
         note = f"loss {steps[-1]['loss']:.3f}" + (f" · dev F1 {100 * scores[-1]:.1f}" if scores else "")
         self._progress.advance(steps[-1]["step"] - self._seen, note)
