@@ -15,9 +15,10 @@ from task.files import read_json, write_json, write_jsonl
 from task.labels import Example
 from task.load import LoadedTask
 from task.spec import Task
+from task.store import fetch_ahead
 
 STAGES = ("label", "curriculum", "train", "merge", "bundle", "evaluate")
-_PARITY_ROWS = 300
+_PARITY_ROWS = 200
 
 
 class Pipeline:
@@ -38,6 +39,8 @@ class Pipeline:
         }
         names = STAGES[: STAGES.index(last) + 1]
         self.run.mkdir(parents=True, exist_ok=True)
+        if "train" in names:
+            fetch_ahead(self.task.student.base)
         self.inputs.prepare()
         for number, name in enumerate(names, 1):
             self.console.stage(name, number, len(names))

@@ -38,5 +38,5 @@ def render(report: Path) -> str:
             f"| {f['times_read']:.1f} |"
             for f in r["forms"]
         ]
-    lines += ["", *(f"{'✓' if v['ok'] else '✗'} {v['text']}" for v in r["verdict"])]
+    lines += ["", *(f"- {'✓' if v['ok'] else '✗'} {v['text']}" for v in r["verdict"])]
     return "\n".join(lines)

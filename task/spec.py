@@ -237,7 +237,7 @@ class Latency(Strict):
     """The open-loop run of the report; 0 seconds leaves it out."""
 
     rate: Annotated[float, Field(gt=0.0)] = 16.0
-    seconds: Annotated[float, Field(ge=0.0)] = 45.0
+    seconds: Annotated[float, Field(ge=0.0)] = 42.0
     hit_share: Fraction = 0.5
 
 

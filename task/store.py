@@ -82,6 +82,15 @@ def fetch(name: str) -> Path:
     return target
 
 
+def fetch_ahead(name: str) -> None:
+    """Start fetching a model in a process of its own; who needs it waits for the lock and tells what went wrong."""
+    target = home() / "models" / name.replace("/", "--")
+    if not Path(name).is_dir() and not (target / "store.json").exists():
+        code = f"from task.store import fetch; fetch({name!r})"
+        void = subprocess.DEVNULL
+        subprocess.Popen([sys.executable, "-c", code], stdin=void, stdout=void, stderr=void)
+
+
 def _install(name: str, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:

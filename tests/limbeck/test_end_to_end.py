@@ -31,15 +31,19 @@ def command(*arguments: str | Path) -> list[str]:
 
 
 def kill_when(process: subprocess.Popen[bytes], path: Path, seconds: float = 600) -> None:
-    """SIGKILL the run and all its children as soon as `path` is there."""
+    """SIGKILL the run as soon as `path` is there; what it had started must end by itself."""
     ended = time.monotonic() + seconds
     while not path.exists():
         assert process.poll() is None, "the run ended before it could be killed"
         assert time.monotonic() < ended, f"{path} did not appear"
         time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGKILL)
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=False)
+    os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    subprocess.run(["pkill", "-9", "-f", "raylet|gcs_server|ray::"], check=False)
+    for pid in map(int, children.stdout.split()):
+        while Path(f"/proc/{pid}").exists():
+            assert time.monotonic() < ended, f"process {pid} outlived the run that started it"
+            time.sleep(0.1)
 
 
 @pytest.fixture(scope="module")
