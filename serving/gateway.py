@@ -40,6 +40,11 @@ class LabelRequest(BaseModel):
     def _one_of(self) -> Self:
         if (self.query is None) == (self.queries is None):
             raise ValueError("give either `query` or `queries`")
+        for text in self.queries if self.queries is not None else [self.query or ""]:
+            try:
+                text.encode()
+            except UnicodeEncodeError:  # JSON's \\ud800 can smuggle in half a character
+                raise ValueError("a query is not valid Unicode") from None
         return self
 
 

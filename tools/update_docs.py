@@ -6,6 +6,7 @@ python tools/update_docs.py --check    exit 1 when something is out of date
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -13,19 +14,36 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from limbeck.summary import render  # noqa: E402  (the checkout is importable only from here on)
+from eval.report import milliseconds  # noqa: E402  (the checkout is importable only from here on)
+from limbeck.summary import render  # noqa: E402
 
 BLOCKS = {
     ("README.md", "demo"): "market.json",
     ("docs/benchmarks.md", "market"): "market.json",
     ("docs/benchmarks.md", "queryner"): "queryner.json",
+    ("docs/benchmarks.md", "answer-length"): "answer_length.json",
 }
+
+
+def answer_length(result: Path) -> str:
+    """The table of `benchmarks/answer_length.py`."""
+    r = json.loads(result.read_text(encoding="utf-8"))
+    ratio = r["median_ratio"]
+    return "\n".join([
+        "| answer | tokens decoded | queries | p50, ms | p95, ms |",
+        "|---|---|---|---|---|",
+        f"| `read` | 0 | {r['queries']} | {milliseconds(r['read']['p50_ms'])} | {milliseconds(r['read']['p95_ms'])} |",
+        f"| JSON | {r['json_tokens_mean']} | {r['queries']} | {milliseconds(r['json']['p50_ms'])} "
+        f"| {milliseconds(r['json']['p95_ms'])} |",
+        "",
+        f"Median of the per-query ratios: **{ratio['value']}** [{ratio['low']}, {ratio['high']}].",
+    ])
 
 
 def updated(path: Path, name: str, result: Path) -> str:
     """The text of a file with one block written anew."""
     text = path.read_text(encoding="utf-8")
-    table = render(result)
+    table = answer_length(result) if result.name == "answer_length.json" else render(result)
     pattern = re.compile(rf"(<!-- {name}: .*? -->\n).*?(<!-- /{name} -->)", re.DOTALL)
     if not pattern.search(text):
         raise SystemExit(f"{path}: no block `<!-- {name}: … -->`")

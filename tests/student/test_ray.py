@@ -22,6 +22,15 @@ from tests.student.test_training import job, losses, weights
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
+def ancestors(pid: int) -> list[int]:
+    """Parent processes, nearest first."""
+    out = []
+    while pid > 1:
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+        out.append(pid)
+    return out
+
+
 @pytest.fixture(scope="module")
 def one(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path, tokenizer: FastTokenizer) -> Job:
     """An unbroken run with one worker."""
@@ -46,7 +55,8 @@ def test_a_killed_worker_goes_on_as_if_nothing_had_happened(one: Job, tiny_llama
         while not (tmp_path / "checkpoints" / "step-000012").exists():
             time.sleep(0.02)
         found = subprocess.run(["pgrep", "-f", "ray::RayTrainWorker"], capture_output=True, text=True, check=False)
-        for pid in map(int, found.stdout.split()):
+        ours = {p for p in map(int, found.stdout.split()) if os.getpid() in ancestors(p)}
+        for pid in ours:
             os.kill(pid, signal.SIGKILL)
             killed.append(pid)
 
