@@ -17,11 +17,12 @@ def print_summary(folder: Path) -> None:
 def render(report: Path) -> str:
     """The summary as a Markdown table."""
     r = read_json(report)
-    lines = ["| system | rows | precision | recall | F1 |", "|---|---|---|---|---|"]
+    lines = ["| system | rows | precision | recall | F1 | strict span F1 |", "|---|---|---|---|---|---|"]
     for name, s in r["systems"].items():
         v = s["value"]
         lines.append(
-            f"| {name} | {s['rows']:,} | {percent(v['precision'])} | {percent(v['recall'])} | {percent(v['f1'])} |"
+            f"| {name} | {s['rows']:,} | {percent(v['precision'])} | {percent(v['recall'])} | {percent(v['f1'])} "
+            f"| {percent(s['span']['f1'])} |"
         )
     lines += ["", "| one query, ms | requests | p50 | p95 | p99 |", "|---|---|---|---|---|"]
     kinds = [("student, one at a time", r["idle"])]
