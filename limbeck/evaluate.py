@@ -127,7 +127,7 @@ def _served(
     """The bundle through its own HTTP service: labels of the gold rows without the cache, then the latency run."""
     from eval.latency import Kind, one_by_one, open_loop, percentiles, schedule, summarise
     from serving.cache import cached_queries
-    from serving.run import ask, served
+    from serving.run import label_all, served
 
     task, console = pipeline.task, pipeline.console
     bundle = pipeline.run / "bundle" / "bundle"
@@ -136,13 +136,7 @@ def _served(
     console.begin("starting vLLM and the gateway")
     with served(bundle, logs / "engine.log") as url:
         console.begin("the served student", len(gold))
-        rows: list[Example] = []
-        for at in range(0, len(gold), 64):
-            part = gold[at : at + 64]
-            for given, result in zip(part, ask(url, [g.query for g in part], use_cache=False), strict=True):
-                labels = tuple(Label.from_json(x) for x in result["labels"])  # type: ignore[attr-defined]
-                rows.append(Example(given.query, labels, given.count, given.id))
-            console.advance(len(part))
+        rows = label_all(url, gold, batch=64, done=console.advance)
         misses = [g.query for g in gold]
         idle = asyncio.run(one_by_one(url, misses[:_IDLE_REQUESTS], "miss"))
         plan_ = task.eval.latency

@@ -11,7 +11,7 @@ from typing import Any
 from limbeck.pipeline import Pipeline
 from task.codec import Codec, Tokenizer
 from task.files import write_json
-from task.labels import Example, Label
+from task.labels import Example
 
 FORMS = ("read", "write", "json")
 _JSON_ROWS = 300
@@ -45,7 +45,7 @@ def _one(pipeline: Pipeline, form: str, steps: int | None) -> dict[str, Any]:
     from eval.latency import one_by_one, percentiles
     from eval.quality import quality
     from serving.bundle import build
-    from serving.run import ask, served
+    from serving.run import label_all, served
     from task.codec import load_codec
     from task.tokens import load_tokenizer
 
@@ -73,14 +73,7 @@ def _one(pipeline: Pipeline, form: str, steps: int | None) -> dict[str, Any]:
         asyncio.run(one_by_one(url, queries[-3:], "miss"))  # warm-up with other queries
         idle = asyncio.run(one_by_one(url, queries[: _IDLE[form]], "miss"))
         pipeline.console.begin("the served student", len(gold))
-        rows: list[Example] = []
-        for at in range(0, len(gold), 16):
-            part = gold[at : at + 16]
-            results = ask(url, [x.query for x in part], use_cache=False, timeout_s=600)
-            for g, result in zip(part, results, strict=True):
-                labels = tuple(Label.from_json(x) for x in result["labels"])  # type: ignore[attr-defined]
-                rows.append(Example(g.query, labels, g.count, g.id))
-            pipeline.console.advance(len(part))
+        rows = label_all(url, gold, batch=16, timeout_s=600.0, done=pipeline.console.advance)
     tokenizer = load_tokenizer(bundle.model)
     return {
         "form": form, "steps": steps or settings.max_steps, "rows": len(gold),

@@ -13,11 +13,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from serving.bundle import Bundle
 from serving.engine import LOOPBACK, Engine, EngineError, die_with_parent, free_port
 from task.errors import InputError
+from task.labels import Example, Label
 
 
 def serve(bundle: Bundle, host: str, port: int, log: Path) -> None:
@@ -66,13 +68,21 @@ def served(bundle: Path, log: Path, on_wait: Callable[[float], None] = lambda _:
             process.wait(10)
 
 
-def ask(url: str, queries: Sequence[str], *, use_cache: bool, timeout_s: float = 120.0) -> list[dict[str, object]]:
-    """One `POST /v1/label`; the results as they came."""
-    body = json.dumps({"queries": list(queries), "use_cache": use_cache}).encode()
-    request = urllib.request.Request(f"{url}/v1/label", body, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=timeout_s) as response:
-        results: list[dict[str, object]] = json.load(response)["results"]
-        return results
+def label_all(
+    url: str, rows: Sequence[Example], *, batch: int, done: Callable[[int], None], timeout_s: float = 120.0
+) -> list[Example]:
+    """Rows with the student's labels for their queries, the cache passed by; `batch` queries a request."""
+    out: list[Example] = []
+    for at in range(0, len(rows), batch):
+        part = rows[at : at + batch]
+        body = json.dumps({"queries": [r.query for r in part], "use_cache": False}).encode()
+        request = urllib.request.Request(f"{url}/v1/label", body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=timeout_s) as response:
+            results = json.load(response)["results"]
+        for row, result in zip(part, results, strict=True):
+            out.append(replace(row, labels=tuple(Label.from_json(x) for x in result["labels"])))
+        done(len(part))
+    return out
 
 
 def _wait_ready(process: subprocess.Popen[bytes], url: str, log: Path, on_wait: Callable[[float], None]) -> None:

@@ -123,13 +123,6 @@ class Ledger:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._db.close()
 
-    def reply(self, request: str) -> str | None:
-        """The reply of an earlier attempt at the same request."""
-        found = self._db.execute(
-            "SELECT reply FROM attempts WHERE request = ? AND outcome = 'ok' LIMIT 1", (request,)
-        ).fetchone()
-        return None if found is None else str(found[0])
-
     def replies(self, requests: Sequence[str]) -> dict[str, str]:
         """Those of the requests that have a reply."""
         out: dict[str, str] = {}
