@@ -11,7 +11,7 @@ from task.files import sha256_file, sha256_json
 from task.io import read_catalogue, read_conversions, read_labels, read_queries
 from task.labels import Example
 from task.spec import Data, Task
-from teacher.label import Sources
+from teacher.job import Sources
 
 
 class Inputs:
@@ -69,7 +69,15 @@ class Inputs:
         conversions = read_conversions(source, known) if source is not None else []
         calibration = self._read("calibration", lambda s: read_labels(s, self.task))
         print_ = self.fingerprint("queries", "catalogue", "conversions")
-        return Sources(log, catalogue, conversions, labels, calibration, print_)
+        return Sources(log, catalogue, conversions, labels, calibration, self._held_out(), print_)
+
+    def _held_out(self) -> frozenset[str]:
+        """What the teacher must not be shown near-duplicates of: keys, not labels."""
+        from task.near import cluster_key
+        from task.normalize import normaliser
+
+        normalise = normaliser(self.task.normaliser)
+        return frozenset(cluster_key(e.query, normalise) for e in self.test)
 
     @functools.cached_property
     def test(self) -> list[Example]:

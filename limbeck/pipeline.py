@@ -11,7 +11,7 @@ from limbeck.console import Console
 from limbeck.inputs import Inputs
 from limbeck.stage import Result, run_stage
 from task.errors import GateError, InputError
-from task.files import read_json, write_json, write_jsonl
+from task.files import read_json, sha256_file, write_json, write_jsonl
 from task.labels import Example
 from task.load import LoadedTask
 from task.spec import Task
@@ -55,28 +55,37 @@ class Pipeline:
 
     def label(self) -> Result:
         """Queries, catalogue, conversions → ledger and labels."""
+        from teacher.label import LLM_BACKENDS
+
         task = self.task
 
         def work(folder: Path) -> Mapping[str, Any]:
             from task.store import fetch
             from teacher.label import label_queries
-            from teacher.ledger import Ledger
+            from teacher.ledger import STATUSES, Ledger
 
             with Ledger(self.run / "ledger.sqlite") as ledger:
                 done = label_queries(task, self.inputs.teacher, ledger, folder / "index", fetch, self.console)
-            write_jsonl(folder / "labels.jsonl", (r.to_json() for r in done.rows))
+                rows = write_jsonl(folder / "labels.jsonl", (r.to_json() for r in done.rows))
             write_json(folder / "verdicts.json", done.verdicts)
+            calibration = done.calibration
+            if calibration is not None:
+                write_json(folder / "confidence.json", calibration.to_json())
             shutil.rmtree(folder / "index", ignore_errors=True)
-            statuses = {s: sum(r.status == s for r in done.rows) for s in ("accepted", "partial", "failed", "skipped")}
-            return {"rows": len(done.rows), **statuses, "spent": dict(done.spent)}
+            threshold = None if calibration is None else calibration.threshold
+            return {
+                "rows": rows, **{s: done.statuses.get(s, 0) for s in STATUSES}, "spent": dict(done.spent),
+                "threshold": threshold,
+            }
 
         config = task.model_dump(
             mode="json", include={"instructions", "roles", "examples", "normaliser", "teacher"}
         ) | {"max_query_chars": task.data.max_query_chars}
-        tables = ("queries", "labels", "catalogue", "conversions", "calibration")
-        return run_stage(
-            self.run, "label", config=config, inputs={"data": self.inputs.fingerprint(*tables)}, work=work
-        )
+        inputs = {"data": self.inputs.fingerprint("queries", "labels", "catalogue", "conversions", "calibration")}
+        prompt = task.teacher.openai.prompt
+        if task.teacher.backend in LLM_BACKENDS and prompt is not None and Path(prompt).exists():
+            inputs["prompt"] = sha256_file(Path(prompt))
+        return run_stage(self.run, "label", config=config, inputs=inputs, work=work)
 
     def curriculum(self) -> Result:
         """Labels → splits."""
@@ -221,8 +230,6 @@ class Pipeline:
         inputs = {n: self._digest(n) for n in ("label", "train", "merge", "bundle")}
         forms = self.run / "forms" / "forms.json"
         if forms.exists():
-            from task.files import sha256_file
-
             inputs["forms"] = sha256_file(forms)
         return run_stage(
             self.run, "evaluate", config=self.task.model_dump(mode="json", include={"eval", "gates", "serving"}),

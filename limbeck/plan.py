@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from student import estimate
 from student.order import total_steps
@@ -79,32 +78,37 @@ def _queries(task: Task) -> tuple[int, int, str]:
 def _teacher(task: Task, queries: int, source: str) -> list[Line]:
     backend = task.teacher.backend
     if backend != "openai":
-        calls = Line("calls", "0", f"backend {backend} asks no LLM")
+        no_calls = Line("calls", "0", f"backend {backend} asks no LLM")
         seconds = queries / CATALOG_QUERIES_PER_S if backend == "catalog" else 5.0
         return [
-            Line("queries", f"{queries:,}", source), calls, Line("money", "0.00", "no LLM"),
+            Line("queries", f"{queries:,}", source), no_calls, Line("money", "0.00", "no LLM"),
             Line("time", minutes(seconds), f"{CATALOG_QUERIES_PER_S:.0f} queries/s measured on 2 cores"),
         ]
-    s = task.teacher.openai
-    from teacher.backend_openai import OpenAITeacher
+    from teacher.context import EMPTY
+    from teacher.prices import price_of
+    from teacher.prompt import Prompter
 
-    evidence: Mapping[str, Any] = {"items": ["an item of the catalogue, 500 g"] * 8, "bought": ["another one"] * 5}
-    prompt = OpenAITeacher(task).request("x" * int(QUERY_TOKENS * CHARS_PER_TOKEN), evidence).body["messages"]
-    tokens_in = round(sum(len(m["content"]) for m in prompt) / CHARS_PER_TOKEN)
-    tokens_out = round(40 * max(1, len(task.roles)) / CHARS_PER_TOKEN * 0.5)
-    prices = (s.price_input_per_million, s.price_output_per_million)
+    s = task.teacher.openai
+    context = {**EMPTY, "items": ["an item of the catalogue, 500 g"] * 8, "bought": ["another one"] * 5}
+    requests = Prompter(task).first("x" * int(QUERY_TOKENS * CHARS_PER_TOKEN), context)
+    calls = len(requests) + s.verify
+    tokens_in = round(sum(len(r.content) for r in requests) / CHARS_PER_TOKEN)
+    answer = round(40 * max(1, len(task.roles)) / CHARS_PER_TOKEN * 0.5)
+    tokens_out = answer * (calls + max(0, s.samples - 1))
+    price = price_of(s)
     money = "unknown"
     basis = "set teacher.openai.price_input_per_million and price_output_per_million"
-    if prices[0] is not None and prices[1] is not None:
-        cost = queries * (tokens_in * prices[0] + tokens_out * prices[1]) / 1e6
-        money, basis = f"{cost:,.2f}", f"{prices[0]} and {prices[1]} per million tokens in and out"
+    if price is not None:
+        cost = queries * price.of(tokens_in, 0, tokens_out)
+        money = f"{cost:,.2f}"
+        basis = f"{price.input:g} and {price.output:g} per million tokens in and out: {price.source}"
     return [
         Line("queries", f"{queries:,}", source),
-        Line("calls", f"{queries:,}", f"one a query to {s.model}, retries aside"),
+        Line("calls", f"{queries * calls:,}", f"{calls} a query to {s.model}, retries aside"),
         Line("tokens", f"{queries * tokens_in:,} in, {queries * tokens_out:,} out",
-             f"{tokens_in} and {tokens_out} a call: the rendered prompt at {CHARS_PER_TOKEN:g} characters a token"),
+             f"{tokens_in} and {tokens_out} a query: the rendered requests at {CHARS_PER_TOKEN:g} characters a token"),
         Line("money", money, basis),
-        Line("time", minutes(queries * 2.0 / s.concurrency), f"2 s a call, {s.concurrency} in flight"),
+        Line("time", minutes(queries * calls * 2.0 / s.concurrency), f"2 s a call, {s.concurrency} in flight"),
     ]
 
 

@@ -18,7 +18,12 @@ def sha256_file(path: Path) -> str:
 
 def sha256_json(value: object) -> str:
     """Hex SHA-256 of a value's canonical JSON (sorted keys, no spaces)."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+    return sha256_text(canonical_json(value))
+
+
+def sha256_text(text: str) -> str:
+    """Hex SHA-256 of a text in UTF-8."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def canonical_json(value: object) -> str:

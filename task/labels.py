@@ -66,7 +66,12 @@ class Example:
 
 def ordered(labels: Iterable[Label]) -> Labelling:
     """Canonical order: open labels by position, then closed ones by role and value."""
-    return tuple(sorted(labels, key=lambda x: (x.start is None, x.start or 0, x.end or 0, x.role, x.text)))
+    return tuple(sorted(labels, key=place))
+
+
+def place(label: Label) -> tuple[bool, int, int, str, str]:
+    """Sort key of the canonical order."""
+    return label.start is None, label.start or 0, label.end or 0, label.role, label.text
 
 
 def locate(query: str, labels: Sequence[Label]) -> Labelling:

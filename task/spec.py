@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -17,6 +17,7 @@ from task.normalize import NORMALISERS
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
+ContextKind = Literal["examples", "bought", "converted", "similar", "items", "neighbours"]
 
 
 class Strict(BaseModel):
@@ -25,12 +26,32 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+class Guard(Strict):
+    """What a teacher's label of a role must satisfy; each similarity is a percentage.
+
+    `repair` mends case, blanks and small edits to the words that the query has, down to this edit similarity (100
+    mends case and blanks only, 0 nothing). `snap` takes the nearest value of a closed set from this similarity up.
+    `fuzzy` lets a grounded value differ from the catalogue's. `must_match` rejects what the role's `pattern` does
+    not match in full. `units` gives for each unit the least and the most that a size may be. `relevance` is the least
+    cosine similarity of query and value, for values that need not be words of the query. `max_words` bounds a value.
+    """
+
+    repair: Annotated[float, Field(ge=0.0, le=100.0)] = 85.0
+    snap: Annotated[float, Field(ge=50.0, le=100.0)] = 90.0
+    fuzzy: Annotated[float, Field(ge=50.0, le=100.0)] = 80.0
+    must_match: bool = False
+    units: dict[str, tuple[float, float]] = {}
+    relevance: Annotated[float, Field(ge=-1.0, le=1.0)] | None = None
+    max_words: Positive | None = None
+
+
 class Role(Strict):
     """One named thing to extract.
 
     `catalogue` names the catalogue field that holds values of this role: `brand`, `category.root`,
     `category.leaf`, `category` or `attributes.NAME`. `grounded` rejects a label whose value that field never holds.
-    `requires` names roles of which the query must have one for this role to mean anything.
+    `requires` names roles of which the query must have one for this role to mean anything; a query has this role or
+    one that it `excludes`, not both.
     """
 
     name: Annotated[str, Field(min_length=1, max_length=80)]
@@ -41,7 +62,9 @@ class Role(Strict):
     catalogue: str | None = None
     grounded: bool = False
     requires: tuple[str, ...] = ()
+    excludes: tuple[str, ...] = ()
     pattern: str | None = None
+    guard: Guard = Guard()
 
     @field_validator("catalogue")
     @classmethod
@@ -70,6 +93,11 @@ class Role(Strict):
             raise ValueError("`values` holds the same value twice")
         if self.grounded and self.catalogue is None:
             raise ValueError("`grounded: true` needs `catalogue`, the field to ground in")
+        if self.guard.must_match and self.pattern is None:
+            raise ValueError("`guard.must_match: true` needs `pattern`, the expression to match")
+        for unit, (low, high) in self.guard.units.items():
+            if not low <= high:
+                raise ValueError(f"guard.units.{unit}: the least, {low:g}, is more than the most, {high:g}")
         return self
 
 
@@ -135,7 +163,13 @@ class Retrieval(Strict):
 
 
 class OpenAI(Strict):
-    """Any OpenAI-compatible endpoint. The key is read from the environment variable `api_key_env`."""
+    """Any OpenAI-compatible endpoint. The key is read from the environment variable `api_key_env`.
+
+    `timeout_s` bounds a try, `deadline_s` a call with all its tries. `concurrency` is the most in flight; how many
+    are follows what the server bears. `samples` asks again at `sample_temperature`, `compare_bare` without context,
+    `verify` whether each label is right: signals of confidence, each at the price of a call. `context` names what
+    retrieval may show, in at most `context_tokens`. `extra_body` goes into every request as it is.
+    """
 
     base_url: str = "https://api.openai.com/v1"
     model: str = "gpt-4.1-mini"
@@ -143,14 +177,39 @@ class OpenAI(Strict):
     prompt: str | None = None
     temperature: Annotated[float, Field(ge=0.0, le=2.0)] = 0.0
     max_tokens: Positive = 512
-    concurrency: Positive = 20
+    concurrency: Positive = 64
+    requests_per_minute: Annotated[float, Field(gt=0.0)] | None = None
+    tokens_per_minute: Annotated[float, Field(gt=0.0)] | None = None
     timeout_s: Annotated[float, Field(gt=0.0)] = 60.0
-    max_attempts: Positive = 4
+    deadline_s: Annotated[float, Field(gt=0.0)] = 600.0
+    max_attempts: Positive = 5
+    repair: bool = True
     structured_output: bool = True
+    logprobs: bool = False
+    samples: Annotated[int, Field(ge=0, le=32)] = 0
+    sample_temperature: Annotated[float, Field(ge=0.0, le=2.0)] = 0.7
+    compare_bare: bool = False
+    verify: bool = False
     few_shot: Annotated[int, Field(ge=0)] = 5
+    context: tuple[ContextKind, ...] = ("examples", "bought", "converted", "similar", "items", "neighbours")
+    context_tokens: Positive = 1_000
+    extra_body: dict[str, Any] = {}
     price_input_per_million: Annotated[float, Field(ge=0.0)] | None = None
     price_output_per_million: Annotated[float, Field(ge=0.0)] | None = None
     budget: Annotated[float, Field(gt=0.0)] | None = None
+
+
+class Confidence(Strict):
+    """How a label's signals become a probability, on the gold calibration rows; `docs/teacher.md` has the method.
+
+    The lowest threshold at which labels are right with `target_precision` is chosen there; `threshold` sets it by
+    hand, 0 keeps every label.
+    """
+
+    method: Literal["logistic", "isotonic"] = "logistic"
+    target_precision: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.98
+    threshold: Fraction | None = None
+    min_rows: Positive = 50
 
 
 class Teacher(Strict):
@@ -159,6 +218,7 @@ class Teacher(Strict):
     backend: Literal["catalog", "openai", "labels"] = "catalog"
     retrieval: Retrieval = Retrieval()
     openai: OpenAI = OpenAI()
+    confidence: Confidence = Confidence()
     fuzzy: Annotated[float, Field(ge=50.0, le=100.0)] = 80.0
     min_confidence: Fraction = 0.5
 
@@ -300,14 +360,22 @@ class Task(Strict):
         if twice:
             raise ValueError(f"two roles are called {twice[0]!r}; names must differ")
         for role in self.roles:
-            for needed in role.requires:
-                if needed not in names or needed == role.name:
-                    raise ValueError(f"role {role.name!r} requires {needed!r}, which is not another role of the task")
+            for verb, others in (("requires", role.requires), ("excludes", role.excludes)):
+                for other in others:
+                    if other not in names or other == role.name:
+                        raise ValueError(f"role {role.name!r} {verb} {other!r}, which is not another role of the task")
         for number, example in enumerate(self.examples):
             for label in example.labels:
                 problem = self.label_problem(example.query, label.role, label.text)
                 if problem:
                     raise ValueError(f"examples.{number}: {problem}")
+        self._check_teacher()
+        if self.student.quantization == "nf4" and self.student.dtype != "bfloat16":
+            raise ValueError("student.quantization `nf4` computes in bfloat16; set student.dtype to match")
+        return self
+
+    def _check_teacher(self) -> None:
+        """What the backend needs of the rest of the file."""
         if self.teacher.backend == "labels" and not self.data.labels:
             raise ValueError("teacher.backend `labels` needs data.labels, the file that holds them")
         if self.teacher.backend == "openai" and self.teacher.openai.prompt is None:
@@ -317,9 +385,6 @@ class Task(Strict):
                 raise ValueError("teacher.backend `catalog` needs data.catalogue")
             if not any(r.catalogue for r in self.roles):
                 raise ValueError("teacher.backend `catalog` needs at least one role with a `catalogue` field")
-        if self.student.quantization == "nf4" and self.student.dtype != "bfloat16":
-            raise ValueError("student.quantization `nf4` computes in bfloat16; set student.dtype to match")
-        return self
 
     def role(self, name: str) -> Role:
         """The role of a name; `KeyError` lists the valid ones."""

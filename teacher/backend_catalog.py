@@ -17,8 +17,9 @@ from teacher.evidence import Evidence, EvidenceFinder
 from teacher.lexicon import Lexicon
 from teacher.segmenter import Segmented, Segmenter
 
-VERSION = 1
+VERSION = 2
 _KNOWN_OUTSIDE = 5.0
+_BLOCK = 512
 
 
 class CatalogTeacher:
@@ -34,13 +35,15 @@ class CatalogTeacher:
     ) -> None:
         self._catalogue = catalogue
         self._rows = {q.query: i for i, q in enumerate(log)}
-        progress.begin("embedding catalogue and queries")
-        finder = EvidenceFinder(task, catalogue, conversions, model, folder)
+        finder = EvidenceFinder(task, catalogue, conversions, model, folder, progress)
+        texts = [q.query for q in log]
+        vectors = finder.vectors(texts)
         progress.begin("retrieving evidence", len(log))
         self._evidence: list[Evidence] = []
-        for evidence in finder.find(log):
-            self._evidence.append(evidence)
-            progress.advance()
+        for at in range(0, len(texts), _BLOCK):
+            block = slice(at, at + _BLOCK)
+            self._evidence += finder.find(texts[block], vectors[block])
+            progress.advance(len(texts[block]))
         normalise = normaliser(task.normaliser)
         lexicon = Lexicon.build(task, catalogue, normalise)
         bought: defaultdict[str, Counter[int]] = defaultdict(Counter)
@@ -79,13 +82,23 @@ class CatalogTeacher:
     def reply(self, query: str) -> tuple[str, dict[str, Any]]:
         """The reply for a query of the log, as JSON, and the evidence in short.
 
-        The confidence of the whole is that of its weakest part; a word left out counts as a part, and is the more
-        doubtful the fewer queries leave it out (a filler is common, an unknown brand is rare).
+        The weakest part decides how sure the whole is; a word left out counts as a part, and is the more doubtful
+        the fewer queries leave it out (a filler is common, an unknown brand is rare).
         """
         row = self._rows[query]
         result, evidence = self._results[row], self._evidence[row]
         words = [w for run in result.residue for w in run.split(" ")]
-        parts = [x.confidence or 0.0 for x in result.labels]
-        parts += [self._outside[w] / (self._outside[w] + _KNOWN_OUTSIDE) for w in words]
-        reply = {"labels": [x.to_json() for x in result.labels], "confidence": round(min(parts, default=0.0), 6)}
+        outside = [self._outside[w] / (self._outside[w] + _KNOWN_OUTSIDE) for w in words]
+        parts = [x.confidence or 0.0 for x in result.labels] + outside
+        bought = sum(evidence.conversions.values())
+        signals = {
+            "weakest": min(parts, default=0.0), "outside": min(outside, default=1.0),
+            "bought": bought / (bought + 3.0),
+            "covered": 1.0 - sum(map(len, words)) / max(1, len(query.replace(" ", ""))),
+        }
+        labels = [
+            {**x.to_json(), "signals": {k: round(v, 6) for k, v in s.items()}}
+            for x, s in zip(result.labels, result.signals, strict=True)
+        ]
+        reply = {"labels": labels, "signals": {k: round(v, 6) for k, v in signals.items()}}
         return json.dumps(reply, ensure_ascii=False), evidence.to_json(self._catalogue)

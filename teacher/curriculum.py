@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from task.labels import Example
+from task.near import cluster_key
 from task.normalize import normaliser
 from task.segment import units
 from task.spec import Task
@@ -51,15 +52,6 @@ class Curriculum:
     train: list[CurriculumRow]
     dev: list[CurriculumRow]
     left_out: dict[str, int]
-
-
-def cluster_key(query: str, normalise: Any) -> str:
-    """The same for queries that differ in order, plural endings and blanks between number and unit only."""
-    words = []
-    for word in normalise(query).split(" "):
-        word = word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
-        words.append(word)
-    return " ".join(sorted(words))
 
 
 def build(task: Task, rows: Sequence[LedgerRow], gold: Sequence[Example] = ()) -> Curriculum:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from task.files import sha256_json
 from task.io import Conversion, Item
-from task.labels import Example
+from task.progress import Progress, quiet
 from task.spec import Task
 from teacher.embed import Embedder, Vectors
 from teacher.retrieval import Hit, HybridIndex, item_text, top_rows
-
-_BLOCK = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,52 +45,63 @@ class Evidence:
 
 
 class EvidenceFinder:
-    """Finds evidence for the queries of a log; vectors are kept in `folder`, so that a restart does not embed again."""
+    """Finds evidence for queries; the catalogue's vectors are kept in `folder`, so that a restart does not embed again.
+
+    Args:
+        model: Folder of the embedder.
+    """
 
     def __init__(
-        self, task: Task, catalogue: Sequence[Item], conversions: Sequence[Conversion], model: Path, folder: Path
+        self, task: Task, catalogue: Sequence[Item], conversions: Sequence[Conversion], model: Path, folder: Path,
+        progress: Progress = quiet,
     ) -> None:
         self._settings = task.teacher.retrieval
         self._catalogue = catalogue
         self._folder = folder
         self._model_path = model
         self._embedder: Embedder | None = None
+        self._progress = progress
         rows = {item.id: i for i, item in enumerate(catalogue)}
         self._bought: defaultdict[str, dict[int, int]] = defaultdict(dict)
         for c in conversions:
             bought = self._bought[c.query]
             bought[rows[c.item_id]] = bought.get(rows[c.item_id], 0) + c.count
+        self._known = sorted(self._bought)
+        self._known_vectors = self.embed("queries with purchases", self._known)
+        self._known_row = {q: i for i, q in enumerate(self._known)}
         texts = [item_text(i) for i in catalogue]
-        self._index = HybridIndex(texts, self._vectors("catalogue", texts), self._settings)
+        self._index = HybridIndex(texts, self.embed("catalogue", texts), self._settings) if texts else None
 
-    def find(self, queries: Sequence[Example]) -> Iterator[Evidence]:
-        """Evidence of every query, in order."""
-        texts = [q.query for q in queries]
-        vectors = self._vectors("queries", texts)
-        known = [i for i, t in enumerate(texts) if t in self._bought]
-        known_vectors = vectors[known]
-        for at in range(0, len(texts), _BLOCK):
-            block = slice(at, at + _BLOCK)
-            hits = self._index.search(texts[block], vectors[block])
-            near = self._neighbours(texts, vectors[block], known, known_vectors)
-            for text, found, neighbours in zip(texts[block], hits, near, strict=True):
-                neighbours = [(q, s) for q, s in neighbours if q != text][: self._settings.neighbours]
-                yield Evidence(
-                    tuple(found), self._bought.get(text, {}), tuple(neighbours), self._weighted(neighbours)
-                )
+    def vectors(self, queries: Sequence[str]) -> Vectors:
+        """Embeddings of queries; those with purchases have theirs already."""
+        rows = [self._known_row.get(q) for q in queries]
+        missing = [q for q, r in zip(queries, rows, strict=True) if r is None]
+        fresh = iter(self._encode(missing)) if missing else iter(())
+        parts = [self._known_vectors[r] if r is not None else next(fresh) for r in rows]
+        return np.stack(parts) if parts else self._known_vectors[:0]
 
-    def _neighbours(
-        self, texts: Sequence[str], vectors: Vectors, known: Sequence[int], known_vectors: Vectors
-    ) -> list[list[tuple[str, float]]]:
-        if not known or not self._settings.neighbours:
-            return [[] for _ in vectors]
-        similarity = vectors @ known_vectors.T
-        best = top_rows(similarity, self._settings.neighbours + 1)
-        values = np.take_along_axis(similarity, best, axis=1)
+    def find(self, queries: Sequence[str], vectors: Vectors) -> list[Evidence]:
+        """Evidence of each query."""
+        hits = self._index.search(queries, vectors) if self._index else [[] for _ in queries]
+        near = self._neighbours(queries, vectors)
         return [
-            [(texts[known[c]], round(float(v), 4)) for c, v in zip(cols, vals, strict=True)]
-            for cols, vals in zip(best, values, strict=True)
+            Evidence(tuple(found), self._bought.get(q, {}), tuple(n), self._weighted(n))
+            for q, found, n in zip(queries, hits, near, strict=True)
         ]
+
+    def _neighbours(self, queries: Sequence[str], vectors: Vectors) -> list[list[tuple[str, float]]]:
+        """Queries with purchases most like each query, itself left out."""
+        wanted = self._settings.neighbours
+        if not self._known or not wanted:
+            return [[] for _ in queries]
+        similarity = vectors @ self._known_vectors.T
+        best = top_rows(similarity, wanted + 1)
+        values = np.take_along_axis(similarity, best, axis=1)
+        out = []
+        for query, columns, row in zip(queries, best, values, strict=True):
+            pairs = ((self._known[c], round(float(v), 4)) for c, v in zip(columns, row, strict=True))
+            out.append([(q, s) for q, s in pairs if q != query][:wanted])
+        return out
 
     def _weighted(self, neighbours: Sequence[tuple[str, float]]) -> dict[int, float]:
         out: defaultdict[int, float] = defaultdict(float)
@@ -100,18 +110,20 @@ class EvidenceFinder:
                 out[row] += max(similarity, 0.0) ** 4 * min(count, 5)
         return dict(out)
 
-    def _vectors(self, name: str, texts: Sequence[str]) -> Vectors:
+    def embed(self, name: str, texts: Sequence[str]) -> Vectors:
         """Embeddings of texts, read from the folder when they are there for these very texts."""
-        from task.files import sha256_json
-
-        path = self._folder / f"{name}-{sha256_json(list(texts))[:16]}.npy"
+        path = self._folder / f"{name.replace(' ', '-')}-{sha256_json([str(self._model_path.name), *texts])[:16]}.npy"
         if path.exists():
             return np.asarray(np.load(path), dtype=np.float32)
-        if self._embedder is None:
-            self._embedder = Embedder(self._model_path)
-        vectors = self._embedder.encode(texts)
+        self._progress.begin(f"embedding {name}", len(texts))
+        vectors = self._encode(texts, self._progress.advance)
         self._folder.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".part.npy")
         np.save(partial, vectors)
         partial.rename(path)
         return vectors
+
+    def _encode(self, texts: Sequence[str], progress: Callable[[int], None] = lambda _: None) -> Vectors:
+        if self._embedder is None:
+            self._embedder = Embedder(self._model_path)
+        return self._embedder.encode(texts, progress=progress)

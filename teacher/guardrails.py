@@ -1,26 +1,36 @@
 """Guardrails: what a teacher's label must satisfy before anybody learns from it.
 
-Each check gives a verdict with a reason; a rejected label is left out and its row marked `partial`.
+What is checked is declared per role in the task file. Every label gets one verdict with a reason; a repaired label
+goes on as what it was repaired to, a rejected one is left out and its row marked `partial`.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from rapidfuzz import fuzz, process
 
-from task.io import Item, locate_open
-from task.labels import Label, Labelling, ordered
+from task.files import sha256_json
+from task.io import Item
+from task.labels import Label, place
 from task.normalize import normaliser
-from task.spec import Task
+from task.spec import Role, Task
+from teacher import spans
+from teacher.grounding import Grounding
+
+# A change of the rules below makes every stored reply be judged again, which costs nothing.
+VERSION = 2
+_NUMBER = re.compile(r"(\d+(?:[.,]\d+)?)\s*([^\d\s.,]+)")
+Relevance = Callable[[str, str], float]  # cosine similarity of a query and a value
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What became of one label and why."""
+    """What became of one label and why; the reason is `check: what was found`."""
 
     role: str
     text: str
@@ -32,109 +42,225 @@ class Verdict:
         return {"role": self.role, "text": self.text, "verdict": self.verdict, "reason": self.reason}
 
 
-class Guardrails:
-    """Schema, verbatim span, and grounding in the catalogue."""
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A label that passed.
 
-    def __init__(self, task: Task, catalogue: Iterable[Item] = ()) -> None:
+    Attributes:
+        nth: Which of the labels that came in it was.
+        margin: In [0, 1], how far it was from being rejected; 1 for what needed no leniency.
+    """
+
+    label: Label
+    nth: int
+    margin: float
+
+
+class _RejectedError(Exception):
+    """Why a label cannot stand."""
+
+
+class Guardrails:
+    """The checks of a task.
+
+    Args:
+        catalogue: For roles that are grounded.
+        relevance: For roles with `guard.relevance`.
+    """
+
+    def __init__(self, task: Task, catalogue: Iterable[Item] = (), relevance: Relevance | None = None) -> None:
         self._task = task
         self._normalise: Callable[[str], str] = normaliser(task.normaliser)
-        self._grounded: defaultdict[str, set[str]] = defaultdict(set)
-        self._words: defaultdict[str, set[str]] = defaultdict(set)
-        self._known: dict[tuple[str, str], bool] = {}
-        for item in catalogue:
-            for role in task.roles:
-                if role.grounded and role.catalogue:
-                    for value in item.values(role.catalogue):
-                        name = self._normalise(value)
-                        self._grounded[role.name].add(name)
-                        self._words[role.name].update(w for w in name.split() if len(w) > 3)
+        self._roles = {r.name: r for r in task.roles}
+        self._grounding = Grounding(task, catalogue, self._normalise)
+        self._patterns = {r.name: re.compile(r.pattern, re.IGNORECASE) for r in task.roles if r.pattern}
+        self._relevance = relevance
 
-    def judge(self, query: str, labels: Sequence[Label]) -> tuple[Labelling, list[Verdict]]:
-        """The labels that pass, in order, and a verdict for each that was given."""
+    def fingerprint(self) -> str:
+        """Changes when any rule, or what the catalogue knows, changes: rows judged by another one are judged again."""
+        return sha256_json({
+            "version": VERSION, "roles": [r.model_dump(mode="json") for r in self._task.roles],
+            "normaliser": self._task.normaliser, "grounding": self._grounding.fingerprint(),
+        })
+
+    def judge(self, query: str, labels: Sequence[Label]) -> tuple[list[Kept], list[Verdict]]:
+        """The labels that pass, in the order of the query, and a verdict for each label that came in."""
         verdicts: list[Verdict] = []
-        kept: list[Label] = []
-        for label in labels:
-            passed, verdict = self._one(query, label)
-            verdicts.append(verdict)
-            if passed:
-                kept.append(passed)
-        try:
-            kept = list(locate_open(self._task, query, kept))
-        except ValueError as error:
-            verdicts.append(Verdict("", "", "rejected", f"not verbatim: {error}"))
-            return (), verdicts
-        return self._with_required(self._without_overlap(kept, verdicts), verdicts), verdicts
-
-    def _one(self, query: str, label: Label) -> tuple[Label | None, Verdict]:
-        role, text = label.role, label.text
-        names = {r.name for r in self._task.roles}
-        if role not in names:
-            return None, Verdict(role, text, "rejected", "schema: unknown role")
-        spec = self._task.role(role)
-        if spec.kind == "closed":
-            if text in spec.values:
-                return label, Verdict(role, text, "accept", "in the closed set")
-            return None, Verdict(role, text, "rejected", "closed set: not an allowed value")
-        repaired = False
-        if text not in query:
-            at = self._normalise(query).find(self._normalise(text)) if text.strip() else -1
-            same_length = len(self._normalise(query)) == len(query)
-            if at < 0 or not same_length:
-                return None, Verdict(role, text, "rejected", "span: not words of the query")
-            text = query[at : at + len(self._normalise(text))]
-            label, repaired = Label(role, text, confidence=label.confidence), True
-        if not text.strip() or text != text.strip():
-            return None, Verdict(role, text, "rejected", "span: empty or padded")
-        if spec.grounded and not self._is_known(role, self._normalise(text)):
-            return None, Verdict(role, text, "rejected", "grounding: the catalogue does not know it")
-        return label, Verdict(role, text, "repaired" if repaired else "accept", "case" if repaired else "verbatim")
-
-    def _is_known(self, role: str, text: str) -> bool:
-        key = (role, text)
-        if key not in self._known:
-            words = self._words[role]
-            self._known[key] = (
-                text in self._grounded[role]
-                or text in words
-                or process.extractOne(text, self._grounded[role], scorer=fuzz.ratio, score_cutoff=80) is not None
-                or process.extractOne(text, words, scorer=fuzz.ratio, score_cutoff=80) is not None
-            )
-        return self._known[key]
-
-    def _with_required(self, labels: Labelling, verdicts: list[Verdict]) -> Labelling:
-        """A role that requires another does not stand without it."""
-        have = {x.role for x in labels}
-        lonely = [x for x in labels if (need := self._task.role(x.role).requires) and not have & set(need)]
-        verdicts += [Verdict(x.role, x.text, "rejected", "requires: the role it needs is absent") for x in lonely]
-        return tuple(x for x in labels if x not in lonely)
-
-    def _without_overlap(self, labels: Sequence[Label], verdicts: list[Verdict]) -> Labelling:
-        """Where two spans overlap the more confident stays; a single-valued role keeps its best value."""
-        kept: list[Label] = []
-        single = {r.name for r in self._task.roles if not r.multiple}
-        for label in sorted(labels, key=lambda x: (-(x.confidence or 0.0), x.start or 0)):
-            overlap = label.start is not None and any(
-                k.start is not None and k.start < (label.end or 0) and label.start < (k.end or 0) for k in kept
-            )
-            twice = label.role in single and any(k.role == label.role for k in kept)
-            if overlap or twice or any(k.key == label.key for k in kept):
-                reason = "overlap: another label holds these words" if overlap else "one value: another is surer"
-                verdicts.append(Verdict(label.role, label.text, "rejected", reason))
+        kept: list[Kept] = []
+        taken: defaultdict[tuple[str, str], set[int]] = defaultdict(set)
+        for nth, label in enumerate(labels):
+            try:
+                passed, verdict = self._one(query, nth, label, frozenset(taken[label.role, label.text]))
+            except _RejectedError as error:
+                verdict = Verdict(label.role, label.text, "rejected", str(error))
             else:
-                kept.append(label)
-        return ordered(kept)
+                kept.append(passed)
+                if passed.label.start is not None:
+                    taken[label.role, label.text].add(passed.label.start)
+            verdicts.append(verdict)
+        for rule in (self._overlaps, self._excluded, self._lonely):
+            for loser, why in rule(kept).items():
+                lost = next(k for k in kept if k.nth == loser)
+                kept.remove(lost)
+                verdicts[loser] = Verdict(lost.label.role, lost.label.text, "rejected", why)
+        return sorted(kept, key=lambda k: place(k.label)), verdicts
+
+    # -- one label ------------------------------------------------------------------------------------------------
+
+    def _one(self, query: str, nth: int, label: Label, taken: frozenset[int]) -> tuple[Kept, Verdict]:
+        role = self._roles.get(label.role)
+        if role is None:
+            raise _RejectedError("schema: unknown role")
+        given = label.text
+        label, margin, reasons = (
+            self._closed(role, label) if role.kind == "closed" else self._open(role, query, label, taken)
+        )
+        margin = min(margin, self._checked(role, query, label.text))
+        if reasons:
+            return Kept(label, nth, margin), Verdict(role.name, given, "repaired", "; ".join(reasons))
+        return Kept(label, nth, margin), Verdict(role.name, given, "accept", "as it stands")
+
+    def _closed(self, role: Role, label: Label) -> tuple[Label, float, list[str]]:
+        """An allowed value, or the nearest one where the task lets it snap."""
+        bare = Label(role.name, label.text, confidence=label.confidence)
+        if label.text in role.values:
+            return bare, 1.0, []
+        near = process.extractOne(
+            self._normalise(label.text), {v: self._normalise(v) for v in role.values}, scorer=fuzz.ratio,
+            score_cutoff=role.guard.snap,
+        )
+        if near is None:
+            raise _RejectedError("closed set: not an allowed value")
+        return replace(bare, text=near[2]), near[1] / 100.0, ["closed set: snapped to the nearest allowed value"]
+
+    def _open(
+        self, role: Role, query: str, label: Label, taken: frozenset[int]
+    ) -> tuple[Label, float, list[str]]:
+        """The words of the query that the value is."""
+        whole = label.text.strip() == label.text != ""
+        if whole and label.start is not None and query[label.start : label.end] == label.text:
+            return label, 1.0, []
+        found = spans.find(query, label.text, role.guard.repair / 100.0, taken)
+        if found is None:
+            raise _RejectedError("span: not words of the query" if label.text.strip() else "span: empty")
+        placed = Label(role.name, query[found.start : found.end], found.start, found.end, label.confidence)
+        if found.kind == "verbatim":
+            return placed, 1.0, [] if placed.text == label.text else ["span: blanks"]
+        return placed, found.similarity, [f"span: {found.kind}"]
+
+    def _checked(self, role: Role, query: str, text: str) -> float:
+        """Margin of the checks on a value; raises where one fails."""
+        guard, margin = role.guard, 1.0
+        if guard.max_words and len(text.split()) > guard.max_words:
+            raise _RejectedError("length: too many words")
+        if guard.must_match and not self._patterns[role.name].fullmatch(text):
+            raise _RejectedError("pattern: does not match")
+        if guard.units:
+            _check_units(guard.units, text)
+        if role.grounded and role.kind == "open":
+            known = self._grounding.known(role, self._normalise(text))
+            if known is None:
+                raise _RejectedError("grounding: the catalogue does not know it")
+            margin = known.similarity
+        if guard.relevance is not None and self._relevance is not None:
+            similarity = self._relevance(query, text)
+            if similarity < guard.relevance:
+                raise _RejectedError("relevance: too far from the query")
+            margin = min(margin, (similarity - guard.relevance) / max(1e-6, 1.0 - guard.relevance))
+        return margin
+
+    # -- labels together; each rule gives nth → why -----------------------------------------------------------------
+
+    def _overlaps(self, kept: Sequence[Kept]) -> dict[int, str]:
+        """Where two spans overlap, or a single-valued role has two values, the surer stays."""
+        out: dict[int, str] = {}
+        stay: list[Label] = []
+        for k in sorted(kept, key=_sureness):
+            x = k.label
+            overlap = x.start is not None and any(
+                y.start is not None and y.start < (x.end or 0) and x.start < (y.end or 0) for y in stay
+            )
+            if any(y.key == x.key for y in stay):
+                out[k.nth] = "twice: the same label again"
+            elif overlap:
+                out[k.nth] = "overlap: another label holds these words"
+            elif not self._roles[x.role].multiple and any(y.role == x.role for y in stay):
+                out[k.nth] = "one value: another is surer"
+            else:
+                stay.append(x)
+        return out
+
+    def _excluded(self, kept: Sequence[Kept]) -> dict[int, str]:
+        """Of two roles that exclude each other the one with the surer label stays."""
+        out: dict[int, str] = {}
+        stay: set[str] = set()
+        for k in sorted(kept, key=_sureness):
+            name = k.label.role
+            rivals = {*self._roles[name].excludes, *(r for r in stay if name in self._roles[r].excludes)}
+            if rivals & stay:
+                out[k.nth] = f"excludes: the query has {sorted(rivals & stay)[0]}"
+            else:
+                stay.add(name)
+        return out
+
+    def _lonely(self, kept: Sequence[Kept]) -> dict[int, str]:
+        """A role that requires another does not stand without it."""
+        have = {k.label.role for k in kept}
+        return {
+            k.nth: "requires: the role it needs is absent" for k in kept
+            if (need := self._roles[k.label.role].requires) and not have & set(need)
+        }
 
 
-def summary(verdicts: Iterable[Verdict], examples: int = 3) -> list[dict[str, Any]]:
-    """Verdicts counted by role, verdict and reason, most frequent first, with examples."""
-    counts: Counter[tuple[str, str, str]] = Counter()
-    texts: defaultdict[tuple[str, str, str], list[str]] = defaultdict(list)
-    for v in verdicts:
-        key = (v.role, v.verdict, v.reason)
-        counts[key] += 1
-        if len(texts[key]) < examples:
-            texts[key].append(v.text)
-    return [
-        {"role": k[0], "verdict": k[1], "reason": k[2], "count": n, "examples": texts[k]}
-        for k, n in counts.most_common()
-    ]
+def _sureness(kept: Kept) -> tuple[float, float, int, int]:
+    """Surest first; where nobody said how sure, the longer span, then the earlier."""
+    x = kept.label
+    length = 0 if x.start is None else (x.end or 0) - x.start
+    return -(x.confidence if x.confidence is not None else 0.0), -kept.margin, -length, kept.nth
+
+
+def _check_units(units: Mapping[str, tuple[float, float]], text: str) -> None:
+    """A number with a known unit, within its bounds."""
+    found = _NUMBER.search(text)
+    if found is None:
+        raise _RejectedError("units: no number with a unit")
+    amount, unit = float(found[1].replace(",", ".")), found[2].casefold()
+    if unit not in units:
+        raise _RejectedError("units: unknown unit")
+    low, high = units[unit]
+    if not low <= amount <= high:
+        raise _RejectedError("units: not a sane amount")
+
+
+class Tally:
+    """Verdicts counted by role, verdict and reason, with a few examples of each."""
+
+    def __init__(self, examples: int = 3) -> None:
+        self._most = examples
+        self._counts: Counter[tuple[str, str, str]] = Counter()
+        self._texts: defaultdict[tuple[str, str, str], list[str]] = defaultdict(list)
+
+    def add(self, labels: Iterable[Label], verdicts: Iterable[Mapping[str, Any]]) -> None:
+        """Count one row: its labels, and the verdicts that were not `accept`."""
+        repaired: Counter[str] = Counter()
+        for v in verdicts:
+            self._count((v["role"], v["verdict"], v["reason"]), v["text"])
+            repaired[v["role"]] += v["verdict"] == "repaired"
+        for x in labels:
+            if repaired[x.role]:
+                repaired[x.role] -= 1
+            else:
+                self._count((x.role, "accept", "as it stands"), x.text)
+
+    def _count(self, key: tuple[str, str, str], text: str) -> None:
+        self._counts[key] += 1
+        texts = self._texts[key]
+        if len(texts) < self._most and text not in texts:
+            texts.append(text)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Most frequent first."""
+        return [
+            {"role": k[0], "verdict": k[1], "reason": k[2], "count": n, "examples": self._texts[k]}
+            for k, n in self._counts.most_common()
+        ]

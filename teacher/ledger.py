@@ -3,76 +3,128 @@
 One SQLite file beside the run folders, so that it outlives them: a reply that was paid for is found by the hash of
 its request and never asked for again. Attempts are committed before their labels are used; a kill at any moment
 loses at most replies that had not arrived.
+
+Three tables. `attempts` is only ever added to. `evidence` holds each distinct context once, by its hash. `rows` is
+where each query stands, and can be made again from the other two for nothing.
 """
 
 from __future__ import annotations
 
 import json
 import sqlite3
+import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
 from task.errors import InputError
+from task.files import canonical_json, sha256_text
 from task.labels import Label, Labelling
 
-Status = Literal["accepted", "partial", "failed", "skipped"]
-SCHEMA_VERSION = 1
+Status = Literal["accepted", "partial", "uncertain", "failed", "skipped"]
+STATUSES: tuple[Status, ...] = ("accepted", "partial", "uncertain", "failed", "skipped")
+Outcome = Literal["ok", "invalid", "truncated", "error"]
+SCHEMA_VERSION = 2
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS attempts (
     id INTEGER PRIMARY KEY,
     request TEXT NOT NULL,
     query TEXT NOT NULL,
+    purpose TEXT NOT NULL DEFAULT 'label',
     backend TEXT NOT NULL,
     model TEXT NOT NULL,
     evidence TEXT NOT NULL,
-    outcome TEXT NOT NULL CHECK (outcome IN ('ok', 'error')),
+    outcome TEXT NOT NULL,
     reply TEXT,
+    details TEXT NOT NULL DEFAULT '{}',
     error TEXT,
     prompt_tokens INTEGER NOT NULL DEFAULT 0,
+    cached_tokens INTEGER NOT NULL DEFAULT 0,
     completion_tokens INTEGER NOT NULL DEFAULT 0,
     cost REAL NOT NULL DEFAULT 0,
     latency_s REAL NOT NULL DEFAULT 0,
     created REAL NOT NULL
 );
 CREATE INDEX IF NOT EXISTS attempts_by_request ON attempts (request, outcome);
+CREATE TABLE IF NOT EXISTS evidence (hash TEXT PRIMARY KEY, content TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS rows (
     query TEXT PRIMARY KEY,
     count INTEGER NOT NULL,
     request TEXT NOT NULL,
+    judged TEXT NOT NULL,
     status TEXT NOT NULL,
     reason TEXT NOT NULL DEFAULT '',
     labels TEXT NOT NULL,
+    signals TEXT NOT NULL,
     confidence REAL NOT NULL,
     verdicts TEXT NOT NULL,
     updated REAL NOT NULL
 );
 """
+# A ledger of version 1 keeps every paid reply: its attempts get the new columns, its rows are judged again.
+_FROM_1 = """
+ALTER TABLE attempts RENAME TO attempts_1;
+DROP INDEX attempts_by_request;
+DROP TABLE rows;
+""" + _SCHEMA + """
+INSERT INTO attempts (id, request, query, backend, model, evidence, outcome, reply, error, prompt_tokens,
+                      completion_tokens, cost, latency_s, created)
+SELECT id, request, query, backend, model, '', outcome, reply, error, prompt_tokens, completion_tokens, cost,
+       latency_s, created FROM attempts_1;
+DROP TABLE attempts_1;
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One call, successful or not. `request` is the SHA-256 of everything that could change the reply."""
+    """One call, successful or not.
+
+    Attributes:
+        request: SHA-256 of everything that could change the reply.
+        purpose: `label`, `samples`, `bare` (without context), `verify` or `repair`.
+        evidence: What retrieval gave for it; stored once per content.
+        outcome: `ok`; `invalid`, an answer that cannot be used; `truncated`, cut by the token limit; `error`.
+        reply: The raw answer, kept even when it is of no use: reading it again is free.
+        details: What else came with the reply, such as token log-probabilities and further samples.
+    """
 
     request: str
     query: str
     backend: str
     model: str
-    evidence: Mapping[str, Any]
+    evidence: Mapping[str, Any] = field(default_factory=dict)
     reply: str | None = None
     error: str | None = None
+    outcome: Outcome = "ok"
+    purpose: str = "label"
+    details: Mapping[str, Any] = field(default_factory=dict)
     prompt_tokens: int = 0
+    cached_tokens: int = 0
     completion_tokens: int = 0
     cost: float = 0.0
     latency_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
+class Reply:
+    """A usable reply that the ledger holds."""
+
+    content: str
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class LedgerRow:
-    """The status of one query."""
+    """Where one query stands.
+
+    Attributes:
+        judged: Fingerprint of the rules that its labels were judged by.
+        signals: Per label, in order, what its confidence is computed from; and last the labelling's own.
+        confidence: Probability that the labelling as a whole is right.
+    """
 
     query: str
     count: int
@@ -82,6 +134,8 @@ class LedgerRow:
     confidence: float
     reason: str = ""
     verdicts: Sequence[Mapping[str, Any]] = ()
+    signals: Sequence[Mapping[str, float]] = ()
+    judged: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """One line of `labels.jsonl`."""
@@ -98,23 +152,26 @@ class LedgerRow:
 
 
 class Ledger:
-    """Open (or create) a ledger; one process writes it."""
+    """Open (or create) a ledger; one process writes it, from any of its threads."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._lock = threading.Lock()
+        self._evidence: set[str] = set()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, isolation_level=None)
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if version not in (0, SCHEMA_VERSION):
+            if version not in (0, 1, SCHEMA_VERSION):
                 raise InputError("a ledger of another version", file=path, found=version, expected=str(SCHEMA_VERSION))
-            self._db.executescript(_SCHEMA)
-            self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            script = _FROM_1 if version == 1 else _SCHEMA
+            self._db.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
         except (sqlite3.Error, OSError) as error:
             raise InputError(
-                f"cannot open the ledger: {error}", file=path, fix="Is the disk full or read-only?"
+                f"cannot open the ledger: {error}", file=path,
+                fix="Is the disk full or read-only, or the file no ledger?",
             ) from error
 
     def __enter__(self) -> Self:
@@ -123,62 +180,165 @@ class Ledger:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._db.close()
 
-    def replies(self, requests: Sequence[str]) -> dict[str, str]:
-        """Those of the requests that have a reply."""
-        out: dict[str, str] = {}
-        for at in range(0, len(requests), 500):
-            part = requests[at : at + 500]
+    def replies(self, requests: Iterable[str]) -> dict[str, Reply]:
+        """Those of the requests that have a usable reply, the first that came."""
+        out: dict[str, Reply] = {}
+        for part in _parts(list(requests)):
             marks = ",".join("?" * len(part))
-            sql = f"SELECT request, reply FROM attempts WHERE outcome = 'ok' AND request IN ({marks})"
-            out.update(self._db.execute(sql, part).fetchall())
+            sql = (
+                "SELECT request, reply, details FROM attempts WHERE outcome = 'ok' "
+                f"AND request IN ({marks}) ORDER BY id DESC"
+            )
+            for request, reply, details in self._read(sql, part):
+                out[request] = Reply(reply, json.loads(details))
         return out
 
-    def record(self, attempts: Iterable[Attempt]) -> None:
-        """Write attempts, all or none; on return they are on disk."""
+    def asked(self, requests: Iterable[str]) -> set[str]:
+        """Those of the requests that have a usable reply; cheaper than `replies` where only that is wanted."""
+        out: set[str] = set()
+        for part in _parts(list(requests)):
+            marks = ",".join("?" * len(part))
+            sql = f"SELECT DISTINCT request FROM attempts WHERE outcome = 'ok' AND request IN ({marks})"
+            out.update(r for (r,) in self._read(sql, part))
+        return out
+
+    def rows(self, queries: Iterable[str]) -> dict[str, LedgerRow]:
+        """Where queries stand; those never settled are not in it."""
+        out: dict[str, LedgerRow] = {}
+        for part in _parts(list(queries)):
+            marks = ",".join("?" * len(part))
+            for found in self._read(f"SELECT * FROM rows WHERE query IN ({marks})", part):
+                out[found[0]] = _row(found)
+        return out
+
+    def all_rows(self) -> Iterator[LedgerRow]:
+        """Every query's row, by query."""
+        last: str | None = None
+        while True:
+            after = "" if last is None else "WHERE query > ?"
+            part = self._read(f"SELECT * FROM rows {after} ORDER BY query LIMIT 1000", () if last is None else (last,))
+            yield from (_row(r) for r in part)
+            if len(part) < 1000:
+                return
+            last = part[-1][0]
+
+    def record(self, attempts: Sequence[Attempt], rows: Sequence[LedgerRow] = ()) -> None:
+        """Write attempts, and rows that follow from them, all or none; on return they are on disk."""
         now = time.time()
-        rows = [
-            (
-                a.request, a.query, a.backend, a.model, json.dumps(a.evidence, ensure_ascii=False),
-                "error" if a.reply is None else "ok", a.reply, a.error, a.prompt_tokens, a.completion_tokens,
-                a.cost, a.latency_s, now,
-            )
-            for a in attempts
-        ]
+        evidence: dict[str, str] = {}
+        values = []
+        for a in attempts:
+            digest = ""
+            if a.evidence:
+                content = canonical_json(a.evidence)
+                digest = sha256_text(content)
+                if digest not in self._evidence:
+                    evidence[digest] = content
+            values.append((
+                a.request, a.query, a.purpose, a.backend, a.model, digest, a.outcome, a.reply,
+                canonical_json(a.details) if a.details else "{}", a.error, a.prompt_tokens, a.cached_tokens,
+                a.completion_tokens, a.cost, a.latency_s, now,
+            ))
         columns = (
-            "request, query, backend, model, evidence, outcome, reply, error, prompt_tokens, completion_tokens, "
-            "cost, latency_s, created"
+            "request, query, purpose, backend, model, evidence, outcome, reply, details, error, prompt_tokens, "
+            "cached_tokens, completion_tokens, cost, latency_s, created"
         )
-        self._transaction(f"INSERT INTO attempts ({columns}) VALUES ({','.join('?' * 13)})", rows)
+        self._transaction([
+            ("INSERT OR IGNORE INTO evidence VALUES (?, ?)", list(evidence.items())),
+            (f"INSERT INTO attempts ({columns}) VALUES ({','.join('?' * 16)})", values),
+            (_SETTLE, [_values(r, now) for r in rows]),
+        ])
+        if len(self._evidence) < 100_000:
+            self._evidence |= evidence.keys()
 
     def settle(self, rows: Iterable[LedgerRow]) -> None:
-        """Write the status of queries, replacing what stood there."""
+        """Write where queries stand, replacing what stood there."""
         now = time.time()
-        values = [
-            (
-                r.query, r.count, r.request, r.status, r.reason,
-                json.dumps([x.to_json() for x in r.labels], ensure_ascii=False), r.confidence,
-                json.dumps(list(r.verdicts), ensure_ascii=False), now,
-            )
-            for r in rows
-        ]
-        self._transaction(f"INSERT OR REPLACE INTO rows VALUES ({','.join('?' * 9)})", values)
+        self._transaction([(_SETTLE, [_values(r, now) for r in rows])])
 
-    def _transaction(self, sql: str, rows: Sequence[tuple[Any, ...]]) -> None:
-        try:
-            self._db.execute("BEGIN IMMEDIATE")
-            self._db.executemany(sql, rows)
-            self._db.execute("COMMIT")
-        except sqlite3.Error as error:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            raise InputError(
-                f"cannot write the ledger: {error}", file=self.path, fix="Free some disk, then run the same command"
-            ) from error
+    def _transaction(self, work: Sequence[tuple[str, Sequence[tuple[Any, ...]]]]) -> None:
+        with self._lock:
+            try:
+                self._db.execute("BEGIN IMMEDIATE")
+                for sql, values in work:
+                    if values:
+                        self._db.executemany(sql, values)
+                self._db.execute("COMMIT")
+            except sqlite3.Error as error:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise InputError(
+                    f"cannot write the ledger: {error}", file=self.path,
+                    fix="Free some disk, then run the same command",
+                ) from error
+
+    def _read(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        with self._lock:
+            return self._db.execute(sql, values).fetchall()
 
     def spent(self) -> dict[str, float]:
         """Sums over all attempts: calls, tokens and money."""
-        row = self._db.execute(
+        row = self._read(
             "SELECT COUNT(*), COALESCE(SUM(prompt_tokens), 0), COALESCE(SUM(completion_tokens), 0), "
             "COALESCE(SUM(cost), 0) FROM attempts"
-        ).fetchone()
+        )[0]
         return dict(zip(("attempts", "prompt_tokens", "completion_tokens", "cost"), row, strict=True))
+
+    def costs(self, by: Literal["model", "day", "outcome", "purpose"]) -> list[dict[str, Any]]:
+        """Calls, tokens, money and mean latency of the attempts, summed by one of their sides."""
+        column = {"day": "date(created, 'unixepoch')"}.get(by, by)
+        sql = (
+            f"SELECT {column}, COUNT(*), SUM(prompt_tokens), SUM(completion_tokens), SUM(cost), AVG(latency_s) "
+            "FROM attempts GROUP BY 1 ORDER BY 5 DESC, 2 DESC"
+        )
+        names = (by, "attempts", "prompt_tokens", "completion_tokens", "cost", "latency_s")
+        return [dict(zip(names, r, strict=True)) for r in self._read(sql)]
+
+    def statuses(self) -> dict[str, tuple[int, int]]:
+        """Status → number of queries and their traffic."""
+        return {s: (n, t) for s, n, t in self._read("SELECT status, COUNT(*), SUM(count) FROM rows GROUP BY 1")}
+
+    def attempts(self, query: str | None = None) -> Iterator[dict[str, Any]]:
+        """Attempts, all or one query's, oldest first, each with its evidence."""
+        last = 0
+        where = "" if query is None else "AND a.query = ?"
+        while True:
+            sql = (
+                "SELECT a.*, e.content FROM attempts a LEFT JOIN evidence e ON e.hash = a.evidence "
+                f"WHERE a.id > ? {where} ORDER BY a.id LIMIT 1000"
+            )
+            with self._lock:
+                cursor = self._db.execute(sql, (last,) if query is None else (last, query))
+                names = [c[0] for c in cursor.description]
+                part = cursor.fetchall()
+            for found in part:
+                row = dict(zip(names, found, strict=True))
+                row["evidence_hash"], row["evidence"] = row["evidence"], row.pop("content")
+                yield row
+            if len(part) < 1000:
+                return
+            last = part[-1][0]
+
+
+_SETTLE = f"INSERT OR REPLACE INTO rows VALUES ({','.join('?' * 11)})"
+
+
+def _values(r: LedgerRow, now: float) -> tuple[Any, ...]:
+    return (
+        r.query, r.count, r.request, r.judged, r.status, r.reason,
+        json.dumps([x.to_json() for x in r.labels], ensure_ascii=False), json.dumps(list(r.signals)), r.confidence,
+        json.dumps(list(r.verdicts), ensure_ascii=False), now,
+    )
+
+
+def _row(found: Sequence[Any]) -> LedgerRow:
+    query, count, request, judged, status, reason, labels, signals, confidence, verdicts, _ = found
+    return LedgerRow(
+        query, count, request, status, tuple(Label.from_json(x) for x in json.loads(labels)), confidence, reason,
+        json.loads(verdicts), json.loads(signals), judged,
+    )
+
+
+def _parts(values: Sequence[str], size: int = 500) -> Iterator[Sequence[str]]:
+    for at in range(0, len(values), size):
+        yield values[at : at + size]

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from rapidfuzz import process
 from rapidfuzz.distance import OSA
 
-from task.labels import Label, Labelling, ordered
+from task.labels import Label, Labelling, place
 from task.normalize import normaliser
 from task.spec import Role, Task
 from teacher.evidence import Evidence
@@ -25,14 +25,16 @@ from teacher.lexicon import MAX_WORDS, Lexicon, unit_spans
 _PURCHASE_CAP = 12.0
 _CLEAN_PURCHASES = 0.87  # the share of purchases that follow the query even when the label is right
 _EVIDENCE_VALUES = 16
+_PRIOR_WEIGHT = 3.0
 
 
 @dataclass(frozen=True, slots=True)
 class Segmented:
-    """Labels of a query, the normalised words left over, and how sure the whole is."""
+    """Labels of a query, what each label's confidence rests on, and the normalised words left over."""
 
     labels: Labelling
     residue: tuple[str, ...]
+    signals: tuple[Mapping[str, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,7 @@ class _Candidate:
     first: int
     end: int
     probability: float
+    signals: Mapping[str, float]
 
 
 class Segmenter:
@@ -61,8 +64,8 @@ class Segmenter:
         candidates = self._candidates(query, spans, support)
         chosen = self._best(len(spans), candidates, spans)
         labels = [
-            Label(c.role, query[spans[c.first][0] : spans[c.end - 1][1]], spans[c.first][0], spans[c.end - 1][1],
-                  c.probability)
+            (Label(c.role, query[spans[c.first][0] : spans[c.end - 1][1]], spans[c.first][0], spans[c.end - 1][1],
+                   c.probability), {**c.signals, "margin": self._margin(c, candidates)})
             for c in chosen
         ]
         covered = {u for c in chosen for u in range(c.first, c.end)}
@@ -75,7 +78,17 @@ class Segmenter:
             else:
                 run.append(self._normalise(query[s:e]))
         residue = tuple(" ".join(r) for r in [*runs, run] if r)
-        return Segmented(ordered([*labels, *self._closed(chosen, support)]), residue)
+        both = sorted([*labels, *self._closed(chosen, support)], key=lambda x: place(x[0]))
+        return Segmented(tuple(x for x, _ in both), residue, tuple(s for _, s in both))
+
+    def _margin(self, chosen: _Candidate, candidates: Mapping[tuple[int, int], _Candidate]) -> float:
+        """How far the label is ahead of the best other reading of any of its words, in [0, 1]."""
+        rivals = [
+            c.probability for (first, end), c in candidates.items()
+            if first < chosen.end and chosen.first < end and (first, end) != (chosen.first, chosen.end)
+            and (c.role, c.value) != (chosen.role, chosen.value)
+        ]
+        return max(0.0, min(1.0, 0.5 + (chosen.probability - max(rivals, default=0.0)) / 2))
 
     def _candidates(
         self, query: str, spans: Sequence[tuple[int, int]], support: _Support
@@ -96,7 +109,11 @@ class Segmenter:
                     continue
                 probability = likeness * support.probability(role.name, value, texts[key], likeness)
                 if probability > self._threshold and probability > getattr(best.get(key), "probability", 0.0):
-                    best[key] = _Candidate(role.name, value, *key, probability)
+                    signals = {
+                        "probability": probability, "likeness": likeness,
+                        **support.signals(role.name, value, texts[key]),
+                    }
+                    best[key] = _Candidate(role.name, value, *key, probability, signals)
         return best
 
     def _likeness(self, role: Role, text: str, near: tuple[str, float]) -> tuple[str, float]:
@@ -164,9 +181,11 @@ class Segmenter:
         best = {n: max((c for c in out if c.role == n), key=lambda c: c.probability, default=None) for n in single}
         return [c for c in out if c.role not in single or c is best[c.role]]
 
-    def _closed(self, chosen: Sequence[_Candidate], support: _Support) -> list[Label]:
+    def _closed(
+        self, chosen: Sequence[_Candidate], support: _Support
+    ) -> list[tuple[Label, Mapping[str, float]]]:
         """Closed roles: what the items with these values, and the items bought, have in common."""
-        out: list[Label] = []
+        out: list[tuple[Label, Mapping[str, float]]] = []
         if not chosen:
             return out
         found = {c.role for c in chosen}
@@ -188,7 +207,9 @@ class Segmenter:
             for value, vote in sorted(votes.items(), key=lambda x: (-x[1], x[0])):
                 probability = min(0.99, vote / weight / (_CLEAN_PURCHASES if weight > 4 else 1.0))
                 if value in role.values and probability > self._threshold:
-                    out.append(Label(role.name, value, confidence=probability))
+                    signals = {"probability": probability, "weight": weight / (weight + _PRIOR_WEIGHT),
+                               "weakest": min(c.probability for c in chosen)}
+                    out.append((Label(role.name, value, confidence=probability), signals))
                 if not role.multiple:
                     break
         return out
@@ -200,7 +221,8 @@ def _merged(chosen: Sequence[_Candidate]) -> list[_Candidate]:
     for c in chosen:
         last = out[-1] if out else None
         if last and last.end == c.first and (last.role, last.value) == (c.role, c.value):
-            out[-1] = _Candidate(c.role, c.value, last.first, c.end, max(last.probability, c.probability))
+            surer = max(last, c, key=lambda x: x.probability)
+            out[-1] = _Candidate(c.role, c.value, last.first, c.end, surer.probability, surer.signals)
         else:
             out.append(c)
     return out
@@ -244,6 +266,17 @@ class _Support:
         clean = min(1.0, trust / _CLEAN_PURCHASES)
         right = min(self.total, self._weights[role][value] / _CLEAN_PURCHASES)
         return (right + prior * clean) / (self.total + prior)
+
+    def signals(self, role: str, value: str, text: str) -> dict[str, float]:
+        """What the confidence of a label is computed from, each in [0, 1]."""
+        held = self._weights[role][value]
+        return {
+            "purchases": held / (held + _PRIOR_WEIGHT),
+            "share": (held + 0.5) / (self.total + 1.0),
+            "trust": self._lexicon.trust.get((role, text), 0.5),
+            "seen": 1.0 if self._seen[role][value] > 0 else 0.0,
+            "length": min(1.0, len(text) / 20),
+        }
 
     def closed(self, role: str) -> Counter[str]:
         """Purchases by value of a closed role."""

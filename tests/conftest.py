@@ -8,12 +8,17 @@ import string
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from task.spec import Task
 from task.tokens import FastTokenizer
 
 FIXTURES = Path(__file__).parent / "fixtures"
+
+# A busy machine is slow, not wrong; and a failure must be the same one when it is run again.
+hypothesis.settings.register_profile("limbeck", deadline=None, derandomize=True, print_blob=True)
+hypothesis.settings.load_profile("limbeck")
 
 
 def make_task(**changes: Any) -> Task:

@@ -13,6 +13,9 @@ from typing import Any, Self
 from aiohttp import web
 
 Behaviour = Callable[[str, int], str]
+# How the prompts that are not about labelling begin; their calls are counted by purpose.
+PURPOSES = {"repair": "The text that follows", "verify": "You check labels"}
+REPAIRED = json.dumps({"labels": []})
 
 
 class FakeApi:
@@ -52,9 +55,13 @@ class FakeApi:
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
-        query = body["messages"][-1]["content"]
-        self.calls[query] += 1
+        system, query = body["messages"][0]["content"], body["messages"][-1]["content"]
         self.bodies.append(body)
+        for purpose, start in PURPOSES.items():
+            if system.startswith(start):
+                self.calls[purpose] += 1
+                return self._reply(body, REPAIRED if purpose == "repair" else json.dumps({"right": [True] * 9}))
+        self.calls[query] += 1
         what = self.behaviour(query, self.calls[query])
         if what == "disconnect":
             assert request.transport is not None
@@ -71,11 +78,13 @@ class FakeApi:
             label["role"] = "flavour"
         content = json.dumps({"labels": [label]})
         content = {"fenced": f"Sure!\n```json\n{content}\n```\nDone.", "not-json": "no idea"}.get(what, content)
-        self.tokens += 110
-        return web.json_response({
-            "choices": [{
-                "message": {"content": content[:5] if what == "truncated" else content},
-                "finish_reason": "length" if what == "truncated" else "stop",
-            }],
-            "usage": {"prompt_tokens": 100, "completion_tokens": 10},
-        })
+        return self._reply(body, content[:5] if what == "truncated" else content, cut=what == "truncated")
+
+    def _reply(self, body: dict[str, Any], content: str, *, cut: bool = False) -> web.Response:
+        answers = int(body.get("n", 1))
+        self.tokens += 100 + 10 * answers
+        choice: dict[str, Any] = {"message": {"content": content}, "finish_reason": "length" if cut else "stop"}
+        if body.get("logprobs"):
+            choice["logprobs"] = {"content": [{"token": c, "logprob": -0.01} for c in content]}
+        usage = {"prompt_tokens": 100, "completion_tokens": 10 * answers}
+        return web.json_response({"choices": [choice] * answers, "usage": usage})

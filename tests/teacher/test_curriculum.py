@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from task.labels import Example, Label
+from task.near import cluster_key
 from task.normalize import normalize_v1
-from teacher.curriculum import build, cluster_key, read, write
+from teacher.curriculum import build, read, write
 from teacher.ledger import LedgerRow
 from tests.conftest import make_task
 

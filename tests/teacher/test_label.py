@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,9 @@ import pytest
 from task.errors import InputError
 from task.labels import Example
 from task.spec import Task
-from teacher.label import Labelled, Sources, label_queries
-from teacher.ledger import Ledger
+from teacher.job import Sources
+from teacher.label import label_queries
+from teacher.ledger import Ledger, LedgerRow
 from tests.conftest import make_task
 from tests.teacher.fake_api import FakeApi
 
@@ -29,9 +32,18 @@ def llm_task(url: str, **openai: Any) -> Task:
     return make_task(teacher={"backend": "openai", "openai": settings})
 
 
-def run(task: Task, log: list[Example], folder: Path) -> Labelled:
+@dataclass
+class Done:
+    """A job's result after its ledger was closed."""
+
+    rows: list[LedgerRow]
+    spent: Mapping[str, float]
+
+
+def run(task: Task, log: list[Example], folder: Path) -> Done:
     with Ledger(folder / "ledger.sqlite") as ledger:
-        return label_queries(task, Sources(log), ledger, folder, fetch=Path)
+        done = label_queries(task, Sources(log), ledger, folder, fetch=Path)
+        return Done(list(done.rows), done.spent)
 
 
 def queries(n: int) -> list[Example]:
@@ -57,8 +69,12 @@ def test_every_row_has_a_status_and_the_ledger_agrees_with_the_server(tmp_path: 
     assert done.spent["prompt_tokens"] + done.spent["completion_tokens"] == api.tokens
     assert done.spent["attempts"] == sum(api.calls.values())
     for i, q in enumerate(log):
-        once = BEHAVIOURS[i % len(BEHAVIOURS)] in {"ok", "fenced", "400", "truncated", "wrong-role"}
-        assert api.calls[q.query] == (1 if once else 2)
+        again = BEHAVIOURS[i % len(BEHAVIOURS)] in {"429", "500", "disconnect"}
+        assert api.calls[q.query] == (2 if again else 1)
+    assert api.calls["repair"] == 5  # an unreadable answer is sent back once, alone
+    sent_back = [b for b in api.bodies if b["messages"][-1]["content"] == "no idea"]
+    assert len(sent_back) == 5
+    assert all(q.query not in b["messages"][0]["content"] for b in sent_back for q in log)
 
 
 def test_a_second_run_asks_nothing_and_a_changed_request_asks_again(tmp_path: Path) -> None:
@@ -75,11 +91,14 @@ def test_a_second_run_asks_nothing_and_a_changed_request_asks_again(tmp_path: Pa
 def test_the_budget_stops_the_job_and_what_was_paid_is_kept(tmp_path: Path) -> None:
     log = queries(100)
     with FakeApi() as api:
-        task = llm_task(api.url, budget=0.004)  # 0.00012 a call, looked at every 32 calls
+        task = llm_task(api.url, budget=0.01)  # 0.00012 a call; what a call could cost at most is set aside first
         with pytest.raises(InputError, match="the budget is spent"):
             run(task, log, tmp_path)
         paid = sum(api.calls.values())
-        assert paid < 100
+        assert 0 < paid < 100
+        with Ledger(tmp_path / "ledger.sqlite") as ledger:
+            assert ledger.spent()["cost"] == pytest.approx(paid * 0.00012)
+            assert ledger.spent()["cost"] <= 0.01
         done = run(llm_task(api.url, budget=1.0), log, tmp_path)
         assert sum(api.calls.values()) == 100
     assert all(r.status == "accepted" for r in done.rows)

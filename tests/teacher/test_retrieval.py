@@ -10,7 +10,8 @@ from task.labels import Example
 from task.spec import Retrieval
 from task.store import fetch
 from teacher.evidence import EvidenceFinder
-from teacher.label import Sources, label_queries
+from teacher.job import Sources
+from teacher.label import label_queries
 from teacher.ledger import Ledger
 from teacher.retrieval import HybridIndex, item_text, top_rows
 from tests.conftest import make_task
@@ -55,7 +56,8 @@ def test_evidence_comes_from_items_purchases_and_neighbours(tmp_path: Path) -> N
     log = [Example("oat drink"), Example("oat drinks"), Example("bathroom paper")]
     bought = [Conversion("oat drink", "2", 4)]
     finder = EvidenceFinder(task, ITEMS, bought, fetch("all-MiniLM-L6-v2"), tmp_path)
-    first, second, third = finder.find(log)
+    texts = [q.query for q in log]
+    first, second, third = finder.find(texts, finder.vectors(texts))
     assert first.conversions == {1: 4}
     assert second.conversions == {}
     assert second.neighbours[0][0] == "oat drink"
@@ -63,8 +65,9 @@ def test_evidence_comes_from_items_purchases_and_neighbours(tmp_path: Path) -> N
     assert first.items[0].row == 1
     assert third.items[0].row == 2
     assert len(list(tmp_path.glob("*.npy"))) == 2
-    again = list(EvidenceFinder(task, ITEMS, bought, Path("nowhere"), tmp_path).find(log))  # vectors are kept
-    assert again == [first, second, third]
+    elsewhere = Path("nowhere", "all-MiniLM-L6-v2")  # what was embedded once is not embedded again
+    kept = EvidenceFinder(task, ITEMS, bought, elsewhere, tmp_path)
+    assert kept.find(texts[:1], kept.vectors(texts[:1])) == [first]
 
 
 @pytest.mark.slow

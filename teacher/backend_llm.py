@@ -1,0 +1,162 @@
+"""The LLM backends: contexts are found a block ahead, queries are asked many at a time, rows settle as they come."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+
+from task.labels import Example
+from teacher.ask import Asker, usable
+from teacher.client import Client
+from teacher.context import Context, ContextFinder
+from teacher.job import Job, Plan
+from teacher.judge import Judge
+from teacher.ledger import LedgerRow, Reply
+from teacher.prices import price_of
+from teacher.prompt import Prompter
+from teacher.recorder import GroupCommit
+from teacher.request import Request
+
+_SETTLE = 200
+_LIKELY_ANSWER_TOKENS = 16  # for each role of the task, where nothing was answered yet
+Block = list[tuple[Example, Context]]
+
+
+def label(job: Job, judge: Judge, done: Callable[[LedgerRow], None]) -> None:
+    """Ask for every query of the job, or use what the ledger holds; every row goes to the ledger and to `done`.
+
+    Raises:
+        BudgetSpentError: After the calls that were on their way have come back and been recorded.
+    """
+    asyncio.run(_label(job, judge, done))
+
+
+async def _label(job: Job, judge: Judge, done: Callable[[LedgerRow], None]) -> None:
+    settings = job.task.teacher.openai
+    recorder = GroupCommit(job.ledger)
+    before = job.ledger.spent()["cost"]
+    queue: asyncio.Queue[tuple[Example, Context, Mapping[str, Reply]] | None] = asyncio.Queue(2 * settings.concurrency)
+    rows: list[LedgerRow] = []
+    failures: list[BaseException] = []
+    stopped = asyncio.Event()
+    job.progress.begin(f"asking {settings.model}", len(job.queries))
+    async with Client(settings, recorder, usable, before, job.task.teacher.backend) as client:
+        asker = Asker(job.task, client, job.ledger)
+
+        async def worker() -> None:
+            while (item := await queue.get()) is not None:
+                if stopped.is_set():
+                    continue
+                query, context, known = item
+                try:
+                    answer = await asker.ask(query, context, known)
+                    row, _ = judge.row(query, answer)
+                    rows.append(row)
+                    done(row)
+                    job.progress.advance(note=f"{client.spent:.2f} spent" if client.price else "")
+                    if len(rows) >= _SETTLE:
+                        part = rows[:]
+                        rows.clear()
+                        await recorder.record([], part)
+                except Exception as error:  # noqa: BLE001 (stops the job; told once everybody has come home)
+                    failures.append(error)
+                    stopped.set()
+
+        workers = [asyncio.create_task(worker()) for _ in range(2 * settings.concurrency)]
+        try:
+            async for block in _blocks(job):
+                if stopped.is_set():
+                    break
+                known = await asyncio.to_thread(_known, job, asker.prompter, block)
+                for query, context in block:
+                    await queue.put((query, context, known))
+            for _ in workers:
+                await queue.put(None)
+            await asyncio.gather(*workers)
+        finally:
+            for w in workers:
+                w.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+            with contextlib.suppress(Exception):
+                await recorder.record([], rows)
+            await recorder.flush()
+    if failures:
+        raise failures[0]
+
+
+async def _blocks(job: Job) -> AsyncIterator[Block]:
+    """Blocks of queries with their contexts; while one is asked about, the next is being found in a thread."""
+    blocks = contexts(job)
+    ahead = asyncio.create_task(asyncio.to_thread(next, blocks, None))
+    try:
+        while (block := await ahead) is not None:
+            ahead = asyncio.create_task(asyncio.to_thread(next, blocks, None))
+            yield block
+    finally:
+        with contextlib.suppress(BaseException):
+            await ahead
+
+
+def contexts(job: Job) -> Iterator[Block]:
+    """The job's queries with their contexts, in blocks."""
+    sources, task = job.sources, job.task
+    searchable = bool(sources.catalogue or (sources.calibration and task.teacher.openai.few_shot))
+    model = job.fetch(task.teacher.retrieval.embedder) if searchable and task.teacher.openai.context else None
+    finder = ContextFinder(
+        task, sources.catalogue, sources.conversions, sources.calibration, sources.held_out, model, job.folder,
+    )
+    at = 0
+    for found in finder.find(job.queries):
+        yield list(zip(job.queries[at : at + len(found)], found, strict=True))
+        at += len(found)
+
+
+def _known(job: Job, prompter: Prompter, block: Block) -> Mapping[str, Reply]:
+    """The replies that the ledger holds for the first requests of a block."""
+    return job.ledger.replies(r.key for query, context in block for r in prompter.first(query.query, context))
+
+
+def plan(job: Job, judge: Judge) -> Plan:
+    """What `label` would ask, judge again, and leave alone; asks nobody."""
+    prompter = Prompter(job.task)
+    settings = job.task.teacher.openai
+    ask: list[str] = []
+    again: list[str] = []
+    why: dict[str, int] = {}
+    stand = calls = tokens_in = 0
+    job.progress.begin("comparing with the ledger", len(job.queries))
+    for block in contexts(job):
+        requests = [prompter.first(query.query, context) for query, context in block]
+        asked = job.ledger.asked(r.key for group in requests for r in group)
+        rows = job.ledger.rows(query.query for query, _ in block)
+        for (query, _), group in zip(block, requests, strict=True):
+            missing = [r for r in group if r.key not in asked]
+            row = rows.get(query.query)
+            if missing:
+                ask.append(query.query)
+                calls += len(missing) + settings.verify
+                tokens_in += sum(_likely(r) for r in missing)
+                reason = _why(row, missing, group)
+                why[reason] = why.get(reason, 0) + 1
+            elif row is None or row.judged != judge.fingerprint or row.request != group[0].key:
+                again.append(query.query)
+            else:
+                stand += 1
+        job.progress.advance(len(block))
+    tokens_out = calls * min(settings.max_tokens, _LIKELY_ANSWER_TOKENS * len(job.task.roles))
+    price = price_of(settings)
+    cost = None if price is None else price.of(tokens_in, 0, tokens_out)
+    return Plan(ask, again, stand, calls, (tokens_in, tokens_out), cost, why)
+
+
+def _why(row: LedgerRow | None, missing: Sequence[Request], group: Sequence[Request]) -> str:
+    if row is None:
+        return "new"
+    if row.status == "failed":
+        return "failed before"
+    return "its request changed" if len(missing) == len(group) else "another signal is wanted"
+
+
+def _likely(request: Request) -> int:
+    return request.most_tokens[0] // 4

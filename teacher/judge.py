@@ -1,0 +1,71 @@
+"""From a teacher's answer to a row of the ledger: labels, verdicts, and the signals that confidence is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from task.labels import Example, Label
+from teacher.guardrails import Guardrails, Verdict
+from teacher.ledger import LedgerRow
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a teacher says about one query.
+
+    Attributes:
+        request: Key of the request that gave the labels.
+        labels: Rows `{"role", "text", "start"?, "end"?, "confidence"?, "signals"?}`; None without a usable reply.
+        signals: Of the labelling as a whole.
+        reason: Why there are no labels.
+    """
+
+    query: str
+    request: str
+    labels: Sequence[Mapping[str, Any]] | None
+    signals: Mapping[str, float] = field(default_factory=dict)
+    reason: str = ""
+
+
+class Judge:
+    """Applies the guardrails to answers."""
+
+    def __init__(self, guardrails: Guardrails) -> None:
+        self._guardrails = guardrails
+        self.fingerprint = guardrails.fingerprint()
+
+    def row(self, query: Example, answer: Answer) -> tuple[LedgerRow, list[Verdict]]:
+        """The row of a query, not yet calibrated, and every verdict."""
+        if answer.labels is None:
+            row = LedgerRow(
+                query.query, query.count, answer.request, "failed", (), 0.0, answer.reason, judged=self.fingerprint
+            )
+            return row, []
+        given = [_label(r) for r in answer.labels]
+        kept, verdicts = self._guardrails.judge(query.query, given)
+        signals = [{**answer.labels[k.nth].get("signals", {}), "guardrails": k.margin} for k in kept]
+        rejected = [v for v in verdicts if v.verdict == "rejected"]
+        whole = {**answer.signals, "kept": len(kept) / len(given) if given else 1.0}
+        row = LedgerRow(
+            query.query, query.count, answer.request, "partial" if rejected else "accepted",
+            tuple(k.label for k in kept), 1.0, rejected[0].reason if rejected else "",
+            [v.to_json() for v in verdicts if v.verdict != "accept"], [*signals, whole], self.fingerprint,
+        )
+        return row, verdicts
+
+
+def _label(row: Mapping[str, Any]) -> Label:
+    """A label as the teacher gave it; what is of the wrong type becomes text that no guardrail lets pass."""
+    start, end, sure = row.get("start"), row.get("end"), row.get("confidence")
+    spanned = isinstance(start, int) and isinstance(end, int)
+    return Label(
+        str(row.get("role")), str(row.get("text")), start if spanned else None, end if spanned else None,
+        float(sure) if isinstance(sure, int | float) else None,
+    )
+
+
+def skipped(query: Example, reason: str) -> LedgerRow:
+    """The row of a query that is not worth asking about."""
+    return LedgerRow(query.query, query.count, "", "skipped", (), 0.0, reason)

@@ -1,0 +1,67 @@
+"""What a call costs: from the task file, else from the dated list beside this file, else unknown."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from task.errors import InputError
+from task.spec import OpenAI
+
+_LIST = Path(__file__).with_name("prices.yaml")
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """Dollars per million tokens, and where the figures are from."""
+
+    input: float
+    cached: float
+    output: float
+    source: str
+
+    def of(self, prompt_tokens: int, cached_tokens: int, completion_tokens: int) -> float:
+        """The cost of a call; `cached_tokens` are those of the prompt that the provider had cached."""
+        fresh = prompt_tokens - cached_tokens
+        return (fresh * self.input + cached_tokens * self.cached + completion_tokens * self.output) / 1e6
+
+
+def price_of(settings: OpenAI, *, batch: bool = False) -> Price | None:
+    """The price of a model, or None where nobody stated one.
+
+    Only the provider's own address has the list's prices: the same name elsewhere may cost anything.
+    """
+    given = (settings.price_input_per_million, settings.price_output_per_million)
+    if given[0] is not None and given[1] is not None:
+        return Price(given[0], given[0], given[1], "the task file")
+    listed = _listed()
+    model = listed["models"].get(settings.model)
+    if model is None or not settings.base_url.startswith("https://api.openai.com/"):
+        return None
+    share = listed["batch_discount"] if batch else 1.0
+    return Price(
+        model["input"] * share, model["cached"] * share, model["output"] * share,
+        f"{listed['source']}, {listed['as_of']}",
+    )
+
+
+def needed_price(settings: OpenAI, *, batch: bool = False) -> Price:
+    """The price of a model; an error says how to state it."""
+    price = price_of(settings, batch=batch)
+    if price is None:
+        raise InputError(
+            "a budget needs a price, and this model has none", field="teacher.openai.budget", found=settings.model,
+            expected="price_input_per_million and price_output_per_million beside it, or a model of the price list: "
+            + ", ".join(_listed()["models"]),
+        )
+    return price
+
+
+@functools.cache
+def _listed() -> Mapping[str, Any]:
+    import yaml
+
+    return dict(yaml.safe_load(_LIST.read_text(encoding="utf-8")))

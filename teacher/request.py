@@ -1,0 +1,47 @@
+"""A request to an LLM, and the key under which its reply is kept.
+
+The body that is hashed is the body that is sent, byte for byte, so nothing that could change the reply can be
+missing from the key. What is left out is listed here: the API key, time-outs, deadlines, concurrency, rate limits,
+retries, prices and the budget.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from task.files import canonical_json
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One call to be made.
+
+    Attributes:
+        query: The query that it is about.
+        purpose: `label`, `samples`, `bare`, `verify` or `repair`.
+        content: The body, as canonical JSON.
+        key: SHA-256 of address and body.
+        evidence: What retrieval gave for it, kept beside the reply.
+        most_tokens: The most that prompt and answer can come to; a budget reserves it.
+    """
+
+    query: str
+    purpose: str
+    content: bytes
+    key: str
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    most_tokens: tuple[int, int] = (0, 0)
+
+    @classmethod
+    def make(
+        cls, query: str, purpose: str, base_url: str, body: Mapping[str, Any], evidence: Mapping[str, Any] | None = None
+    ) -> Request:
+        """Encode and hash."""
+        content = canonical_json(body).encode()
+        key = hashlib.sha256(base_url.rstrip("/").encode() + b"\n" + content).hexdigest()
+        # A token of a byte-level vocabulary stands for at least one byte; templates add a few around each message.
+        most = (len(content) + 16 * len(body["messages"]), int(body["max_tokens"]) * int(body.get("n", 1)))
+        return cls(query, purpose, content, key, evidence or {}, most)

@@ -1,0 +1,94 @@
+"""Finding a teacher's words in the query: verbatim, or repaired within what the task allows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rapidfuzz.distance import OSA
+
+_WORD = re.compile(r"\S+")
+_LONGER = 1  # a misheard value can have a word more or less than the query has
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Where a value stands in a query, and how.
+
+    Attributes:
+        kind: `verbatim`, `case`, `blanks` or `edits`.
+        similarity: 1 for verbatim, case and blanks; below that the edit similarity of the words.
+    """
+
+    start: int
+    end: int
+    kind: str
+    similarity: float
+
+
+def find(query: str, text: str, least: float, taken: frozenset[int] = frozenset()) -> Found | None:
+    """The words of a query that a value means.
+
+    Args:
+        least: Similarity in [0, 1] from which edits are repaired; 1 repairs case and blanks only, 0 nothing.
+        taken: Starts of occurrences that other labels have already.
+
+    Returns:
+        The first verbatim occurrence that is free; else the best repair; None where there is none.
+    """
+    wanted = text.strip()
+    if not wanted:
+        return None
+    for start in _occurrences(query, wanted):
+        if start not in taken:
+            return Found(start, start + len(wanted), "verbatim", 1.0)
+    if least == 0.0:
+        return None
+    plain = _plain(wanted)
+    words = wanted.split()
+    best: Found | None = None
+    for start, end in _runs(query, len(words)):
+        if start in taken:
+            continue
+        have = query[start:end]
+        if have.casefold() == wanted.casefold():
+            return Found(start, end, "case", 1.0)
+        if _plain(have) == plain:
+            best = Found(start, end, "blanks", 1.0)
+            continue
+        similarity = OSA.normalized_similarity(have.casefold(), wanted.casefold())
+        if least < 1.0 and similarity >= least and (best is None or similarity > best.similarity):
+            best = Found(start, end, "edits", float(similarity))
+    return best
+
+
+def _occurrences(query: str, text: str) -> Iterator[int]:
+    """Starts of a text in a query: first those on word borders, then those inside words (scripts without blanks)."""
+    inside = []
+    at = query.find(text)
+    while at >= 0:
+        end = at + len(text)
+        if (at == 0 or not _joined(query[at - 1], text[0])) and (
+            end == len(query) or not _joined(text[-1], query[end])
+        ):
+            yield at
+        else:
+            inside.append(at)
+        at = query.find(text, at + 1)
+    yield from inside
+
+
+def _joined(left: str, right: str) -> bool:
+    return left.isalnum() and right.isalnum()
+
+
+def _runs(query: str, words: int) -> Iterator[tuple[int, int]]:
+    spans = [m.span() for m in _WORD.finditer(query)]
+    for length in sorted({words, *range(max(1, words - _LONGER), words + _LONGER + 1)}, key=lambda n: abs(n - words)):
+        for first in range(len(spans) - length + 1):
+            yield spans[first][0], spans[first + length - 1][1]
+
+
+def _plain(text: str) -> str:
+    return "".join(text.split()).casefold()
