@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -88,6 +90,17 @@ def _stage(task: Path, overrides: list[str] | None, runs: Path, last: str) -> tu
         return pipeline, pipeline.upto(last)
 
 
+@contextlib.contextmanager
+def _open(task: Path, overrides: list[str] | None, runs: Path) -> Iterator[Pipeline]:
+    """The pipeline of a task, with nothing run."""
+    from limbeck.console import Console
+    from limbeck.pipeline import Pipeline
+    from task.load import load_task
+
+    with Console() as console:
+        yield Pipeline(load_task(task, overrides or ()), runs, console)
+
+
 def _evaluate(task: Path, overrides: list[str] | None, runs: Path) -> None:
     """The report is written and shown first; a gate that it misses decides the exit code."""
     from limbeck.summary import print_summary
@@ -116,10 +129,58 @@ def plan(task: TaskFile, set_: Overrides = None) -> None:
 
 
 @app.command()
-def label(task: TaskFile, set_: Overrides = None, runs: Runs = RUNS) -> None:
-    """Label the query log; every query comes out with a status, no reply is paid for twice."""
+def label(
+    task: TaskFile,
+    set_: Overrides = None,
+    runs: Runs = RUNS,
+    plan_only: Annotated[
+        bool, typer.Option("--plan", help="Only say what would be asked again, judged again for nothing, or left alone")
+    ] = False,
+) -> None:
+    """Label the query log; every query comes out with a status, no reply is paid for twice.
+
+    After a change of catalogue, prompt, guardrails or task, `--plan` says what the change will cost.
+    """
+    if plan_only:
+        from limbeck.ledger import print_plan as print_label_plan
+
+        with _open(task, set_, runs) as pipeline:
+            found = pipeline.plan_labels()
+        print_label_plan(found)
+        return
     _, result = _stage(task, set_, runs, "label")
     print(result.folder / "labels.jsonl")
+
+
+@app.command()
+def ledger(
+    task: TaskFile,
+    set_: Overrides = None,
+    runs: Runs = RUNS,
+    status: Annotated[str | None, typer.Option(help="Only queries of this status")] = None,
+    role: Annotated[str | None, typer.Option(help="Only queries with a label of this role")] = None,
+    reason: Annotated[str | None, typer.Option(help="Only queries with this text in a reason or verdict")] = None,
+    below: Annotated[float | None, typer.Option(help="Only queries whose confidence is below this")] = None,
+    query: Annotated[str | None, typer.Option(help="Everything about one query: evidence, attempts, verdicts")] = None,
+    out: Annotated[Path | None, typer.Option("--export", help="Write the queries chosen to this Parquet file")] = None,
+    limit: Annotated[int, typer.Option(help="Most rows to show", min=1)] = 20,
+) -> None:
+    """Show what labelling did and cost: by status, model, day; filter, look at one query, export.
+
+    Without a filter it sums up; with one it lists the queries that pass.
+    """
+    from limbeck import ledger as view
+
+    with _open(task, set_, runs) as pipeline, view.open_ledger(pipeline) as book:
+        rows = view.chosen(book, status, role, reason, below)
+        if query is not None:
+            view.print_query(book, query)
+        elif out is not None:
+            print(f"{view.export(rows, out):,} rows in {out}")
+        elif any(x is not None for x in (status, role, reason, below)):
+            view.print_rows(rows, limit)
+        else:
+            view.print_overview(book)
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from task.labels import Example
 from task.load import LoadedTask
 from task.spec import Task
 from task.store import fetch_ahead
+from teacher.job import Plan
 
 STAGES = ("label", "curriculum", "train", "merge", "bundle", "evaluate")
 _PARITY_ROWS = 200
@@ -86,6 +88,16 @@ class Pipeline:
         if task.teacher.backend in LLM_BACKENDS and prompt is not None and Path(prompt).exists():
             inputs["prompt"] = sha256_file(Path(prompt))
         return run_stage(self.run, "label", config=config, inputs=inputs, work=work)
+
+    def plan_labels(self) -> Plan:
+        """What the label stage would ask, judge again, and leave alone."""
+        from task.store import fetch
+        from teacher.label import plan_labelling
+        from teacher.ledger import Ledger
+
+        self.inputs.prepare()
+        with tempfile.TemporaryDirectory() as folder, Ledger(self.run / "ledger.sqlite") as ledger:
+            return plan_labelling(self.task, self.inputs.teacher, ledger, Path(folder), fetch, self.console)
 
     def curriculum(self) -> Result:
         """Labels → splits."""

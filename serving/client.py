@@ -6,6 +6,7 @@ its query.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import Sequence
 from typing import Any
@@ -49,7 +50,7 @@ class StudentClient:
         try:
             if self._codec.form == "read":
                 return await self._read(queries)
-            return [await self._written(q) for q in queries]
+            return list(await asyncio.gather(*(self._written(q) for q in queries)))
         except (aiohttp.ClientError, TimeoutError, LookupError, ValueError) as error:
             raise EngineUnavailableError(f"{type(error).__name__}: {error}") from error
 

@@ -46,7 +46,8 @@ def test_every_sampling_parameter_and_the_schema_are_in_the_body_that_is_hashed(
     body = json.loads(make(samples=3, sample_temperature=0.9)[1].content)
     assert (body["n"], body["temperature"], body["max_tokens"]) == (3, 0.9, 512)
     assert body["response_format"]["json_schema"]["strict"] is True
-    assert {r.purpose: len({r.key}) for r in make(samples=2, compare_bare=True)} == {"label": 1, "samples": 1, "bare": 1}
+    purposes = [r.purpose for r in make(samples=2, compare_bare=True)]
+    assert purposes == ["label", "samples", "bare"]
     assert "Oat Milk 1 l" not in make(compare_bare=True)[1].content.decode()
 
 
