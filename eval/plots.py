@@ -72,6 +72,50 @@ def latency_cdf(groups: Mapping[str, Sequence[float]]) -> str:
     return _svg(figure)
 
 
+def reliability(bins: Sequence[Mapping[str, float]]) -> str:
+    """Share right against stated confidence, one point a bin of equal mass; on the diagonal is honest."""
+    figure, axes = plt.subplots(figsize=(3.6, 3.2))
+    low = min((100 * min(b["confidence"], b["right"]) for b in bins), default=0.0)
+    axes.plot([low, 100], [low, 100], color=_INK, linewidth=0.8, linestyle="--")
+    axes.plot([100 * b["confidence"] for b in bins], [100 * b["right"] for b in bins], color=COLOURS[0], marker="o",
+              markersize=4)
+    axes.set_xlabel("stated confidence, %")
+    axes.set_ylabel("right, %")
+    axes.grid(alpha=0.2)
+    return _svg(figure)
+
+
+def risk_coverage(points: Sequence[Mapping[str, float]], threshold: float | None) -> str:
+    """Share wrong among those kept, against the share kept, surest first."""
+    figure, axes = plt.subplots(figsize=(3.6, 3.2))
+    axes.plot([100 * p["coverage"] for p in points], [100 * p["risk"] for p in points], color=COLOURS[0])
+    kept = [p for p in points if threshold is not None and p["threshold"] >= threshold]
+    if kept:
+        axes.plot(100 * kept[-1]["coverage"], 100 * kept[-1]["risk"], marker="o", color=COLOURS[3], label="threshold")
+        axes.legend(loc="upper left")
+    axes.set_xlabel("kept, %")
+    axes.set_ylabel("wrong among the kept, %")
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.2)
+    return _svg(figure)
+
+
+def differences(rows: Sequence[tuple[str, Mapping[str, Any]]], label: str) -> str:
+    """Paired differences in points with their intervals, one line each; zero is no difference."""
+    figure, axes = plt.subplots(figsize=(7.0, 0.6 + 0.28 * max(1, len(rows))))
+    for at, (_, figures) in enumerate(reversed(rows)):
+        if figures["value"] is None:
+            continue
+        low, value, high = (100 * figures[k] for k in ("low", "value", "high"))
+        colour = COLOURS[2] if low > 0 else COLOURS[3] if high < 0 else _INK
+        axes.plot([low, high], [at, at], color=colour, linewidth=1.5)
+        axes.plot(value, at, marker="o", markersize=4, color=colour)
+    axes.axvline(0, color=_INK, linewidth=0.8, linestyle="--")
+    axes.set_yticks(range(len(rows)), [name for name, _ in reversed(rows)])
+    axes.set_xlabel(label)
+    return _svg(figure)
+
+
 def learning_curve(history: Sequence[Mapping[str, Any]]) -> str:
     """Training loss and dev F1 by step."""
     figure, axes = plt.subplots(figsize=(7.0, 2.6))

@@ -1,4 +1,4 @@
-"""The report: one HTML file without network, drawn from the JSON beside it."""
+"""Reports: each one HTML file without network, drawn from the JSON beside it."""
 
 from __future__ import annotations
 
@@ -30,12 +30,37 @@ def write(folder: Path, content: Mapping[str, Any], latencies: Mapping[str, Sequ
         "latency": plots.latency_cdf(latencies) if any(latencies.values()) else "",
         "learning": plots.learning_curve(content["history"]) if content.get("history") else "",
     }
+    write_text(folder / "report.html", _page("report.html.j2", r=value, plots=drawn))
+
+
+def write_labels(folder: Path, content: Mapping[str, Any]) -> None:
+    """Write `report.html` of a labelling job: statuses, confidence, verdicts."""
+    drawn = {"reliability": "", "risk": ""}
+    if content["confidence"]:
+        found = content["confidence"]["report"]["label"]
+        drawn["reliability"] = plots.reliability(found["reliability"])
+        drawn["risk"] = plots.risk_coverage(found["risk_coverage"], content["confidence"]["threshold"])
+    write_text(folder / "report.html", _page("labels.html.j2", r=content, plots=drawn))
+
+
+def write_audit(folder: Path, content: Mapping[str, Any]) -> None:
+    """Write `audit.json` and `audit.html`: what each kind of context is worth, overall and by slice."""
+    write_json(folder / "audit.json", {"schema": SCHEMA, **content})
+    rows = [
+        (f"{v['name'].removeprefix('without ')}, {s['name']}", v["worth"])
+        for s in content["slices"] for v in s["variants"] if v["worth"]
+    ]
+    plot = plots.differences(rows, "what it is worth: F1 points with it, less those without")
+    write_text(folder / "audit.html", _page("audit.html.j2", r=content, plot=plot))
+
+
+def _page(template: str, **values: Any) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )
     environment.filters |= {"percent": percent, "plain": plain, "ms": milliseconds}
-    write_text(folder / "report.html", environment.get_template("report.html.j2").render(r=value, plots=drawn))
+    return environment.get_template(template).render(**values)
 
 
 def _sliced(systems: Mapping[str, Any]) -> bool:

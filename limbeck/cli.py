@@ -183,6 +183,30 @@ def ledger(
             view.print_overview(book)
 
 
+@app.command("audit-context")
+def audit_context(
+    task: TaskFile,
+    set_: Overrides = None,
+    runs: Runs = RUNS,
+    gold: Annotated[str, typer.Option(help="Which gold rows: `calibration`, or `test` (which only judges)")]
+    = "calibration",
+) -> None:
+    """Find out what retrieval is worth: the teacher with and without each kind of context, by slice, on gold.
+
+    An LLM is asked once per kind and gold query; the replies stay in the ledger.
+    """
+    from limbeck.audit import audit
+    from limbeck.summary import print_audit
+    from task.errors import InputError
+
+    if gold not in ("calibration", "test"):
+        raise InputError("unknown gold split", field="--gold", found=gold, expected="calibration or test")
+    with _open(task, set_, runs) as pipeline:
+        page = audit(pipeline, gold)  # type: ignore[arg-type]
+    print_audit(page.with_name("audit.json"))
+    print(f"\nReport: {page}")
+
+
 @app.command()
 def curriculum(task: TaskFile, set_: Overrides = None, runs: Runs = RUNS) -> None:
     """Turn accepted labels into deduplicated train and dev splits, as a `datasets` folder."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -62,6 +63,7 @@ class Pipeline:
         task = self.task
 
         def work(folder: Path) -> Mapping[str, Any]:
+            from eval.report import write_labels
             from task.store import fetch
             from teacher.label import label_queries
             from teacher.ledger import STATUSES, Ledger
@@ -70,15 +72,18 @@ class Pipeline:
                 done = label_queries(task, self.inputs.teacher, ledger, folder / "index", fetch, self.console)
                 rows = write_jsonl(folder / "labels.jsonl", (r.to_json() for r in done.rows))
             write_json(folder / "verdicts.json", done.verdicts)
-            calibration = done.calibration
-            if calibration is not None:
-                write_json(folder / "confidence.json", calibration.to_json())
+            confidence = None if done.calibration is None else done.calibration.to_json()
+            if confidence is not None:
+                write_json(folder / "confidence.json", confidence)
             shutil.rmtree(folder / "index", ignore_errors=True)
-            threshold = None if calibration is None else calibration.threshold
-            return {
-                "rows": rows, **{s: done.statuses.get(s, 0) for s in STATUSES}, "spent": dict(done.spent),
-                "threshold": threshold,
-            }
+            statuses: dict[str, Any] = {s: done.statuses.get(s, 0) for s in STATUSES}
+            write_labels(folder, {
+                "task": task.name, "backend": task.teacher.backend, "rows": rows, "statuses": statuses,
+                "spent": done.spent, "confidence": confidence, "verdicts": done.verdicts, "level": task.eval.confidence,
+                "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            })
+            threshold = None if done.calibration is None else done.calibration.threshold
+            return {"rows": rows, **statuses, "spent": dict(done.spent), "threshold": threshold}
 
         config = task.model_dump(
             mode="json", include={"instructions", "roles", "examples", "normaliser", "teacher"}

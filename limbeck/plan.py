@@ -77,7 +77,7 @@ def _queries(task: Task) -> tuple[int, int, str]:
 
 def _teacher(task: Task, queries: int, source: str) -> list[Line]:
     backend = task.teacher.backend
-    if backend != "openai":
+    if backend not in {"openai", "vllm"}:
         no_calls = Line("calls", "0", f"backend {backend} asks no LLM")
         seconds = queries / CATALOG_QUERIES_PER_S if backend == "catalog" else 5.0
         return [
@@ -98,7 +98,9 @@ def _teacher(task: Task, queries: int, source: str) -> list[Line]:
     price = price_of(s)
     money = "unknown"
     basis = "set teacher.openai.price_input_per_million and price_output_per_million"
-    if price is not None:
+    if backend == "vllm":
+        money, basis = "0.00", "a local model; the machine's time is not counted"
+    elif price is not None:
         cost = queries * price.of(tokens_in, 0, tokens_out)
         money = f"{cost:,.2f}"
         basis = f"{price.input:g} and {price.output:g} per million tokens in and out: {price.source}"

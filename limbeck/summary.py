@@ -41,3 +41,14 @@ def render(report: Path) -> str:
         ]
     lines += ["", *(f"- {'✓' if v['ok'] else '✗'} {v['text']}" for v in r["verdict"])]
     return "\n".join(lines)
+
+
+def print_audit(audit: Path) -> None:
+    """What each kind of context is worth, as a Markdown table."""
+    r = read_json(audit)
+    for part in r["slices"]:
+        print(f"\n{part['name']}, {part['rows']:,} gold {r['gold']} queries\n")
+        print("| context | precision | recall | F1 | worth, F1 points |\n|---|---|---|---|---|")
+        for v in part["variants"]:
+            print(f"| {v['name']} | {percent(v['precision'])} | {percent(v['recall'])} | {percent(v['f1'])} "
+                  f"| {percent(v['worth'])} |")

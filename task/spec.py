@@ -17,6 +17,7 @@ from task.normalize import NORMALISERS
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
+EvidenceKind = Literal["items", "bought", "neighbours"]
 ContextKind = Literal["examples", "bought", "converted", "similar", "items", "neighbours"]
 
 
@@ -153,8 +154,12 @@ class Data(Strict):
 
 
 class Retrieval(Strict):
-    """Hybrid search: BM25 and dense lists of `depth` items each, fused by reciprocal rank; `items` are kept."""
+    """Hybrid search: BM25 and dense lists of `depth` items each, fused by reciprocal rank; `items` are kept.
 
+    `use` names the kinds of evidence that the catalog teacher rests on (an LLM's are in `teacher.openai.context`).
+    """
+
+    use: tuple[EvidenceKind, ...] = ("items", "bought", "neighbours")
     embedder: str = "all-MiniLM-L6-v2"
     depth: Positive = 50
     items: Positive = 16
@@ -199,6 +204,20 @@ class OpenAI(Strict):
     budget: Annotated[float, Field(gt=0.0)] | None = None
 
 
+class LocalTeacher(Strict):
+    """A teacher model that vLLM serves on this machine; what and how it is asked is in `openai`."""
+
+    model: str = "SmolLM2-135M-Instruct"
+    dtype: Literal["bfloat16", "float32", "float16"] = "bfloat16"
+    max_model_len: Positive = 4096
+    max_num_seqs: Positive = 64
+    kv_cache_gib: Annotated[float, Field(gt=0.0)] = 2.0
+    gpu_memory_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 0.9
+    enforce_eager: bool = True
+    extra_args: tuple[str, ...] = ()
+    start_timeout_s: Annotated[float, Field(gt=0.0)] = 600.0
+
+
 class Confidence(Strict):
     """How a label's signals become a probability, on the gold calibration rows; `docs/teacher.md` has the method.
 
@@ -215,9 +234,10 @@ class Confidence(Strict):
 class Teacher(Strict):
     """How queries get their labels."""
 
-    backend: Literal["catalog", "openai", "labels"] = "catalog"
+    backend: Literal["catalog", "openai", "vllm", "labels"] = "catalog"
     retrieval: Retrieval = Retrieval()
     openai: OpenAI = OpenAI()
+    vllm: LocalTeacher = LocalTeacher()
     confidence: Confidence = Confidence()
     fuzzy: Annotated[float, Field(ge=50.0, le=100.0)] = 80.0
     min_confidence: Fraction = 0.5
@@ -378,8 +398,8 @@ class Task(Strict):
         """What the backend needs of the rest of the file."""
         if self.teacher.backend == "labels" and not self.data.labels:
             raise ValueError("teacher.backend `labels` needs data.labels, the file that holds them")
-        if self.teacher.backend == "openai" and self.teacher.openai.prompt is None:
-            raise ValueError("teacher.backend `openai` needs teacher.openai.prompt, a Jinja template")
+        if self.teacher.backend in {"openai", "vllm"} and self.teacher.openai.prompt is None:
+            raise ValueError(f"teacher.backend `{self.teacher.backend}` needs teacher.openai.prompt, a Jinja template")
         if self.teacher.backend == "catalog":
             if not (self.data.sample or self.data.catalogue):
                 raise ValueError("teacher.backend `catalog` needs data.catalogue")

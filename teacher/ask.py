@@ -33,12 +33,12 @@ class Asker:
         ledger: Looked at for requests that follow from a reply.
     """
 
-    def __init__(self, task: Task, client: Client | None, ledger: Ledger) -> None:
+    def __init__(self, task: Task, prompter: Prompter, client: Client | None, ledger: Ledger) -> None:
         self._task = task
         self._client = client
         self._ledger = ledger
         self._normalise: Callable[[str], str] = normaliser(task.normaliser)
-        self.prompter = Prompter(task)
+        self.prompter = prompter
 
     async def ask(self, query: Example, context: Context, known: Mapping[str, Reply]) -> Answer:
         """The answer for one query; first requests that `known` has a reply for are not sent."""

@@ -37,12 +37,13 @@ class CatalogTeacher:
         self._rows = {q.query: i for i, q in enumerate(log)}
         finder = EvidenceFinder(task, catalogue, conversions, model, folder, progress)
         texts = [q.query for q in log]
+        used = frozenset(task.teacher.retrieval.use)
         vectors = finder.vectors(texts)
         progress.begin("retrieving evidence", len(log))
         self._evidence: list[Evidence] = []
         for at in range(0, len(texts), _BLOCK):
             block = slice(at, at + _BLOCK)
-            self._evidence += finder.find(texts[block], vectors[block])
+            self._evidence += (e.only(used) for e in finder.find(texts[block], vectors[block]))
             progress.advance(len(texts[block]))
         normalise = normaliser(task.normaliser)
         lexicon = Lexicon.build(task, catalogue, normalise)

@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 
 from task.labels import Example
+from task.spec import OpenAI
 from teacher.ask import Asker, usable
 from teacher.client import Client
 from teacher.context import Context, ContextFinder
@@ -16,6 +17,7 @@ from teacher.ledger import LedgerRow, Reply
 from teacher.prices import price_of
 from teacher.prompt import Prompter
 from teacher.recorder import GroupCommit
+from teacher.reply import rows_of
 from teacher.request import Request
 
 _SETTLE = 200
@@ -29,11 +31,25 @@ def label(job: Job, judge: Judge, done: Callable[[LedgerRow], None]) -> None:
     Raises:
         BudgetSpentError: After the calls that were on their way have come back and been recorded.
     """
-    asyncio.run(_label(job, judge, done))
+    with _endpoint(job) as (settings, address):
+        asyncio.run(_label(job, judge, done, settings, address))
 
 
-async def _label(job: Job, judge: Judge, done: Callable[[LedgerRow], None]) -> None:
-    settings = job.task.teacher.openai
+@contextlib.contextmanager
+def _endpoint(job: Job) -> Iterator[tuple[OpenAI, Callable[[], str] | None]]:
+    """Settings and address of who is asked: the task's endpoint, or a local model."""
+    if job.task.teacher.backend != "vllm":
+        yield job.task.teacher.openai, None
+        return
+    from teacher.local import LocalTeacher
+
+    with LocalTeacher(job.task, job.fetch, job.folder / "teacher.log") as local:
+        yield local.settings(), local.url
+
+
+async def _label(
+    job: Job, judge: Judge, done: Callable[[LedgerRow], None], settings: OpenAI, address: Callable[[], str] | None
+) -> None:
     recorder = GroupCommit(job.ledger)
     before = job.ledger.spent()["cost"]
     queue: asyncio.Queue[tuple[Example, Context, Mapping[str, Reply]] | None] = asyncio.Queue(2 * settings.concurrency)
@@ -41,8 +57,8 @@ async def _label(job: Job, judge: Judge, done: Callable[[LedgerRow], None]) -> N
     failures: list[BaseException] = []
     stopped = asyncio.Event()
     job.progress.begin(f"asking {settings.model}", len(job.queries))
-    async with Client(settings, recorder, usable, before, job.task.teacher.backend) as client:
-        asker = Asker(job.task, client, job.ledger)
+    async with Client(settings, recorder, usable, before, job.task.teacher.backend, address) as client:
+        asker = Asker(job.task, Prompter(job.task, settings), client, job.ledger)
 
         async def worker() -> None:
             while (item := await queue.get()) is not None:
@@ -119,8 +135,8 @@ def _known(job: Job, prompter: Prompter, block: Block) -> Mapping[str, Reply]:
 
 def plan(job: Job, judge: Judge) -> Plan:
     """What `label` would ask, judge again, and leave alone; asks nobody."""
-    prompter = Prompter(job.task)
-    settings = job.task.teacher.openai
+    with _endpoint(job) as (settings, _):
+        prompter = Prompter(job.task, settings)
     ask: list[str] = []
     again: list[str] = []
     why: dict[str, int] = {}
@@ -128,6 +144,8 @@ def plan(job: Job, judge: Judge) -> Plan:
     job.progress.begin("comparing with the ledger", len(job.queries))
     for block in contexts(job):
         requests = [prompter.first(query.query, context) for query, context in block]
+        if settings.verify:
+            requests = _with_verify(job, prompter, requests)
         asked = job.ledger.asked(r.key for group in requests for r in group)
         rows = job.ledger.rows(query.query for query, _ in block)
         for (query, _), group in zip(block, requests, strict=True):
@@ -135,7 +153,7 @@ def plan(job: Job, judge: Judge) -> Plan:
             row = rows.get(query.query)
             if missing:
                 ask.append(query.query)
-                calls += len(missing) + settings.verify
+                calls += len(missing) + (settings.verify and group[0] in missing)
                 tokens_in += sum(_likely(r) for r in missing)
                 reason = _why(row, missing, group)
                 why[reason] = why.get(reason, 0) + 1
@@ -148,6 +166,17 @@ def plan(job: Job, judge: Judge) -> Plan:
     price = price_of(settings)
     cost = None if price is None else price.of(tokens_in, 0, tokens_out)
     return Plan(ask, again, stand, calls, (tokens_in, tokens_out), cost, why)
+
+
+def _with_verify(job: Job, prompter: Prompter, requests: Sequence[list[Request]]) -> list[list[Request]]:
+    """The requests of each query with the one that checks its labels, where those are known already."""
+    known = job.ledger.replies(group[0].key for group in requests)
+    out = []
+    for group in requests:
+        held = known.get(group[0].key)
+        rows = rows_of(held.content) if held else None
+        out.append([*group, prompter.verify(group[0].query, rows)] if rows else group)
+    return out
 
 
 def _why(row: LedgerRow | None, missing: Sequence[Request], group: Sequence[Request]) -> str:

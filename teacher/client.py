@@ -56,11 +56,12 @@ class Client:
         recorder: Keeps the attempts.
         usable: Whether an answer to a request of a purpose can be used.
         spent: Money that the ledger has on record already; the budget counts it.
+        address: Gives the base URL where it is not the settings'; called once, in a thread, before the first call.
     """
 
     def __init__(
         self, settings: OpenAI, recorder: Recorder, usable: Callable[[str, str], bool], spent: float = 0.0,
-        backend: str = "openai",
+        backend: str = "openai", address: Callable[[], str] | None = None,
     ) -> None:
         self._settings = settings
         self._recorder = recorder
@@ -72,7 +73,8 @@ class Client:
         self.gate = Concurrency(settings.concurrency)
         self._requests = Rate(settings.requests_per_minute)
         self._tokens = Rate(settings.tokens_per_minute)
-        self._url = settings.base_url.rstrip("/") + "/chat/completions"
+        self._address = address or (lambda: settings.base_url)
+        self._url: asyncio.Future[str] | None = None
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -157,6 +159,9 @@ class Client:
 
     async def _send(self, request: Request) -> _Try:
         assert self._session is not None
+        if self._url is None:  # the first caller finds it, the others wait for what it finds
+            self._url = asyncio.ensure_future(asyncio.to_thread(self._address))
+        url = (await asyncio.shield(self._url)).rstrip("/") + "/chat/completions"
         started = time.monotonic()
 
         def attempt(outcome: Outcome, error: str | None = None, **more: Any) -> Attempt:
@@ -166,7 +171,7 @@ class Client:
             )
 
         try:
-            async with self._session.post(self._url, data=request.content) as response:
+            async with self._session.post(url, data=request.content) as response:
                 raw = await response.read()
                 if response.status != 200:
                     again = response.status in _RETRIED or response.status >= 500

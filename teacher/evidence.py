@@ -34,6 +34,14 @@ class Evidence:
     neighbours: tuple[tuple[str, float], ...]
     neighbour_conversions: Mapping[int, float]
 
+    def only(self, kinds: frozenset[str]) -> Evidence:
+        """Evidence of some kinds: `items`, `bought`, `neighbours`; the audit leaves one out at a time."""
+        return Evidence(
+            self.items if "items" in kinds else (), self.conversions if "bought" in kinds else {},
+            self.neighbours if "neighbours" in kinds else (),
+            self.neighbour_conversions if "neighbours" in kinds else {},
+        )
+
     def to_json(self, catalogue: Sequence[Item], limit: int = 6) -> dict[str, Any]:
         """A short form, stored with the label."""
         bought = sorted(self.conversions.items(), key=lambda x: (-x[1], x[0]))[:limit]

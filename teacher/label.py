@@ -19,7 +19,7 @@ from teacher.judge import Answer, Judge, skipped
 from teacher.ledger import Attempt, Ledger, LedgerRow
 
 _BATCH = 500
-LLM_BACKENDS = frozenset({"openai"})
+LLM_BACKENDS = frozenset({"openai", "vllm"})
 
 
 @dataclass(frozen=True, slots=True)

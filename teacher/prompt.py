@@ -33,11 +33,15 @@ _VERIFY_TOKENS = 8  # for each label: a word, a comma and a blank, with room to 
 
 
 class Prompter:
-    """Builds the requests of a task."""
+    """Builds the requests of a task.
 
-    def __init__(self, task: Task) -> None:
+    Args:
+        settings: Of the endpoint, where they are not the task's own.
+    """
+
+    def __init__(self, task: Task, settings: OpenAI | None = None) -> None:
         self._task = task
-        self.settings: OpenAI = task.teacher.openai
+        self.settings: OpenAI = settings or task.teacher.openai
         path = Path(self.settings.prompt or "")
         try:
             self.source = path.read_text(encoding="utf-8")

@@ -32,6 +32,10 @@ def imports(path: Path, *, top_level_only: bool) -> set[str]:
     return found
 
 
+# The one door between rooms: the teacher may run a local model in serving's engine.
+DOORS = {("teacher", "local.py"): {"serving"}}
+
+
 def files(floor: str) -> list[Path]:
     return sorted((ROOT / floor).rglob("*.py"))
 
@@ -40,7 +44,8 @@ def files(floor: str) -> list[Path]:
 def test_a_floor_imports_only_floors_below_it(floor: str) -> None:
     for path in files(floor):
         ours = imports(path, top_level_only=False) & ALLOWED.keys() - {floor}
-        assert ours <= ALLOWED[floor], f"{path.relative_to(ROOT)} imports {ours - ALLOWED[floor]}"
+        allowed = ALLOWED[floor] | DOORS.get((floor, path.name), set())
+        assert ours <= allowed, f"{path.relative_to(ROOT)} imports {ours - allowed}"
 
 
 def test_eval_never_imports_torch_vllm_or_ray() -> None:

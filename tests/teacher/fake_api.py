@@ -20,12 +20,16 @@ REPAIRED = json.dumps({"labels": []})
 
 class FakeApi:
     """Runs in a thread. `behaviour(query, nth call for it)` names what happens:
-    ok, fenced, 400, 429, 500, disconnect, truncated, not-json, wrong-role, slow.
+    ok, fenced, 400, 429, 500, disconnect, timeout, truncated, not-json, wrong-role, slow. `delay_s` is what an answer
+    takes. What never leaves the server is not charged.
     """
 
     def __init__(self, behaviour: Behaviour = lambda query, nth: "ok") -> None:
         self.behaviour = behaviour
         self.calls: Counter[str] = Counter()
+        self.paid: Counter[str] = Counter()  # usable answers, by query
+        self.in_flight = 0
+        self.delay_s = 0.0
         self.tokens = 0
         self.bodies: list[dict[str, Any]] = []
         self._ready = threading.Event()
@@ -54,6 +58,13 @@ class FakeApi:
         self._loop.run_until_complete(runner.cleanup())
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
+        self.in_flight += 1
+        try:
+            return await self._behave(request)
+        finally:
+            self.in_flight -= 1
+
+    async def _behave(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         system, query = body["messages"][0]["content"], body["messages"][-1]["content"]
         self.bodies.append(body)
@@ -71,13 +82,15 @@ class FakeApi:
             return web.json_response({"error": "slow down"}, status=429, headers={"Retry-After": "0.05"})
         if what in {"400", "500"}:
             return web.json_response({"error": "no"}, status=int(what))
-        if what == "slow":
-            await asyncio.sleep(0.3)
+        if what == "timeout":
+            await asyncio.sleep(30)
+        await asyncio.sleep(0.3 if what == "slow" else self.delay_s)
         label = {"role": "product", "text": query.split()[-1]}
         if what == "wrong-role":
             label["role"] = "flavour"
         content = json.dumps({"labels": [label]})
         content = {"fenced": f"Sure!\n```json\n{content}\n```\nDone.", "not-json": "no idea"}.get(what, content)
+        self.paid[query] += what in {"ok", "slow", "fenced"}
         return self._reply(body, content[:5] if what == "truncated" else content, cut=what == "truncated")
 
     def _reply(self, body: dict[str, Any], content: str, *, cut: bool = False) -> web.Response:

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,26 +45,26 @@ def queries(n: int) -> list[Example]:
     return [Example(f"thing{i} milk", count=n - i) for i in range(n)]
 
 
-BEHAVIOURS = ["ok", "fenced", "400", "429", "500", "disconnect", "truncated", "not-json", "wrong-role"]
+BEHAVIOURS = ["ok", "fenced", "400", "429", "500", "disconnect", "timeout", "truncated", "not-json", "wrong-role"]
 
 
 def test_every_row_has_a_status_and_the_ledger_agrees_with_the_server(tmp_path: Path) -> None:
-    log = queries(45)
+    log = queries(5 * len(BEHAVIOURS))
 
     def behaviour(query: str, nth: int) -> str:
         kind = BEHAVIOURS[int(query.split()[0][5:]) % len(BEHAVIOURS)]
         return "ok" if nth > 1 and kind not in {"400", "truncated", "wrong-role"} else kind
 
     with FakeApi(behaviour) as api:
-        done = run(llm_task(api.url), log, tmp_path)
+        done = run(llm_task(api.url, timeout_s=1.0), log, tmp_path)
     assert [r.query for r in done.rows] == [q.query for q in log]
     status = {BEHAVIOURS[i % len(BEHAVIOURS)]: r.status for i, r in enumerate(done.rows)}
-    assert status == {"ok": "accepted", "fenced": "accepted", "400": "failed", "429": "accepted", "500": "accepted",
-                      "disconnect": "accepted", "truncated": "failed", "not-json": "accepted", "wrong-role": "partial"}
+    failed = {"400": "failed", "truncated": "failed", "wrong-role": "partial"}
+    assert status == {kind: failed.get(kind, "accepted") for kind in BEHAVIOURS}
     assert done.spent["prompt_tokens"] + done.spent["completion_tokens"] == api.tokens
     assert done.spent["attempts"] == sum(api.calls.values())
     for i, q in enumerate(log):
-        again = BEHAVIOURS[i % len(BEHAVIOURS)] in {"429", "500", "disconnect"}
+        again = BEHAVIOURS[i % len(BEHAVIOURS)] in {"429", "500", "disconnect", "timeout"}
         assert api.calls[q.query] == (2 if again else 1)
     assert api.calls["repair"] == 5  # an unreadable answer is sent back once, alone
     sent_back = [b for b in api.bodies if b["messages"][-1]["content"] == "no idea"]
@@ -110,37 +105,3 @@ def test_long_and_empty_queries_are_skipped_with_a_reason(tmp_path: Path) -> Non
         done = run(llm_task(api.url), log, tmp_path)
     assert [(r.status, r.count) for r in done.rows] == [("accepted", 5), ("skipped", 1), ("skipped", 1)]
     assert "10000 characters" in done.rows[1].reason
-
-
-SCRIPT = """
-import sys
-from pathlib import Path
-sys.path.insert(0, {root!r})
-from tests.teacher.test_label import llm_task, queries, run
-run(llm_task({url!r}, concurrency=4), queries(120), Path({folder!r}))
-"""
-
-
-def test_kill_9_at_any_moment_loses_no_reply_and_pays_for_none_twice(tmp_path: Path) -> None:
-    root = str(Path(__file__).resolve().parents[2])
-    with FakeApi(lambda query, nth: "slow" if query < "thing3" else "ok") as api:
-        script = SCRIPT.format(root=root, url=api.url, folder=str(tmp_path))
-        kills = 0
-        for attempt in range(12):
-            process = subprocess.Popen([sys.executable, "-c", script])
-            before = sum(api.calls.values())
-            while process.poll() is None and sum(api.calls.values()) < before + 11 + 7 * attempt:
-                time.sleep(0.01)
-            if process.poll() is None:
-                os.kill(process.pid, signal.SIGKILL)
-                kills += 1
-            if process.wait() == 0:
-                break
-        assert process.returncode == 0
-        assert kills >= 2
-        # only calls in flight at a kill can have been made twice: at most 4 each
-        assert sum(n - 1 for n in api.calls.values()) <= 4 * kills
-        with Ledger(tmp_path / "ledger.sqlite") as ledger:
-            assert ledger.spent()["attempts"] >= 120
-        done = run(llm_task(api.url, concurrency=4), queries(120), tmp_path)
-    assert [r.status for r in done.rows] == ["accepted"] * 120

@@ -7,8 +7,11 @@ import pytest
 
 from task.io import Conversion, Item
 from task.labels import Example
+from task.near import cluster_key
+from task.normalize import normalize_v1
 from task.spec import Retrieval
 from task.store import fetch
+from teacher.context import ContextFinder
 from teacher.evidence import EvidenceFinder
 from teacher.job import Sources
 from teacher.label import label_queries
@@ -77,9 +80,20 @@ def test_the_prompt_shows_evidence_and_the_nearest_gold_examples(tmp_path: Path)
         openai = {"base_url": api.url, "prompt": str(PROMPT), "few_shot": 1}
         task = make_task(teacher={"backend": "openai", "openai": openai})
         sources = Sources([Example("oat drink")], ITEMS, [Conversion("oat drink", "2", 4)], (), shown)
-        done = label_queries(task, sources, ledger, tmp_path, fetch)
+        rows = list(label_queries(task, sources, ledger, tmp_path, fetch).rows)
         prompt = api.bodies[0]["messages"][0]["content"]
-    assert done.rows[0].status == "accepted"
-    assert "Plain Oat Milk 1 l" in prompt.split("Bought after this query:")[1]
+    assert rows[0].status == "accepted"
+    assert "Plain Oat Milk 1 l" in prompt.split("Bought after it:")[1]
     assert "Query: oat milk 1l" in prompt
     assert "toilet paper" not in prompt
+
+
+@pytest.mark.slow
+def test_no_example_is_an_evaluation_query_or_a_near_duplicate_of_one_or_of_the_query_itself(tmp_path: Path) -> None:
+    gold = [Example("oat milks"), Example("milk oat 1l"), Example("soy milk")]
+    task = make_task(teacher={"backend": "openai", "openai": {"prompt": str(PROMPT), "few_shot": 3}})
+    held_out = frozenset({cluster_key("oat milk 1l", normalize_v1)})
+    finder = ContextFinder(task, (), (), gold, held_out, fetch("all-MiniLM-L6-v2"), tmp_path)
+    ((first, second),) = finder.find([Example("oat milk"), Example("tea")])
+    assert [e["query"] for e in first["examples"]] == ["soy milk"]
+    assert {e["query"] for e in second["examples"]} == {"oat milks", "soy milk"}

@@ -1,0 +1,70 @@
+"""The `vllm` backend's endpoint: a local model behind serving's engine, started when the first call needs it.
+
+The address of the engine changes with every start and its model does not, so the ledger's keys name the model by the
+hash of its files.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from serving.engine import Engine
+from task.files import sha256_file, sha256_json
+from task.spec import OpenAI, Serving, Task
+
+
+class LocalTeacher:
+    """A teacher model on this machine; a context manager that ends the engine.
+
+    Args:
+        fetch: Gives the folder of a model by name.
+        log: Where vLLM writes.
+    """
+
+    def __init__(self, task: Task, fetch: Callable[[str], Path], log: Path) -> None:
+        self._task, self._log = task, log
+        self._model = fetch(task.teacher.vllm.model)
+        self._engine: Engine | None = None
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if self._engine is not None:
+            self._engine.close()
+
+    def settings(self) -> OpenAI:
+        """The endpoint's settings with an address that says which model answers, and no price."""
+        digest = model_digest(self._model)
+        return self._task.teacher.openai.model_copy(update={
+            "base_url": f"vllm:{digest}", "model": f"teacher@{digest[:12]}",
+            "price_input_per_million": None, "price_output_per_million": None, "budget": None,
+        })
+
+    def url(self) -> str:
+        """The base URL; starts the engine when it is first asked for, and blocks until it answers."""
+        with self._lock:
+            if self._engine is None:
+                own = self._task.teacher.vllm
+                serving = Serving(
+                    dtype=own.dtype, max_model_len=own.max_model_len, max_num_seqs=own.max_num_seqs,
+                    kv_cache_gib=own.kv_cache_gib, gpu_memory_fraction=own.gpu_memory_fraction,
+                    enforce_eager=own.enforce_eager, start_timeout_s=own.start_timeout_s,
+                    # every prompt begins with the same instructions
+                    extra_args=("--enable-prefix-caching", *own.extra_args),
+                )
+                engine = Engine(self._model, self.settings().model, "json", serving, self._log)
+                self._engine = engine
+                engine.wait_ready()
+            return self._engine.url + "/v1"
+
+
+def model_digest(folder: Path) -> str:
+    """SHA-256 over what decides a model's answers: weights, tokenizer, configuration and template."""
+    names = [p for p in sorted(folder.iterdir()) if p.suffix in {".safetensors", ".json", ".jinja", ".model"}]
+    return sha256_json({p.name: sha256_file(p) for p in names})
