@@ -79,6 +79,8 @@ def serve() -> None:
 
     async def answer(request: web.Request) -> web.Response:
         body = await request.json()
+        if not body["messages"]:  # a probe for rate-limit headers
+            return web.json_response({"error": {"message": "no messages"}}, status=400)
         query = body["messages"][-1]["content"]
         if not isinstance(query, str):
             query = query[0]["text"]

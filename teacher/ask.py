@@ -40,9 +40,15 @@ class Asker:
         self._normalise: Callable[[str], str] = normaliser(task.normaliser)
         self.prompter = prompter
 
-    async def ask(self, query: Example, context: Context, known: Mapping[str, Reply]) -> Answer:
-        """The answer for one query; first requests that `known` has a reply for are not sent."""
-        wanted = self.prompter.first(query.query, context)
+    async def ask(
+        self, query: Example, context: Context, wanted: Sequence[Request], known: Mapping[str, Reply]
+    ) -> Answer:
+        """The answer for one query.
+
+        Args:
+            wanted: What `Prompter.first` gave for it.
+            known: Replies that are there already; their requests are not sent.
+        """
         found = await asyncio.gather(*(self._reply(r, known) for r in wanted))
         by_purpose = {r.purpose: reply for r, reply in zip(wanted, found, strict=True)}
         main = by_purpose["label"]

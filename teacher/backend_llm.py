@@ -23,6 +23,7 @@ from teacher.request import Request
 _SETTLE = 200
 _LIKELY_ANSWER_TOKENS = 16  # for each role of the task, where nothing was answered yet
 Block = list[tuple[Example, Context]]
+Work = tuple[Example, Context, Sequence[Request], Mapping[str, Reply]]
 
 
 def label(job: Job, judge: Judge, done: Callable[[LedgerRow], None]) -> None:
@@ -52,7 +53,7 @@ async def _label(
 ) -> None:
     recorder = GroupCommit(job.ledger)
     before = job.ledger.spent()["cost"]
-    queue: asyncio.Queue[tuple[Example, Context, Mapping[str, Reply]] | None] = asyncio.Queue(2 * settings.concurrency)
+    queue: asyncio.Queue[Work | None] = asyncio.Queue(2 * settings.concurrency)
     rows: list[LedgerRow] = []
     failures: list[BaseException] = []
     stopped = asyncio.Event()
@@ -64,9 +65,9 @@ async def _label(
             while (item := await queue.get()) is not None:
                 if stopped.is_set():
                     continue
-                query, context, known = item
+                query, context, requests, known = item
                 try:
-                    answer = await asker.ask(query, context, known)
+                    answer = await asker.ask(query, context, requests, known)
                     row, _ = judge.row(query, answer)
                     rows.append(row)
                     done(row)
@@ -84,9 +85,9 @@ async def _label(
             async for block in _blocks(job):
                 if stopped.is_set():
                     break
-                known = await asyncio.to_thread(_known, job, asker.prompter, block)
-                for query, context in block:
-                    await queue.put((query, context, known))
+                requests, known = await asyncio.to_thread(_requests, job, asker.prompter, block)
+                for (query, context), wanted in zip(block, requests, strict=True):
+                    await queue.put((query, context, wanted, known))
             for _ in workers:
                 await queue.put(None)
             await asyncio.gather(*workers)
@@ -128,9 +129,10 @@ def contexts(job: Job) -> Iterator[Block]:
         at += len(found)
 
 
-def _known(job: Job, prompter: Prompter, block: Block) -> Mapping[str, Reply]:
-    """The replies that the ledger holds for the first requests of a block."""
-    return job.ledger.replies(r.key for query, context in block for r in prompter.first(query.query, context))
+def _requests(job: Job, prompter: Prompter, block: Block) -> tuple[list[list[Request]], Mapping[str, Reply]]:
+    """The first requests of a block's queries, and the replies that the ledger holds for them."""
+    requests = [prompter.first(query.query, context) for query, context in block]
+    return requests, job.ledger.replies(r.key for group in requests for r in group)
 
 
 def plan(job: Job, judge: Judge) -> Plan:

@@ -238,7 +238,7 @@ def _raw(signals: Signals) -> float:
     if "probability" in signals:
         return float(signals["probability"])
     values = [_clipped(v) for n, v in signals.items() if n != "labels"]
-    return float(np.mean(values)) if values else 1.0
+    return sum(values) / len(values) if values else 1.0
 
 
 def _matrix(

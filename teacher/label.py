@@ -205,7 +205,7 @@ def _finish(job: Job, log: Sequence[Example]) -> Labelled:
         for row in rows:
             statuses[row.status] = statuses.get(row.status, 0) + 1
             tally.add(row.labels, row.verdicts)
-        ledger.settle(rows)
+        ledger.settle(r for r in rows if r != found.get(r.query))
         job.progress.advance(len(part))
     return Labelled(statuses, tally.rows(), ledger.spent(), calibration, log, ledger)
 
