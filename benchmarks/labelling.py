@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import os
 import resource
 import signal
@@ -37,7 +38,7 @@ from limbeck.stage import device, git_commit, versions
 from task.files import write_json
 
 ROWS, IN_FLIGHT, DELAY_S, ROUNDS = 2_000, 64, 0.1, 5
-IDEAL_S = ROWS * DELAY_S / IN_FLIGHT
+IDEAL_S = math.ceil(ROWS / IN_FLIGHT) * DELAY_S
 PEERS = Path(__file__).parent / "peers"
 RESULT = Path(__file__).parent / "results" / "labelling.json"
 TIMEOUT_S = 300.0

@@ -91,7 +91,7 @@ class Pipeline:
         inputs = {"data": self.inputs.fingerprint("queries", "labels", "catalogue", "conversions", "calibration")}
         prompt = task.teacher.openai.prompt
         if task.teacher.backend in LLM_BACKENDS and prompt is not None and Path(prompt).exists():
-            inputs["prompt"] = sha256_file(Path(prompt))
+            inputs |= {"prompt": sha256_file(Path(prompt)), "held_out": self.inputs.fingerprint("test")}
         return run_stage(self.run, "label", config=config, inputs=inputs, work=work)
 
     def plan_labels(self) -> Plan:

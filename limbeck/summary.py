@@ -44,11 +44,18 @@ def render(report: Path) -> str:
 
 
 def print_audit(audit: Path) -> None:
-    """What each kind of context is worth, as a Markdown table."""
+    """Print what each kind of context is worth."""
+    print(render_audit(audit))
+
+
+def render_audit(audit: Path) -> str:
+    """What each kind of context is worth, as a Markdown table with a row per variant and slice."""
     r = read_json(audit)
+    head = f"| queries ({r['gold']} gold) | context | precision | recall | F1 | worth, F1 points |"
+    lines = [head, "|---|---|---|---|---|---|"]
     for part in r["slices"]:
-        print(f"\n{part['name']}, {part['rows']:,} gold {r['gold']} queries\n")
-        print("| context | precision | recall | F1 | worth, F1 points |\n|---|---|---|---|---|")
+        where = f"{part['name']}, {part['rows']:,}"
         for v in part["variants"]:
-            print(f"| {v['name']} | {percent(v['precision'])} | {percent(v['recall'])} | {percent(v['f1'])} "
-                  f"| {percent(v['worth'])} |")
+            cells = " | ".join(percent(v[k]) for k in ("precision", "recall", "f1", "worth"))
+            lines.append(f"| {where} | {v['name']} | {cells} |")
+    return "\n".join(lines)

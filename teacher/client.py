@@ -122,7 +122,10 @@ class Client:
             await asyncio.sleep(pause)
 
     async def _one(self, request: Request) -> _Try:
-        """One call under the limits; its attempt is on disk before its place goes to another."""
+        """One call under the limits; its attempt is on disk before anybody uses its reply.
+
+        Its place goes to another as soon as the answer is here: the server is not kept waiting for our disk.
+        """
         reserved = self._reserve(request)
         entered = await self.gate.enter()
         refused = False
@@ -136,10 +139,10 @@ class Client:
             a = made.attempt
             self._tokens.give_back(prompt_guess - a.prompt_tokens - a.completion_tokens)
             self.spent += a.cost
-            await self._recorder.record([a])
         finally:
             self._reserved -= reserved
             self.gate.leave(entered, refused=refused)
+        await self._recorder.record([a])
         return made
 
     def _reserve(self, request: Request) -> float:

@@ -179,12 +179,12 @@ def apply(rows: Sequence[LedgerRow], calibration: Calibration | None, settings: 
     flat = [(s, x.role) for r in rows for x, s in zip(r.labels, r.signals, strict=False)]
     whole = [_whole(r) for r in rows]
     if calibration is None:
-        label_p = np.array([_raw(s) for s, _ in flat])
-        row_p = np.array([s.get("weakest", _raw(s)) for s in whole])
+        label_p = [_raw(s) for s, _ in flat]
+        row_p = [s.get("weakest", _raw(s)) for s in whole]
         threshold = settings.threshold
     else:
-        label_p = calibration.labels.apply([s for s, _ in flat], [r for _, r in flat])
-        row_p = calibration.whole.apply(whole, [""] * len(rows))
+        label_p = list(calibration.labels.apply([s for s, _ in flat], [r for _, r in flat]))
+        row_p = list(calibration.whole.apply(whole, [""] * len(rows)))
         threshold = calibration.threshold
     out, at = [], 0
     for row, sure in zip(rows, row_p, strict=True):

@@ -28,7 +28,7 @@ KINDS = ("examples", "bought", "converted", "similar", "items", "neighbours")
 # How much the first entry of a kind is worth; the n-th is worth 1/n of it.
 _WORTH = {"examples": 1.0, "bought": 1.0, "converted": 0.9, "similar": 0.6, "items": 0.7, "neighbours": 0.3}
 _SHOWN = {"bought": 5, "converted": 5, "similar": 5, "items": 8, "neighbours": 5}
-_BLOCK = 512
+_FIRST_BLOCK, _BLOCK = 64, 512  # the first calls should not wait for a whole block
 EMPTY: Context = {kind: {} if kind in {"converted", "similar"} else [] for kind in KINDS}
 
 
@@ -68,8 +68,10 @@ class ContextFinder:
 
     def find(self, queries: Sequence[Example]) -> Iterator[list[Context]]:
         """Contexts of all queries, a block at a time, in order."""
-        for at in range(0, len(queries), _BLOCK):
-            block = queries[at : at + _BLOCK]
+        at, size = 0, _FIRST_BLOCK
+        while at < len(queries):
+            block = queries[at : at + size]
+            at, size = at + size, _BLOCK
             if self._finder is None:
                 yield [EMPTY for _ in block]
                 continue

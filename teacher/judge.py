@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from task.labels import Example, Label
+from task.spec import Confidence
+from teacher.confidence import apply
 from teacher.guardrails import Guardrails, Verdict
 from teacher.ledger import LedgerRow
 
@@ -32,8 +34,9 @@ class Answer:
 class Judge:
     """Applies the guardrails to answers."""
 
-    def __init__(self, guardrails: Guardrails) -> None:
+    def __init__(self, guardrails: Guardrails, settings: Confidence) -> None:
         self._guardrails = guardrails
+        self._settings = settings
         self.fingerprint = guardrails.fingerprint()
 
     def row(self, query: Example, answer: Answer) -> tuple[LedgerRow, list[Verdict]]:
@@ -53,7 +56,7 @@ class Judge:
             tuple(k.label for k in kept), 1.0, rejected[0].reason if rejected else "",
             [v.to_json() for v in verdicts if v.verdict != "accept"], [*signals, whole], self.fingerprint,
         )
-        return row, verdicts
+        return apply([row], None, self._settings)[0], verdicts
 
 
 def _label(row: Mapping[str, Any]) -> Label:

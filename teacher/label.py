@@ -62,7 +62,7 @@ def label_queries(
     """
     log = distinct(sources.log)
     job = _job(task, sources, log, ledger, folder, fetch, progress)
-    judge = Judge(Guardrails(task, sources.catalogue))
+    judge = Judge(Guardrails(task, sources.catalogue), task.teacher.confidence)
     ledger.settle(_not_asked(task, log))
     if task.teacher.backend in LLM_BACKENDS:
         from teacher import backend_llm
@@ -79,7 +79,7 @@ def plan_labelling(
 ) -> Plan:
     """What `label_queries` would do; asks nobody and writes nothing."""
     job = _job(task, sources, distinct(sources.log), ledger, folder, fetch, progress)
-    judge = Judge(Guardrails(task, sources.catalogue))
+    judge = Judge(Guardrails(task, sources.catalogue), task.teacher.confidence)
     if task.teacher.backend in LLM_BACKENDS:
         from teacher import backend_llm
 

@@ -15,13 +15,15 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from eval.report import milliseconds  # noqa: E402  (the checkout is importable only from here on)
-from limbeck.summary import render  # noqa: E402
+from limbeck.summary import render, render_audit  # noqa: E402
 
 BLOCKS = {
     ("README.md", "demo"): "market.json",
     ("docs/benchmarks.md", "market"): "market.json",
     ("docs/benchmarks.md", "queryner"): "queryner.json",
     ("docs/benchmarks.md", "answer-length"): "answer_length.json",
+    ("docs/benchmarks.md", "labelling"): "labelling.json",
+    ("docs/benchmarks.md", "audit"): "audit.json",
 }
 
 
@@ -40,10 +42,44 @@ def answer_length(result: Path) -> str:
     ])
 
 
+def labelling(result: Path) -> str:
+    """The tables of `benchmarks/labelling.py`."""
+    r = json.loads(result.read_text(encoding="utf-8"))
+
+    def spread(figure: dict[str, float] | None, digits: int, scale: float = 1.0) -> str:
+        if figure is None:
+            return "failed"
+        return "{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(*(scale * figure[k] for k in ("median", "low", "high")), d=digits)
+
+    names = sorted(r["clients"], key=lambda n: (r["clients"][n]["seconds"] or {"median": 1e9})["median"])
+    lines = ["| client | version | seconds | share of the ideal, % | CPU a call, ms |", "|---|---|---|---|---|"]
+    for name in names:
+        c = r["clients"][name]
+        lines.append(
+            f"| {name} | {c['version'] or 'this commit'} | {spread(c['seconds'], 2)} "
+            f"| {spread(c['share_of_ideal'], 0, 100)} | {spread(c['cpu_ms_a_call'], 2)} |"
+        )
+    tenth = r["rows"] // 10
+    lines += [
+        "", f"| client | {tenth} queries answered 400: calls | rows | {tenth} answers cut: calls | rows "
+        "| kill -9 half-way and resume: calls | asked twice | rows |", "|---|---|---|---|---|---|---|---|",
+    ]
+    for name in names:
+        c = r["clients"][name]
+        bad, cut, killed = c["http_400"], c["truncated"], c["killed"]
+        cells = [bad["calls"], bad["rows"], cut["calls"], cut["rows"], killed["calls"], killed["asked_twice"],
+                 killed["rows"]]
+        lines.append(f"| {name} | " + " | ".join("–" if x is None else f"{x:,}" for x in cells) + " |")
+    return "\n".join(lines)
+
+
+TABLES = {"answer_length.json": answer_length, "labelling.json": labelling, "audit.json": render_audit}
+
+
 def updated(path: Path, name: str, result: Path) -> str:
     """The text of a file with one block written anew."""
     text = path.read_text(encoding="utf-8")
-    table = answer_length(result) if result.name == "answer_length.json" else render(result)
+    table = TABLES.get(result.name, render)(result)
     pattern = re.compile(rf"(<!-- {name}: .*? -->\n).*?(<!-- /{name} -->)", re.DOTALL)
     if not pattern.search(text):
         raise SystemExit(f"{path}: no block `<!-- {name}: … -->`")
