@@ -100,6 +100,15 @@ def risk_coverage(points: Sequence[Mapping[str, float]], threshold: float | None
     return _svg(figure)
 
 
+def histogram(values: Sequence[float], label: str, of: str) -> str:
+    """How many of what have which value, in [0, 1]."""
+    figure, axes = plt.subplots(figsize=(3.6, 2.4))
+    axes.hist(values, bins=25, range=(0.0, 1.0), color=COLOURS[0])
+    axes.set_xlabel(label)
+    axes.set_ylabel(of)
+    return _svg(figure)
+
+
 def differences(rows: Sequence[tuple[str, Mapping[str, Any]]], label: str) -> str:
     """Paired differences in points with their intervals, one line each; zero is no difference."""
     figure, axes = plt.subplots(figsize=(7.0, 0.6 + 0.28 * max(1, len(rows))))

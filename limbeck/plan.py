@@ -76,8 +76,10 @@ def _queries(task: Task) -> tuple[int, int, str]:
 
 
 def _teacher(task: Task, queries: int, source: str) -> list[Line]:
+    from teacher.label import LLM_BACKENDS
+
     backend = task.teacher.backend
-    if backend not in {"openai", "vllm"}:
+    if backend not in LLM_BACKENDS:
         no_calls = Line("calls", "0", f"backend {backend} asks no LLM")
         seconds = queries / CATALOG_QUERIES_PER_S if backend == "catalog" else 5.0
         return [
@@ -95,7 +97,7 @@ def _teacher(task: Task, queries: int, source: str) -> list[Line]:
     tokens_in = round(sum(len(r.content) for r in requests) / CHARS_PER_TOKEN)
     answer = round(40 * max(1, len(task.roles)) / CHARS_PER_TOKEN * 0.5)
     tokens_out = answer * (calls + max(0, s.samples - 1))
-    price = price_of(s)
+    price = price_of(s, batch=backend == "openai-batch")
     money = "unknown"
     basis = "set teacher.openai.price_input_per_million and price_output_per_million"
     if backend == "vllm":
@@ -110,6 +112,7 @@ def _teacher(task: Task, queries: int, source: str) -> list[Line]:
         Line("tokens", f"{queries * tokens_in:,} in, {queries * tokens_out:,} out",
              f"{tokens_in} and {tokens_out} a query: the rendered requests at {CHARS_PER_TOKEN:g} characters a token"),
         Line("money", money, basis),
+        Line("time", "up to 24 h", "the provider's batch window") if backend == "openai-batch" else
         Line("time", minutes(queries * calls * 2.0 / s.concurrency), f"2 s a call, {s.concurrency} in flight"),
     ]
 

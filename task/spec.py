@@ -173,7 +173,8 @@ class OpenAI(Strict):
     `timeout_s` bounds a try, `deadline_s` a call with all its tries. `concurrency` is the most in flight; how many
     are follows what the server bears. `samples` asks again at `sample_temperature`, `compare_bare` without context,
     `verify` whether each label is right: signals of confidence, each at the price of a call. `context` names what
-    retrieval may show, in at most `context_tokens`. `extra_body` goes into every request as it is.
+    retrieval may show, in at most `context_tokens`. `extra_body` goes into every request as it is. `batch_requests` and
+    `batch_poll_s` are the size of a file and the pause between looks of `openai-batch`.
     """
 
     base_url: str = "https://api.openai.com/v1"
@@ -199,6 +200,8 @@ class OpenAI(Strict):
     context: tuple[ContextKind, ...] = ("examples", "bought", "converted", "similar", "items", "neighbours")
     context_tokens: Positive = 1_000
     extra_body: dict[str, Any] = {}
+    batch_requests: Annotated[int, Field(ge=1, le=50_000)] = 20_000
+    batch_poll_s: Annotated[float, Field(gt=0.0)] = 30.0
     price_input_per_million: Annotated[float, Field(ge=0.0)] | None = None
     price_output_per_million: Annotated[float, Field(ge=0.0)] | None = None
     budget: Annotated[float, Field(gt=0.0)] | None = None
@@ -232,21 +235,33 @@ class Confidence(Strict):
 
 
 class Teacher(Strict):
-    """How queries get their labels."""
+    """How queries get their labels.
 
-    backend: Literal["catalog", "openai", "vllm", "labels"] = "catalog"
+    `workers` spreads an LLM job over that many Ray Data workers, on the cluster at `ray_address` or on this machine;
+    0 works in this process. One process owns the ledger either way.
+    """
+
+    backend: Literal["catalog", "openai", "openai-batch", "vllm", "labels"] = "catalog"
     retrieval: Retrieval = Retrieval()
     openai: OpenAI = OpenAI()
     vllm: LocalTeacher = LocalTeacher()
     confidence: Confidence = Confidence()
     fuzzy: Annotated[float, Field(ge=50.0, le=100.0)] = 80.0
     min_confidence: Fraction = 0.5
+    workers: Annotated[int, Field(ge=0)] = 0
+    ray_address: str | None = None
 
 
 class Curriculum(Strict):
-    """Which accepted labellings are learned from, and in which order."""
+    """Which accepted labellings are learned from, and in which order.
 
-    order: Literal["easy-to-hard", "shuffled", "hard-to-easy"] = "shuffled"
+    A pattern is a query with the values of `pattern_roles` replaced by their roles (`{brand} oat milk {size}`); of
+    each at most `max_per_pattern` rows are learned from, the most frequent queries first.
+    """
+
+    order: Literal["easy-to-hard", "shuffled", "hard-to-easy", "growing"] = "shuffled"
+    pattern_roles: tuple[str, ...] = ()
+    max_per_pattern: Positive | None = None
     dev_fraction: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.05
     max_dev: Positive = 500
     max_rows: Positive | None = None
@@ -390,6 +405,12 @@ class Task(Strict):
                 if problem:
                     raise ValueError(f"examples.{number}: {problem}")
         self._check_teacher()
+        for name in self.curriculum.pattern_roles:
+            if name not in names:
+                valid = ", ".join(names)
+                raise ValueError(f"curriculum.pattern_roles: {name!r} is not a role; expected some of: {valid}")
+        if self.curriculum.max_per_pattern and not self.curriculum.pattern_roles:
+            raise ValueError("curriculum.max_per_pattern needs pattern_roles, roles whose values make no difference")
         if self.student.quantization == "nf4" and self.student.dtype != "bfloat16":
             raise ValueError("student.quantization `nf4` computes in bfloat16; set student.dtype to match")
         return self
@@ -398,8 +419,11 @@ class Task(Strict):
         """What the backend needs of the rest of the file."""
         if self.teacher.backend == "labels" and not self.data.labels:
             raise ValueError("teacher.backend `labels` needs data.labels, the file that holds them")
-        if self.teacher.backend in {"openai", "vllm"} and self.teacher.openai.prompt is None:
+        if self.teacher.backend in {"openai", "openai-batch", "vllm"} and self.teacher.openai.prompt is None:
             raise ValueError(f"teacher.backend `{self.teacher.backend}` needs teacher.openai.prompt, a Jinja template")
+        if self.teacher.workers and self.teacher.backend != "openai":
+            backend = self.teacher.backend
+            raise ValueError(f"teacher.workers spreads the `openai` backend; `{backend}` works in one process")
         if self.teacher.backend == "catalog":
             if not (self.data.sample or self.data.catalogue):
                 raise ValueError("teacher.backend `catalog` needs data.catalogue")

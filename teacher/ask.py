@@ -15,7 +15,7 @@ from teacher import reply as replies
 from teacher.client import Client
 from teacher.context import EMPTY, Context, support
 from teacher.judge import Answer
-from teacher.ledger import Ledger, Reply
+from teacher.ledger import Book, Reply
 from teacher.prompt import Prompter
 from teacher.request import Request
 
@@ -33,7 +33,7 @@ class Asker:
         ledger: Looked at for requests that follow from a reply.
     """
 
-    def __init__(self, task: Task, prompter: Prompter, client: Client | None, ledger: Ledger) -> None:
+    def __init__(self, task: Task, prompter: Prompter, client: Client | None, ledger: Book) -> None:
         self._task = task
         self._client = client
         self._ledger = ledger

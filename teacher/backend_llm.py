@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from task.labels import Example
 from task.spec import OpenAI
 from teacher.ask import Asker, usable
+from teacher.budget import Budget
 from teacher.client import Client
 from teacher.context import Context, ContextFinder
 from teacher.job import Job, Plan
@@ -52,13 +53,13 @@ async def _label(
     job: Job, judge: Judge, done: Callable[[LedgerRow], None], settings: OpenAI, address: Callable[[], str] | None
 ) -> None:
     recorder = GroupCommit(job.ledger)
-    before = job.ledger.spent()["cost"]
+    purse = job.purse or Budget(settings.budget, job.ledger.spent()["cost"])
     queue: asyncio.Queue[Work | None] = asyncio.Queue(2 * settings.concurrency)
     rows: list[LedgerRow] = []
     failures: list[BaseException] = []
     stopped = asyncio.Event()
     job.progress.begin(f"asking {settings.model}", len(job.queries))
-    async with Client(settings, recorder, usable, before, job.task.teacher.backend, address) as client:
+    async with Client(settings, recorder, usable, purse, job.task.teacher.backend, address) as client:
         asker = Asker(job.task, Prompter(job.task, settings), client, job.ledger)
 
         async def worker() -> None:
@@ -71,7 +72,8 @@ async def _label(
                     row, _ = judge.row(query, answer)
                     rows.append(row)
                     done(row)
-                    job.progress.advance(note=f"{client.spent:.2f} spent" if client.price else "")
+                    spent = f"{purse.spent:.2f} spent" if isinstance(purse, Budget) and client.price else ""
+                    job.progress.advance(note=spent)
                     if len(rows) >= _SETTLE:
                         part = rows[:]
                         rows.clear()
@@ -117,16 +119,20 @@ async def _blocks(job: Job) -> AsyncIterator[Block]:
 
 def contexts(job: Job) -> Iterator[Block]:
     """The job's queries with their contexts, in blocks."""
+    at = 0
+    for found in (job.finder or make_finder(job)).find(job.queries):
+        yield list(zip(job.queries[at : at + len(found)], found, strict=True))
+        at += len(found)
+
+
+def make_finder(job: Job) -> ContextFinder:
+    """Finds the contexts of the job's task; builds the index, or opens the one in the job's folder."""
     sources, task = job.sources, job.task
     searchable = bool(sources.catalogue or (sources.calibration and task.teacher.openai.few_shot))
     model = job.fetch(task.teacher.retrieval.embedder) if searchable and task.teacher.openai.context else None
-    finder = ContextFinder(
+    return ContextFinder(
         task, sources.catalogue, sources.conversions, sources.calibration, sources.held_out, model, job.folder,
     )
-    at = 0
-    for found in finder.find(job.queries):
-        yield list(zip(job.queries[at : at + len(found)], found, strict=True))
-        at += len(found)
 
 
 def _requests(job: Job, prompter: Prompter, block: Block) -> tuple[list[list[Request]], Mapping[str, Reply]]:
@@ -165,7 +171,7 @@ def plan(job: Job, judge: Judge) -> Plan:
                 stand += 1
         job.progress.advance(len(block))
     tokens_out = calls * min(settings.max_tokens, _LIKELY_ANSWER_TOKENS * len(job.task.roles))
-    price = price_of(settings)
+    price = price_of(settings, batch=job.task.teacher.backend == "openai-batch")
     cost = None if price is None else price.of(tokens_in, 0, tokens_out)
     return Plan(ask, again, stand, calls, (tokens_in, tokens_out), cost, why)
 

@@ -21,8 +21,8 @@ from typing import Any, Self
 
 import aiohttp
 
-from task.errors import InputError
 from task.spec import OpenAI
+from teacher.budget import Purse
 from teacher.ledger import Attempt, Outcome, Reply
 from teacher.limits import Concurrency, Rate
 from teacher.prices import Price, needed_price, price_of
@@ -33,10 +33,6 @@ _RETRIED = frozenset({408, 409, 429})
 _LONGEST_PAUSE = 30.0
 _LONGEST_RETRY_AFTER = 300.0
 _ERROR_CHARS = 500
-
-
-class BudgetSpentError(InputError):
-    """The next call could cross the budget."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +51,12 @@ class Client:
         settings: Of the endpoint.
         recorder: Keeps the attempts.
         usable: Whether an answer to a request of a purpose can be used.
-        spent: Money that the ledger has on record already; the budget counts it.
+        purse: Keeps the budget.
         address: Gives the base URL where it is not the settings'; called once, in a thread, before the first call.
     """
 
     def __init__(
-        self, settings: OpenAI, recorder: Recorder, usable: Callable[[str, str], bool], spent: float = 0.0,
+        self, settings: OpenAI, recorder: Recorder, usable: Callable[[str, str], bool], purse: Purse,
         backend: str = "openai", address: Callable[[], str] | None = None,
     ) -> None:
         self._settings = settings
@@ -68,8 +64,7 @@ class Client:
         self._usable = usable
         self._backend = backend
         self.price: Price | None = needed_price(settings) if settings.budget else price_of(settings)
-        self.spent = spent
-        self._reserved = 0.0
+        self._purse = purse
         self.gate = Concurrency(settings.concurrency)
         self._requests = Rate(settings.requests_per_minute)
         self._tokens = Rate(settings.tokens_per_minute)
@@ -126,10 +121,11 @@ class Client:
 
         Its place goes to another as soon as the answer is here: the server is not kept waiting for our disk.
         """
-        reserved = self._reserve(request)
-        entered = await self.gate.enter()
-        refused = False
+        most = self.price.of(request.most_tokens[0], 0, request.most_tokens[1]) if self.price else 0.0
+        await self._purse.reserve(most)
+        cost, refused, entered = 0.0, False, None
         try:
+            entered = await self.gate.enter()
             prompt_guess = request.most_tokens[0] / 4 + request.most_tokens[1]
             wait = max(self._requests.take(1.0), self._tokens.take(prompt_guess))
             if wait:
@@ -138,27 +134,13 @@ class Client:
             refused = made.status == 429
             a = made.attempt
             self._tokens.give_back(prompt_guess - a.prompt_tokens - a.completion_tokens)
-            self.spent += a.cost
+            cost = a.cost
         finally:
-            self._reserved -= reserved
-            self.gate.leave(entered, refused=refused)
+            self._purse.settle(most, cost)
+            if entered is not None:
+                self.gate.leave(entered, refused=refused)
         await self._recorder.record([a])
         return made
-
-    def _reserve(self, request: Request) -> float:
-        """Set aside the most that a call can cost, or refuse."""
-        budget = self._settings.budget
-        if budget is None or self.price is None:
-            return 0.0
-        most = self.price.of(request.most_tokens[0], 0, request.most_tokens[1])
-        if self.spent + self._reserved + most > budget:
-            raise BudgetSpentError(
-                f"the budget is spent: {self.spent:.4f} of {budget:.4f}, {self._reserved:.4f} for calls on their way, "
-                f"and the next call could cost {most:.4f}",
-                field="teacher.openai.budget", fix="Raise it and run the same command: every paid reply is kept",
-            )
-        self._reserved += most
-        return most
 
     async def _send(self, request: Request) -> _Try:
         assert self._session is not None

@@ -9,17 +9,19 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from task.labels import Example
+from task.labels import Example, place
 from task.near import cluster_key
 from task.normalize import normaliser
 from task.segment import units
 from task.spec import Task
 from teacher.ledger import LedgerRow
+
+_FIRST_SHARE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,18 +32,20 @@ class CurriculumRow:
         cluster: Key of its near-duplicates.
         difficulty: In [0, 1]: long queries, many labels and rare words are hard.
         noise: In [0, 1]: one minus the teacher's confidence in the whole labelling.
+        stratum: `head`, `torso` or `tail` by traffic rank in the log.
     """
 
     example: Example
     cluster: str
     difficulty: float
     noise: float
+    stratum: str = "tail"
 
     def to_json(self) -> dict[str, Any]:
         """A row of the dataset."""
         return {
             **self.example.to_json(), "cluster": self.cluster, "difficulty": round(self.difficulty, 4),
-            "noise": round(self.noise, 4),
+            "noise": round(self.noise, 4), "stratum": self.stratum,
         }
 
 
@@ -60,6 +64,7 @@ def build(task: Task, rows: Sequence[LedgerRow], gold: Sequence[Example] = ()) -
     settings = task.curriculum
     held_out = {cluster_key(g.query, normalise) for g in gold}
     left_out: Counter[str] = Counter()
+    strata = _strata(rows, task)
     kept: dict[str, CurriculumRow] = {}
     for row in rows:
         if row.status != "accepted":
@@ -74,13 +79,53 @@ def build(task: Task, rows: Sequence[LedgerRow], gold: Sequence[Example] = ()) -
             kept[text] = replace(first, example=merged)
             left_out["duplicate"] += 1
         else:
-            kept[text] = CurriculumRow(Example(row.query, row.labels, row.count), cluster, 0.0, 1 - row.confidence)
-    scored = _with_difficulty(list(kept.values()), normalise)
+            example = Example(row.query, row.labels, row.count)
+            kept[text] = CurriculumRow(example, cluster, 0.0, 1 - row.confidence, strata[row.query])
+    capped = _capped(list(kept.values()), task, normalise)
+    if len(capped) < len(kept):
+        left_out["over max_per_pattern"] = len(kept) - len(capped)
+    scored = _with_difficulty(capped, normalise)
     dev, train = _split(scored, settings.dev_fraction, settings.max_dev, settings.seed)
     if settings.max_rows and len(train) > settings.max_rows:
         left_out["over max_rows"] = len(train) - settings.max_rows
         train = sorted(train, key=lambda r: _draw(r.example.query, settings.seed + 1))[: settings.max_rows]
     return Curriculum(_ordered(train, settings.order, settings.seed), dev, dict(left_out))
+
+
+def _strata(rows: Sequence[LedgerRow], task: Task) -> dict[str, str]:
+    """Query → its stratum; the ranks are the evaluation's."""
+    ranked = sorted(rows, key=lambda r: (-r.count, r.query))
+    bounds = task.eval
+    return {
+        r.query: "head" if i < bounds.head else "torso" if i < bounds.torso else "tail" for i, r in enumerate(ranked)
+    }
+
+
+def pattern_of(example: Example, roles: frozenset[str], normalise: Callable[[str], str]) -> str:
+    """A query with the values of some roles replaced by the roles' names."""
+    out, at = [], 0
+    for x in sorted(example.labels, key=place):
+        if x.start is not None and x.role in roles:
+            out += [normalise(example.query[at : x.start]), f"{{{x.role}}}"]
+            at = x.end or at
+    return " ".join(part for part in [*out, normalise(example.query[at:])] if part)
+
+
+def _capped(
+    rows: Sequence[CurriculumRow], task: Task, normalise: Callable[[str], str]
+) -> list[CurriculumRow]:
+    """At most `max_per_pattern` rows of each pattern, those with the most traffic; the order stays."""
+    most = task.curriculum.max_per_pattern
+    if most is None:
+        return list(rows)
+    roles = frozenset(task.curriculum.pattern_roles)
+    patterns: defaultdict[str, list[int]] = defaultdict(list)
+    for i, row in enumerate(rows):
+        patterns[pattern_of(row.example, roles, normalise)].append(i)
+    stay = {
+        i for held in patterns.values() for i in sorted(held, key=lambda i: (-rows[i].example.count, i))[:most]
+    }
+    return [r for i, r in enumerate(rows) if i in stay]
 
 
 def _split(
@@ -120,7 +165,29 @@ def _ordered(rows: Sequence[CurriculumRow], order: str, seed: int) -> list[Curri
         return sorted(shuffled, key=lambda r: r.difficulty)
     if order == "hard-to-easy":
         return sorted(shuffled, key=lambda r: -r.difficulty)
+    if order == "growing":
+        return _growing(sorted(shuffled, key=lambda r: r.difficulty), seed)
     return shuffled
+
+
+def _growing(rows: Sequence[CurriculumRow], seed: int) -> list[CurriculumRow]:
+    """Drawn at random from an ever larger share of the easiest: c(t) = sqrt(t (1 − c0²) + c0²), c0 = 0.1.
+
+    The square-root competence of Platanios et al. 2019; every row is drawn once.
+    """
+    rng = random.Random(seed)
+    out: list[CurriculumRow] = []
+    pool: list[CurriculumRow] = []
+    unlocked = 0
+    for step in range(len(rows)):
+        competence = (step / len(rows) * (1 - _FIRST_SHARE**2) + _FIRST_SHARE**2) ** 0.5
+        reach = max(step + 1, round(competence * len(rows)))
+        pool += rows[unlocked:reach]
+        unlocked = max(unlocked, reach)
+        at = rng.randrange(len(pool))
+        pool[at], pool[-1] = pool[-1], pool[at]
+        out.append(pool.pop())
+    return out
 
 
 def write(curriculum: Curriculum, task: Task, folder: Path) -> None:
@@ -134,13 +201,15 @@ def write(curriculum: Curriculum, task: Task, folder: Path) -> None:
     ])
     fields = [
         ("query", pa.string()), ("count", pa.int64()), ("labels", pa.list_(label)), ("cluster", pa.string()),
-        ("difficulty", pa.float32()), ("noise", pa.float32()),
+        ("difficulty", pa.float32()), ("noise", pa.float32()), ("stratum", pa.string()),
     ]
     (folder / "data").mkdir(parents=True, exist_ok=True)
     for name, rows in (("train", curriculum.train), ("dev", curriculum.dev)):
         pq.write_table(pa.Table.from_pylist([r.to_json() for r in rows], pa.schema(fields)),
                        folder / "data" / f"{name}.parquet")
-    (folder / "README.md").write_text(_card(curriculum, task), encoding="utf-8")
+    from teacher.card import write_card
+
+    write_card(folder, task, curriculum.train, curriculum.dev, curriculum.left_out)
 
 
 def read(folder: Path, split: str) -> list[CurriculumRow]:
@@ -152,38 +221,7 @@ def read(folder: Path, split: str) -> list[CurriculumRow]:
     return [
         CurriculumRow(
             Example(r["query"], tuple(Label.from_json(x) for x in r["labels"]), r["count"]), r["cluster"],
-            r["difficulty"], r["noise"],
+            r["difficulty"], r["noise"], r["stratum"],
         )
         for r in pq.read_table(folder / "data" / f"{split}.parquet").to_pylist()
     ]
-
-
-def _card(curriculum: Curriculum, task: Task) -> str:
-    roles = Counter(x.role for r in curriculum.train for x in r.example.labels)
-    left = "\n".join(f"| {reason} | {n:,} |" for reason, n in sorted(curriculum.left_out.items())) or "| – | 0 |"
-    return f"""---
-configs:
-- config_name: default
-  data_files:
-  - split: train
-    path: data/train.parquet
-  - split: dev
-    path: data/dev.parquet
----
-
-# Curriculum of the task `{task.name}`
-
-{len(curriculum.train):,} training rows in the order `{task.curriculum.order}`, {len(curriculum.dev):,} development
-rows. Clusters of near-duplicates are in one split only; none holds a gold query.
-
-- `difficulty`: the mean of length (10 words = 1), labels (6 = 1) and the share of words in fewer than 5 rows.
-- `noise`: one minus the teacher's confidence in the weakest part of the labelling.
-
-| role | labels in train |
-|---|---|
-{chr(10).join(f"| {r.name} | {roles[r.name]:,} |" for r in task.roles)}
-
-| left out | rows |
-|---|---|
-{left}
-"""

@@ -10,7 +10,9 @@ from task.io import Conversion, Item
 from task.labels import Example
 from task.progress import Progress
 from task.spec import Task
-from teacher.ledger import Ledger
+from teacher.budget import Purse
+from teacher.context import ContextFinder
+from teacher.ledger import Book
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,15 +40,19 @@ class Job:
         queries: To be labelled: distinct, not empty, not too long.
         folder: For the index; what is there for the same input is used.
         fetch: Gives the folder of a model by name.
+        finder: Opened already, where somebody labels block after block.
+        purse: Keeps the budget where it is shared with other processes.
     """
 
     task: Task
     sources: Sources
     queries: Sequence[Example]
-    ledger: Ledger
+    ledger: Book
     folder: Path
     fetch: Callable[[str], Path]
     progress: Progress
+    finder: ContextFinder | None = None
+    purse: Purse | None = None
 
 
 @dataclass(frozen=True, slots=True)

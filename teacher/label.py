@@ -16,10 +16,10 @@ from teacher.confidence import Calibration, apply, calibrate, gold_of
 from teacher.guardrails import Guardrails, Tally
 from teacher.job import Job, Plan, Sources
 from teacher.judge import Answer, Judge, skipped
-from teacher.ledger import Attempt, Ledger, LedgerRow
+from teacher.ledger import Attempt, Book, Ledger, LedgerRow
 
 _BATCH = 500
-LLM_BACKENDS = frozenset({"openai", "vllm"})
+LLM_BACKENDS = frozenset({"openai", "openai-batch", "vllm"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Labelled:
     spent: Mapping[str, float]
     calibration: Calibration | None
     _log: Sequence[Example]
-    _ledger: Ledger
+    _ledger: Book
 
     @property
     def rows(self) -> Iterator[LedgerRow]:
@@ -64,7 +64,15 @@ def label_queries(
     job = _job(task, sources, log, ledger, folder, fetch, progress)
     judge = Judge(Guardrails(task, sources.catalogue), task.teacher.confidence)
     ledger.settle(_not_asked(task, log))
-    if task.teacher.backend in LLM_BACKENDS:
+    if task.teacher.backend == "openai-batch":
+        from teacher import batch
+
+        batch.label(job, ledger, judge, lambda _: None)
+    elif task.teacher.workers:
+        from teacher import cluster
+
+        cluster.label(job, ledger)
+    elif task.teacher.backend in LLM_BACKENDS:
         from teacher import backend_llm
 
         backend_llm.label(job, judge, lambda _: None)

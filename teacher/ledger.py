@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Protocol, Self
 
 from task.errors import InputError
 from task.files import canonical_json, sha256_text
@@ -50,6 +50,13 @@ CREATE TABLE IF NOT EXISTS attempts (
 );
 CREATE INDEX IF NOT EXISTS attempts_by_request ON attempts (request, outcome);
 CREATE TABLE IF NOT EXISTS evidence (hash TEXT PRIMARY KEY, content TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS batches (
+    token TEXT PRIMARY KEY,
+    id TEXT,
+    state TEXT NOT NULL,
+    requests TEXT NOT NULL,
+    updated REAL NOT NULL
+);
 CREATE TABLE IF NOT EXISTS rows (
     query TEXT PRIMARY KEY,
     count INTEGER NOT NULL,
@@ -117,6 +124,23 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
+class Batch:
+    """A batch of a provider.
+
+    Attributes:
+        token: Ours, in the batch's metadata; known before the batch is made.
+        id: The provider's; None until it is known.
+        state: `uploading`, `made`, `collected`, `failed` or `given up`.
+        requests: (key, query, purpose) of each.
+    """
+
+    token: str
+    id: str | None
+    state: str
+    requests: tuple[tuple[str, str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class LedgerRow:
     """Where one query stands.
 
@@ -149,6 +173,28 @@ class LedgerRow:
         """Read a line of `labels.jsonl`."""
         labels = tuple(Label.from_json(x) for x in row["labels"])
         return cls(row["query"], row["count"], "", row["status"], labels, row["confidence"], row["reason"])
+
+
+class Book(Protocol):
+    """What labelling needs of a ledger: the file itself, or somebody elsewhere who owns it (`teacher.cluster`)."""
+
+    def replies(self, requests: Iterable[str]) -> dict[str, Reply]:
+        """See `Ledger.replies`."""
+
+    def asked(self, requests: Iterable[str]) -> set[str]:
+        """See `Ledger.asked`."""
+
+    def rows(self, queries: Iterable[str]) -> dict[str, LedgerRow]:
+        """See `Ledger.rows`."""
+
+    def record(self, attempts: Sequence[Attempt], rows: Sequence[LedgerRow] = ()) -> None:
+        """See `Ledger.record`."""
+
+    def settle(self, rows: Iterable[LedgerRow]) -> None:
+        """See `Ledger.settle`."""
+
+    def spent(self) -> dict[str, float]:
+        """See `Ledger.spent`."""
 
 
 class Ledger:
@@ -255,6 +301,21 @@ class Ledger:
         """Write where queries stand, replacing what stood there."""
         now = time.time()
         self._transaction([(_SETTLE, [_values(r, now) for r in rows])])
+
+    def note_batch(self, batch: Batch) -> None:
+        """Write where a batch stands."""
+        values = (batch.token, batch.id, batch.state, json.dumps(batch.requests, ensure_ascii=False), time.time())
+        self._transaction([("INSERT OR REPLACE INTO batches VALUES (?, ?, ?, ?, ?)", [values])])
+
+    def open_batches(self) -> list[Batch]:
+        """Batches that may still owe answers, oldest first."""
+        sql = "SELECT token, id, state, requests FROM batches WHERE state IN ('uploading', 'made') ORDER BY updated"
+        return [Batch(t, i, s, tuple((k, q, p) for k, q, p in json.loads(r))) for t, i, s, r in self._read(sql)]
+
+    def recorded_of(self, batch: str) -> set[str]:
+        """Requests of a batch whose answers are recorded."""
+        sql = "SELECT request FROM attempts WHERE json_extract(details, '$.batch') = ?"
+        return {r for (r,) in self._read(sql, (batch,))}
 
     def _transaction(self, work: Sequence[tuple[str, Sequence[tuple[Any, ...]]]]) -> None:
         with self._lock:

@@ -1,11 +1,12 @@
 """The `vllm` backend's endpoint: a local model behind serving's engine, started when the first call needs it.
 
 The address of the engine changes with every start and its model does not, so the ledger's keys name the model by the
-hash of its files.
+hash of its files and of what else decides its answers.
 """
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,12 @@ from typing import Self
 from serving.engine import Engine
 from task.files import sha256_file, sha256_json
 from task.spec import OpenAI, Serving, Task
+
+# Every prompt begins with the same instructions; and a small model left free to indent never stops.
+_ARGUMENTS = (
+    "--enable-prefix-caching",
+    "--structured-outputs-config", json.dumps({"backend": "xgrammar", "disable_any_whitespace": True}),
+)
 
 
 class LocalTeacher:
@@ -40,7 +47,8 @@ class LocalTeacher:
 
     def settings(self) -> OpenAI:
         """The endpoint's settings with an address that says which model answers, and no price."""
-        digest = model_digest(self._model)
+        own = self._task.teacher.vllm
+        digest = sha256_json([model_digest(self._model), own.dtype, own.extra_args])
         return self._task.teacher.openai.model_copy(update={
             "base_url": f"vllm:{digest}", "model": f"teacher@{digest[:12]}",
             "price_input_per_million": None, "price_output_per_million": None, "budget": None,
@@ -55,8 +63,7 @@ class LocalTeacher:
                     dtype=own.dtype, max_model_len=own.max_model_len, max_num_seqs=own.max_num_seqs,
                     kv_cache_gib=own.kv_cache_gib, gpu_memory_fraction=own.gpu_memory_fraction,
                     enforce_eager=own.enforce_eager, start_timeout_s=own.start_timeout_s,
-                    # every prompt begins with the same instructions
-                    extra_args=("--enable-prefix-caching", *own.extra_args),
+                    extra_args=(*_ARGUMENTS, *own.extra_args),
                 )
                 engine = Engine(self._model, self.settings().model, "json", serving, self._log)
                 self._engine = engine

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
-from teacher.ledger import Attempt, Ledger, LedgerRow
+from teacher.ledger import Attempt, Book, LedgerRow
 
 # Replies come in flocks; one commit for a flock costs less than a commit for each, and a call takes far longer.
 _GATHER_S = 0.002
@@ -22,7 +22,7 @@ class Recorder(Protocol):
 class GroupCommit:
     """Writes to a ledger from a thread, so that a slow disk holds up no call; a caller waits for its own commit."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Book) -> None:
         self._ledger = ledger
         self._attempts: list[Attempt] = []
         self._rows: list[LedgerRow] = []

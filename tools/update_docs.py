@@ -10,6 +10,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -51,6 +52,11 @@ def labelling(result: Path) -> str:
             return "failed"
         return "{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(*(scale * figure[k] for k in ("median", "low", "high")), d=digits)
 
+    def rows_of(run: dict[str, Any]) -> str:
+        if run["exit"] == "stopped":
+            return f"not done in {r['limit_s']:.0f} s"
+        return "failed" if run["rows"] is None else f"{run['rows']:,}"
+
     names = sorted(r["clients"], key=lambda n: (r["clients"][n]["seconds"] or {"median": 1e9})["median"])
     lines = ["| client | version | seconds | share of the ideal, % | CPU a call, ms |", "|---|---|---|---|---|"]
     for name in names:
@@ -67,9 +73,11 @@ def labelling(result: Path) -> str:
     for name in names:
         c = r["clients"][name]
         bad, cut, killed = c["http_400"], c["truncated"], c["killed"]
-        cells = [bad["calls"], bad["rows"], cut["calls"], cut["rows"], killed["calls"], killed["asked_twice"],
-                 killed["rows"]]
-        lines.append(f"| {name} | " + " | ".join("–" if x is None else f"{x:,}" for x in cells) + " |")
+        cells = [
+            f"{bad['calls']:,}", rows_of(bad), f"{cut['calls']:,}", rows_of(cut), f"{killed['calls']:,}",
+            f"{killed['asked_twice']:,}", rows_of(killed),
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

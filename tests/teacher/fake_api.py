@@ -30,6 +30,11 @@ class FakeApi:
         self.paid: Counter[str] = Counter()  # usable answers, by query
         self.in_flight = 0
         self.delay_s = 0.0
+        self.files: dict[str, str] = {}
+        self.batches: dict[str, dict[str, Any]] = {}
+        self.slow_to_say: str | None = None  # the step of a batch after which the server dawdles: upload, make, content
+        self.refuse: str | None = None  # why batches fail
+        self.events: list[str] = []
         self.tokens = 0
         self.bodies: list[dict[str, Any]] = []
         self._ready = threading.Event()
@@ -49,6 +54,11 @@ class FakeApi:
         asyncio.set_event_loop(self._loop)
         app = web.Application()
         app.router.add_post("/v1/chat/completions", self._answer)
+        app.router.add_post("/v1/files", self._upload)
+        app.router.add_get("/v1/files/{name}/content", self._content)
+        app.router.add_post("/v1/batches", self._make_batch)
+        app.router.add_get("/v1/batches", self._list_batches)
+        app.router.add_get("/v1/batches/{id}", self._batch)
         runner = web.AppRunner(app)
         self._loop.run_until_complete(runner.setup())
         self._loop.run_until_complete(web.TCPSite(runner, "127.0.0.1", 0).start())
@@ -101,3 +111,73 @@ class FakeApi:
             choice["logprobs"] = {"content": [{"token": c, "logprob": -0.01} for c in content]}
         usage = {"prompt_tokens": 100, "completion_tokens": 10 * answers}
         return web.json_response({"choices": [choice] * answers, "usage": usage})
+
+    # -- batch files: a batch moves on one state each time that somebody looks at it -----------------------------------
+
+    async def _said(self, step: str) -> None:
+        self.events.append(step)
+        if self.slow_to_say == step:
+            await asyncio.sleep(20)
+
+    async def _upload(self, request: web.Request) -> web.Response:
+        form = await request.post()
+        assert form["purpose"] == "batch"
+        name = f"file-{len(self.files)}"
+        self.files[name] = form["file"].file.read().decode()  # type: ignore[union-attr]
+        await self._said("upload")
+        return web.json_response({"id": name})
+
+    async def _make_batch(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        assert (body["endpoint"], body["completion_window"]) == ("/v1/chat/completions", "24h")
+        name = f"batch-{len(self.batches)}"
+        self.batches[name] = {
+            "id": name, "status": "validating", "metadata": body["metadata"], "input": body["input_file_id"],
+        }
+        await self._said("make")
+        return web.json_response(self.batches[name])
+
+    async def _list_batches(self, request: web.Request) -> web.Response:
+        return web.json_response({"data": list(self.batches.values()), "has_more": False})
+
+    async def _batch(self, request: web.Request) -> web.Response:
+        batch = self.batches[request.match_info["id"]]
+        if self.refuse:
+            batch |= {"status": "failed", "errors": {"data": [{"message": self.refuse}]}}
+        following = {"validating": "in_progress", "in_progress": "finalizing", "finalizing": "completed"}
+        batch["status"] = following.get(batch["status"], batch["status"])
+        if batch["status"] == "completed" and "output_file_id" not in batch:
+            self._run_batch(batch)
+        await self._said(batch["status"])
+        return web.json_response(batch)
+
+    def _run_batch(self, batch: dict[str, Any]) -> None:
+        """Answer a file of requests; a query that meets `expired` gets no line in either file."""
+        output, errors = [], []
+        for line in self.files[batch["input"]].splitlines():
+            asked = json.loads(line)
+            query = asked["body"]["messages"][-1]["content"]
+            self.calls[query] += 1
+            what = self.behaviour(query, self.calls[query])
+            if what == "expired":
+                continue
+            if what in {"400", "500"}:
+                errors.append({"custom_id": asked["custom_id"], "response": {"status_code": int(what), "body": {}}})
+                continue
+            label = {"role": "product", "text": query.split()[-1]}
+            content = "no idea" if what == "not-json" else json.dumps({"labels": [label]})
+            self.paid[query] += what == "ok"
+            self.tokens += 110
+            body = {
+                "choices": [{"message": {"content": content}, "finish_reason": "stop"}],
+                "usage": {"prompt_tokens": 100, "completion_tokens": 10},
+            }
+            output.append({"custom_id": asked["custom_id"], "response": {"status_code": 200, "body": body}})
+        for key, rows in (("output_file_id", output), ("error_file_id", errors)):
+            if rows:
+                batch[key] = f"{batch['id']}-{key}"
+                self.files[batch[key]] = "".join(json.dumps(r) + "\n" for r in rows)
+
+    async def _content(self, request: web.Request) -> web.Response:
+        await self._said("content")
+        return web.Response(text=self.files[request.match_info["name"]])

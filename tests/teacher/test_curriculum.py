@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -72,3 +74,47 @@ def test_the_folder_opens_with_datasets_and_reads_back(tmp_path: Path) -> None:
     back = read(tmp_path, "train")
     assert [r.example.query for r in back] == [r.example.query for r in made.train]
     assert [r.example.labels[0].key for r in back] == [r.example.labels[0].key for r in made.train]
+
+
+@settings(max_examples=30)
+@given(n=st.integers(1, 120), seed=st.integers(0, 5))
+def test_growing_draws_every_row_once_and_the_hardest_never_first(n: int, seed: int) -> None:
+    rows = [row(" ".join(f"w{i}x{j}" for j in range(1 + i % 9)), count=1) for i in range(n)]
+    orders = {
+        order: build(make_task(curriculum={"order": order, "seed": seed, "dev_fraction": 0.01}), rows).train
+        for order in ("growing", "easy-to-hard")
+    }
+    growing, easy = ([r.example.query for r in orders[o]] for o in ("growing", "easy-to-hard"))
+    assert sorted(growing) == sorted(easy)
+    if n >= 30:
+        place = {q: i / len(easy) for i, q in enumerate(easy)}
+        assert place[growing[0]] <= 0.15
+        first, second = growing[: len(growing) // 2], growing[len(growing) // 2 :]
+        assert sum(place[q] for q in first) / len(first) < sum(place[q] for q in second) / len(second)
+
+
+def test_a_frequent_pattern_is_capped_and_its_most_frequent_queries_stay() -> None:
+    rows = [
+        LedgerRow(f"brand{i} oat milk", i + 1, "", "accepted", (Label("brand", f"brand{i}", 0, 5 + len(str(i))),), 0.9)
+        for i in range(40)
+    ]
+    rows += [row("rare find")]
+    task = make_task(curriculum={"pattern_roles": ["brand"], "max_per_pattern": 10})
+    made = build(task, rows)
+    kept = {r.example.query for r in (*made.train, *made.dev)}
+    assert kept == {"rare find", *(f"brand{i} oat milk" for i in range(30, 40))}
+    assert made.left_out["over max_per_pattern"] == 30
+
+
+def test_rows_know_their_stratum_and_the_card_tells(tmp_path: Path) -> None:
+    task = make_task(eval={"head": 2, "torso": 5})
+    rows = [row(f"q{i} thing", count=100 - i) for i in range(20)]
+    made = build(task, rows)
+    strata = {r.example.query: r.stratum for r in (*made.train, *made.dev)}
+    assert [strata[f"q{i} thing"] for i in (0, 1, 2, 4, 5, 19)] == ["head", "head", "torso", "torso", "tail", "tail"]
+    write(made, task, tmp_path)
+    assert read(tmp_path, "train") == [replace(r, difficulty=pytest.approx(r.difficulty, abs=1e-4),
+                                               noise=pytest.approx(r.noise, abs=1e-4)) for r in made.train]
+    card = (tmp_path / "README.md").read_text()
+    assert "| tail |" in card
+    assert (tmp_path / "plots" / "noise.svg").read_text().startswith("<svg")

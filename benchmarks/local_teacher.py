@@ -1,0 +1,118 @@
+"""A real LLM as teacher on this machine: what it is worth as it is, and what the guardrails make of it.
+
+    python -m benchmarks.local_teacher runs/market
+
+Labels the first 200 gold test queries of a finished market run twice: with the `vllm` backend, and with the `openai`
+backend against the same kind of server, both with structured output and all of the context. Each labelling is scored
+raw (every label that the model gave) and guarded (what the guardrails let stand); the difference in precision is a
+paired bootstrap over queries. SmolLM2-135M is far too small for the job: poor figures are expected, and are reported.
+Writes benchmarks/results/local_teacher.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from eval.match import count
+from eval.metrics import bootstrap, interval, micro, resample_weights
+from limbeck.inputs import Inputs
+from limbeck.stage import device, git_commit, versions
+from task.files import write_json
+from task.labels import Example, Label
+from task.load import load_task
+from task.normalize import normaliser
+from task.spec import Task
+from task.store import fetch
+from teacher.job import Sources
+from teacher.label import label_queries
+from teacher.ledger import Ledger
+from teacher.local import LocalTeacher
+from teacher.reply import rows_of
+
+ROWS = 200
+RESULT = Path(__file__).parent / "results" / "local_teacher.json"
+SETTINGS = {
+    "teacher.backend": "vllm", "teacher.openai.prompt": "configs/prompts/label.j2", "teacher.openai.max_tokens": "160",
+    "teacher.openai.context_tokens": "400", "teacher.openai.concurrency": "32", "teacher.openai.timeout_s": "300",
+    "teacher.vllm.max_model_len": "2048",
+}
+
+
+def main() -> None:
+    """Label twice, score, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="the run folder of the market")
+    options = parser.parse_args()
+    task = load_task(Path("configs/market.yaml"), [f"{k}={v}" for k, v in SETTINGS.items()]).task
+    inputs = Inputs(task, options.run)
+    inputs.prepare()
+    gold = inputs.test[:ROWS]
+    sources = replace(inputs.teacher, log=[replace(g, labels=()) for g in gold])
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        found["vllm"] = measure(task, sources, gold, folder / "vllm", folder / "index")
+        with LocalTeacher(task, fetch, folder / "teacher.log") as local:
+            settings = local.settings().model_copy(update={"base_url": local.url()})
+            teacher = task.teacher.model_copy(update={"backend": "openai", "openai": settings})
+            served = task.model_copy(update={"teacher": teacher})
+            found["openai"] = measure(served, sources, gold, folder / "openai", folder / "index")
+    write_json(RESULT, {
+        "model": task.teacher.vllm.model, "rows": len(gold), "backends": found, "versions": versions(),
+        "device": device(), "git": git_commit(),
+    })
+    print(json.dumps(found, indent=2))
+
+
+def measure(task: Task, sources: Sources, gold: Sequence[Example], folder: Path, index: Path) -> dict[str, Any]:
+    """Label with a backend and score its answers raw and guarded."""
+    started = time.monotonic()
+    raw: dict[str, tuple[Label, ...]] = {}
+    with Ledger(folder / "ledger.sqlite") as ledger:
+        done = label_queries(task, sources, ledger, index, fetch)
+        rows = {r.query: r for r in done.rows}
+        for attempt in ledger.attempts():
+            if attempt["outcome"] == "ok":
+                given = rows_of(attempt["reply"]) or []
+                raw[attempt["query"]] = tuple(Label(str(x.get("role")), str(x.get("text"))) for x in given)
+        spent = ledger.spent()
+    known = {r.name for r in task.roles}
+    sides = {
+        "raw": [replace(g, labels=tuple(x for x in raw.get(g.query, ()) if x.role in known)) for g in gold],
+        "guarded": [replace(g, labels=rows[g.query].labels) for g in gold],
+    }
+    weights = resample_weights(len(gold), task.eval.resamples, task.eval.seed)
+    tables = {
+        name: count(gold, side, sorted(known), "value", normaliser(task.normaliser)) for name, side in sides.items()
+    }
+    samples = {name: bootstrap(t, weights, micro) for name, t in tables.items()}
+    points = {name: micro(t.sum(axis=0)) for name, t in tables.items()}
+    out: dict[str, Any] = {
+        name: {
+            what: _figure(float(points[name][k]), interval(samples[name][:, k], 0.95))
+            for k, what in enumerate(("precision", "recall", "f1"))
+        }
+        for name in sides
+    }
+    gain = samples["guarded"][:, 0] - samples["raw"][:, 0]
+    out["precision_gain"] = _figure(float(points["guarded"][0] - points["raw"][0]), interval(gain, 0.95))
+    out |= {
+        "statuses": dict(done.statuses), "verdicts": done.verdicts[:12], "attempts": spent["attempts"],
+        "tokens": spent["prompt_tokens"] + spent["completion_tokens"], "seconds": round(time.monotonic() - started, 1),
+    }
+    return out
+
+
+def _figure(value: float, bounds: tuple[float, float]) -> dict[str, float]:
+    return {"value": round(value, 6), "low": round(bounds[0], 6), "high": round(bounds[1], 6)}
+
+
+if __name__ == "__main__":
+    main()
