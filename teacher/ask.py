@@ -54,7 +54,9 @@ class Asker:
         main = by_purpose["label"]
         rows = None if main is None else replies.rows_of(main.content)
         if main is None or rows is None:
-            return Answer(query.query, wanted[0].key, None, {}, "no usable reply")
+            held = known.get(wanted[0].key)
+            why = "cut by max_tokens" if held is not None and held.cut else "no usable reply"
+            return Answer(query.query, wanted[0].key, None, {}, why)
         verdicts: list[bool] | None = None
         if self.prompter.settings.verify and rows:
             request = self.prompter.verify(query.query, rows)
@@ -65,7 +67,7 @@ class Asker:
     async def _reply(self, request: Request, known: Mapping[str, Reply]) -> Reply | None:
         held = known.get(request.key)
         if held is not None or self._client is None:
-            return held
+            return None if held is None or held.cut else held
         repair = None
         if request.purpose != "verify" and self.prompter.settings.repair:
             def repair(answer: str) -> Request:

@@ -182,7 +182,7 @@ def _with_verify(job: Job, prompter: Prompter, requests: Sequence[list[Request]]
     out = []
     for group in requests:
         held = known.get(group[0].key)
-        rows = rows_of(held.content) if held else None
+        rows = rows_of(held.content) if held and not held.cut else None
         out.append([*group, prompter.verify(group[0].query, rows)] if rows else group)
     return out
 

@@ -93,7 +93,8 @@ def _wanted(prompter: Prompter, ledger: Ledger, blocks: Sequence[Block]) -> list
         for group in groups:
             out |= {r.key: r for r in group if r.key not in known}
             held = known.get(group[0].key)
-            rows = rows_of(held.content) if held and prompter.settings.verify else None
+            wanted = prompter.settings.verify and held is not None and not held.cut
+            rows = rows_of(held.content) if held and wanted else None
             follow += [prompter.verify(group[0].query, rows)] if rows else []
         asked = ledger.asked(r.key for r in follow)
         out |= {r.key: r for r in follow if r.key not in asked}

@@ -117,10 +117,15 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A usable reply that the ledger holds."""
+    """A reply that the ledger holds.
+
+    Attributes:
+        cut: The token limit cut it: of no use, and the same request would only be paid for and cut again.
+    """
 
     content: str
     details: Mapping[str, Any] = field(default_factory=dict)
+    cut: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,24 +232,27 @@ class Ledger:
         self._db.close()
 
     def replies(self, requests: Iterable[str]) -> dict[str, Reply]:
-        """Those of the requests that have a usable reply, the first that came."""
+        """Those of the requests that were answered: with the first usable reply, else with one that was cut."""
         out: dict[str, Reply] = {}
         for part in _parts(list(requests)):
             marks = ",".join("?" * len(part))
             sql = (
-                "SELECT request, reply, details FROM attempts WHERE outcome = 'ok' "
-                f"AND request IN ({marks}) ORDER BY id DESC"
+                "SELECT request, reply, details, outcome = 'truncated' FROM attempts "
+                f"WHERE outcome IN ('ok', 'truncated') AND request IN ({marks}) ORDER BY outcome DESC, id DESC"
             )
-            for request, reply, details in self._read(sql, part):
-                out[request] = Reply(reply, json.loads(details))
+            for request, reply, details, cut in self._read(sql, part):
+                out[request] = Reply(reply, json.loads(details), bool(cut))
         return out
 
     def asked(self, requests: Iterable[str]) -> set[str]:
-        """Those of the requests that have a usable reply; cheaper than `replies` where only that is wanted."""
+        """Those of the requests that were answered; cheaper than `replies` where only that is wanted."""
         out: set[str] = set()
         for part in _parts(list(requests)):
             marks = ",".join("?" * len(part))
-            sql = f"SELECT DISTINCT request FROM attempts WHERE outcome = 'ok' AND request IN ({marks})"
+            sql = (
+                "SELECT DISTINCT request FROM attempts WHERE outcome IN ('ok', 'truncated') "
+                f"AND request IN ({marks})"
+            )
             out.update(r for (r,) in self._read(sql, part))
         return out
 

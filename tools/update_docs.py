@@ -15,7 +15,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from eval.report import milliseconds  # noqa: E402  (the checkout is importable only from here on)
+from eval.report import milliseconds, percent  # noqa: E402  (the checkout is importable only from here on)
 from limbeck.summary import render, render_audit  # noqa: E402
 
 BLOCKS = {
@@ -25,6 +25,7 @@ BLOCKS = {
     ("docs/benchmarks.md", "answer-length"): "answer_length.json",
     ("docs/benchmarks.md", "labelling"): "labelling.json",
     ("docs/benchmarks.md", "audit"): "audit.json",
+    ("docs/benchmarks.md", "local-teacher"): "local_teacher.json",
 }
 
 
@@ -81,7 +82,20 @@ def labelling(result: Path) -> str:
     return "\n".join(lines)
 
 
-TABLES = {"answer_length.json": answer_length, "labelling.json": labelling, "audit.json": render_audit}
+def local_teacher(result: Path) -> str:
+    """The table of `benchmarks/local_teacher.py`."""
+    r = json.loads(result.read_text(encoding="utf-8"))
+    lines = ["| backend | labels | precision | recall | F1 | precision gained |", "|---|---|---|---|---|---|"]
+    for name, found in r["backends"].items():
+        for side in ("raw", "guarded"):
+            cells = " | ".join(percent(found[side][k]) for k in ("precision", "recall", "f1"))
+            gained = percent(found["precision_gain"]) if side == "guarded" else "–"
+            lines.append(f"| `{name}` | {side} | {cells} | {gained} |")
+    return "\n".join(lines)
+
+
+TABLES = {"answer_length.json": answer_length, "labelling.json": labelling, "audit.json": render_audit,
+          "local_teacher.json": local_teacher}
 
 
 def updated(path: Path, name: str, result: Path) -> str:

@@ -72,6 +72,19 @@ def test_every_row_has_a_status_and_the_ledger_agrees_with_the_server(tmp_path: 
     assert all(q.query not in b["messages"][0]["content"] for b in sent_back for q in log)
 
 
+def test_an_answer_that_was_cut_is_not_paid_for_again_and_a_refusal_is_tried_again(tmp_path: Path) -> None:
+    log = queries(2)
+    with FakeApi(lambda query, nth: "truncated" if query.startswith("thing0") else "400" if nth == 1 else "ok") as api:
+        first = run(llm_task(api.url), log, tmp_path)
+        assert [r.reason for r in first.rows] == ["no usable reply", "no usable reply"]
+        again = run(llm_task(api.url), log, tmp_path)
+        assert [(r.status, r.reason) for r in again.rows] == [("failed", "cut by max_tokens"), ("accepted", "")]
+        assert dict(api.calls) == {"thing0 milk": 1, "thing1 milk": 2}
+        longer = run(llm_task(api.url, max_tokens=900), log, tmp_path)  # another request, so it is asked
+        assert api.calls["thing0 milk"] == 2
+    assert [r.status for r in longer.rows] == ["failed", "accepted"]
+
+
 def test_a_second_run_asks_nothing_and_a_changed_request_asks_again(tmp_path: Path) -> None:
     log = queries(10)
     with FakeApi() as api:

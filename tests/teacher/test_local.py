@@ -23,7 +23,7 @@ def test_a_local_model_answers_within_the_schema_and_is_asked_once(tmp_path: Pat
     with Ledger(tmp_path / "ledger.sqlite") as ledger:
         first = list(label_queries(task, Sources(log), ledger, tmp_path, fetch).rows)
         attempts = list(ledger.attempts())
-        # nothing is missing now, so no engine is started
+        # everything is answered now, so no engine is started
         again = list(label_queries(task, Sources(log), ledger, tmp_path, fetch).rows)
         assert len(list(ledger.attempts())) == len(attempts)
     assert again == first
