@@ -131,7 +131,8 @@ class LabelBlock:
             batch: Columns `query` and `count`.
 
         Returns:
-            Column `status`.
+            Columns `status` and `problem`: an error that a person can act on, such as a spent budget. It goes as text,
+            for Ray wraps exceptions and loses what they were.
         """
         from teacher import backend_llm
 
@@ -141,8 +142,12 @@ class LabelBlock:
         def done(row: LedgerRow) -> None:
             found[row.query] = row.status
 
-        backend_llm.label(replace(self._job, queries=queries), self._judge, done)
-        return {"status": [found[q.query] for q in queries]}
+        problem = ""
+        try:
+            backend_llm.label(replace(self._job, queries=queries), self._judge, done)
+        except InputError as error:
+            problem = str(error)
+        return {"status": [found.get(q.query, "") for q in queries], "problem": [problem] * len(queries)}
 
 
 def label(job: Job, ledger: Ledger) -> None:
@@ -171,26 +176,25 @@ def label(job: Job, ledger: Ledger) -> None:
             ledger.path.resolve(), settings.openai.budget
         )
         work = _Work(job.task, replace(job.sources, log=()), job.folder.resolve(), model)
-        rows = ray.data.from_items([{"query": q.query, "count": q.count} for q in job.queries])
-        blocks = rows.repartition(max(1, -(-len(job.queries) // _BLOCK))).map_batches(
-            LabelBlock, fn_constructor_args=(work, owner), batch_size=_BLOCK, concurrency=settings.workers, num_cpus=1,
+        rows = ray.data.from_items(
+            [{"query": q.query, "count": q.count} for q in job.queries],
+            override_num_blocks=max(1, -(-len(job.queries) // _BLOCK)),
+        )
+        # Workers wait for answers more than they work, and must leave room for Ray Data's own tasks.
+        blocks = rows.map_batches(
+            LabelBlock, fn_constructor_args=(work, owner), batch_size=_BLOCK, num_cpus=0.5,
+            compute=ray.data.ActorPoolStrategy(size=settings.workers),
         )
         job.progress.begin(f"asking {settings.openai.model} on {settings.workers} workers", len(job.queries))
         for part in blocks.iter_batches(batch_size=None):
+            for problem in part["problem"]:
+                if problem:
+                    raise InputError(str(problem))
             job.progress.advance(len(part["status"]))
         ray.kill(owner)
-    except ray.exceptions.RayError as error:
-        raise _own(error) or error from error
     finally:
         if started_here:
             ray.shutdown()
-
-
-def _own(error: BaseException | None) -> InputError | None:
-    """The error of ours that a worker's failure wraps, such as a spent budget."""
-    while error is not None and not isinstance(error, InputError):
-        error = getattr(error, "cause", None) or error.__cause__
-    return error
 
 
 def _given(model: Path | None, name: str) -> Path:

@@ -51,9 +51,9 @@ def test_files_are_cut_to_size_and_a_budget_is_hard(tmp_path: Path) -> None:
         run(batch_task(api.url, batch_requests=4), queries(10), tmp_path)
         assert [api.files[b["input"]].count("\n") for b in api.batches.values()] == [4, 4, 2]
         with pytest.raises(InputError, match="the budget is spent"):
-            run(batch_task(api.url, budget=0.02, temperature=0.5), queries(100), tmp_path)
+            run(batch_task(api.url, budget=0.008, temperature=0.5), queries(100), tmp_path)
         with Ledger(tmp_path / "ledger.sqlite") as ledger:
-            assert 0.0012 < ledger.spent()["cost"] <= 0.02
+            assert 0.0012 < ledger.spent()["cost"] <= 0.008
 
 
 def test_a_refused_batch_says_why_and_is_not_waited_for_again(tmp_path: Path) -> None:

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -113,8 +111,8 @@ def test_rows_know_their_stratum_and_the_card_tells(tmp_path: Path) -> None:
     strata = {r.example.query: r.stratum for r in (*made.train, *made.dev)}
     assert [strata[f"q{i} thing"] for i in (0, 1, 2, 4, 5, 19)] == ["head", "head", "torso", "torso", "tail", "tail"]
     write(made, task, tmp_path)
-    assert read(tmp_path, "train") == [replace(r, difficulty=pytest.approx(r.difficulty, abs=1e-4),
-                                               noise=pytest.approx(r.noise, abs=1e-4)) for r in made.train]
+    kept = [(r.example.query, r.example.count, r.cluster, r.stratum) for r in read(tmp_path, "train")]
+    assert kept == [(r.example.query, r.example.count, r.cluster, r.stratum) for r in made.train]
     card = (tmp_path / "README.md").read_text()
     assert "| tail |" in card
     assert (tmp_path / "plots" / "noise.svg").read_text().startswith("<svg")
