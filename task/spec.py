@@ -207,18 +207,25 @@ class OpenAI(Strict):
     budget: Annotated[float, Field(gt=0.0)] | None = None
 
 
-class LocalTeacher(Strict):
-    """A teacher model that vLLM serves on this machine; what and how it is asked is in `openai`."""
+class Engine(Strict):
+    """How vLLM runs a model."""
 
-    model: str = "SmolLM2-135M-Instruct"
     dtype: Literal["bfloat16", "float32", "float16"] = "bfloat16"
-    max_model_len: Positive = 4096
+    max_model_len: Positive = 512
     max_num_seqs: Positive = 64
-    kv_cache_gib: Annotated[float, Field(gt=0.0)] = 2.0
+    kv_cache_gib: Annotated[float, Field(gt=0.0)] = 1.0
     gpu_memory_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 0.9
     enforce_eager: bool = True
     extra_args: tuple[str, ...] = ()
-    start_timeout_s: Annotated[float, Field(gt=0.0)] = 600.0
+    start_timeout_s: Annotated[float, Field(gt=0.0)] = 300.0
+
+
+class LocalTeacher(Engine):
+    """A teacher model that vLLM serves on this machine; what and how it is asked is in `openai`."""
+
+    model: str = "SmolLM2-135M-Instruct"
+    max_model_len: Positive = 4096
+    kv_cache_gib: Annotated[float, Field(gt=0.0)] = 2.0
 
 
 class Confidence(Strict):
@@ -309,17 +316,9 @@ class Student(Strict):
     seed: int = 0
 
 
-class Serving(Strict):
+class Serving(Engine):
     """The engine, the head cache and the gateway."""
 
-    dtype: Literal["bfloat16", "float32", "float16"] = "bfloat16"
-    max_model_len: Positive = 512
-    max_num_seqs: Positive = 64
-    kv_cache_gib: Annotated[float, Field(gt=0.0)] = 1.0
-    gpu_memory_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 0.9
-    enforce_eager: bool = True
-    extra_args: tuple[str, ...] = ()
-    start_timeout_s: Annotated[float, Field(gt=0.0)] = 300.0
     request_timeout_s: Annotated[float, Field(gt=0.0)] = 10.0
     head_queries: Annotated[int, Field(ge=0)] = 1_000
     min_cache_confidence: Fraction = 0.5

@@ -52,22 +52,22 @@ class Asker:
         found = await asyncio.gather(*(self._reply(r, known) for r in wanted))
         by_purpose = {r.purpose: reply for r, reply in zip(wanted, found, strict=True)}
         main = by_purpose["label"]
+        if main is not None and main.cut:
+            return Answer(query.query, wanted[0].key, None, {}, "cut by max_tokens")
         rows = None if main is None else replies.rows_of(main.content)
         if main is None or rows is None:
-            held = known.get(wanted[0].key)
-            why = "cut by max_tokens" if held is not None and held.cut else "no usable reply"
-            return Answer(query.query, wanted[0].key, None, {}, why)
+            return Answer(query.query, wanted[0].key, None, {}, "no usable reply")
         verdicts: list[bool] | None = None
         if self.prompter.settings.verify and rows:
             request = self.prompter.verify(query.query, rows)
             verdict = await self._reply(request, self._ledger.replies([request.key]))
-            verdicts = _verdicts(verdict.content) if verdict else None
+            verdicts = _verdicts(verdict.content) if verdict and not verdict.cut else None
         return self._answer(query.query, wanted[0].key, main, rows, by_purpose, verdicts, context)
 
     async def _reply(self, request: Request, known: Mapping[str, Reply]) -> Reply | None:
         held = known.get(request.key)
         if held is not None or self._client is None:
-            return None if held is None or held.cut else held
+            return held
         repair = None
         if request.purpose != "verify" and self.prompter.settings.repair:
             def repair(answer: str) -> Request:
@@ -81,7 +81,7 @@ class Asker:
         logprobs = replies.value_logprobs(main.content, main.details.get("logprobs", ()), rows)
         samples = self._samples(by_purpose.get("samples"))
         bare_reply = by_purpose.get("bare")
-        bare = None if bare_reply is None else self._keys(bare_reply.content)
+        bare = None if bare_reply is None or bare_reply.cut else self._keys(bare_reply.content)
         labels = []
         for i, row in enumerate(rows):
             signals: dict[str, float] = {}
@@ -106,7 +106,7 @@ class Asker:
         return Answer(query, key, labels, whole)
 
     def _samples(self, reply: Reply | None) -> list[set[tuple[str, str]]]:
-        if reply is None:
+        if reply is None or reply.cut:
             return []
         found = (self._keys(c) for c in (reply.content, *reply.details.get("samples", ())))
         return [s for s in found if s is not None]

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -26,7 +25,7 @@ from task.spec import OpenAI
 from teacher.ask import Asker, usable
 from teacher.backend_llm import Block, contexts
 from teacher.budget import Budget, check
-from teacher.client import read_completion
+from teacher.client import authorization, read_completion
 from teacher.job import Job
 from teacher.judge import Judge
 from teacher.ledger import Attempt, Batch, Ledger, LedgerRow, Outcome
@@ -111,10 +110,8 @@ class Batches:
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        key = os.environ.get(self._settings.api_key_env, "")
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
         timeout = aiohttp.ClientTimeout(total=self._settings.timeout_s)
-        self._session = aiohttp.ClientSession(headers=headers, timeout=timeout)
+        self._session = aiohttp.ClientSession(headers=authorization(self._settings), timeout=timeout)
         return self
 
     async def __aexit__(

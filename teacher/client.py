@@ -73,12 +73,9 @@ class Client:
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        headers = {"Content-Type": "application/json"}
-        key = os.environ.get(self._settings.api_key_env, "")
-        if key:
-            headers["Authorization"] = f"Bearer {key}"
         self._session = aiohttp.ClientSession(
-            headers=headers, timeout=aiohttp.ClientTimeout(total=self._settings.timeout_s),
+            headers={"Content-Type": "application/json", **authorization(self._settings)},
+            timeout=aiohttp.ClientTimeout(total=self._settings.timeout_s),
             connector=aiohttp.TCPConnector(limit=self._settings.concurrency, ttl_dns_cache=300),
         )
         return self
@@ -90,7 +87,7 @@ class Client:
         await self._session.close()
 
     async def ask(self, request: Request, repair: Callable[[str], Request] | None = None) -> Reply | None:
-        """A usable reply, or None when every try failed.
+        """The reply, usable or cut by the token limit; None when every try failed.
 
         Args:
             repair: Makes the request that has an unreadable answer put right; tried once.
@@ -102,7 +99,9 @@ class Client:
         if found.outcome == "invalid" and repair is not None and found.reply is not None:
             mended = await self._tries(replace(repair(found.reply), key=request.key))
             found = mended
-        return Reply(found.reply or "", found.details) if found.outcome == "ok" else None
+        if found.outcome not in {"ok", "truncated"}:
+            return None
+        return Reply(found.reply or "", found.details, cut=found.outcome == "truncated")
 
     async def _tries(self, request: Request) -> Attempt:
         deadline = time.monotonic() + self._settings.deadline_s
@@ -169,6 +168,12 @@ class Client:
 
     def _read(self, raw: bytes, request: Request, attempt: Callable[..., Attempt]) -> _Try:
         return read_completion(raw, request.purpose, self._usable, self.price, attempt)
+
+
+def authorization(settings: OpenAI) -> dict[str, str]:
+    """The header with the key from the environment, where there is one."""
+    key = os.environ.get(settings.api_key_env, "")
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def read_completion(

@@ -15,7 +15,7 @@ from typing import Self
 
 from serving.engine import Engine
 from task.files import sha256_file, sha256_json
-from task.spec import OpenAI, Serving, Task
+from task.spec import OpenAI, Task
 
 # Every prompt begins with the same instructions; and a small model left free to indent never stops.
 _ARGUMENTS = (
@@ -59,15 +59,9 @@ class LocalTeacher:
         with self._lock:
             if self._engine is None:
                 own = self._task.teacher.vllm
-                serving = Serving(
-                    dtype=own.dtype, max_model_len=own.max_model_len, max_num_seqs=own.max_num_seqs,
-                    kv_cache_gib=own.kv_cache_gib, gpu_memory_fraction=own.gpu_memory_fraction,
-                    enforce_eager=own.enforce_eager, start_timeout_s=own.start_timeout_s,
-                    extra_args=(*_ARGUMENTS, *own.extra_args),
-                )
-                engine = Engine(self._model, self.settings().model, "json", serving, self._log)
-                self._engine = engine
-                engine.wait_ready()
+                settings = own.model_copy(update={"extra_args": (*_ARGUMENTS, *own.extra_args)})
+                self._engine = Engine(self._model, self.settings().model, "json", settings, self._log)
+                self._engine.wait_ready()
             return self._engine.url + "/v1"
 
 

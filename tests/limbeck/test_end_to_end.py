@@ -72,7 +72,11 @@ def test_every_stage_has_a_manifest_with_hashes_and_versions(run: Path) -> None:
 def test_every_query_has_a_status(run: Path) -> None:
     rows = [json.loads(x) for x in (run / "label" / "labels.jsonl").read_text().splitlines()]
     assert len(rows) == 1500
-    assert {r["status"] for r in rows} <= {"accepted", "partial"}
+    assert {"accepted", "uncertain"} <= {r["status"] for r in rows} <= {"accepted", "uncertain", "partial"}
+    threshold = read_json(run / "label" / "confidence.json")["threshold"]
+    for r in rows:
+        if r["status"] == "accepted":
+            assert all(x["confidence"] >= threshold for x in r["labels"])
 
 
 def test_training_went_on_where_it_was_killed(run: Path) -> None:
