@@ -59,7 +59,7 @@ def value_logprobs(content: str, tokens: Sequence[Sequence[Any]], rows: Sequence
     for row in rows:
         written = json.dumps(str(row.get("text")), ensure_ascii=False)
         start = whole.find(written, at)
-        if start < 0 or whole != content:
+        if start < 0 or not whole.startswith(content):  # an end-of-turn token may follow
             out.append(float("nan"))
             continue
         first, at = start + 1, start + len(written)

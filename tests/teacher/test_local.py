@@ -32,4 +32,5 @@ def test_a_local_model_answers_within_the_schema_and_is_asked_once(tmp_path: Pat
     for row in first:
         for x in row.labels:
             assert task.label_problem(row.query, x.role, x.text) is None
-    assert all("token probability" in s for r in first for s in r.signals[:-1])
+    # Part of a character is no text: values in other scripts have no probability of their own.
+    assert all("token probability" in s for r in first if r.query.isascii() for s in r.signals[:-1])

@@ -43,4 +43,5 @@ def test_the_probability_of_a_value_is_that_of_the_tokens_that_say_it() -> None:
     rows = rows_of(content)
     assert rows is not None
     assert value_logprobs(content, tokens, rows) == [-3.0, -4.0]
+    assert value_logprobs(content, [*tokens, ("<|im_end|>", -0.5)], rows) == [-3.0, -4.0]
     assert all(math.isnan(x) for x in value_logprobs(content, tokens[:-1], rows))
