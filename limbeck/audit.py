@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from limbeck.evaluate import has_traffic
 from limbeck.pipeline import Pipeline
 from task.errors import InputError
 from task.labels import Example
@@ -40,7 +41,7 @@ def audit(pipeline: Pipeline, gold_name: Gold) -> Path:
     # All of it comes last: the ledger's rows of these queries are then the ones that the task itself would give.
     found = {name: _label(pipeline, variant, gold) for name, variant in reversed(variants(task).items())}
     slices = {"all queries": list(range(len(gold)))}
-    if len({q.count for q in sources.log}) > 1:
+    if has_traffic(pipeline):
         names = traffic_slices(gold, sources.log, task)
         slices |= {s: [i for i, n in enumerate(names) if n == s] for s in ("head", "torso", "tail")}
     folder = pipeline.run / "audit"

@@ -27,7 +27,7 @@ def evaluate(pipeline: Pipeline, folder: Path) -> Mapping[str, Any]:
 
     task, console = pipeline.task, pipeline.console
     gold = pipeline.inputs.test[: task.eval.max_rows]
-    slices = traffic_slices(gold, pipeline.inputs.teacher.log, task) if _has_traffic(pipeline) else None
+    slices = traffic_slices(gold, pipeline.inputs.teacher.log, task) if has_traffic(pipeline) else None
     predictions = _offline(pipeline, gold)
     served, latency, idle, samples = _served(pipeline, folder, gold)
     predictions[SERVED] = served
@@ -152,7 +152,8 @@ def _served(
     return rows, latency, percentiles(idle), {"cache hit": raw["hit"], "student": raw["miss"]}
 
 
-def _has_traffic(pipeline: Pipeline) -> bool:
+def has_traffic(pipeline: Pipeline) -> bool:
+    """Whether the log says how often its queries were asked."""
     return len({q.count for q in pipeline.inputs.teacher.log}) > 1
 
 

@@ -34,7 +34,6 @@ class Asker:
     """
 
     def __init__(self, task: Task, prompter: Prompter, client: Client | None, ledger: Book) -> None:
-        self._task = task
         self._client = client
         self._ledger = ledger
         self._normalise: Callable[[str], str] = normaliser(task.normaliser)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 from task.labels import Example
 from task.spec import OpenAI
@@ -68,8 +69,7 @@ async def _label(
                     continue
                 query, context, requests, known = item
                 try:
-                    answer = await asker.ask(query, context, requests, known)
-                    row, _ = judge.row(query, answer)
+                    row = judge.row(query, await asker.ask(query, context, requests, known))
                     rows.append(row)
                     done(row)
                     spent = f"{purse.spent:.2f} spent" if isinstance(purse, Budget) and client.price else ""
@@ -127,12 +127,18 @@ def contexts(job: Job) -> Iterator[Block]:
 
 def make_finder(job: Job) -> ContextFinder:
     """Finds the contexts of the job's task; builds the index, or opens the one in the job's folder."""
-    sources, task = job.sources, job.task
-    searchable = bool(sources.catalogue or (sources.calibration and task.teacher.openai.few_shot))
-    model = job.fetch(task.teacher.retrieval.embedder) if searchable and task.teacher.openai.context else None
+    sources = job.sources
     return ContextFinder(
-        task, sources.catalogue, sources.conversions, sources.calibration, sources.held_out, model, job.folder,
+        job.task, sources.catalogue, sources.conversions, sources.calibration, sources.held_out, embedder_of(job),
+        job.folder,
     )
+
+
+def embedder_of(job: Job) -> Path | None:
+    """The folder of the embedder, or None where there is nothing to search."""
+    sources, teacher = job.sources, job.task.teacher
+    searchable = sources.catalogue or (sources.calibration and teacher.openai.few_shot)
+    return job.fetch(teacher.retrieval.embedder) if searchable and teacher.openai.context else None
 
 
 def _requests(job: Job, prompter: Prompter, block: Block) -> tuple[list[list[Request]], Mapping[str, Reply]]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
@@ -40,12 +40,12 @@ _FINAL = frozenset({400, 401, 403, 404, 413, 422})
 _SETTLE = 200
 
 
-def label(job: Job, ledger: Ledger, judge: Judge, done: Callable[[LedgerRow], None]) -> None:
+def label(job: Job, ledger: Ledger, judge: Judge) -> None:
     """Put every request without a usable answer into batches until all are answered, then judge the rows."""
-    asyncio.run(_label(job, ledger, judge, done))
+    asyncio.run(_label(job, ledger, judge))
 
 
-async def _label(job: Job, ledger: Ledger, judge: Judge, done: Callable[[LedgerRow], None]) -> None:
+async def _label(job: Job, ledger: Ledger, judge: Judge) -> None:
     settings = job.task.teacher.openai
     prompter = Prompter(job.task, settings)
     blocks = list(contexts(job))
@@ -64,9 +64,7 @@ async def _label(job: Job, ledger: Ledger, judge: Judge, done: Callable[[LedgerR
         wanted = [prompter.first(query.query, context) for query, context in block]
         known = ledger.replies(r.key for group in wanted for r in group)
         for (query, context), group in zip(block, wanted, strict=True):
-            row, _ = judge.row(query, await asker.ask(query, context, group, known))
-            rows.append(row)
-            done(row)
+            rows.append(judge.row(query, await asker.ask(query, context, group, known)))
         if len(rows) >= _SETTLE:
             ledger.settle(rows)
             rows.clear()

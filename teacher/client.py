@@ -97,8 +97,7 @@ class Client:
         """
         found = await self._tries(request)
         if found.outcome == "invalid" and repair is not None and found.reply is not None:
-            mended = await self._tries(replace(repair(found.reply), key=request.key))
-            found = mended
+            found = await self._tries(replace(repair(found.reply), key=request.key))
         if found.outcome not in {"ok", "truncated"}:
             return None
         return Reply(found.reply or "", found.details, cut=found.outcome == "truncated")
@@ -164,9 +163,6 @@ class Client:
                     return _Try(attempt("error", f"HTTP {response.status}: {text}"), wait, response.status)
         except (aiohttp.ClientError, TimeoutError) as error:
             return _Try(attempt("error", f"{type(error).__name__}: {error}"), 0.0)
-        return self._read(raw, request, attempt)
-
-    def _read(self, raw: bytes, request: Request, attempt: Callable[..., Attempt]) -> _Try:
         return read_completion(raw, request.purpose, self._usable, self.price, attempt)
 
 

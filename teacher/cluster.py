@@ -157,11 +157,9 @@ def label(job: Job, ledger: Ledger) -> None:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    from teacher.backend_llm import make_finder
+    from teacher.backend_llm import embedder_of, make_finder
 
     settings = job.task.teacher
-    searchable = job.sources.catalogue or job.sources.calibration
-    model = job.fetch(settings.retrieval.embedder) if searchable and settings.openai.context else None
     job.progress.begin("building the index")
     make_finder(job)  # in the folder, so that no worker embeds the catalogue
     started_here = not ray.is_initialized()
@@ -175,7 +173,7 @@ def label(job: Job, ledger: Ledger) -> None:
         owner = ray.remote(num_cpus=0, scheduling_strategy=here)(LedgerOwner).remote(
             ledger.path.resolve(), settings.openai.budget
         )
-        work = _Work(job.task, replace(job.sources, log=()), job.folder.resolve(), model)
+        work = _Work(job.task, replace(job.sources, log=()), job.folder.resolve(), embedder_of(job))
         rows = ray.data.from_items(
             [{"query": q.query, "count": q.count} for q in job.queries],
             override_num_blocks=max(1, -(-len(job.queries) // _BLOCK)),

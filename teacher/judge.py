@@ -9,7 +9,7 @@ from typing import Any
 from task.labels import Example, Label
 from task.spec import Confidence
 from teacher.confidence import apply
-from teacher.guardrails import Guardrails, Verdict
+from teacher.guardrails import Guardrails
 from teacher.ledger import LedgerRow
 
 
@@ -39,13 +39,12 @@ class Judge:
         self._settings = settings
         self.fingerprint = guardrails.fingerprint()
 
-    def row(self, query: Example, answer: Answer) -> tuple[LedgerRow, list[Verdict]]:
-        """The row of a query, not yet calibrated, and every verdict."""
+    def row(self, query: Example, answer: Answer) -> LedgerRow:
+        """The row of a query, not yet calibrated."""
         if answer.labels is None:
-            row = LedgerRow(
+            return LedgerRow(
                 query.query, query.count, answer.request, "failed", (), 0.0, answer.reason, judged=self.fingerprint
             )
-            return row, []
         given = [_label(r) for r in answer.labels]
         kept, verdicts = self._guardrails.judge(query.query, given)
         signals = [{**answer.labels[k.nth].get("signals", {}), "guardrails": k.margin} for k in kept]
@@ -56,7 +55,7 @@ class Judge:
             tuple(k.label for k in kept), 1.0, rejected[0].reason if rejected else "",
             [v.to_json() for v in verdicts if v.verdict != "accept"], [*signals, whole], self.fingerprint,
         )
-        return apply([row], None, self._settings)[0], verdicts
+        return apply([row], None, self._settings)[0]
 
 
 def _label(row: Mapping[str, Any]) -> Label:

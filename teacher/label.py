@@ -67,7 +67,7 @@ def label_queries(
     if task.teacher.backend == "openai-batch":
         from teacher import batch
 
-        batch.label(job, ledger, judge, lambda _: None)
+        batch.label(job, ledger, judge)
     elif task.teacher.workers:
         from teacher import cluster
 
@@ -181,7 +181,7 @@ def _offline(job: Job, judge: Judge) -> None:
                 known[key], evidence = reply(q.query)
                 attempts.append(Attempt(key, q.query, backend, backend, evidence, known[key]))
             said = json.loads(known[key])
-            rows.append(judge.row(q, Answer(q.query, key, said["labels"], said.get("signals", {})))[0])
+            rows.append(judge.row(q, Answer(q.query, key, said["labels"], said.get("signals", {}))))
         job.ledger.record(attempts, rows)
         job.progress.advance(len(part))
 
