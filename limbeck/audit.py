@@ -80,7 +80,6 @@ def _label(pipeline: Pipeline, task: Task, gold: Sequence[Example]) -> list[Exam
     from teacher.ledger import Ledger
 
     sources = pipeline.inputs.teacher
-    folder = pipeline.run / "audit"
     asked = [replace(g, labels=()) for g in gold]
     if task.teacher.backend == "catalog":  # it learns from the whole log, and nothing is paid
         known = {q.query for q in sources.log}
@@ -89,7 +88,7 @@ def _label(pipeline: Pipeline, task: Task, gold: Sequence[Example]) -> list[Exam
     else:
         ledger = Ledger(pipeline.run / "ledger.sqlite")
     with ledger:
-        label_queries(task, replace(sources, log=asked), ledger, folder / "index", fetch, pipeline.console)
+        label_queries(task, replace(sources, log=asked), ledger, pipeline.index, fetch, pipeline.console)
         rows = ledger.rows(g.query for g in gold)
     return [replace(g, labels=rows[g.query].labels if g.query in rows else ()) for g in gold]
 

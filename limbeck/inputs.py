@@ -67,17 +67,23 @@ class Inputs:
         known = {item.id: None for item in catalogue}
         source = self.source("conversions")
         conversions = read_conversions(source, known) if source is not None else []
-        calibration = self._read("calibration", lambda s: read_labels(s, self.task))
         print_ = self.fingerprint("queries", "catalogue", "conversions")
-        return Sources(log, catalogue, conversions, labels, calibration, self._held_out(), print_)
+        return Sources(log, catalogue, conversions, labels, self._calibration, self._held_out(), print_)
 
     def _held_out(self) -> frozenset[str]:
-        """What the teacher must not be shown near-duplicates of: keys, not labels."""
-        from task.near import cluster_key
+        """Calibration queries that are test queries or near-duplicates of one: never an example for anybody."""
+        from task.near import clusters
         from task.normalize import normaliser
 
-        normalise = normaliser(self.task.normaliser)
-        return frozenset(cluster_key(e.query, normalise) for e in self.test)
+        test = [e.query for e in self.test]
+        other = [e.query for e in self._calibration]
+        cluster_of = clusters([*test, *other], normaliser(self.task.normaliser))
+        held_out = set(cluster_of[: len(test)])
+        return frozenset(q for q, c in zip(other, cluster_of[len(test) :], strict=True) if c in held_out)
+
+    @functools.cached_property
+    def _calibration(self) -> list[Example]:
+        return self._read("calibration", lambda s: read_labels(s, self.task))
 
     @functools.cached_property
     def test(self) -> list[Example]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ class Pipeline:
         self.console = console
         self.inputs = Inputs(self.task, self.run)
         self.results: dict[str, Result] = {}
+        self.index = self.run / "index"  # of every stage that looks something up, for as long as the run folder lives
 
     def upto(self, last: str) -> Result:
         """Run every stage up to and including `last`; those that stand are passed over."""
@@ -69,13 +69,12 @@ class Pipeline:
             from teacher.ledger import STATUSES, Ledger
 
             with Ledger(self.run / "ledger.sqlite") as ledger:
-                done = label_queries(task, self.inputs.teacher, ledger, folder / "index", fetch, self.console)
+                done = label_queries(task, self.inputs.teacher, ledger, self.index, fetch, self.console)
                 rows = write_jsonl(folder / "labels.jsonl", (r.to_json() for r in done.rows))
             write_json(folder / "verdicts.json", done.verdicts)
             confidence = None if done.calibration is None else done.calibration.to_json()
             if confidence is not None:
                 write_json(folder / "confidence.json", confidence)
-            shutil.rmtree(folder / "index", ignore_errors=True)
             statuses: dict[str, Any] = {s: done.statuses.get(s, 0) for s in STATUSES}
             write_labels(folder, {
                 "task": task.name, "backend": task.teacher.backend, "rows": rows, "statuses": statuses,
@@ -101,8 +100,8 @@ class Pipeline:
         from teacher.ledger import Ledger
 
         self.inputs.prepare()
-        with tempfile.TemporaryDirectory() as folder, Ledger(self.run / "ledger.sqlite") as ledger:
-            return plan_labelling(self.task, self.inputs.teacher, ledger, Path(folder), fetch, self.console)
+        with Ledger(self.run / "ledger.sqlite") as ledger:
+            return plan_labelling(self.task, self.inputs.teacher, ledger, self.index, fetch, self.console)
 
     def curriculum(self) -> Result:
         """Labels → splits."""

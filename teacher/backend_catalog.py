@@ -13,7 +13,9 @@ from task.labels import Example
 from task.normalize import normaliser
 from task.progress import Progress
 from task.spec import Task
+from teacher.embeddings import EmbeddingStore
 from teacher.evidence import Evidence, EvidenceFinder
+from teacher.index import Index, build_index
 from teacher.lexicon import Lexicon
 from teacher.segmenter import Segmented, Segmenter
 
@@ -35,10 +37,11 @@ class CatalogTeacher:
     ) -> None:
         self._catalogue = catalogue
         self._rows = {q.query: i for i, q in enumerate(log)}
-        finder = EvidenceFinder(task, catalogue, conversions, model, folder, progress)
+        index = Index(build_index(catalogue, conversions, model, folder, progress))
+        finder = EvidenceFinder(task.teacher.retrieval, index, EmbeddingStore(folder, model, progress))
         texts = [q.query for q in log]
         used = frozenset(task.teacher.retrieval.use)
-        vectors = finder.vectors(texts)
+        vectors = finder.vectors(texts, "queries without purchases")
         progress.begin("retrieving evidence", len(log))
         self._evidence: list[Evidence] = []
         for at in range(0, len(texts), _BLOCK):

@@ -13,6 +13,8 @@ from teacher.ask import Asker, usable
 from teacher.budget import Budget
 from teacher.client import Client
 from teacher.context import Context, ContextFinder
+from teacher.embeddings import EmbeddingStore
+from teacher.index import Index, build_index
 from teacher.job import Job, Plan
 from teacher.judge import Judge
 from teacher.ledger import LedgerRow, Reply
@@ -127,11 +129,27 @@ def contexts(job: Job) -> Iterator[Block]:
 
 def make_finder(job: Job) -> ContextFinder:
     """Finds the contexts of the job's task; builds the index, or opens the one in the job's folder."""
+    return open_finder(job, make_index(job), embedder_of(job))
+
+
+def make_index(job: Job) -> Path | None:
+    """The folder of the job's index, built if need be; None where there is nothing to search."""
+    model = embedder_of(job)
     sources = job.sources
-    return ContextFinder(
-        job.task, sources.catalogue, sources.conversions, sources.calibration, sources.held_out, embedder_of(job),
-        job.folder,
-    )
+    if model is None:
+        return None
+    return build_index(sources.catalogue, sources.conversions, model, job.folder, job.progress)
+
+
+def open_finder(job: Job, index: Path | None, model: Path | None, *, shared: bool = False) -> ContextFinder:
+    """Finds contexts in an index that is there.
+
+    Args:
+        shared: Leave the embeddings on disk as they are: somebody else writes them.
+    """
+    opened = None if index is None else Index(index)
+    store = None if model is None else EmbeddingStore(job.folder, model, job.progress, shared=shared)
+    return ContextFinder(job.task, job.sources.calibration, job.sources.held_out, opened, store)
 
 
 def embedder_of(job: Job) -> Path | None:

@@ -19,6 +19,7 @@ from task.progress import quiet
 from task.spec import Task
 from teacher.budget import Budget, check
 from teacher.guardrails import Guardrails
+from teacher.index import Index
 from teacher.job import Job, Sources
 from teacher.judge import Judge
 from teacher.ledger import Attempt, Ledger, LedgerRow, Reply
@@ -33,6 +34,7 @@ class _Work:
     task: Task
     sources: Sources
     folder: Path
+    index: Path | None
     model: Path | None
 
 
@@ -116,13 +118,13 @@ class LabelBlock:
     """A Ray Data worker: labels blocks of queries; index and prompt are opened once."""
 
     def __init__(self, work: _Work, owner: Any) -> None:
-        from teacher.backend_llm import make_finder
+        from teacher.backend_llm import open_finder
 
         self._judge = Judge(Guardrails(work.task, work.sources.catalogue), work.task.teacher.confidence)
         fetch = functools.partial(_given, work.model)
         purse = _RemotePurse(owner) if work.task.teacher.openai.budget else None
         job = Job(work.task, work.sources, (), _RemoteLedger(owner), work.folder, fetch, quiet, purse=purse)
-        self._job = replace(job, finder=make_finder(job))
+        self._job = replace(job, finder=open_finder(job, work.index, work.model, shared=True))
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[str]]:
         """Label a block.
@@ -157,11 +159,13 @@ def label(job: Job, ledger: Ledger) -> None:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    from teacher.backend_llm import embedder_of, make_finder
+    from teacher.backend_llm import embedder_of, make_finder, make_index
 
     settings = job.task.teacher
     job.progress.begin("building the index")
-    make_finder(job)  # in the folder, so that no worker embeds the catalogue
+    index = make_index(job)
+    index = None if index is None else index.resolve()
+    make_finder(job)  # embeds gold rows and values, so that no worker has to
     started_here = not ray.is_initialized()
     if started_here:
         os.environ.setdefault("RAY_worker_niceness", "0")
@@ -173,7 +177,7 @@ def label(job: Job, ledger: Ledger) -> None:
         owner = ray.remote(num_cpus=0, scheduling_strategy=here)(LedgerOwner).remote(
             ledger.path.resolve(), settings.openai.budget
         )
-        work = _Work(job.task, replace(job.sources, log=()), job.folder.resolve(), embedder_of(job))
+        work = _Work(job.task, _sent(job.sources, index), job.folder.resolve(), index, embedder_of(job))
         rows = ray.data.from_items(
             [{"query": q.query, "count": q.count} for q in job.queries],
             override_num_blocks=max(1, -(-len(job.queries) // _BLOCK)),
@@ -193,6 +197,12 @@ def label(job: Job, ledger: Ledger) -> None:
     finally:
         if started_here:
             ray.shutdown()
+
+
+def _sent(sources: Sources, index: Path | None) -> Sources:
+    """What a worker needs of the tables: of those in the index, where they are."""
+    sent = replace(sources, log=())
+    return sent if index is None else replace(sent, conversions=(), catalogue=Index(index).items)
 
 
 def _given(model: Path | None, name: str) -> Path:

@@ -10,18 +10,18 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from task.io import Conversion, Item
+from task.io import Item
 from task.labels import Example
-from task.near import cluster_key
+from task.near import near
 from task.normalize import normaliser
-from task.progress import Progress, quiet
 from task.spec import Task
 from teacher.embed import Vectors
+from teacher.embeddings import EmbeddingStore
 from teacher.evidence import Evidence, EvidenceFinder
-from teacher.retrieval import top_rows
+from teacher.index import Index
+from teacher.vectors import exact
 
 Context = Mapping[str, Any]
 KINDS = ("examples", "bought", "converted", "similar", "items", "neighbours")
@@ -36,35 +36,32 @@ class ContextFinder:
     """Contexts for queries, in blocks.
 
     Args:
-        held_out: Cluster keys of evaluation queries: a gold row of one of these is never shown, for any query.
-        model: Folder of the embedder; None where there is neither a catalogue nor a gold row to search.
+        held_out: Gold queries that are never shown, for they are near to one of the evaluation.
+        index: None where there is neither a catalogue nor a gold row to search.
     """
 
     def __init__(
-        self, task: Task, catalogue: Sequence[Item], conversions: Sequence[Conversion], gold: Sequence[Example],
-        held_out: frozenset[str], model: Path | None, folder: Path, progress: Progress = quiet,
+        self, task: Task, gold: Sequence[Example], held_out: frozenset[str], index: Index | None,
+        store: EmbeddingStore | None,
     ) -> None:
         self._task = task
-        self._catalogue = catalogue
+        self._catalogue: Sequence[Item] = () if index is None else index.items
         self._normalise = normaliser(task.normaliser)
         self._settings = task.teacher.openai
         self._kinds = frozenset(self._settings.context)
         self._finder: EvidenceFinder | None = None
-        self._gold: list[tuple[str, Example]] = []
-        if model is None:
+        self._gold: list[Example] = []
+        if index is None or store is None:
             return
-        self._finder = EvidenceFinder(task, catalogue, conversions, model, folder, progress)
+        self._finder = EvidenceFinder(task.teacher.retrieval, index, store)
         if "examples" in self._kinds and self._settings.few_shot:
-            keyed = ((cluster_key(e.query, self._normalise), e) for e in gold)
-            self._gold = [(key, e) for key, e in keyed if key not in held_out]
-            self._gold_vectors = self._finder.embed("gold", [e.query for _, e in self._gold])
+            self._gold = [e for e in gold if e.query not in held_out]
+            self._gold_vectors = store.vectors([e.query for e in self._gold], "gold queries")
         self._values = {
-            r.name: sorted({v for i in catalogue for v in i.values(r.catalogue)})
+            r.name: sorted({v for i in index.items for v in i.values(r.catalogue)})
             for r in task.open_roles if r.catalogue and r.grounded and "similar" in self._kinds
         }
-        self._value_vectors = {
-            name: self._finder.embed(f"values-{i}", v) for i, (name, v) in enumerate(self._values.items())
-        }
+        self._value_vectors = {name: store.vectors(v, f"values of {name}") for name, v in self._values.items()}
 
     def find(self, queries: Sequence[Example]) -> Iterator[list[Context]]:
         """Contexts of all queries, a block at a time, in order."""
@@ -78,7 +75,7 @@ class ContextFinder:
             texts = [q.query for q in block]
             vectors = self._finder.vectors(texts)
             shots = self._examples(block, vectors)
-            similar = {name: top_rows(vectors @ v.T, _SHOWN["similar"]) for name, v in self._value_vectors.items()}
+            similar = {name: exact(vectors, v, _SHOWN["similar"])[0] for name, v in self._value_vectors.items()}
             yield [
                 self._context(
                     evidence, shots[i], {n: [self._values[n][c] for c in rows[i]] for n, rows in similar.items()}
@@ -91,11 +88,11 @@ class ContextFinder:
         if not self._gold:
             return [[] for _ in queries]
         wanted = self._settings.few_shot
-        near = top_rows(vectors @ self._gold_vectors.T, wanted + 8)
+        best, _ = exact(vectors, self._gold_vectors, wanted + 8)
         out = []
-        for query, row in zip(queries, near, strict=True):
-            own = cluster_key(query.query, self._normalise)
-            shown = [self._gold[c][1] for c in row if self._gold[c][0] != own][:wanted]
+        for query, row in zip(queries, best, strict=True):
+            found = (self._gold[c] for c in row)
+            shown = [e for e in found if not near(query.query, e.query, self._normalise)][:wanted]
             out.append([
                 {"query": e.query, "labels": [{"role": x.role, "text": x.text} for x in e.labels]} for e in shown
             ])

@@ -1,7 +1,7 @@
 """The curriculum: accepted labellings, deduplicated, split without leakage, scored and ordered.
 
-Near-duplicates (the same words in another order or number) form a cluster; a cluster goes to one split as a whole,
-and a cluster that holds a gold query goes to none. Traffic counts are added up, not lost.
+Near-duplicates (`task.near`) form a cluster; a cluster goes to one split as a whole, and a cluster that holds a gold
+query goes to none. Traffic counts are added up, not lost.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from task.labels import Example, place
-from task.near import cluster_key
+from task.near import clusters
 from task.normalize import normaliser
 from task.segment import units
 from task.spec import Task
@@ -29,7 +29,7 @@ class CurriculumRow:
     """One labelling to learn from.
 
     Attributes:
-        cluster: Key of its near-duplicates.
+        cluster: Name of its near-duplicates.
         difficulty: In [0, 1]: long queries, many labels and rare words are hard.
         noise: In [0, 1]: one minus the teacher's confidence in the whole labelling.
         stratum: `head`, `torso` or `tail` by traffic rank in the log.
@@ -62,7 +62,9 @@ def build(task: Task, rows: Sequence[LedgerRow], gold: Sequence[Example] = ()) -
     """Choose, deduplicate, split, score and order."""
     normalise = normaliser(task.normaliser)
     settings = task.curriculum
-    held_out = {cluster_key(g.query, normalise) for g in gold}
+    texts = [r.query for r in rows] + [g.query for g in gold]
+    cluster_of = dict(zip(texts, clusters(texts, normalise), strict=True))
+    held_out = {cluster_of[g.query] for g in gold}
     left_out: Counter[str] = Counter()
     strata = _strata(rows, task)
     kept: dict[str, CurriculumRow] = {}
@@ -71,7 +73,7 @@ def build(task: Task, rows: Sequence[LedgerRow], gold: Sequence[Example] = ()) -
             left_out[row.status] += 1
         elif row.confidence < settings.min_confidence:
             left_out["low confidence"] += 1
-        elif (cluster := cluster_key(row.query, normalise)) in held_out:
+        elif cluster_of[row.query] in held_out:
             left_out["near-duplicate of a gold query"] += 1
         elif (text := normalise(row.query)) in kept:
             first = kept[text]
@@ -80,7 +82,7 @@ def build(task: Task, rows: Sequence[LedgerRow], gold: Sequence[Example] = ()) -
             left_out["duplicate"] += 1
         else:
             example = Example(row.query, row.labels, row.count)
-            kept[text] = CurriculumRow(example, cluster, 0.0, 1 - row.confidence, strata[row.query])
+            kept[text] = CurriculumRow(example, cluster_of[row.query], 0.0, 1 - row.confidence, strata[row.query])
     capped = _capped(list(kept.values()), task, normalise)
     if len(capped) < len(kept):
         left_out["over max_per_pattern"] = len(kept) - len(capped)
@@ -131,15 +133,15 @@ def _capped(
 def _split(
     rows: Sequence[CurriculumRow], fraction: float, most: int, seed: int
 ) -> tuple[list[CurriculumRow], list[CurriculumRow]]:
-    """Whole clusters to dev, drawn by a hash of their key: adding rows later moves no cluster."""
-    clusters: defaultdict[str, list[CurriculumRow]] = defaultdict(list)
+    """Whole clusters to dev, drawn by a hash of their name: a row added later moves none that it does not join."""
+    members: defaultdict[str, list[CurriculumRow]] = defaultdict(list)
     for row in rows:
-        clusters[row.cluster].append(row)
+        members[row.cluster].append(row)
     dev: list[CurriculumRow] = []
     train: list[CurriculumRow] = []
     wanted = min(most, round(fraction * len(rows)))
-    for key in sorted(clusters, key=lambda k: _draw(k, seed)):
-        (dev if len(dev) < wanted else train).extend(clusters[key])
+    for name in sorted(members, key=lambda n: _draw(n, seed)):
+        (dev if len(dev) < wanted else train).extend(members[name])
     return dev, train
 
 

@@ -20,7 +20,7 @@ class Sources:
     """What a teacher may look at: never the gold test rows.
 
     Attributes:
-        held_out: Cluster keys of the gold test queries, so that no near-duplicate of one becomes an example.
+        held_out: Calibration queries that are too near to a gold test query to become an example.
     """
 
     log: Sequence[Example]

@@ -8,14 +8,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from task.io import Item
+from task.progress import Progress, quiet
 from task.spec import Retrieval
 from teacher.embed import Vectors
+from teacher.vectors import EXACT_ROWS, VectorIndex, write_vectors
 
 _WORD = re.compile(r"\w+")
 
@@ -29,43 +29,70 @@ class Hit:
 
 
 class HybridIndex:
-    """BM25 and dense vectors of one list of texts."""
+    """BM25 and dense vectors of one list of texts, memory-mapped from a folder that `write_hybrid` made."""
 
-    def __init__(self, texts: Sequence[str], vectors: Vectors, settings: Retrieval) -> None:
-        import bm25s
-
+    def __init__(self, folder: Path, settings: Retrieval) -> None:
         self._settings = settings
-        self._vectors = vectors
-        self._bm25: Any = bm25s.BM25()
-        self._bm25.index([_words(t) for t in texts], show_progress=False)
-        self._size = len(texts)
+        self._dense = VectorIndex(folder)
+        self._bm25: Any = None
+        self._size = 0
+        if (folder / "bm25").exists():
+            import bm25s
+
+            self._bm25 = bm25s.BM25.load(str(folder / "bm25"), mmap=True)
+            self._size = int(self._bm25.scores["num_docs"])
+            if self._size > EXACT_ROWS:
+                self._bm25.backend = "numba"  # its heap finds the best of a million; compiling takes seconds
+                self._bm25.activate_numba_scorer()
+
+    def __len__(self) -> int:
+        return self._size
 
     def search(self, queries: Sequence[str], vectors: Vectors) -> list[list[Hit]]:
         """The best `settings.items` rows for each query, best first; ties go to the lower row."""
-        depth = min(self._settings.depth, self._size)
-        lexical, scores = self._bm25.retrieve([_words(q) or [""] for q in queries], k=depth, show_progress=False)
-        dense = top_rows(vectors @ self._vectors.T, depth)
-        return [
-            self._fuse([int(r) for r, s in zip(lex, score, strict=True) if s > 0], [int(r) for r in den])
-            for lex, score, den in zip(lexical, scores, dense, strict=True)
-        ]
+        depth = min(self._settings.depth, len(self))
+        if not depth:
+            return [[] for _ in queries]
+        lists = zip(self.lexical(queries, depth), self.dense(vectors, depth), strict=True)
+        return [fuse(pair, self._settings) for pair in lists]
 
-    def _fuse(self, *lists: list[int]) -> list[Hit]:
-        k = self._settings.rrf_k
-        fused: dict[int, float] = {}
-        for rows in lists:
-            for rank, row in enumerate(rows, 1):
-                fused[row] = fused.get(row, 0.0) + (k + 1) / (len(lists) * (k + rank))
-        best = sorted(fused.items(), key=lambda x: (-x[1], x[0]))[: self._settings.items]
-        return [Hit(row, score) for row, score in best]
+    def lexical(self, queries: Sequence[str], count: int) -> list[list[int]]:
+        """Up to `count` rows with a word of each query, best BM25 score first."""
+        rows, scores = self._bm25.retrieve([_words(q) or [""] for q in queries], k=count, show_progress=False)
+        found = zip(rows.tolist(), scores.tolist(), strict=True)
+        return [[r for r, s in zip(row, score, strict=True) if s > 0] for row, score in found]
+
+    def dense(self, vectors: Vectors, count: int) -> list[list[int]]:
+        """The `count` rows most like each query's vector, nearest first."""
+        rows: list[list[int]] = self._dense.search(vectors, count)[0].tolist()
+        return rows
 
 
-def top_rows(similarity: npt.NDArray[np.float32], depth: int) -> npt.NDArray[np.int64]:
-    """Columns of the `depth` largest values of each row, largest first."""
-    depth = min(depth, similarity.shape[1])
-    part = np.argpartition(-similarity, depth - 1, axis=1)[:, :depth]
-    order = np.argsort(-np.take_along_axis(similarity, part, axis=1), axis=1, kind="stable")
-    return np.take_along_axis(part, order, axis=1)
+def fuse(lists: Sequence[Sequence[int]], settings: Retrieval) -> list[Hit]:
+    """Reciprocal rank fusion of lists of rows, each best first."""
+    k = settings.rrf_k
+    fused: dict[int, float] = {}
+    for rows in lists:
+        for rank, row in enumerate(rows, 1):
+            fused[row] = fused.get(row, 0.0) + (k + 1) / (len(lists) * (k + rank))
+    best = sorted(fused.items(), key=lambda x: (-x[1], x[0]))[: settings.items]
+    return [Hit(row, score) for row, score in best]
+
+
+def write_hybrid(folder: Path, texts: Sequence[str], vectors: Vectors, progress: Progress = quiet) -> None:
+    """Index texts and their embeddings into a folder."""
+    write_vectors(folder, vectors, progress)
+    write_lexical(folder, texts)
+
+
+def write_lexical(folder: Path, texts: Sequence[str]) -> None:
+    """Index the words of texts into a folder; nothing where there are none."""
+    import bm25s
+
+    if texts:
+        lexical: Any = bm25s.BM25()
+        lexical.index([_words(t) for t in texts], show_progress=False)
+        lexical.save(str(folder / "bm25"), show_progress=False)
 
 
 def item_text(item: Item) -> str:

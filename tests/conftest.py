@@ -98,3 +98,23 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory, tokenizer_folder: Path)
 @pytest.fixture(scope="session")
 def tiny_llama_untied(tmp_path_factory: pytest.TempPathFactory, tokenizer_folder: Path) -> Path:
     return make_tiny_llama(tmp_path_factory.mktemp("untied"), tokenizer_folder, tied=False)
+
+
+def make_tiny_bert(folder: Path, tokenizer_folder: Path, *, seed: int = 0) -> Path:
+    """A BERT of one layer with random weights: an embedder that is real and small."""
+    import shutil
+
+    import torch
+    from transformers import BertConfig, BertModel
+
+    torch.manual_seed(seed)
+    BertModel(BertConfig(
+        vocab_size=2000, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64
+    )).save_pretrained(folder)
+    shutil.copy(tokenizer_folder / "tokenizer.json", folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def embedder_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer_folder: Path) -> Path:
+    return make_tiny_bert(tmp_path_factory.mktemp("embedder"), tokenizer_folder)

@@ -26,6 +26,8 @@ BLOCKS = {
     ("docs/benchmarks.md", "labelling"): "labelling.json",
     ("docs/benchmarks.md", "audit"): "audit.json",
     ("docs/benchmarks.md", "local-teacher"): "local_teacher.json",
+    ("docs/benchmarks.md", "retrieval-50000"): "retrieval-50000.json",
+    ("docs/benchmarks.md", "retrieval-1000000"): "retrieval-1000000.json",
 }
 
 
@@ -94,8 +96,27 @@ def local_teacher(result: Path) -> str:
     return "\n".join(lines)
 
 
+def retrieval(result: Path) -> str:
+    """The table of `benchmarks/retrieval.py`."""
+    r = json.loads(result.read_text(encoding="utf-8"))
+    lines = [
+        f"{r['items']:,} items, embedded beforehand in {r['embedding_s']:,.0f} s.", "",
+        "| candidate | build, s | peak memory, MB | on disk, MB | searching, MB | recall@10 | contexts/s |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, c in r["candidates"].items():
+        rate = "{median:,.0f} [{low:,.0f}, {high:,.0f}]".format(**c["contexts_per_s"])
+        built = c["build"]
+        lines.append(
+            f"| {name} | {built['seconds']:,.0f} | {built['peak_mb']:,} | {built['disk_mb']:,} | {c['peak_mb']:,} "
+            f"| {c['recall_at_10']:.3f} | {rate} |"
+        )
+    return "\n".join(lines)
+
+
 TABLES = {"answer_length.json": answer_length, "labelling.json": labelling, "audit.json": render_audit,
-          "local_teacher.json": local_teacher}
+          "local_teacher.json": local_teacher, "retrieval-50000.json": retrieval,
+          "retrieval-1000000.json": retrieval}
 
 
 def updated(path: Path, name: str, result: Path) -> str:

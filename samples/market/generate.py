@@ -53,11 +53,11 @@ class Ask:
 class Market:
     """Everything that exists in the made-up market."""
 
-    def __init__(self, seed: int, items: int) -> None:
+    def __init__(self, seed: int, items: int, brands: int = BRANDS) -> None:
         self.rng = random.Random(f"limbeck-market-{seed}")
         shelves = departments()
         self.shelves = {d.name: d for d in shelves}
-        self.brands = invent(self.rng, {d.name: list(d.types) for d in shelves}, BRANDS, UNSEEN_BRANDS)
+        self.brands = invent(self.rng, {d.name: list(d.types) for d in shelves}, brands, UNSEEN_BRANDS)
         self.items = stock(self.rng, shelves, self.brands, items)
         popularity = list(range(len(self.items)))
         self.rng.shuffle(popularity)

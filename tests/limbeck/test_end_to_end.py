@@ -51,7 +51,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of a run that was killed in the middle of labelling and of training, and then went on."""
     runs = tmp_path_factory.mktemp("runs")
     folder = runs / "tiny-market"
-    for mark in (folder / ".label.tmp" / "index", folder / ".train.tmp" / "checkpoints" / "step-000010"):
+    for mark in (folder / "index" / ".index.tmp", folder / ".train.tmp" / "checkpoints" / "step-000010"):
         process = subprocess.Popen(command("run", TASK, "--runs", runs.name), start_new_session=True, cwd=runs.parent)
         kill_when(process, mark)
     done = subprocess.run(command("run", TASK, "--runs", runs), capture_output=True, text=True, check=False)

@@ -7,16 +7,16 @@ import pytest
 
 from task.io import Conversion, Item
 from task.labels import Example
-from task.near import cluster_key
-from task.normalize import normalize_v1
 from task.spec import Retrieval
 from task.store import fetch
 from teacher.context import ContextFinder
+from teacher.embeddings import EmbeddingStore
 from teacher.evidence import EvidenceFinder
+from teacher.index import Index, build_index
 from teacher.job import Sources
 from teacher.label import label_queries
 from teacher.ledger import Ledger
-from teacher.retrieval import HybridIndex, item_text, top_rows
+from teacher.retrieval import HybridIndex, item_text, write_hybrid
 from tests.conftest import make_task
 from tests.teacher.fake_api import FakeApi
 from tests.teacher.test_label import PROMPT
@@ -28,22 +28,16 @@ ITEMS = [
 ]
 
 
-def test_top_rows_is_a_sort_cut_short() -> None:
-    table = np.random.default_rng(0).normal(size=(20, 50)).astype(np.float32)
-    expected = np.argsort(-table, axis=1)[:, :7]
-    assert np.array_equal(top_rows(table, 7), expected)
-    assert top_rows(table[:, :3], 7).shape == (20, 3)
-
-
 def test_an_item_is_searched_by_what_its_title_leaves_out() -> None:
     assert item_text(ITEMS[0]) == "Verdant Machine Berry Smoothie Drinks > smoothie 1 l"
     assert item_text(ITEMS[1]) == "Plain Oat Milk 1 l Dairy > oat milk"
 
 
-def test_the_lists_are_fused_by_reciprocal_rank() -> None:
+def test_the_lists_are_fused_by_reciprocal_rank(tmp_path: Path) -> None:
     """The lexical list knows the words, the dense one a direction; first in both scores one."""
     vectors = np.eye(3, dtype=np.float32)
-    index = HybridIndex([item_text(i) for i in ITEMS], vectors, Retrieval(items=3, depth=3))
+    write_hybrid(tmp_path, [item_text(i) for i in ITEMS], vectors)
+    index = HybridIndex(tmp_path, Retrieval(items=3, depth=3))
     (found,) = index.search(["toilet tissue"], vectors[[2]])
     assert (found[0].row, found[0].score) == (2, 1.0)
     (other,) = index.search(["toilet tissue"], vectors[[0]])
@@ -58,7 +52,9 @@ def test_evidence_comes_from_items_purchases_and_neighbours(tmp_path: Path) -> N
     task = make_task()
     log = [Example("oat drink"), Example("oat drinks"), Example("bathroom paper")]
     bought = [Conversion("oat drink", "2", 4)]
-    finder = EvidenceFinder(task, ITEMS, bought, fetch("all-MiniLM-L6-v2"), tmp_path)
+    model = fetch("all-MiniLM-L6-v2")
+    index = Index(build_index(ITEMS, bought, model, tmp_path))
+    finder = EvidenceFinder(task.teacher.retrieval, index, EmbeddingStore(tmp_path, model))
     texts = [q.query for q in log]
     first, second, third = finder.find(texts, finder.vectors(texts))
     assert first.conversions == {1: 4}
@@ -67,10 +63,6 @@ def test_evidence_comes_from_items_purchases_and_neighbours(tmp_path: Path) -> N
     assert set(second.neighbour_conversions) == {1}
     assert first.items[0].row == 1
     assert third.items[0].row == 2
-    assert len(list(tmp_path.glob("*.npy"))) == 2
-    elsewhere = Path("nowhere", "all-MiniLM-L6-v2")  # what was embedded once is not embedded again
-    kept = EvidenceFinder(task, ITEMS, bought, elsewhere, tmp_path)
-    assert kept.find(texts[:1], kept.vectors(texts[:1])) == [first]
 
 
 @pytest.mark.slow
@@ -92,8 +84,10 @@ def test_the_prompt_shows_evidence_and_the_nearest_gold_examples(tmp_path: Path)
 def test_no_example_is_an_evaluation_query_or_a_near_duplicate_of_one_or_of_the_query_itself(tmp_path: Path) -> None:
     gold = [Example("oat milks"), Example("milk oat 1l"), Example("soy milk")]
     task = make_task(teacher={"backend": "openai", "openai": {"prompt": str(PROMPT), "few_shot": 3}})
-    held_out = frozenset({cluster_key("oat milk 1l", normalize_v1)})
-    finder = ContextFinder(task, (), (), gold, held_out, fetch("all-MiniLM-L6-v2"), tmp_path)
+    held_out = frozenset({"milk oat 1l"})
+    model = fetch("all-MiniLM-L6-v2")
+    index = Index(build_index((), (), model, tmp_path))
+    finder = ContextFinder(task, gold, held_out, index, EmbeddingStore(tmp_path, model))
     ((first, second),) = finder.find([Example("oat milk"), Example("tea")])
     assert [e["query"] for e in first["examples"]] == ["soy milk"]
     assert {e["query"] for e in second["examples"]} == {"oat milks", "soy milk"}

@@ -1,0 +1,96 @@
+"""Nearest neighbours by cosine similarity: every vector is compared up to `EXACT_ROWS`, beyond that an index is asked.
+
+docs/teacher.md has the measurements behind the choice of index and its settings.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from task.progress import Progress, quiet
+from teacher.embed import Vectors
+from teacher.embeddings import Rows
+
+EXACT_ROWS = 100_000
+_GRAPH: Any = {"metric": "ip", "dtype": "f16", "connectivity": 16, "expansion_add": 128, "expansion_search": 256}
+_ADDED_AT_ONCE = 10_000
+_QUERIES_AT_ONCE = 128  # similarities of so many queries to every row are in memory together
+
+
+class VectorIndex:
+    """Rows of unit vectors in a folder, searched by dot product; memory-mapped."""
+
+    def __init__(self, folder: Path) -> None:
+        self._ann: Any = None
+        self._vectors: Vectors = np.empty((0, 0), np.float32)
+        if (folder / "ann.usearch").exists():
+            self._ann = _open_ann(folder / "ann.usearch")
+        elif (folder / "vectors.npy").exists():
+            self._vectors = np.load(folder / "vectors.npy", mmap_mode="r")
+
+    def __len__(self) -> int:
+        return len(self._vectors) if self._ann is None else len(self._ann)
+
+    def search(self, queries: Vectors, count: int) -> tuple[Rows, Vectors]:
+        """The `count` rows most like each query, best first, and their similarities; fewer where there are fewer."""
+        count = min(count, len(self))
+        if not count or not len(queries):
+            return np.empty((len(queries), count), np.int64), np.empty((len(queries), count), np.float32)
+        if self._ann is not None:
+            found = self._ann.search(queries, count)
+            return found.keys.astype(np.int64).reshape(-1, count), 1.0 - found.distances.reshape(-1, count)
+        return exact(queries, self._vectors, count)
+
+
+def exact(queries: Vectors, vectors: Vectors, count: int) -> tuple[Rows, Vectors]:
+    """The `count` rows of `vectors` with the largest dot product with each query, and these."""
+    rows, values = [], []
+    for at in range(0, len(queries), _QUERIES_AT_ONCE):
+        similarity = queries[at : at + _QUERIES_AT_ONCE] @ vectors.T
+        best = top_rows(similarity, count)
+        rows.append(best)
+        values.append(np.take_along_axis(similarity, best, axis=1))
+    return np.concatenate(rows), np.concatenate(values)
+
+
+def top_rows(similarity: Vectors, count: int) -> npt.NDArray[np.int64]:
+    """Columns of the `count` largest values of each row, largest first."""
+    count = min(count, similarity.shape[1])
+    part = np.argpartition(-similarity, count - 1, axis=1)[:, :count]
+    order = np.argsort(-np.take_along_axis(similarity, part, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(part, order, axis=1)
+
+
+def write_vectors(folder: Path, vectors: Vectors, progress: Progress = quiet) -> None:
+    """Write an index of vectors, shape (rows, dimensions), into a folder; nothing where there are none."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if len(vectors) > EXACT_ROWS:
+        _write_ann(folder / "ann.usearch", vectors, progress)
+    elif len(vectors):
+        np.save(folder / "vectors.npy", vectors)
+
+
+def _write_ann(path: Path, vectors: Vectors, progress: Progress) -> None:
+    """A graph of neighbours (HNSW, Malkov and Yashunin 2018) over half-precision vectors, in one file."""
+    from usearch.index import Index
+
+    index = Index(ndim=vectors.shape[1], **_GRAPH)
+    progress.begin("indexing vectors", len(vectors))
+    for at in range(0, len(vectors), _ADDED_AT_ONCE):
+        part = np.asarray(vectors[at : at + _ADDED_AT_ONCE])
+        index.add(np.arange(at, at + len(part)), part)
+        progress.advance(len(part))
+    index.save(str(path))
+
+
+def _open_ann(path: Path) -> Any:
+    from usearch.index import Index
+
+    meta = Index.metadata(str(path))
+    index = Index(ndim=int(meta["dimensions"]), **_GRAPH)
+    index.view(str(path))
+    return index
