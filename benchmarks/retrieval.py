@@ -38,7 +38,7 @@ import numpy as np
 from limbeck.stage import device, git_commit, versions
 from task.files import read_json, write_json
 from task.io import Item
-from task.spec import Retrieval
+from task.settings import Retrieval
 from task.store import fetch
 from teacher.embed import Vectors
 from teacher.embeddings import EmbeddingStore

@@ -6,7 +6,7 @@ import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from limbeck.evaluate import has_traffic
 from limbeck.pipeline import Pipeline
@@ -15,17 +15,22 @@ from task.labels import Example
 from task.spec import Task
 
 ALL = "all of it"
-Gold = Literal["calibration", "test"]
+GOLD = ("calibration", "test")
 
 
-def audit(pipeline: Pipeline, gold_name: Gold) -> Path:
+def audit(pipeline: Pipeline, gold_name: str) -> Path:
     """Label the gold queries once per variant and compare; writes `audit/` in the run folder.
 
     An LLM's replies go to the task's ledger, so that a second audit pays for nothing.
 
+    Args:
+        gold_name: `calibration` or `test`.
+
     Returns:
         The page.
     """
+    if gold_name not in GOLD:
+        raise InputError("unknown gold split", field="--gold", found=gold_name, expected=" or ".join(GOLD))
     from eval.quality import traffic_slices
     from eval.report import write_audit
 

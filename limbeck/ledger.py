@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from limbeck.pipeline import Pipeline
 from task.errors import InputError
 from teacher.job import Plan
-from teacher.ledger import STATUSES, Ledger, LedgerRow
+from teacher.ledger import Ledger
+from teacher.records import STATUSES, LedgerRow
 
 if TYPE_CHECKING:
     from rich.table import Table

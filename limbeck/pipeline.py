@@ -66,7 +66,8 @@ class Pipeline:
             from eval.report import write_labels
             from task.store import fetch
             from teacher.label import label_queries
-            from teacher.ledger import STATUSES, Ledger
+            from teacher.ledger import Ledger
+            from teacher.records import STATUSES
 
             with Ledger(self.run / "ledger.sqlite") as ledger:
                 done = label_queries(task, self.inputs.teacher, ledger, self.index, fetch, self.console)
@@ -107,7 +108,7 @@ class Pipeline:
         """Labels → splits."""
         from task.io import rows_of
         from teacher import curriculum
-        from teacher.ledger import LedgerRow
+        from teacher.records import LedgerRow
 
         def work(folder: Path) -> Mapping[str, Any]:
             rows = [LedgerRow.from_json(r) for _, r in rows_of(self._folder("label") / "labels.jsonl")]
@@ -269,7 +270,7 @@ class Pipeline:
     def _head(self) -> list[Example]:
         """Accepted labels of the most frequent queries."""
         from task.io import rows_of
-        from teacher.ledger import LedgerRow
+        from teacher.records import LedgerRow
 
         rows = [LedgerRow.from_json(r) for _, r in rows_of(self._folder("label") / "labels.jsonl")]
         top = sorted(rows, key=lambda r: -r.count)[: self.task.serving.head_queries]

@@ -23,8 +23,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from task import spec
 from task.errors import ComponentError
+from task.settings import Engine as EngineSettings
 
 LOOPBACK = "127.0.0.1"
 
@@ -33,7 +33,7 @@ class EngineError(ComponentError):
     """The engine did not start or has died; the message ends with its log."""
 
 
-def arguments(model: Path, name: str, form: str, settings: spec.Engine, port: int) -> list[str]:
+def arguments(model: Path, name: str, form: str, settings: EngineSettings, port: int) -> list[str]:
     """The command line of the engine; the answer form decides how it runs."""
     out = [
         sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model),
@@ -55,7 +55,7 @@ def arguments(model: Path, name: str, form: str, settings: spec.Engine, port: in
 class Engine:
     """A running engine; use it as a context manager."""
 
-    def __init__(self, model: Path, name: str, form: str, settings: spec.Engine, log: Path) -> None:
+    def __init__(self, model: Path, name: str, form: str, settings: EngineSettings, log: Path) -> None:
         self.name, self.form, self.log = name, form, log
         self.port = free_port()
         self.url = f"http://{LOOPBACK}:{self.port}"

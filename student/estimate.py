@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from task.files import read_json
-from task.spec import Lora, Student
+from task.settings import Lora, Student
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from task.codec import Codec, Encoded
-from task.spec import Student
+from task.settings import Student
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -1,30 +1,20 @@
 """The task file: everything that may differ between two tasks, checked before anything is spent.
 
-One YAML holds what to extract (roles, instructions, examples) and how to run it (teacher, curriculum, student,
-serving, evaluation, gates). Unknown keys are refused; `task.load` turns a violation into an error with file,
-line, key, value and the valid set. `docs/task-file.md` is the reference.
+One YAML holds what to extract (roles, instructions, examples, data) and how to run it (`task.settings`). Unknown keys
+are refused; `task.load` turns a violation into an error with file, line, key, value and the valid set.
+`docs/task-file.md` is the reference.
 """
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from task.normalize import NORMALISERS
-
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[int, Field(ge=1)]
-EvidenceKind = Literal["items", "bought", "neighbours"]
-ContextKind = Literal["examples", "bought", "converted", "similar", "items", "neighbours"]
-
-
-class Strict(BaseModel):
-    """Frozen, no unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+from task.settings import Curriculum, Eval, Gates, Positive, Serving, Strict, Student, Teacher
 
 
 class Guard(Strict):
@@ -32,16 +22,18 @@ class Guard(Strict):
 
     `repair` mends case, blanks and small edits to the words that the query has, down to this edit similarity (100
     mends case and blanks only, 0 nothing). `snap` takes the nearest value of a closed set from this similarity up.
-    `fuzzy` lets a grounded value differ from the catalogue's. `must_match` rejects what the role's `pattern` does
-    not match in full. `units` gives for each unit the least and the most that a size may be. `relevance` is the least
-    cosine similarity of query and value, for values that need not be words of the query. `max_words` bounds a value.
+    `fuzzy` lets a grounded value differ from the catalogue's; `aliases` are other names of its values. `must_match`
+    rejects what the role's `pattern` does not match in full. `units` gives for each unit the least and the most that a
+    size may be. `relevance` is the least cosine similarity of query and value, for values that need not be words of
+    the query. `max_words` bounds a value.
     """
 
     repair: Annotated[float, Field(ge=0.0, le=100.0)] = 85.0
     snap: Annotated[float, Field(ge=50.0, le=100.0)] = 90.0
     fuzzy: Annotated[float, Field(ge=50.0, le=100.0)] = 80.0
+    aliases: dict[str, str] = Field(default_factory=dict)
     must_match: bool = False
-    units: dict[str, tuple[float, float]] = {}
+    units: dict[str, tuple[float, float]] = Field(default_factory=dict)
     relevance: Annotated[float, Field(ge=-1.0, le=1.0)] | None = None
     max_words: Positive | None = None
 
@@ -94,6 +86,8 @@ class Role(Strict):
             raise ValueError("`values` holds the same value twice")
         if self.grounded and self.catalogue is None:
             raise ValueError("`grounded: true` needs `catalogue`, the field to ground in")
+        if self.guard.aliases and not self.grounded:
+            raise ValueError("`guard.aliases` needs `grounded: true`: they are other names of catalogue values")
         if self.guard.must_match and self.pattern is None:
             raise ValueError("`guard.must_match: true` needs `pattern`, the expression to match")
         for unit, (low, high) in self.guard.units.items():
@@ -151,216 +145,6 @@ class Data(Strict):
         if not (self.sample or self.queries or self.labels):
             raise ValueError("name `queries` (to be labelled) or `labels` (labelled already)")
         return self
-
-
-class Retrieval(Strict):
-    """Hybrid search: BM25 and dense lists of `depth` items each, fused by reciprocal rank; `items` are kept.
-
-    `use` names the kinds of evidence that the catalog teacher rests on (an LLM's are in `teacher.openai.context`).
-    """
-
-    use: tuple[EvidenceKind, ...] = ("items", "bought", "neighbours")
-    embedder: str = "all-MiniLM-L6-v2"
-    depth: Positive = 50
-    items: Positive = 16
-    neighbours: Annotated[int, Field(ge=0)] = 8
-    rrf_k: Positive = 60
-
-
-class OpenAI(Strict):
-    """Any OpenAI-compatible endpoint. The key is read from the environment variable `api_key_env`.
-
-    `timeout_s` bounds a try, `deadline_s` a call with all its tries. `concurrency` is the most in flight; how many
-    are follows what the server bears. `samples` asks again at `sample_temperature`, `compare_bare` without context,
-    `verify` whether each label is right: signals of confidence, each at the price of a call. `context` names what
-    retrieval may show, in at most `context_tokens`. `extra_body` goes into every request as it is. `batch_requests` and
-    `batch_poll_s` are the size of a file and the pause between looks of `openai-batch`.
-    """
-
-    base_url: str = "https://api.openai.com/v1"
-    model: str = "gpt-4.1-mini"
-    api_key_env: str = "OPENAI_API_KEY"
-    prompt: str | None = None
-    temperature: Annotated[float, Field(ge=0.0, le=2.0)] = 0.0
-    max_tokens: Positive = 512
-    concurrency: Positive = 64
-    requests_per_minute: Annotated[float, Field(gt=0.0)] | None = None
-    tokens_per_minute: Annotated[float, Field(gt=0.0)] | None = None
-    timeout_s: Annotated[float, Field(gt=0.0)] = 60.0
-    deadline_s: Annotated[float, Field(gt=0.0)] = 600.0
-    max_attempts: Positive = 5
-    repair: bool = True
-    structured_output: bool = True
-    logprobs: bool = False
-    samples: Annotated[int, Field(ge=0, le=32)] = 0
-    sample_temperature: Annotated[float, Field(ge=0.0, le=2.0)] = 0.7
-    compare_bare: bool = False
-    verify: bool = False
-    few_shot: Annotated[int, Field(ge=0)] = 5
-    context: tuple[ContextKind, ...] = ("examples", "bought", "converted", "similar", "items", "neighbours")
-    context_tokens: Positive = 1_000
-    extra_body: dict[str, Any] = {}
-    batch_requests: Annotated[int, Field(ge=1, le=50_000)] = 20_000
-    batch_poll_s: Annotated[float, Field(gt=0.0)] = 30.0
-    price_input_per_million: Annotated[float, Field(ge=0.0)] | None = None
-    price_output_per_million: Annotated[float, Field(ge=0.0)] | None = None
-    budget: Annotated[float, Field(gt=0.0)] | None = None
-
-
-class Engine(Strict):
-    """How vLLM runs a model."""
-
-    dtype: Literal["bfloat16", "float32", "float16"] = "bfloat16"
-    max_model_len: Positive = 512
-    max_num_seqs: Positive = 64
-    kv_cache_gib: Annotated[float, Field(gt=0.0)] = 1.0
-    gpu_memory_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 0.9
-    enforce_eager: bool = True
-    extra_args: tuple[str, ...] = ()
-    start_timeout_s: Annotated[float, Field(gt=0.0)] = 300.0
-
-
-class LocalTeacher(Engine):
-    """A teacher model that vLLM serves on this machine; what and how it is asked is in `openai`."""
-
-    model: str = "SmolLM2-135M-Instruct"
-    max_model_len: Positive = 4096
-    kv_cache_gib: Annotated[float, Field(gt=0.0)] = 2.0
-
-
-class Confidence(Strict):
-    """How a label's signals become a probability, on the gold calibration rows; `docs/teacher.md` has the method.
-
-    The lowest threshold at which labels are right with `target_precision` is chosen there; `threshold` sets it by
-    hand, 0 keeps every label.
-    """
-
-    method: Literal["logistic", "isotonic"] = "logistic"
-    target_precision: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.98
-    threshold: Fraction | None = None
-    min_rows: Positive = 50
-
-
-class Teacher(Strict):
-    """How queries get their labels.
-
-    `workers` spreads an LLM job over that many Ray Data workers, on the cluster at `ray_address` or on this machine;
-    0 works in this process. One process owns the ledger either way.
-    """
-
-    backend: Literal["catalog", "openai", "openai-batch", "vllm", "labels"] = "catalog"
-    retrieval: Retrieval = Retrieval()
-    openai: OpenAI = OpenAI()
-    vllm: LocalTeacher = LocalTeacher()
-    confidence: Confidence = Confidence()
-    fuzzy: Annotated[float, Field(ge=50.0, le=100.0)] = 80.0
-    min_confidence: Fraction = 0.5
-    workers: Annotated[int, Field(ge=0)] = 0
-    ray_address: str | None = None
-
-
-class Curriculum(Strict):
-    """Which accepted labellings are learned from, and in which order.
-
-    A pattern is a query with the values of `pattern_roles` replaced by their roles (`{brand} oat milk {size}`); of
-    each at most `max_per_pattern` rows are learned from, the most frequent queries first.
-    """
-
-    order: Literal["easy-to-hard", "shuffled", "hard-to-easy", "growing"] = "shuffled"
-    pattern_roles: tuple[str, ...] = ()
-    max_per_pattern: Positive | None = None
-    dev_fraction: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.05
-    max_dev: Positive = 500
-    max_rows: Positive | None = None
-    min_confidence: Fraction = 0.0
-    seed: int = 0
-
-
-class Lora(Strict):
-    """Low-rank adaptation (Hu et al. 2021); `targets` as PEFT understands them."""
-
-    rank: Positive = 16
-    alpha: Positive = 32
-    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
-    targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
-    rslora: bool = False
-
-
-class Student(Strict):
-    """The student's base, answer form and training run."""
-
-    base: str = "SmolLM2-135M-Instruct"
-    form: Literal["read", "write", "json"] = "read"
-    segmentation: Literal["auto", "whitespace", "words", "characters"] = "auto"
-    lora: Lora = Lora()
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    learning_rate: Annotated[float, Field(gt=0.0)] = 1e-3
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup_steps: Annotated[int, Field(ge=0)] = 20
-    batch_size: Positive = 32
-    accumulation: Positive = 1
-    epochs: Annotated[float, Field(gt=0.0)] = 1.0
-    max_steps: Positive | None = None
-    length_window: Positive = 8
-    max_grad_norm: Annotated[float, Field(gt=0.0)] = 1.0
-    eval_every: Positive = 50
-    eval_rows: Positive = 300
-    save_every: Positive = 50
-    workers: Positive = 1
-    use_gpu: bool = False
-    cpus_per_worker: Positive = 2
-    ray_address: str | None = None
-    max_failures: Annotated[int, Field(ge=0)] = 2
-    quantization: Literal["none", "nf4"] = "none"
-    gradient_checkpointing: bool = False
-    seed: int = 0
-
-
-class Serving(Engine):
-    """The engine, the head cache and the gateway."""
-
-    request_timeout_s: Annotated[float, Field(gt=0.0)] = 10.0
-    head_queries: Annotated[int, Field(ge=0)] = 1_000
-    min_cache_confidence: Fraction = 0.5
-    max_batch: Positive = 256
-    host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65_535)] = 8080
-
-
-class Latency(Strict):
-    """The open-loop run of the report; 0 seconds leaves it out."""
-
-    rate: Annotated[float, Field(gt=0.0)] = 16.0
-    seconds: Annotated[float, Field(ge=0.0)] = 42.0
-    hit_share: Fraction = 0.5
-
-
-class Eval(Strict):
-    """The evaluation: slices by traffic rank, bootstrap, latency run."""
-
-    head: Positive = 1_000
-    torso: Positive = 6_000
-    resamples: Positive = 2_000
-    confidence: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.95
-    seed: int = 0
-    max_rows: Positive | None = None
-    reference_rows: Positive = 500
-    latency: Latency = Latency()
-
-    @model_validator(mode="after")
-    def _ranks(self) -> Self:
-        if self.torso < self.head:
-            raise ValueError(f"`torso` (rank {self.torso}) ends before `head` (rank {self.head})")
-        return self
-
-
-class Gates(Strict):
-    """What fails a run (exit code 1)."""
-
-    merge_max_logit_delta: Annotated[float, Field(gt=0.0)] = 1.0
-    merge_label_agreement: Fraction = 0.99
-    engine_label_agreement: Fraction = 0.99
-    min_f1: Fraction | None = None
 
 
 class Task(Strict):

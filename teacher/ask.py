@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,14 +14,14 @@ from teacher import reply as replies
 from teacher.client import Client
 from teacher.context import EMPTY, Context, support
 from teacher.judge import Answer
-from teacher.ledger import Book, Reply
 from teacher.prompt import Prompter
+from teacher.records import Book, Reply
 from teacher.request import Request
 
 
 def usable(purpose: str, content: str) -> bool:
     """Whether an answer can be read for its purpose."""
-    return _verdicts(content) is not None if purpose == "verify" else replies.rows_of(content) is not None
+    return replies.verdicts_of(content) is not None if purpose == "verify" else replies.rows_of(content) is not None
 
 
 class Asker:
@@ -60,7 +59,7 @@ class Asker:
         if self.prompter.settings.verify and rows:
             request = self.prompter.verify(query.query, rows)
             verdict = await self._reply(request, self._ledger.replies([request.key]))
-            verdicts = _verdicts(verdict.content) if verdict and not verdict.cut else None
+            verdicts = replies.verdicts_of(verdict.content) if verdict and not verdict.cut else None
         return self._answer(query.query, wanted[0].key, main, rows, by_purpose, verdicts, context)
 
     async def _reply(self, request: Request, known: Mapping[str, Reply]) -> Reply | None:
@@ -116,14 +115,3 @@ class Asker:
 
     def _key(self, row: Mapping[str, Any]) -> tuple[str, str]:
         return str(row.get("role")), self._normalise(str(row.get("text")))
-
-
-def _verdicts(content: str) -> list[bool] | None:
-    """`{"right": [...]}` of a verifier's answer."""
-    start = content.find("{")
-    try:
-        value, _ = json.JSONDecoder().raw_decode(content, max(0, start))
-    except ValueError:
-        return None
-    right = value.get("right") if isinstance(value, dict) else None
-    return [bool(x) for x in right] if isinstance(right, list) else None

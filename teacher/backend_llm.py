@@ -8,19 +8,20 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from task.labels import Example
-from task.spec import OpenAI
+from task.settings import OpenAI
 from teacher.ask import Asker, usable
 from teacher.budget import Budget
 from teacher.client import Client
 from teacher.context import Context, ContextFinder
 from teacher.embeddings import EmbeddingStore
+from teacher.guardrails import judges_relevance
 from teacher.index import Index, build_index
 from teacher.job import Job, Plan
 from teacher.judge import Judge
-from teacher.ledger import LedgerRow, Reply
 from teacher.prices import price_of
 from teacher.prompt import Prompter
 from teacher.recorder import GroupCommit
+from teacher.records import LedgerRow, Reply
 from teacher.reply import rows_of
 from teacher.request import Request
 
@@ -136,7 +137,7 @@ def make_index(job: Job) -> Path | None:
     """The folder of the job's index, built if need be; None where there is nothing to search."""
     model = embedder_of(job)
     sources = job.sources
-    if model is None:
+    if model is None or not _searches(job):
         return None
     return build_index(sources.catalogue, sources.conversions, model, job.folder, job.progress)
 
@@ -153,10 +154,15 @@ def open_finder(job: Job, index: Path | None, model: Path | None, *, shared: boo
 
 
 def embedder_of(job: Job) -> Path | None:
-    """The folder of the embedder, or None where there is nothing to search."""
-    sources, teacher = job.sources, job.task.teacher
-    searchable = sources.catalogue or (sources.calibration and teacher.openai.few_shot)
-    return job.fetch(teacher.retrieval.embedder) if searchable and teacher.openai.context else None
+    """The folder of the embedder, or None where nothing is to be embedded."""
+    wanted = _searches(job) or judges_relevance(job.task)
+    return job.fetch(job.task.teacher.retrieval.embedder) if wanted else None
+
+
+def _searches(job: Job) -> bool:
+    """Whether a context can hold anything."""
+    sources, openai = job.sources, job.task.teacher.openai
+    return bool(openai.context and (sources.catalogue or (sources.calibration and openai.few_shot)))
 
 
 def _requests(job: Job, prompter: Prompter, block: Block) -> tuple[list[list[Request]], Mapping[str, Reply]]:

@@ -21,16 +21,17 @@ import aiohttp
 
 from task.errors import ComponentError
 from task.progress import Progress
-from task.spec import OpenAI
+from task.settings import OpenAI
 from teacher.ask import Asker, usable
 from teacher.backend_llm import Block, contexts
 from teacher.budget import Budget, check
 from teacher.client import authorization, read_completion
 from teacher.job import Job
 from teacher.judge import Judge
-from teacher.ledger import Attempt, Batch, Ledger, LedgerRow, Outcome
+from teacher.ledger import Ledger
 from teacher.prices import needed_price, price_of
 from teacher.prompt import Prompter
+from teacher.records import Attempt, Batch, LedgerRow, Outcome
 from teacher.request import Request
 
 BACKEND = "openai-batch"

@@ -21,12 +21,12 @@ from typing import Any, Self
 
 import aiohttp
 
-from task.spec import OpenAI
+from task.settings import OpenAI
 from teacher.budget import Purse
-from teacher.ledger import Attempt, Outcome, Reply
 from teacher.limits import Concurrency, Rate
 from teacher.prices import Price, needed_price, price_of
 from teacher.recorder import Recorder
+from teacher.records import Attempt, Outcome, Reply
 from teacher.request import Request
 
 _RETRIED = frozenset({408, 409, 429})

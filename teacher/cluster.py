@@ -18,11 +18,11 @@ from task.labels import Example
 from task.progress import quiet
 from task.spec import Task
 from teacher.budget import Budget, check
-from teacher.guardrails import Guardrails
 from teacher.index import Index
 from teacher.job import Job, Sources
-from teacher.judge import Judge
-from teacher.ledger import Attempt, Ledger, LedgerRow, Reply
+from teacher.judge import make_judge
+from teacher.ledger import Ledger
+from teacher.records import Attempt, LedgerRow, Reply
 
 _BLOCK = 256
 
@@ -120,8 +120,8 @@ class LabelBlock:
     def __init__(self, work: _Work, owner: Any) -> None:
         from teacher.backend_llm import open_finder
 
-        self._judge = Judge(Guardrails(work.task, work.sources.catalogue), work.task.teacher.confidence)
         fetch = functools.partial(_given, work.model)
+        self._judge = make_judge(work.task, work.sources.catalogue, work.folder, fetch, shared=True)
         purse = _RemotePurse(owner) if work.task.teacher.openai.budget else None
         job = Job(work.task, work.sources, (), _RemoteLedger(owner), work.folder, fetch, quiet, purse=purse)
         self._job = replace(job, finder=open_finder(job, work.index, work.model, shared=True))

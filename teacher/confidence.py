@@ -22,9 +22,9 @@ import numpy.typing as npt
 
 from task.labels import Example, Labelling
 from task.normalize import normaliser
-from task.spec import Confidence as Settings
+from task.settings import Confidence as Settings
 from task.spec import Task
-from teacher.ledger import LedgerRow, Status
+from teacher.records import LedgerRow, Status
 
 Floats = npt.NDArray[np.float64]
 _CLIP = 0.002  # log-odds stay within +-6.2

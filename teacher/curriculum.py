@@ -19,7 +19,7 @@ from task.near import clusters
 from task.normalize import normaliser
 from task.segment import units
 from task.spec import Task
-from teacher.ledger import LedgerRow
+from teacher.records import LedgerRow
 
 _FIRST_SHARE = 0.1
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from task.io import Item
-from task.spec import Retrieval
+from task.settings import Retrieval
 from teacher.embed import Vectors
 from teacher.embeddings import EmbeddingStore
 from teacher.index import Index

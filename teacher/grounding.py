@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from rapidfuzz import fuzz, process
@@ -22,18 +22,14 @@ class Known:
 
 
 class Grounding:
-    """Values of the grounded roles of a task.
+    """Values of the grounded roles of a task, and what the task says they are also called."""
 
-    Args:
-        aliases: Role → normalised alias → value, where somebody learned or listed them.
-    """
-
-    def __init__(
-        self, task: Task, catalogue: Iterable[Item], normalise: Callable[[str], str],
-        aliases: Mapping[str, Mapping[str, str]] | None = None,
-    ) -> None:
+    def __init__(self, task: Task, catalogue: Iterable[Item], normalise: Callable[[str], str]) -> None:
         self._roles = [r for r in task.roles if r.grounded and r.catalogue]
-        self._aliases = aliases or {}
+        self._aliases = {
+            r.name: {normalise(alias): normalise(value) for alias, value in r.guard.aliases.items()}
+            for r in self._roles
+        }
         self._values: defaultdict[str, set[str]] = defaultdict(set)
         self._words: defaultdict[str, set[str]] = defaultdict(set)
         self._found: dict[tuple[str, str], Known | None] = {}
@@ -59,7 +55,7 @@ class Grounding:
         values, words = self._values[role.name], self._words[role.name]
         if text in values:
             return Known("exact", 1.0)
-        if text in self._aliases.get(role.name, {}):
+        if self._aliases[role.name].get(text) in values:
             return Known("alias", 0.95)
         if text in words:
             return Known("part", 0.9)

@@ -56,6 +56,11 @@ class Kept:
     margin: float
 
 
+def judges_relevance(task: Task) -> bool:
+    """Whether a role of the task has values whose similarity to the query is checked."""
+    return any(r.guard.relevance is not None for r in task.roles)
+
+
 class _RejectedError(Exception):
     """Why a label cannot stand."""
 
@@ -69,6 +74,8 @@ class Guardrails:
     """
 
     def __init__(self, task: Task, catalogue: Iterable[Item] = (), relevance: Relevance | None = None) -> None:
+        if relevance is None and judges_relevance(task):
+            raise ValueError("a role has guard.relevance, and nothing measures it")
         self._task = task
         self._normalise: Callable[[str], str] = normaliser(task.normaliser)
         self._roles = {r.name: r for r in task.roles}
@@ -81,6 +88,7 @@ class Guardrails:
         return sha256_json({
             "version": VERSION, "roles": [r.model_dump(mode="json") for r in self._task.roles],
             "normaliser": self._task.normaliser, "grounding": self._grounding.fingerprint(),
+            "embedder": self._task.teacher.retrieval.embedder if judges_relevance(self._task) else None,
         })
 
     def judge(self, query: str, labels: Sequence[Label]) -> tuple[list[Kept], list[Verdict]]:

@@ -12,7 +12,7 @@ from task.progress import Progress
 from task.spec import Task
 from teacher.budget import Purse
 from teacher.context import ContextFinder
-from teacher.ledger import Book
+from teacher.records import Book
 
 
 @dataclass(frozen=True, slots=True)

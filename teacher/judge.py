@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from task.io import Item
 from task.labels import Example, Label
-from task.spec import Confidence
+from task.settings import Confidence
+from task.spec import Task
 from teacher.confidence import apply
-from teacher.guardrails import Guardrails
-from teacher.ledger import LedgerRow
+from teacher.guardrails import Guardrails, judges_relevance
+from teacher.records import LedgerRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,29 @@ class Judge:
             [v.to_json() for v in verdicts if v.verdict != "accept"], [*signals, whole], self.fingerprint,
         )
         return apply([row], None, self._settings)[0]
+
+
+def make_judge(
+    task: Task, catalogue: Iterable[Item], folder: Path, fetch: Callable[[str], Path], *, shared: bool = False
+) -> Judge:
+    """The judge of a task.
+
+    Args:
+        folder: Where embeddings are kept, for roles with `guard.relevance`.
+        fetch: Gives the folder of a model by name.
+        shared: Leave the embeddings on disk as they are: somebody else writes them.
+    """
+    relevance = None
+    if judges_relevance(task):
+        from teacher.embeddings import EmbeddingStore
+
+        store = EmbeddingStore(folder, fetch(task.teacher.retrieval.embedder), shared=shared)
+
+        def relevance(query: str, value: str) -> float:
+            a, b = store.vectors([query, value])
+            return float(a @ b)
+
+    return Judge(Guardrails(task, catalogue, relevance), task.teacher.confidence)
 
 
 def _label(row: Mapping[str, Any]) -> Label:

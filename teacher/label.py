@@ -13,10 +13,11 @@ from task.labels import Example
 from task.progress import Progress, quiet
 from task.spec import Task
 from teacher.confidence import Calibration, apply, calibrate, gold_of
-from teacher.guardrails import Guardrails, Tally
+from teacher.guardrails import Tally
 from teacher.job import Job, Plan, Sources
-from teacher.judge import Answer, Judge, skipped
-from teacher.ledger import Attempt, Book, Ledger, LedgerRow
+from teacher.judge import Answer, Judge, make_judge, skipped
+from teacher.ledger import Ledger
+from teacher.records import Attempt, Book, LedgerRow
 
 _BATCH = 500
 LLM_BACKENDS = frozenset({"openai", "openai-batch", "vllm"})
@@ -59,10 +60,20 @@ def label_queries(
         ledger: Replies that it already holds are used, not asked for again.
         folder: For the index; what is there for the same input is used.
         fetch: Gives the folder of a model by name.
+
+    Raises:
+        InputError: Another job is labelling into the same ledger.
     """
+    with ledger.writing():
+        return _label_queries(task, sources, ledger, folder, fetch, progress)
+
+
+def _label_queries(
+    task: Task, sources: Sources, ledger: Ledger, folder: Path, fetch: Callable[[str], Path], progress: Progress
+) -> Labelled:
     log = distinct(sources.log)
     job = _job(task, sources, log, ledger, folder, fetch, progress)
-    judge = Judge(Guardrails(task, sources.catalogue), task.teacher.confidence)
+    judge = make_judge(task, sources.catalogue, folder, fetch)
     ledger.settle(_not_asked(task, log))
     if task.teacher.backend == "openai-batch":
         from teacher import batch
@@ -87,7 +98,7 @@ def plan_labelling(
 ) -> Plan:
     """What `label_queries` would do; asks nobody and writes nothing."""
     job = _job(task, sources, distinct(sources.log), ledger, folder, fetch, progress)
-    judge = Judge(Guardrails(task, sources.catalogue), task.teacher.confidence)
+    judge = make_judge(task, sources.catalogue, folder, fetch)
     if task.teacher.backend in LLM_BACKENDS:
         from teacher import backend_llm
 

@@ -14,19 +14,19 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Self
+
+from filelock import FileLock, Timeout
 
 from task.errors import InputError
 from task.files import canonical_json, sha256_text
-from task.labels import Label, Labelling
+from task.labels import Label
+from teacher.records import Attempt, Batch, LedgerRow, Reply
 
-Status = Literal["accepted", "partial", "uncertain", "failed", "skipped"]
-STATUSES: tuple[Status, ...] = ("accepted", "partial", "uncertain", "failed", "skipped")
-Outcome = Literal["ok", "invalid", "truncated", "error"]
 SCHEMA_VERSION = 2
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS attempts (
@@ -85,123 +85,6 @@ DROP TABLE attempts_1;
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """One call, successful or not.
-
-    Attributes:
-        request: SHA-256 of everything that could change the reply.
-        purpose: `label`, `samples`, `bare` (without context), `verify` or `repair`.
-        evidence: What retrieval gave for it; stored once per content.
-        outcome: `ok`; `invalid`, an answer that cannot be used; `truncated`, cut by the token limit; `error`.
-        reply: The raw answer, kept even when it is of no use: reading it again is free.
-        details: What else came with the reply, such as token log-probabilities and further samples.
-    """
-
-    request: str
-    query: str
-    backend: str
-    model: str
-    evidence: Mapping[str, Any] = field(default_factory=dict)
-    reply: str | None = None
-    error: str | None = None
-    outcome: Outcome = "ok"
-    purpose: str = "label"
-    details: Mapping[str, Any] = field(default_factory=dict)
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    completion_tokens: int = 0
-    cost: float = 0.0
-    latency_s: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """A reply that the ledger holds.
-
-    Attributes:
-        cut: The token limit cut it: of no use, and the same request would only be paid for and cut again.
-    """
-
-    content: str
-    details: Mapping[str, Any] = field(default_factory=dict)
-    cut: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """A batch of a provider.
-
-    Attributes:
-        token: Ours, in the batch's metadata; known before the batch is made.
-        id: The provider's; None until it is known.
-        state: `uploading`, `made`, `collected`, `failed` or `given up`.
-        requests: (key, query, purpose) of each.
-    """
-
-    token: str
-    id: str | None
-    state: str
-    requests: tuple[tuple[str, str, str], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class LedgerRow:
-    """Where one query stands.
-
-    Attributes:
-        judged: Fingerprint of the rules that its labels were judged by.
-        signals: Per label, in order, what its confidence is computed from; and last the labelling's own.
-        confidence: Probability that the labelling as a whole is right.
-    """
-
-    query: str
-    count: int
-    request: str
-    status: Status
-    labels: Labelling
-    confidence: float
-    reason: str = ""
-    verdicts: Sequence[Mapping[str, Any]] = ()
-    signals: Sequence[Mapping[str, float]] = ()
-    judged: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """One line of `labels.jsonl`."""
-        return {
-            "query": self.query, "count": self.count, "status": self.status, "reason": self.reason,
-            "confidence": round(self.confidence, 6), "labels": [x.to_json() for x in self.labels],
-        }
-
-    @classmethod
-    def from_json(cls, row: Mapping[str, Any]) -> LedgerRow:
-        """Read a line of `labels.jsonl`."""
-        labels = tuple(Label.from_json(x) for x in row["labels"])
-        return cls(row["query"], row["count"], "", row["status"], labels, row["confidence"], row["reason"])
-
-
-class Book(Protocol):
-    """What labelling needs of a ledger: the file itself, or somebody elsewhere who owns it (`teacher.cluster`)."""
-
-    def replies(self, requests: Iterable[str]) -> dict[str, Reply]:
-        """See `Ledger.replies`."""
-
-    def asked(self, requests: Iterable[str]) -> set[str]:
-        """See `Ledger.asked`."""
-
-    def rows(self, queries: Iterable[str]) -> dict[str, LedgerRow]:
-        """See `Ledger.rows`."""
-
-    def record(self, attempts: Sequence[Attempt], rows: Sequence[LedgerRow] = ()) -> None:
-        """See `Ledger.record`."""
-
-    def settle(self, rows: Iterable[LedgerRow]) -> None:
-        """See `Ledger.settle`."""
-
-    def spent(self) -> dict[str, float]:
-        """See `Ledger.spent`."""
-
-
 class Ledger:
     """Open (or create) a ledger; one process writes it, from any of its threads."""
 
@@ -230,6 +113,29 @@ class Ledger:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._db.close()
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Be the only labelling job on this ledger: two at once would pay for the same queries.
+
+        Raises:
+            InputError: Another one is at work.
+        """
+        if str(self.path) == ":memory:":
+            yield
+            return
+        lock = FileLock(self.path.with_name(f".{self.path.name}.lock"), blocking=False)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise InputError(
+                "another labelling job is writing this ledger", file=self.path,
+                fix="Wait until it is done, or stop it; what it has asked is kept",
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
 
     def replies(self, requests: Iterable[str]) -> dict[str, Reply]:
         """Those of the requests that were answered: with the first usable reply, else with one that was cut."""

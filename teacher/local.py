@@ -15,7 +15,8 @@ from typing import Self
 
 from serving.engine import Engine
 from task.files import sha256_file, sha256_json
-from task.spec import OpenAI, Task
+from task.settings import OpenAI
+from task.spec import Task
 
 # Every prompt begins with the same instructions; and a small model left free to indent never stops.
 _ARGUMENTS = (

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from task.errors import InputError
-from task.spec import OpenAI
+from task.settings import OpenAI
 
 _LIST = Path(__file__).with_name("prices.yaml")
 

@@ -16,7 +16,8 @@ import jinja2
 
 from task import json_form
 from task.errors import InputError
-from task.spec import OpenAI, Task
+from task.settings import OpenAI
+from task.spec import Task
 from teacher.context import EMPTY, Context
 from teacher.request import Request
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
-from teacher.ledger import Attempt, Book, LedgerRow
+from teacher.records import Attempt, Book, LedgerRow
 
 # Replies come in flocks; one commit for a flock costs less than a commit for each, and a call takes far longer.
 _GATHER_S = 0.002

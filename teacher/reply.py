@@ -1,4 +1,4 @@
-"""From an LLM's raw answer to label rows: tolerant of wrapping, never guessing."""
+"""From an LLM's raw answer to label rows or verdicts: tolerant of wrapping, never guessing."""
 
 from __future__ import annotations
 
@@ -25,6 +25,16 @@ def rows_of(content: str) -> list[dict[str, Any]] | None:
         rows = value.get("labels") if isinstance(value, dict) else value
         if isinstance(rows, list) and (not rows or any(isinstance(r, dict) for r in rows)):
             found = [r for r in rows if isinstance(r, dict)]
+    return found
+
+
+def verdicts_of(content: str) -> list[bool] | None:
+    """Whether each label is right, from `{"right": [...]}` in a verifier's answer; None where it holds none."""
+    found: list[bool] | None = None
+    for value in _values(_THINKING.sub("", content)):
+        right = value.get("right") if isinstance(value, dict) else None
+        if isinstance(right, list):
+            found = [bool(x) for x in right]
     return found
 
 

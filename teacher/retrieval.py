@@ -13,7 +13,7 @@ from typing import Any
 
 from task.io import Item
 from task.progress import Progress, quiet
-from task.spec import Retrieval
+from task.settings import Retrieval
 from teacher.embed import Vectors
 from teacher.vectors import EXACT_ROWS, VectorIndex, write_vectors
 

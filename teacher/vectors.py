@@ -90,7 +90,6 @@ def _write_ann(path: Path, vectors: Vectors, progress: Progress) -> None:
 def _open_ann(path: Path) -> Any:
     from usearch.index import Index
 
-    meta = Index.metadata(str(path))
-    index = Index(ndim=int(meta["dimensions"]), **_GRAPH)
+    index = Index(ndim=int((Index.metadata(str(path)) or {})["dimensions"]), **_GRAPH)
     index.view(str(path))
     return index

@@ -10,7 +10,8 @@ from serving.engine import arguments
 from task.codec import Codec
 from task.errors import InputError
 from task.labels import Example, Label
-from task.spec import Serving, Task
+from task.settings import Serving
+from task.spec import Task
 from task.tokens import FastTokenizer
 
 HEAD = [Example("oat milk", (Label("product", "oat milk", 0, 8),))]

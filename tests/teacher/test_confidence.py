@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from task.labels import Label
-from task.spec import Confidence
+from task.settings import Confidence
 from teacher.confidence import apply, calibrate, fit, rightness
-from teacher.ledger import LedgerRow
+from teacher.records import LedgerRow
 from tests.conftest import make_task
 
 TASK = make_task(teacher={"backend": "labels", "confidence": {"target_precision": 0.9}})

@@ -10,7 +10,7 @@ from task.labels import Example, Label
 from task.near import near
 from task.normalize import normalize_v1
 from teacher.curriculum import build, read, write
-from teacher.ledger import LedgerRow
+from teacher.records import LedgerRow
 from tests.conftest import make_task
 
 WORDS = ["oat", "milk", "milks", "vegan", "vegna", "1l", "brand", "bran", "soy"]

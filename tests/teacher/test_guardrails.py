@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,9 @@ from hypothesis import strategies as st
 
 from task.io import Item
 from task.labels import Example, Label
+from teacher.embed import Embedder
 from teacher.guardrails import Guardrails, Tally
+from teacher.judge import Answer, make_judge
 from tests.conftest import make_task
 from tests.strategies import QUERIES, examples
 
@@ -67,6 +70,29 @@ def test_roles_that_exclude_or_require_each_other() -> None:
     assert [v.reason.split(":")[0] for v in verdicts] == ["excludes", "as it stands", "requires"]
     kept, _ = guardrails.judge("x y z", given[:1] + given[2:])
     assert [k.label.role for k in kept] == ["b", "c"]
+
+
+def test_an_alias_stands_for_a_value_that_the_catalogue_holds() -> None:
+    guard = {"aliases": {"VM": "verdant machine", "pal": "pallas"}}
+    roles = [ROLES[0] | {"guard": guard}]
+    kept, _ = Guardrails(make_task(roles=roles), ITEMS).judge("vm juice", [Label("brand", "vm")])
+    assert [(k.label.text, k.margin) for k in kept] == [("vm", 0.95)]
+    _, (unknown,) = Guardrails(make_task(roles=roles), ITEMS).judge("pal juice", [Label("brand", "pal")])
+    assert unknown.reason == "grounding: the catalogue does not know it"
+
+
+def test_relevance_is_measured_by_the_embedder_of_the_task(embedder_folder: Path, tmp_path: Path) -> None:
+    query, values = "lawn mower", ["garden", "pets"]
+    asked, *found = Embedder(embedder_folder).encode([query, *values])
+    similarity = [float(asked @ v) for v in found]
+    guard = {"relevance": sum(similarity) / 2}
+    roles = [{"name": "topic", "kind": "closed", "values": values, "guard": guard}]
+    task = make_task(roles=roles, teacher={"backend": "labels", "retrieval": {"embedder": str(embedder_folder)}})
+    labels = [{"role": "topic", "text": v} for v in values]
+    row = make_judge(task, (), tmp_path, Path).row(Example(query), Answer(query, "key", labels))
+    assert [x.text for x in row.labels] == [values[similarity.index(max(similarity))]]
+    with pytest.raises(ValueError, match="nothing measures it"):
+        Guardrails(task)
 
 
 def test_a_value_far_from_the_query_is_rejected_and_the_margin_says_how_close_it_was() -> None:

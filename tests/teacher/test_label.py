@@ -14,7 +14,8 @@ from task.labels import Example
 from task.spec import Task
 from teacher.job import Sources
 from teacher.label import label_queries
-from teacher.ledger import Ledger, LedgerRow
+from teacher.ledger import Ledger
+from teacher.records import LedgerRow
 from tests.conftest import make_task
 from tests.teacher.fake_api import FakeApi
 
@@ -118,3 +119,12 @@ def test_long_and_empty_queries_are_skipped_with_a_reason(tmp_path: Path) -> Non
         done = run(llm_task(api.url), log, tmp_path)
     assert [(r.status, r.count) for r in done.rows] == [("accepted", 5), ("skipped", 1), ("skipped", 1)]
     assert "10000 characters" in done.rows[1].reason
+
+
+def test_a_second_job_on_the_same_ledger_is_refused_and_asks_nobody(tmp_path: Path) -> None:
+    with FakeApi() as api, Ledger(tmp_path / "ledger.sqlite") as first, first.writing():
+        with pytest.raises(InputError, match="another labelling job is writing this ledger"):
+            run(llm_task(api.url), [Example("oat milk")], tmp_path)
+        assert api.bodies == []
+    with FakeApi() as api:
+        assert [r.status for r in run(llm_task(api.url), [Example("oat milk")], tmp_path).rows] == ["accepted"]

@@ -7,10 +7,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from teacher.reply import rows_of, value_logprobs
+from teacher.reply import rows_of, value_logprobs, verdicts_of
 
 LABELS = st.lists(st.fixed_dictionaries({"role": st.text(max_size=5), "text": st.text(max_size=12)}), max_size=4)
 PROSE = st.text(st.characters(exclude_characters="{}[]<>", codec="utf-8"), max_size=30)
+
+
+@pytest.mark.parametrize(("reply", "verdicts"), [
+    ('{"right": [true, false, 1]}', [True, False, True]),
+    ('```json\n{"right": []}\n``` as asked', []),
+    ('<think>{"right": [false]}? No.</think>{"right": [true]}', [True]),
+    ('Labels were {"labels": []}. {"right": [false]}', [False]),
+    ('{"right": true}', None),
+    ('{"right": [tr', None),
+    ("all of them", None),
+])
+def test_verdicts_are_read_the_same_way(reply: str, verdicts: list[bool] | None) -> None:
+    assert verdicts_of(reply) == verdicts
 
 
 @pytest.mark.parametrize(("reply", "rows"), [

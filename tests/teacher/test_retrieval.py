@@ -7,7 +7,7 @@ import pytest
 
 from task.io import Conversion, Item
 from task.labels import Example
-from task.spec import Retrieval
+from task.settings import Retrieval
 from task.store import fetch
 from teacher.context import ContextFinder
 from teacher.embeddings import EmbeddingStore
