@@ -60,7 +60,8 @@ def evaluate(pipeline: Pipeline, folder: Path) -> Mapping[str, Any]:
         "task": task.name, "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "bundle": _bundle(pipeline), "verdict": _verdict(pipeline, figures, differences),
         "confidence": task.eval.confidence, "resamples": task.eval.resamples, "systems": systems, "served": SERVED,
-        "differences": differences, "latency": latency, "idle": idle,
+        "differences": differences, "teacher_confidence": _teacher_confidence(pipeline, gold),
+        "latency": latency, "idle": idle,
         "forms": _forms(pipeline), "history": _history(pipeline),
         "errors": _errors(gold, predictions, slices), "stages": _stages(pipeline), "versions": versions(),
         "device": device(),
@@ -119,6 +120,34 @@ def _teacher(labels: Path, gold: Sequence[Example]) -> list[Example] | None:
     if not any(g.query in found for g in gold):
         return None
     return [Example(g.query, found.get(g.query, ()), g.count, g.id) for g in gold]
+
+
+def _teacher_confidence(pipeline: Pipeline, gold: Sequence[Example]) -> dict[str, Any] | None:
+    """How the teacher's calibrated confidence and its threshold do on gold that neither was fitted on."""
+    from eval.confidence import assess
+    from task.io import rows_of
+    from task.normalize import normaliser
+    from teacher.confidence import rightness
+    from teacher.records import LedgerRow
+
+    label, options = pipeline.run / "label", pipeline.task.eval
+    if not (label / "confidence.json").exists():
+        return None
+    truth = {g.query: g.labels for g in gold}
+    normalise = normaliser(pipeline.task.normaliser)
+    confidence, right, groups = [], [], []
+    for number, line in rows_of(label / "labels.jsonl"):
+        if line["query"] in truth:
+            row = LedgerRow.from_json(line)
+            confidence += [x.confidence or 0.0 for x in row.labels]
+            right += rightness(row, truth[row.query], normalise)
+            groups += [number] * len(row.labels)
+    if len(set(right)) < 2:
+        return None
+    return assess(
+        confidence, right, groups, threshold=read_json(label / "confidence.json")["threshold"],
+        resamples=options.resamples, seed=options.seed, level=options.confidence,
+    )
 
 
 def _served(

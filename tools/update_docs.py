@@ -21,6 +21,7 @@ from limbeck.summary import render, render_audit  # noqa: E402
 BLOCKS = {
     ("README.md", "demo"): "market.json",
     ("docs/benchmarks.md", "market"): "market.json",
+    ("docs/benchmarks.md", "teacher"): "market.json",
     ("docs/benchmarks.md", "queryner"): "queryner.json",
     ("docs/benchmarks.md", "answer-length"): "answer_length.json",
     ("docs/benchmarks.md", "labelling"): "labelling.json",
@@ -114,6 +115,25 @@ def retrieval(result: Path) -> str:
     return "\n".join(lines)
 
 
+def teacher(result: Path) -> str:
+    """The teacher of a kept report: by traffic slice, and how far its confidence can be trusted."""
+    r = json.loads(result.read_text(encoding="utf-8"))
+    found = r["systems"]["teacher"]
+    lines = ["| queries | rows | precision | recall | F1 | exact match |", "|---|---|---|---|---|---|"]
+    slices = ((name, found["slices"][name]) for name in ("head", "torso", "tail"))
+    for name, part in (("all", found["value"] | {"rows": found["rows"]}), *slices):
+        cells = " | ".join(percent(part[k]) for k in ("precision", "recall", "f1", "exact_match"))
+        lines.append(f"| {name} | {part['rows']:,} | {cells} |")
+    if c := r.get("teacher_confidence"):
+        lines += [
+            "", "| confidence | AUROC, % | ECE, % | threshold | precision from there up | coverage |",
+            "|---|---|---|---|---|---|",
+            f"| {c['labels']:,} labels | {percent(c['auroc'])} | {percent(c['ece'])} | {c['threshold']:.3f} "
+            f"| {percent(c['precision'])} | {percent(c['coverage'])} |",
+        ]
+    return "\n".join(lines)
+
+
 TABLES = {"answer_length.json": answer_length, "labelling.json": labelling, "audit.json": render_audit,
           "local_teacher.json": local_teacher, "retrieval-50000.json": retrieval,
           "retrieval-1000000.json": retrieval}
@@ -122,7 +142,7 @@ TABLES = {"answer_length.json": answer_length, "labelling.json": labelling, "aud
 def updated(path: Path, name: str, result: Path) -> str:
     """The text of a file with one block written anew."""
     text = path.read_text(encoding="utf-8")
-    table = TABLES.get(result.name, render)(result)
+    table = teacher(result) if name == "teacher" else TABLES.get(result.name, render)(result)
     pattern = re.compile(rf"(<!-- {name}: .*? -->\n).*?(<!-- /{name} -->)", re.DOTALL)
     if not pattern.search(text):
         raise SystemExit(f"{path}: no block `<!-- {name}: … -->`")

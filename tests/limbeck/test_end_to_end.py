@@ -98,6 +98,8 @@ def test_the_report_is_self_contained_and_its_numbers_are_the_jsons(run: Path) -
     for system in report["systems"].values():
         f1 = system["value"]["f1"]
         assert f"<b>{100 * f1['value']:.1f} [{100 * f1['low']:.1f}, {100 * f1['high']:.1f}]</b>" in html
+    assert report["teacher_confidence"]["threshold"] == read_json(run / "label" / "confidence.json")["threshold"]
+    assert report["teacher_confidence"]["auroc"]["low"] > 0.5
     f1_of = {k: v["value"]["f1"]["value"] for k, v in report["systems"].items()}
     assert f1_of["base, not tuned"] < 0.2 < f1_of["student, merged and served"]
     assert report["latency"]["hit"]["errors"] == report["latency"]["miss"]["errors"] == 0
