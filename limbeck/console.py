@@ -4,11 +4,31 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import deque
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
+
+
+_WINDOW_S = 60.0  # the rate is of the last minute, so that a slow start does not spoil the time left
+
+
+class Rate:
+    """How much is done a second, over the last minute."""
+
+    def __init__(self, now: float, done: int = 0) -> None:
+        self._marks = deque([(now, done)])
+
+    def at(self, now: float, done: int) -> float:
+        """Note how much is done at a time, in seconds; returns the rate."""
+        if now - self._marks[-1][0] >= 1.0:
+            self._marks.append((now, done))
+        while len(self._marks) > 2 and now - self._marks[0][0] > _WINDOW_S:
+            self._marks.popleft()
+        since, before = self._marks[0]
+        return (done - before) / max(1e-6, now - since)
 
 
 class Console:
@@ -20,7 +40,7 @@ class Console:
         self._stage = ""
         self._what, self._total, self._done = "", None, 0  # type: tuple[str, int | None, int]
         self._told = 0.0
-        self._started = time.monotonic()
+        self._rate = Rate(time.monotonic())
 
     def __enter__(self) -> Self:
         if sys.stderr.isatty():
@@ -65,9 +85,8 @@ class Console:
     def begin(self, what: str, total: int | None = None, done: int = 0) -> None:
         """See `task.progress.Progress`."""
         self._what, self._total, self._done = what, total, done
-        self._started = time.monotonic()
-        self._told = self._started
-        self._first = done
+        self._told = time.monotonic()
+        self._rate = Rate(self._told, done)
         if self._rich:
             self._close_bar()
             self._task = self._rich.add_task(what, total=total, completed=done, stage=self._stage, note="", rate="")
@@ -78,7 +97,7 @@ class Console:
         """See `task.progress.Progress`."""
         self._done += count
         now = time.monotonic()
-        rate = (self._done - self._first) / max(1e-6, now - self._started)
+        rate = self._rate.at(now, self._done)
         shown = f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.2f}/s"
         if self._rich and self._task is not None:
             fields = {"rate": shown, **({"note": note} if note else {})}

@@ -33,14 +33,22 @@ def canonical_json(value: object) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Write through a temporary name and rename, so that no reader ever sees half a file."""
+    _write(path, [text])
+
+
+def _write(path: Path, parts: Iterable[str]) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
+            count = 0
+            for part in parts:
+                file.write(part)
+                count += 1
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+        return count
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -51,10 +59,8 @@ def write_json(path: Path, value: object) -> None:
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
-    """JSON lines, atomically; returns the number of rows."""
-    lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows]
-    write_text(path, "".join(line + "\n" for line in lines))
-    return len(lines)
+    """JSON lines, atomically and a row at a time; returns the number of rows."""
+    return _write(path, (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
 
 
 def read_json(path: Path) -> Any:
