@@ -4,8 +4,8 @@
     python -m benchmarks.retrieval 1000000
 
 The catalogue is the made-up market's, one brand for every 50 items; 2,000 queries with the noise of the tail are
-looked up, each embedded on the way. Three candidates get the same embeddings (which take the longest by far, are timed
-apart and kept in the folder), the same words, 50 rows from each list, and the same fusion:
+looked up, each embedded on the way. Three candidates get the same embeddings (which take the longest by far; their CPU
+time stands apart, and they are kept in the folder), the same words, 50 rows from each list, and the same fusion:
 
 - `limbeck`: bm25s, and every vector compared up to 100,000 of them, beyond that usearch's HNSW graph;
 - `faiss`: bm25s, and FAISS's inverted file of half-precision vectors (IVF), memory-mapped;
@@ -117,13 +117,13 @@ def prepare(folder: Path, items: int) -> dict[str, Any]:
     write_json(folder / "queries.json", list(queries))
     store = EmbeddingStore(folder, fetch(SETTINGS.embedder))
     texts = [item_text(i) for i in catalogue]
-    started, before = time.monotonic(), len(store)
+    started = time.process_time()
     vectors = store.vectors(texts)
-    seconds = time.monotonic() - started
+    seconds = time.process_time() - started
     np.save(folder / "vectors.npy", vectors)
     asked = EmbeddingStore(folder, fetch(SETTINGS.embedder), shared=True).vectors(list(queries))
     np.save(folder / "truth.npy", exact(asked, vectors, SETTINGS.depth)[0])
-    result = {"embedding_s": round(seconds, 1), "embedded": len(store) - before}
+    result = {"embedding_cpu_s": round(seconds, 1)}
     write_json(kept, result)
     return result
 
@@ -173,7 +173,7 @@ class Limbeck(HybridIndex):
     @staticmethod
     def build(folder: Path, texts: Sequence[str], vectors: Vectors) -> None:
         """BM25, and vectors or a graph of them."""
-        write_hybrid(folder, texts, vectors)
+        write_hybrid(folder, texts, vectors, np.arange(len(texts)))
 
 
 class Faiss(HybridIndex):

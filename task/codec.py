@@ -27,7 +27,7 @@ from task import json_form
 from task.labels import Example, Label, Labelling, ordered
 from task.segment import Segmentation, choose_segmentation, covers, units
 from task.spec import Task
-from task.viterbi import best_path, log_softmax, span_probability, spans_of
+from task.viterbi import best_path, log_softmax, span_probabilities, spans_of
 
 
 class Tokenizer(Protocol):
@@ -226,9 +226,10 @@ class Codec:
         out = []
         if spans:
             unit_scores = log_softmax(table[: len(spans), :states])
-            for role, first, end in spans_of(best_path(unit_scores)):
+            found = spans_of(best_path(unit_scores))
+            probabilities = span_probabilities(unit_scores, found)
+            for (role, first, end), probability in zip(found, probabilities, strict=True):
                 start, stop = spans[first][0], spans[end - 1][1]
-                probability = span_probability(unit_scores, role, first, end)
                 out.append(Label(self.roles[role], query[start:stop], start, stop, probability))
         row = len(spans)
         for closed in self.closed:

@@ -6,6 +6,8 @@ follows a begin or a continuation of its own role, so a step costs O(states), no
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -61,9 +63,39 @@ def spans_of(path: list[int]) -> list[tuple[int, int, int]]:
     return out
 
 
-def span_probability(scores: Floats, role: int, first: int, end: int) -> float:
-    """Probability of exactly this span: begin, continuations, and no continuation after it (units independent)."""
-    total = scores[first, 1 + 2 * role] + scores[first + 1 : end, 2 + 2 * role].sum()
-    if end < len(scores):
-        total += np.log1p(-min(float(np.exp(scores[end, 2 + 2 * role])), 1.0 - 1e-12))
-    return float(np.exp(total))
+def span_probabilities(scores: Floats, spans: Sequence[tuple[int, int, int]]) -> list[float]:
+    """How probable each span is, over all consistent state sequences (forward-backward, Rabiner 1989).
+
+    A span's probability is the share of the sequences' total weight that has exactly this span of this role: it begins
+    there, goes on to its last unit and no further. So what a single unit leaves open, its neighbours can settle.
+
+    Args:
+        scores: Log-probabilities, shape (units, 1 + 2 · roles).
+        spans: `(role, first unit, one past the last)`.
+    """
+    length, states = scores.shape
+    if not spans:
+        return []
+    inside = np.arange(2, states, 2)
+    fresh = np.setdiff1d(np.arange(states), inside)  # states that may follow any other
+    forward = np.full((length, states), -np.inf)
+    forward[0, fresh] = scores[0, fresh]
+    for t in range(1, length):
+        forward[t, fresh] = np.logaddexp.reduce(forward[t - 1])
+        forward[t, inside] = np.logaddexp(forward[t - 1, inside - 1], forward[t - 1, inside])
+        forward[t] += scores[t]
+    total = np.logaddexp.reduce(forward[-1])
+    backward = np.zeros((length + 1, states))
+    # The weight of everything from unit t on, given that what was before it does not go on.
+    rest = np.zeros(length + 1)
+    for t in range(length - 1, -1, -1):
+        rest[t] = np.logaddexp.reduce(scores[t, fresh] + backward[t, fresh])
+        if t:
+            backward[t - 1] = rest[t]
+            going_on = np.logaddexp(rest[t], scores[t, inside] + backward[t, inside])
+            backward[t - 1, inside] = backward[t - 1, inside - 1] = going_on
+    out = []
+    for role, first, end in spans:
+        own = forward[first, 1 + 2 * role] + scores[first + 1 : end, 2 + 2 * role].sum()
+        out.append(min(1.0, float(np.exp(own + rest[end] - total))))
+    return out

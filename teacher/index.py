@@ -49,9 +49,11 @@ def build_index(
             shutil.rmtree(staged)
             return target
         store = EmbeddingStore(folder, model, progress)
-        write_vectors(staged / "purchases", store.vectors(bought, "queries with purchases"), progress)
+        rows = store.rows(bought, "queries with purchases")
+        write_vectors(staged / "purchases", store.table, rows, progress)
         texts = [item_text(i) for i in catalogue]
-        write_hybrid(staged / "items", texts, store.vectors(texts, "catalogue"), progress)
+        rows = store.rows(texts, "catalogue")
+        write_hybrid(staged / "items", texts, store.table, rows, progress)
         for old in folder.glob("index-*"):
             shutil.rmtree(old)
         staged.rename(target)

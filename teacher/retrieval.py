@@ -15,6 +15,7 @@ from task.io import Item
 from task.progress import Progress, quiet
 from task.settings import Retrieval
 from teacher.embed import Vectors
+from teacher.embeddings import Rows
 from teacher.vectors import EXACT_ROWS, VectorIndex, write_vectors
 
 _WORD = re.compile(r"\w+")
@@ -79,9 +80,11 @@ def fuse(lists: Sequence[Sequence[int]], settings: Retrieval) -> list[Hit]:
     return [Hit(row, score) for row, score in best]
 
 
-def write_hybrid(folder: Path, texts: Sequence[str], vectors: Vectors, progress: Progress = quiet) -> None:
-    """Index texts and their embeddings into a folder."""
-    write_vectors(folder, vectors, progress)
+def write_hybrid(
+    folder: Path, texts: Sequence[str], table: Vectors, rows: Rows, progress: Progress = quiet
+) -> None:
+    """Index texts and their embeddings, which are `rows` of a table, into a folder."""
+    write_vectors(folder, table, rows, progress)
     write_lexical(folder, texts)
 
 

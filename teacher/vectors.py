@@ -65,24 +65,29 @@ def top_rows(similarity: Vectors, count: int) -> npt.NDArray[np.int64]:
     return np.take_along_axis(part, order, axis=1)
 
 
-def write_vectors(folder: Path, vectors: Vectors, progress: Progress = quiet) -> None:
-    """Write an index of vectors, shape (rows, dimensions), into a folder; nothing where there are none."""
+def write_vectors(folder: Path, table: Vectors, rows: Rows, progress: Progress = quiet) -> None:
+    """Index some rows of a table of vectors, shape (rows, dimensions), into a folder; nothing where there are none.
+
+    Args:
+        table: May be a mapped file: no more than a part is taken into memory where there are many rows.
+        rows: Which of it, in the order in which they will be found.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    if len(vectors) > EXACT_ROWS:
-        _write_ann(folder / "ann.usearch", vectors, progress)
-    elif len(vectors):
-        np.save(folder / "vectors.npy", vectors)
+    if len(rows) > EXACT_ROWS:
+        _write_ann(folder / "ann.usearch", table, rows, progress)
+    elif len(rows):
+        np.save(folder / "vectors.npy", table[rows])
 
 
-def _write_ann(path: Path, vectors: Vectors, progress: Progress) -> None:
+def _write_ann(path: Path, table: Vectors, rows: Rows, progress: Progress) -> None:
     """A graph of neighbours (HNSW, Malkov and Yashunin 2018) over half-precision vectors, in one file."""
     from usearch.index import Index
 
-    index = Index(ndim=vectors.shape[1], **_GRAPH)
-    progress.begin("indexing vectors", len(vectors))
-    for at in range(0, len(vectors), _ADDED_AT_ONCE):
-        part = np.asarray(vectors[at : at + _ADDED_AT_ONCE])
-        index.add(np.arange(at, at + len(part)), part)
+    index = Index(ndim=table.shape[1], **_GRAPH)
+    progress.begin("indexing vectors", len(rows))
+    for at in range(0, len(rows), _ADDED_AT_ONCE):
+        part = rows[at : at + _ADDED_AT_ONCE]
+        index.add(np.arange(at, at + len(part)), table[part])
         progress.advance(len(part))
     index.save(str(path))
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from task.viterbi import best_path, log_softmax, span_probability, spans_of
+from task.viterbi import best_path, log_softmax, span_probabilities, spans_of
 
 
 def consistent(path: tuple[int, ...]) -> bool:
@@ -35,6 +35,21 @@ def test_any_state_sequence_gives_ordered_disjoint_spans(path: list[int]) -> Non
         last = end
 
 
-def test_a_span_is_as_probable_as_its_begin_its_continuations_and_its_end() -> None:
-    p = np.array([[0.1, 0.8, 0.1], [0.2, 0.1, 0.7], [0.6, 0.1, 0.3]])
-    assert span_probability(np.log(p), 0, 0, 2) == pytest.approx(0.8 * 0.7 * (1 - 0.3))
+@given(st.integers(1, 4), st.integers(1, 2), st.integers(0, 10_000))
+def test_a_span_is_as_probable_as_the_consistent_paths_that_have_it(length: int, roles: int, seed: int) -> None:
+    states = 1 + 2 * roles
+    scores = log_softmax(np.random.default_rng(seed).normal(size=(length, states)) * 3)
+    weights = {
+        p: np.exp(sum(scores[t, s] for t, s in enumerate(p)))
+        for p in itertools.product(range(states), repeat=length) if consistent(p)
+    }
+    spans = [(r, a, b) for r in range(roles) for a in range(length) for b in range(a + 1, length + 1)]
+    total = sum(weights.values())
+    truth = [sum(w for p, w in weights.items() if s in spans_of(list(p))) / total for s in spans]
+    assert span_probabilities(scores, spans) == pytest.approx(truth)
+
+
+def test_a_neighbour_settles_what_a_unit_leaves_open() -> None:
+    p = np.array([[0.5, 0.5, 0.0], [0.05, 0.05, 0.9]])
+    scores = log_softmax(np.log(np.maximum(p, 1e-12)))
+    assert span_probabilities(scores, [(0, 0, 2)])[0] == pytest.approx(0.9 / 1.1)

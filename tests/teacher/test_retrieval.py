@@ -36,7 +36,7 @@ def test_an_item_is_searched_by_what_its_title_leaves_out() -> None:
 def test_the_lists_are_fused_by_reciprocal_rank(tmp_path: Path) -> None:
     """The lexical list knows the words, the dense one a direction; first in both scores one."""
     vectors = np.eye(3, dtype=np.float32)
-    write_hybrid(tmp_path, [item_text(i) for i in ITEMS], vectors)
+    write_hybrid(tmp_path, [item_text(i) for i in ITEMS], vectors, np.arange(3))
     index = HybridIndex(tmp_path, Retrieval(items=3, depth=3))
     (found,) = index.search(["toilet tissue"], vectors[[2]])
     assert (found[0].row, found[0].score) == (2, 1.0)

@@ -27,7 +27,7 @@ def test_top_rows_is_a_sort_cut_short() -> None:
 
 def test_a_small_table_is_searched_in_full(tmp_path: Path) -> None:
     rows, queries = unit(500, 0), unit(300, 1)
-    write_vectors(tmp_path, rows)
+    write_vectors(tmp_path, rows, np.arange(len(rows)))
     found, similarity = VectorIndex(tmp_path).search(queries, 10)
     assert np.array_equal(found, np.argsort(-(queries @ rows.T), axis=1)[:, :10])
     assert np.allclose(similarity, np.sort(queries @ rows.T, axis=1)[:, :-11:-1], atol=1e-6)
@@ -38,7 +38,7 @@ def test_a_large_table_is_searched_by_an_index_that_finds_nearly_all(
 ) -> None:
     monkeypatch.setattr(module, "EXACT_ROWS", 1_000)
     rows, queries = unit(5_000, 0), unit(200, 1)
-    write_vectors(tmp_path, rows)
+    write_vectors(tmp_path, rows, np.arange(len(rows)))
     index = VectorIndex(tmp_path)
     found, similarity = index.search(queries, 10)
     truth, best = exact(queries, rows, 10)
@@ -50,8 +50,9 @@ def test_a_large_table_is_searched_by_an_index_that_finds_nearly_all(
 
 @pytest.mark.parametrize("count", [0, 3, 9])
 def test_there_are_never_more_rows_than_there_are(tmp_path: Path, count: int) -> None:
-    write_vectors(tmp_path, unit(3, 0))
+    write_vectors(tmp_path, unit(6, 0), np.array([5, 0, 2]))
     rows, similarity = VectorIndex(tmp_path).search(unit(4, 1), count)
     assert rows.shape == similarity.shape == (4, min(count, 3))
+    assert np.array_equal(rows, exact(unit(4, 1), unit(6, 0)[[5, 0, 2]], count)[0] if count else rows)
     empty = VectorIndex(tmp_path / "nothing")
     assert empty.search(unit(4, 1), count)[0].shape == (4, 0)
