@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
+_LEAST = 1e-300
 
 
 def log_softmax(scores: npt.ArrayLike) -> Floats:
@@ -73,29 +74,36 @@ def span_probabilities(scores: Floats, spans: Sequence[tuple[int, int, int]]) ->
         scores: Log-probabilities, shape (units, 1 + 2 · roles).
         spans: `(role, first unit, one past the last)`.
     """
-    length, states = scores.shape
     if not spans:
         return []
-    inside = np.arange(2, states, 2)
-    fresh = np.setdiff1d(np.arange(states), inside)  # states that may follow any other
-    forward = np.full((length, states), -np.inf)
-    forward[0, fresh] = scores[0, fresh]
-    for t in range(1, length):
-        forward[t, fresh] = np.logaddexp.reduce(forward[t - 1])
-        forward[t, inside] = np.logaddexp(forward[t - 1, inside - 1], forward[t - 1, inside])
-        forward[t] += scores[t]
-    total = np.logaddexp.reduce(forward[-1])
-    backward = np.zeros((length + 1, states))
-    # The weight of everything from unit t on, given that what was before it does not go on.
-    rest = np.zeros(length + 1)
-    for t in range(length - 1, -1, -1):
-        rest[t] = np.logaddexp.reduce(scores[t, fresh] + backward[t, fresh])
-        if t:
-            backward[t - 1] = rest[t]
-            going_on = np.logaddexp(rest[t], scores[t, inside] + backward[t, inside])
-            backward[t - 1, inside] = backward[t - 1, inside - 1] = going_on
+    # Plain floats, scaled row by row: for the few units of a query this is several times as fast as array operations.
+    table: list[list[float]] = np.exp(scores).tolist()
+    roles = range(1, len(table[0]), 2)  # the state that begins each; the next one continues it
+    forward: list[list[float]] = []
+    scale: list[float] = []
+    before, total = [0.0] * len(table[0]), 1.0
+    for row in table:
+        now = [total * p for p in row]
+        for begin in roles:
+            now[begin + 1] = (before[begin] + before[begin + 1]) * row[begin + 1]
+        total = sum(now)
+        scale.append(max(total, _LEAST))
+        before = [x / scale[-1] for x in now]
+        total = 1.0
+        forward.append(before)
+    # `rest[t]` is the weight of all that can stand from unit t on where nothing goes on into it.
+    rest = [1.0] * (len(table) + 1)
+    going_on = [0.0] * len(table[0])  # by the state that begins: the weight of going on with it from the next unit
+    for t in range(len(table) - 1, -1, -1):
+        row, after = table[t], rest[t + 1]
+        fresh = row[0] * after + sum(row[begin] * (after + going_on[begin]) for begin in roles)
+        for begin in roles:
+            going_on[begin] = row[begin + 1] * (after + going_on[begin]) / scale[t]
+        rest[t] = fresh / scale[t]
     out = []
     for role, first, end in spans:
-        own = forward[first, 1 + 2 * role] + scores[first + 1 : end, 2 + 2 * role].sum()
-        out.append(min(1.0, float(np.exp(own + rest[end] - total))))
+        probability = forward[first][1 + 2 * role] * rest[end]
+        for t in range(first + 1, end):
+            probability *= table[t][2 + 2 * role] / scale[t]
+        out.append(min(1.0, probability))
     return out
