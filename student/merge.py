@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,43 +87,53 @@ def parity(
         `max_logit_delta` and `mean_logit_delta` over the logits that decide, `mean_kl` (nats, adapter ‖ merged),
         `label_agreement` (|A ∩ B| / |A ∪ B|, for the forms that read or write symbols), `rows`.
     """
-    left_scores = _scores(load_adapter(load_base(base, torch.float32), adapter), codec, tokenizer, examples)
-    right_scores = _scores(load_base(merged, torch.float32), codec, tokenizer, examples)
-    flat_left, flat_right = np.concatenate(left_scores), np.concatenate(right_scores)
-    delta = np.abs(flat_left - flat_right)
-    log_p, log_q = (torch.from_numpy(x).double().log_softmax(-1) for x in (flat_left, flat_right))
-    out: dict[str, Any] = {
-        "rows": len(examples),
-        "max_logit_delta": round(float(delta.max()), 6),
-        "mean_logit_delta": round(float(delta.mean()), 6),
-        "mean_kl": float((log_p.exp() * (log_p - log_q)).sum(-1).mean()),
-    }
-    if codec.form == "read":
-        a, b = (
-            [Example(x.query, codec.decode_scores(x.query, s)) for x, s in zip(examples, scores, strict=True)]
-            for scores in (left_scores, right_scores)
-        )
-        out["label_agreement"] = round(label_agreement(a, b), 6)
-    else:
-        same = (flat_left.argmax(-1) == flat_right.argmax(-1)).mean()
-        out["label_agreement"] = round(float(same), 6)
-    return out
-
-
-def _scores(model: Any, codec: Codec, tokenizer: Tokenizer, examples: Sequence[Example]) -> list[Any]:
-    """Logits that decide: at the read positions, or at the answer's tokens under the right answer."""
-    model.eval()
-    out: list[Any] = []
-    with torch.inference_mode():
-        for at in range(0, len(examples), 32):
-            part = examples[at : at + 32]
+    deltas, kl, same = [], [], []
+    labelled: tuple[list[Example], list[Example]] = ([], [])
+    with tempfile.TemporaryDirectory(dir=merged.parent, prefix=".parity-") as name:
+        kept = Path(name)  # one model in memory at a time, and of its scores one batch: a whole vocabulary is wide
+        one = load_adapter(load_base(base, torch.float32), adapter)
+        for number, (_, scores) in enumerate(_scores(one, codec, tokenizer, examples)):
+            np.savez(kept / f"{number}.npz", *scores)
+        del one
+        other = load_base(merged, torch.float32)
+        for number, (part, right) in enumerate(_scores(other, codec, tokenizer, examples)):
+            with np.load(kept / f"{number}.npz") as file:
+                left = [file[key] for key in file.files]
+            flat_left, flat_right = np.concatenate(left), np.concatenate(right)
+            delta = np.abs(flat_left - flat_right)
+            deltas.append((float(delta.max()), float(delta.sum(dtype=np.float64)), delta.size))
+            log_p, log_q = (torch.from_numpy(x).double().log_softmax(-1) for x in (flat_left, flat_right))
+            kl += (log_p.exp() * (log_p - log_q)).sum(-1).tolist()
+            same += (flat_left.argmax(-1) == flat_right.argmax(-1)).tolist()
             if codec.form == "read":
-                out += read_scores(model, codec, tokenizer, [x.query for x in part])
+                for side, found in zip(labelled, (left, right), strict=True):
+                    pairs = zip(part, found, strict=True)
+                    side += [Example(x.query, codec.decode_scores(x.query, s)) for x, s in pairs]
+    agreement = label_agreement(*labelled) if codec.form == "read" else sum(same) / len(same)
+    return {
+        "rows": len(examples),
+        "max_logit_delta": round(max(d[0] for d in deltas), 6),
+        "mean_logit_delta": round(sum(d[1] for d in deltas) / sum(d[2] for d in deltas), 6),
+        "mean_kl": sum(kl) / len(kl),
+        "label_agreement": round(agreement, 6),
+    }
+
+
+def _scores(
+    model: Any, codec: Codec, tokenizer: Tokenizer, examples: Sequence[Example]
+) -> Iterator[tuple[Sequence[Example], list[Any]]]:
+    """Batches with the logits that decide: at the read positions of each row, or at the answer tokens of all rows."""
+    model.eval()
+    size = 8 if codec.form == "json" else 32
+    with torch.inference_mode():
+        for at in range(0, len(examples), size):
+            part = examples[at : at + size]
+            if codec.form == "read":
+                yield part, list(read_scores(model, codec, tokenizer, [x.query for x in part]))
             else:
                 ids, rows, columns, _ = collate([codec.encode(x, tokenizer) for x in part])
                 alphabet = codec.symbol_ids if codec.form == "write" else None
-                out.append(TargetLogits(model, alphabet)(ids, rows, columns).numpy())
-    return out
+                yield part, [TargetLogits(model, alphabet)(ids, rows, columns).numpy()]
 
 
 def export_classifier(merged: Path, codec: Codec, out: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -211,6 +212,31 @@ def test_merged_answers_as_trained(trained: tuple[Job, Path], tokenizer: FastTok
     save_file(tensors, other / "model.safetensors", metadata={"format": "pt"})
     worse = parity(made.base, made.folder / "adapter", other, made.codec, tokenizer, made.train)
     assert worse["max_logit_delta"] > 5 * report["max_logit_delta"]
+
+
+@pytest.mark.parametrize("form", ["read", "write", "json"])
+def test_parity_is_that_of_all_scores_at_once(
+    form: str, trained: tuple[Job, Path], tokenizer: FastTokenizer
+) -> None:
+    """Batches are compared one by one, since a whole vocabulary's scores of all rows would not fit in memory."""
+    made, merged = trained
+    codec, rows = dataclasses.replace(made.codec, form=form), made.train * 4
+    report = parity(made.base, made.folder / "adapter", merged, codec, tokenizer, rows)
+    alphabet = None if form == "json" else codec.symbol_ids
+    ids, at, columns, _ = collate([codec.encode(x, tokenizer) for x in rows])
+    one, other = (
+        TargetLogits(model.eval(), alphabet)(ids, at, columns).detach().double()
+        for model in (
+            load_adapter(load_base(made.base, torch.float32), made.folder / "adapter"),
+            load_base(merged, torch.float32),
+        )
+    )
+    delta = (one - other).abs()
+    assert report["max_logit_delta"] == pytest.approx(float(delta.max()), abs=1e-4)
+    assert report["mean_logit_delta"] == pytest.approx(float(delta.mean()), abs=1e-5)
+    p, q = one.log_softmax(-1), other.log_softmax(-1)
+    assert report["mean_kl"] == pytest.approx(float((p.exp() * (p - q)).sum(-1).mean()), rel=0.01, abs=1e-7)
+    assert not list(merged.parent.glob(".parity-*"))
 
 
 def test_merging_adds_in_fp32_and_casts_once() -> None:
