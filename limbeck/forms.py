@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.pipeline import Pipeline
+from limbeck.stage import run_stage
 from task.codec import Codec, Tokenizer
 from task.files import read_json, write_json
 from task.labels import Example
+from task.spec import Task
 
 FORMS = ("read", "write", "json")
 _JSON_ROWS = 300
@@ -41,14 +43,7 @@ def compare(pipeline: Pipeline, steps: int | None = None) -> Path:
 
 
 def _one(pipeline: Pipeline, form: str, steps: int | None) -> dict[str, Any]:
-    """Train, merge, bundle without a cache, serve, measure."""
-    from eval.latency import one_by_one, percentiles
-    from eval.quality import quality
-    from serving.bundle import build
-    from serving.run import label_all, served
-    from task.codec import load_codec
-    from task.tokens import load_tokenizer
-
+    """Train, merge, bundle without a cache, serve, measure: three stages, each of which stands once it is done."""
     settings = pipeline.task.student
     own = settings.form == form and steps in (None, settings.max_steps)
     changes = {"form": form, "eval_rows": settings.eval_rows if form == "read" else 60}
@@ -64,23 +59,41 @@ def _one(pipeline: Pipeline, form: str, steps: int | None) -> dict[str, Any]:
     else:
         pipeline.train_form(task, f"forms/train-{form}")
         merged = pipeline.merge_form(task, f"forms/merge-{form}", f"forms/train-{form}").folder
+    inputs = {"model": read_json(merged / "manifest.json")["digest"], "gold": pipeline.inputs.fingerprint("test")}
+    config = {"serving": task.serving.model_dump(mode="json"), "eval": task.eval.model_dump(mode="json"), "form": form}
+    measured = run_stage(
+        pipeline.run, f"forms/measure-{form}", config=config, inputs=inputs,
+        work=lambda folder: _measure(pipeline, task, merged, folder),
+    )
+    return {"form": form, "steps": steps or settings.max_steps, **measured.manifest["figures"]}
+
+
+def _measure(pipeline: Pipeline, task: Task, merged: Path, folder: Path) -> dict[str, Any]:
+    """Serve a merged model and measure it: one by one for the latency, then all gold rows for the quality."""
+    from eval.latency import one_by_one, percentiles
+    from eval.quality import quality
+    from serving.bundle import build
+    from serving.run import label_all, served
+    from task.codec import load_codec
+    from task.tokens import load_tokenizer
+
     codec = load_codec(merged)
-    folder = pipeline.run / "forms" / f"bundle-{form}"
-    shutil.rmtree(folder, ignore_errors=True)
-    bundle = build(folder, task, codec, merged / ("classifier" if form == "read" else "model"), [], {})
-    gold = pipeline.inputs.test[: _JSON_ROWS if form == "json" else task.eval.max_rows]
+    shutil.rmtree(folder / "bundle", ignore_errors=True)
+    model = merged / ("classifier" if codec.form == "read" else "model")
+    bundle = build(folder / "bundle", task, codec, model, [], {})
+    gold = pipeline.inputs.test[: _JSON_ROWS if codec.form == "json" else task.eval.max_rows]
     pipeline.console.begin("starting vLLM and the gateway")
-    with served(bundle.folder, pipeline.run / "forms" / f"{form}-engine.log") as url:
+    (folder / "logs").mkdir(exist_ok=True)
+    with served(bundle.folder, folder / "logs" / "engine.log") as url:
         queries = [g.query for g in gold]
         asyncio.run(one_by_one(url, queries[-3:], "miss"))  # warm-up with other queries
-        idle = asyncio.run(one_by_one(url, queries[: _IDLE[form]], "miss"))
+        idle = asyncio.run(one_by_one(url, queries[: _IDLE[codec.form]], "miss"))
         pipeline.console.begin("the served student", len(gold))
         rows = label_all(url, gold, batch=16, timeout_s=600.0, done=pipeline.console.advance)
-    tokenizer = load_tokenizer(bundle.model)
+    answer_tokens = _answer_tokens(gold[: _IDLE[codec.form]], codec, load_tokenizer(bundle.model))
+    shutil.rmtree(folder / "bundle")  # a second copy of the model
     return {
-        "form": form, "steps": steps or settings.max_steps, "rows": len(gold),
-        "f1": quality(gold, rows, task)["value"]["f1"],
-        "answer_tokens": round(_answer_tokens(gold[: _IDLE[form]], codec, tokenizer), 2),
+        "rows": len(gold), "f1": quality(gold, rows, task)["value"]["f1"], "answer_tokens": round(answer_tokens, 2),
         "latency": percentiles(idle), "merge_label_agreement": read_json(merged / "parity.json")["label_agreement"],
     }
 
