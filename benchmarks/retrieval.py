@@ -22,7 +22,6 @@ import argparse
 import importlib.util
 import json
 import math
-import resource
 import shutil
 import statistics
 import subprocess
@@ -163,8 +162,9 @@ def search(folder: Path, candidate: str) -> None:
 
 
 def peak_mb() -> int:
-    """Peak resident memory of this process; mapped pages that were touched count."""
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    """Peak resident memory of this process (not its parent's, as getrusage has it); touched mapped pages count."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return round(int(status.split("VmHWM:")[1].split()[0]) / 1024)
 
 
 class Limbeck(HybridIndex):
@@ -258,12 +258,12 @@ class LanceDB(HybridIndex):
         return list(self._pool.map(lambda v: self._near(v, count), vectors))
 
     def _words(self, query: str, count: int) -> list[int]:
-        found = self._table.search(query, query_type="fts").select(["row"]).limit(count).to_arrow()
+        found = self._table.search(query, query_type="fts").select(["row", "_score"]).limit(count).to_arrow()
         rows: list[int] = found["row"].to_pylist()
         return rows
 
     def _near(self, vector: Vectors, count: int) -> list[int]:
-        search = self._table.search(vector).distance_type("dot").select(["row"]).limit(count)
+        search = self._table.search(vector).distance_type("dot").select(["row", "_distance"]).limit(count)
         found = search.nprobes(self.NPROBES).ef(self.EF).refine_factor(self.REFINE).to_arrow()
         rows: list[int] = found["row"].to_pylist()
         return rows
