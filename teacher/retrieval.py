@@ -16,8 +16,10 @@ from task.progress import Progress, quiet
 from task.settings import Retrieval
 from teacher.embed import Vectors
 from teacher.embeddings import Rows
-from teacher.vectors import EXACT_ROWS, VectorIndex, write_vectors
+from teacher.vectors import VectorIndex, write_vectors
 
+# bm25s compiled is some 20 times as fast, and compiling takes ten seconds of every process.
+_COMPILED_FROM = 20_000
 _WORD = re.compile(r"\w+")
 
 
@@ -42,8 +44,8 @@ class HybridIndex:
 
             self._bm25 = bm25s.BM25.load(str(folder / "bm25"), mmap=True)
             self._size = int(self._bm25.scores["num_docs"])
-            if self._size > EXACT_ROWS:
-                self._bm25.backend = "numba"  # its heap finds the best of a million; compiling takes seconds
+            if self._size > _COMPILED_FROM:
+                self._bm25.backend = "numba"
                 self._bm25.activate_numba_scorer()
 
     def __len__(self) -> int:

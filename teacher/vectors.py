@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from task.progress import Progress, quiet
 from teacher.embed import Vectors
@@ -47,22 +46,17 @@ class VectorIndex:
 
 
 def exact(queries: Vectors, vectors: Vectors, count: int) -> tuple[Rows, Vectors]:
-    """The `count` rows of `vectors` with the largest dot product with each query, and these."""
+    """The `count` rows of `vectors` with the largest dot product with each query, largest first, and these."""
+    import torch
+
+    count = min(count, len(vectors))
     rows, values = [], []
     for at in range(0, len(queries), _QUERIES_AT_ONCE):
         similarity = queries[at : at + _QUERIES_AT_ONCE] @ vectors.T
-        best = top_rows(similarity, count)
-        rows.append(best)
-        values.append(np.take_along_axis(similarity, best, axis=1))
+        best = torch.topk(torch.from_numpy(similarity), count)  # several times as fast as NumPy's partition
+        rows.append(best.indices.numpy())
+        values.append(best.values.numpy())
     return np.concatenate(rows), np.concatenate(values)
-
-
-def top_rows(similarity: Vectors, count: int) -> npt.NDArray[np.int64]:
-    """Columns of the `count` largest values of each row, largest first."""
-    count = min(count, similarity.shape[1])
-    part = np.argpartition(-similarity, count - 1, axis=1)[:, :count]
-    order = np.argsort(-np.take_along_axis(similarity, part, axis=1), axis=1, kind="stable")
-    return np.take_along_axis(part, order, axis=1)
 
 
 def write_vectors(folder: Path, table: Vectors, rows: Rows, progress: Progress = quiet) -> None:

@@ -60,8 +60,8 @@ def test_a_large_catalogue_is_searched_like_a_small_one(tmp_path: Path, monkeypa
     queries, asked = texts[:40], vectors[:40]
     write_hybrid(tmp_path / "small", texts, vectors, np.arange(3_000))
     small = HybridIndex(tmp_path / "small", Retrieval())
-    for module in (retrieval, vectors_module):
-        monkeypatch.setattr(module, "EXACT_ROWS", 1_000)
+    monkeypatch.setattr(retrieval, "_COMPILED_FROM", 1_000)
+    monkeypatch.setattr(vectors_module, "EXACT_ROWS", 1_000)
     write_hybrid(tmp_path / "large", texts, vectors, np.arange(3_000))
     large = HybridIndex(tmp_path / "large", Retrieval())
     assert [found[0].row for found in large.search(queries, asked)] == list(range(40))

@@ -7,7 +7,7 @@ import pytest
 
 from teacher import vectors as module
 from teacher.embed import Vectors
-from teacher.vectors import VectorIndex, exact, top_rows, write_vectors
+from teacher.vectors import VectorIndex, exact, write_vectors
 
 
 def unit(rows: int, seed: int, centres: int = 50) -> Vectors:
@@ -16,13 +16,6 @@ def unit(rows: int, seed: int, centres: int = 50) -> Vectors:
     middle = np.random.default_rng(7).normal(size=(centres, 32))
     table = middle[random.integers(0, centres, rows)] + 0.7 * random.normal(size=(rows, 32))
     return np.asarray(table / np.linalg.norm(table, axis=1, keepdims=True), np.float32)
-
-
-def test_top_rows_is_a_sort_cut_short() -> None:
-    table = np.random.default_rng(0).normal(size=(20, 50)).astype(np.float32)
-    expected = np.argsort(-table, axis=1)[:, :7]
-    assert np.array_equal(top_rows(table, 7), expected)
-    assert top_rows(table[:, :3], 7).shape == (20, 3)
 
 
 def test_a_small_table_is_searched_in_full(tmp_path: Path) -> None:
