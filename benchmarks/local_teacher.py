@@ -42,6 +42,8 @@ SETTINGS = {
     "teacher.backend": "vllm", "teacher.openai.prompt": "configs/prompts/label.j2", "teacher.openai.max_tokens": "160",
     "teacher.openai.context_tokens": "400", "teacher.openai.concurrency": "32", "teacher.openai.timeout_s": "300",
     "teacher.vllm.max_model_len": "2048",
+    # The calibration rows are examples in the prompt only: what is scored needs no confidence.
+    "teacher.confidence.min_rows": "1000000",
 }
 
 

@@ -114,10 +114,15 @@ def _job(
     task: Task, sources: Sources, log: Sequence[Example], ledger: Ledger, folder: Path,
     fetch: Callable[[str], Path], progress: Progress,
 ) -> Job:
-    """The queries to label: those of the log, and the calibration rows that are not in it."""
+    """The queries to label: those of the log, and the calibration rows that are not in it.
+
+    Too few rows to calibrate on are examples for the prompt and nothing more: asking about them would buy nothing.
+    """
     known = {q.query for q in log}
-    extra = [replace(e, labels=(), count=0) for e in distinct(sources.calibration) if e.query not in known]
-    wanted = [] if task.teacher.backend == "labels" else extra
+    calibration = distinct(sources.calibration)
+    extra = [replace(e, labels=(), count=0) for e in calibration if e.query not in known]
+    enough = len(calibration) >= task.teacher.confidence.min_rows
+    wanted = extra if enough and task.teacher.backend != "labels" else []
     queries = [q for q in (*log, *wanted) if _problem(task, q) is None]
     return Job(task, sources, queries, ledger, folder, fetch, progress)
 

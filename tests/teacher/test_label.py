@@ -128,3 +128,16 @@ def test_a_second_job_on_the_same_ledger_is_refused_and_asks_nobody(tmp_path: Pa
         assert api.bodies == []
     with FakeApi() as api:
         assert [r.status for r in run(llm_task(api.url), [Example("oat milk")], tmp_path).rows] == ["accepted"]
+
+
+@pytest.mark.parametrize(("rows", "asked"), [(4, 1), (5, 6)])
+def test_calibration_rows_are_asked_about_where_there_are_enough_to_calibrate_on(
+    rows: int, asked: int, tmp_path: Path
+) -> None:
+    gold = [Example(f"gold {i}") for i in range(rows)]
+    with FakeApi() as api, Ledger(tmp_path / "ledger.sqlite") as ledger:
+        task = llm_task(api.url, context=[])
+        settings = task.teacher.confidence.model_copy(update={"min_rows": 5})
+        task = task.model_copy(update={"teacher": task.teacher.model_copy(update={"confidence": settings})})
+        label_queries(task, Sources([Example("oat milk")], calibration=gold), ledger, tmp_path, Path)
+        assert len(api.bodies) == asked
