@@ -23,13 +23,17 @@ _UNIT = re.compile(r"(\d) (?=[^\W\d_]{1,2}\b)")
 
 def cluster_key(query: str, normalise: Callable[[str], str]) -> str:
     """The same for queries that differ in order, plural endings and blanks between number and unit only."""
-    return " ".join(sorted(_singular(query, normalise)))
+    return " ".join(sorted(words_of(query, normalise)))
 
 
 def near(one: str, other: str, normalise: Callable[[str], str]) -> bool:
     """Whether two queries are near-duplicates."""
-    a, b = _singular(one, normalise), _singular(other, normalise)
-    return "".join(a) == "".join(b) or _one_slip(a, b)
+    return near_words(words_of(one, normalise), words_of(other, normalise))
+
+
+def near_words(one: Sequence[str], other: Sequence[str]) -> bool:
+    """`near` of two queries whose words (`words_of`) are known."""
+    return "".join(one) == "".join(other) or _one_slip(one, other)
 
 
 def clusters(queries: Sequence[str], normalise: Callable[[str], str]) -> list[str]:
@@ -38,7 +42,7 @@ def clusters(queries: Sequence[str], normalise: Callable[[str], str]) -> list[st
     Near pairs are found by what both hold when one letter is taken away (Mor and Fraenkel 1982, as SymSpell does), so
     the time grows with the number of queries and not with its square: about 100 bytes a query word while it runs.
     """
-    words = [_singular(q, normalise) for q in queries]
+    words = [words_of(q, normalise) for q in queries]
     keys = [" ".join(sorted(w)) for w in words]
     known: dict[str, int] = {}
     parent = [known.setdefault(key, i) for i, key in enumerate(keys)]
@@ -53,7 +57,7 @@ def clusters(queries: Sequence[str], normalise: Callable[[str], str]) -> list[st
         for n, i in enumerate(group):
             for j in group[n + 1 :]:
                 a, b = root(i), root(j)
-                if a != b and ("".join(words[i]) == "".join(words[j]) or _one_slip(words[i], words[j])):
+                if a != b and near_words(words[i], words[j]):
                     # The first key in the alphabet names the cluster, whatever order the queries come in.
                     first, second = sorted((a, b), key=lambda r: keys[r])
                     parent[second] = first
@@ -102,7 +106,7 @@ def _can_slip(word: str) -> bool:
     return len(word) >= _LETTERS and word.isalpha()
 
 
-def _singular(query: str, normalise: Callable[[str], str]) -> list[str]:
+def words_of(query: str, normalise: Callable[[str], str]) -> list[str]:
     """Words in the query's order, without plural endings, a number and its unit as one word."""
     words = _UNIT.sub(r"\1", normalise(query)).split(" ")
     return [w[:-1] if len(w) > 3 and w.endswith("s") and not w.endswith("ss") else w for w in words]

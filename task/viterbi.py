@@ -81,15 +81,13 @@ def span_probabilities(scores: Floats, spans: Sequence[tuple[int, int, int]]) ->
     roles = range(1, len(table[0]), 2)  # the state that begins each; the next one continues it
     forward: list[list[float]] = []
     scale: list[float] = []
-    before, total = [0.0] * len(table[0]), 1.0
+    before = [0.0] * len(table[0])  # scaled to sum to one, which is what a state that may follow any other builds on
     for row in table:
-        now = [total * p for p in row]
+        now = list(row)
         for begin in roles:
             now[begin + 1] = (before[begin] + before[begin + 1]) * row[begin + 1]
-        total = sum(now)
-        scale.append(max(total, _LEAST))
+        scale.append(max(sum(now), _LEAST))
         before = [x / scale[-1] for x in now]
-        total = 1.0
         forward.append(before)
     # `rest[t]` is the weight of all that can stand from unit t on where nothing goes on into it.
     rest = [1.0] * (len(table) + 1)

@@ -159,13 +159,14 @@ def label(job: Job, ledger: Ledger) -> None:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    from teacher.backend_llm import embedder_of, make_finder, make_index
+    from teacher.backend_llm import embedder_of, make_index, open_finder
 
     settings = job.task.teacher
     job.progress.begin("building the index")
     index = make_index(job)
     index = None if index is None else index.resolve()
-    make_finder(job)  # embeds gold rows and values, so that no worker has to
+    model = embedder_of(job)
+    open_finder(job, index, model)  # embeds gold rows and values, so that no worker has to
     started_here = not ray.is_initialized()
     if started_here:
         os.environ.setdefault("RAY_worker_niceness", "0")
@@ -177,7 +178,7 @@ def label(job: Job, ledger: Ledger) -> None:
         owner = ray.remote(num_cpus=0, scheduling_strategy=here)(LedgerOwner).remote(
             ledger.path.resolve(), settings.openai.budget
         )
-        work = _Work(job.task, _sent(job.sources, index), job.folder.resolve(), index, embedder_of(job))
+        work = _Work(job.task, _sent(job.sources, index), job.folder.resolve(), index, model)
         rows = ray.data.from_items(
             [{"query": q.query, "count": q.count} for q in job.queries],
             override_num_blocks=max(1, -(-len(job.queries) // _BLOCK)),

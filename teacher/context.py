@@ -7,6 +7,7 @@ query by embedding; `neighbours`, similar queries that led to purchases; `exampl
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import Any
 
 from task.io import Item
 from task.labels import Example
-from task.near import near
+from task.near import near_words, words_of
 from task.normalize import normaliser
 from task.spec import Task
 from teacher.embed import Vectors
@@ -50,13 +51,14 @@ class ContextFinder:
         self._settings = task.teacher.openai
         self._kinds = frozenset(self._settings.context)
         self._finder: EvidenceFinder | None = None
-        self._gold: list[Example] = []
+        self._gold: list[tuple[list[str], Example]] = []
         if index is None or store is None:
             return
         self._finder = EvidenceFinder(task.teacher.retrieval, index, store)
         if "examples" in self._kinds and self._settings.few_shot:
-            self._gold = [e for e in gold if e.query not in held_out]
-            self._gold_vectors = store.vectors([e.query for e in self._gold], "gold queries")
+            shown = [e for e in gold if e.query not in held_out]
+            self._gold = [(words_of(e.query, self._normalise), e) for e in shown]
+            self._gold_vectors = store.vectors([e.query for e in shown], "gold queries")
         self._values = {
             r.name: sorted({v for i in index.items for v in i.values(r.catalogue)})
             for r in task.open_roles if r.catalogue and r.grounded and "similar" in self._kinds
@@ -91,8 +93,9 @@ class ContextFinder:
         best, _ = exact(vectors, self._gold_vectors, wanted + 8)
         out = []
         for query, row in zip(queries, best, strict=True):
-            found = (self._gold[c] for c in row)
-            shown = [e for e in found if not near(query.query, e.query, self._normalise)][:wanted]
+            own = words_of(query.query, self._normalise)
+            other = (e for words, e in (self._gold[c] for c in row) if not near_words(own, words))
+            shown = itertools.islice(other, wanted)
             out.append([
                 {"query": e.query, "labels": [{"role": x.role, "text": x.text} for x in e.labels]} for e in shown
             ])

@@ -121,7 +121,8 @@ class EmbeddingStore:
         out = np.empty((len(texts), fresh.shape[1]), np.float32)
         out[missing] = fresh
         known = np.flatnonzero(rows >= 0)
-        out[known] = self._vectors[rows[known]] if len(known) else out[known]
+        if len(known):
+            out[known] = self._vectors[rows[known]]
         return out
 
     def _encoder(self) -> Embedder:

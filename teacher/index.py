@@ -15,7 +15,7 @@ from filelock import FileLock
 from task.files import sha256_file, sha256_json
 from task.io import Conversion, Item
 from task.progress import Progress, quiet
-from teacher.embeddings import EmbeddingStore, fingerprint
+from teacher.embeddings import EmbeddingStore
 from teacher.items import ItemTable, write_items
 from teacher.purchases import Purchases, write_purchases
 from teacher.retrieval import item_text, write_hybrid
@@ -44,11 +44,11 @@ def build_index(
         write_items(staged / "catalogue.arrow", catalogue)
         bought = write_purchases(staged / "purchases", catalogue, conversions)
         content = [sha256_file(p) for p in sorted(staged.rglob("*")) if p.is_file()]
-        target = folder / f"index-{sha256_json([_VERSION, fingerprint(model), content])[:16]}"
+        store = EmbeddingStore(folder, model, progress)
+        target = folder / f"index-{sha256_json([_VERSION, store.fingerprint, content])[:16]}"
         if target.exists():
             shutil.rmtree(staged)
             return target
-        store = EmbeddingStore(folder, model, progress)
         rows = store.rows(bought, "queries with purchases")
         write_vectors(staged / "purchases", store.table, rows, progress)
         texts = [item_text(i) for i in catalogue]
