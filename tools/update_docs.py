@@ -18,19 +18,6 @@ sys.path.insert(0, str(ROOT))
 from eval.report import milliseconds, percent  # noqa: E402  (the checkout is importable only from here on)
 from limbeck.summary import render, render_audit  # noqa: E402
 
-BLOCKS = {
-    ("README.md", "demo"): "market.json",
-    ("docs/benchmarks.md", "market"): "market.json",
-    ("docs/benchmarks.md", "teacher"): "market.json",
-    ("docs/benchmarks.md", "queryner"): "queryner.json",
-    ("docs/benchmarks.md", "answer-length"): "answer_length.json",
-    ("docs/benchmarks.md", "labelling"): "labelling.json",
-    ("docs/benchmarks.md", "audit"): "audit.json",
-    ("docs/benchmarks.md", "local-teacher"): "local_teacher.json",
-    ("docs/benchmarks.md", "retrieval-50000"): "retrieval-50000.json",
-    ("docs/benchmarks.md", "retrieval-1000000"): "retrieval-1000000.json",
-}
-
 
 def answer_length(result: Path) -> str:
     """The table of `benchmarks/answer_length.py`."""
@@ -135,15 +122,24 @@ def teacher(result: Path) -> str:
     return "\n".join(lines)
 
 
-TABLES = {"answer_length.json": answer_length, "labelling.json": labelling, "audit.json": render_audit,
-          "local_teacher.json": local_teacher, "retrieval-50000.json": retrieval,
-          "retrieval-1000000.json": retrieval}
+# (file, block) → (result, what makes its table)
+BLOCKS = {
+    ("README.md", "demo"): ("market.json", render),
+    ("docs/benchmarks.md", "market"): ("market.json", render),
+    ("docs/benchmarks.md", "teacher"): ("market.json", teacher),
+    ("docs/benchmarks.md", "queryner"): ("queryner.json", render),
+    ("docs/benchmarks.md", "answer-length"): ("answer_length.json", answer_length),
+    ("docs/benchmarks.md", "labelling"): ("labelling.json", labelling),
+    ("docs/benchmarks.md", "audit"): ("audit.json", render_audit),
+    ("docs/benchmarks.md", "local-teacher"): ("local_teacher.json", local_teacher),
+    ("docs/benchmarks.md", "retrieval-50000"): ("retrieval-50000.json", retrieval),
+    ("docs/benchmarks.md", "retrieval-1000000"): ("retrieval-1000000.json", retrieval),
+}
 
 
-def updated(path: Path, name: str, result: Path) -> str:
+def updated(path: Path, name: str, table: str) -> str:
     """The text of a file with one block written anew."""
     text = path.read_text(encoding="utf-8")
-    table = teacher(result) if name == "teacher" else TABLES.get(result.name, render)(result)
     pattern = re.compile(rf"(<!-- {name}: .*? -->\n).*?(<!-- /{name} -->)", re.DOTALL)
     if not pattern.search(text):
         raise SystemExit(f"{path}: no block `<!-- {name}: … -->`")
@@ -153,11 +149,11 @@ def updated(path: Path, name: str, result: Path) -> str:
 def main() -> int:
     """Write or check every block whose result is there."""
     stale = 0
-    for (file, name), result in BLOCKS.items():
+    for (file, name), (result, table_of) in BLOCKS.items():
         path, source = ROOT / file, ROOT / "benchmarks" / "results" / result
         if not source.exists():
             continue
-        new = updated(path, name, source)
+        new = updated(path, name, table_of(source))
         if new != path.read_text(encoding="utf-8"):
             stale += 1
             if "--check" not in sys.argv:
