@@ -74,14 +74,18 @@ def write_vectors(folder: Path, table: Vectors, rows: Rows, progress: Progress =
 
 
 def _write_ann(path: Path, table: Vectors, rows: Rows, progress: Progress) -> None:
-    """A graph of neighbours (HNSW, Malkov and Yashunin 2018) over half-precision vectors, in one file."""
+    """A graph of neighbours (HNSW, Malkov and Yashunin 2018) over half-precision vectors, in one file.
+
+    One thread adds: usearch's threads overwrite each other's links, so that some rows are never found again, and
+    other rows each time.
+    """
     from usearch.index import Index
 
     index = Index(ndim=table.shape[1], **_GRAPH)
     progress.begin("indexing vectors", len(rows))
     for at in range(0, len(rows), _ADDED_AT_ONCE):
         part = rows[at : at + _ADDED_AT_ONCE]
-        index.add(np.arange(at, at + len(part)), table[part])
+        index.add(np.arange(at, at + len(part)), table[part], threads=1)
         progress.advance(len(part))
     index.save(str(path))
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from task.files import sha256_file
 from teacher import vectors as module
 from teacher.embed import Vectors
 from teacher.vectors import VectorIndex, exact, write_vectors
@@ -39,6 +40,18 @@ def test_a_large_table_is_searched_by_an_index_that_finds_nearly_all(
     assert len(index) == 5_000
     assert recall >= 0.98
     assert np.allclose(similarity[:, 0], best[:, 0], atol=2e-2)
+
+
+def test_a_large_table_loses_no_row_and_is_indexed_the_same_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "EXACT_ROWS", 1_000)
+    rows = unit(3_000, 0, centres=3_000)
+    for name in "ab":
+        write_vectors(tmp_path / name, rows, np.arange(len(rows)))
+    found = VectorIndex(tmp_path / "a").search(rows, 1)[0][:, 0]
+    assert np.array_equal(found, np.arange(3_000))
+    assert sha256_file(tmp_path / "a" / "ann.usearch") == sha256_file(tmp_path / "b" / "ann.usearch")
 
 
 @pytest.mark.parametrize("count", [0, 3, 9])
