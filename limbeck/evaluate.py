@@ -75,9 +75,9 @@ def _offline(pipeline: Pipeline, gold: Sequence[Example]) -> dict[str, list[Exam
     import torch
 
     from eval.baseline import Dictionary
+    from student.adapters import load_adapter
     from student.infer import predict
-    from student.model import load_adapter, load_base
-    from student.train import DTYPES
+    from student.model import DTYPES, load_base
     from task.codec import load_codec
     from task.store import fetch
     from task.tokens import load_tokenizer

@@ -137,8 +137,8 @@ class Pipeline:
         """Train an adapter for the task's answer form as stage `name`."""
 
         def work(folder: Path) -> Mapping[str, Any]:
+            from student.job import Job
             from student.launch import launch
-            from student.train import Job
             from task.codec import Codec
             from task.store import fetch
             from task.tokens import load_tokenizer
@@ -146,29 +146,38 @@ class Pipeline:
 
             self.console.begin("fetching the base model")
             base = fetch(task.student.base)
-            rows = {split: [r.example for r in read(self._folder("curriculum"), split)] for split in ("train", "dev")}
-            codec = Codec.compile(task, rows["train"], load_tokenizer(base))
-            usable = [x for x in rows["train"] if codec.representable(x)]
+            rows = read(self._folder("curriculum"), "train")
+            dev = [r.example for r in read(self._folder("curriculum"), "dev")]
+            codec = Codec.compile(task, [r.example for r in rows], load_tokenizer(base))
+            usable = [r for r in rows if codec.representable(r.example)]
             write_json(folder / "codec.json", codec.to_json())
-            job = Job(task, base, codec, usable, rows["dev"], folder, task.curriculum.order == "shuffled")
+            job = Job(
+                task, base, codec, [r.example for r in usable], dev, folder, task.curriculum.order == "shuffled",
+                [1.0 - r.noise for r in usable], self._threshold() if task.curriculum.doubtful == "mask" else 0.0,
+            )
             history = launch(job, self.console)
             order = read_json(folder / "order.json")
             if order["sha256"] != order["planned"]:
                 raise RuntimeError("the order that reached the optimiser is not the curriculum's")
-            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-            shutil.rmtree(folder / "ray", ignore_errors=True)
+            for done in ("checkpoints", "best", "ray"):
+                shutil.rmtree(folder / done, ignore_errors=True)
             shutil.copy2(folder / "history.jsonl", folder / "curve.jsonl")
             scores = [h["dev_f1"] for h in history if "dev_f1" in h]
             return {
                 "base": task.student.base, "form": codec.form, "segmentation": codec.segmentation,
-                "rows": len(usable), "not_representable": len(rows["train"]) - len(usable),
-                "steps": len(history), "loss": history[-1]["loss"], "dev_f1": scores[-1] if scores else None,
+                "rows": len(usable), "not_representable": len(rows) - len(usable),
+                "steps": len(history), "loss": history[-1]["loss"], "adapter_of_step": order["adapter_of_step"],
+                "dev_f1": (max(scores) if task.student.keep_best else scores[-1]) if scores else None,
                 "examples_per_s": round(sum(h["rows"] for h in history) / sum(h["seconds"] for h in history), 2),
             }
 
+        inputs = {"curriculum": self._digest("curriculum")}
+        earlier = Path(task.student.init_adapter or "") / "adapter_model.safetensors"
+        if task.student.init_adapter and earlier.exists():
+            inputs["init_adapter"] = sha256_file(earlier)
         return run_stage(
             self.run, name, config=task.model_dump(mode="json", include={"student", "roles", "normaliser"})
-            | {"order": task.curriculum.order}, inputs={"curriculum": self._digest("curriculum")}, work=work,
+            | {"order": task.curriculum.order}, inputs=inputs, work=work,
         )
 
     def merge(self) -> Result:
@@ -179,7 +188,9 @@ class Pipeline:
         """Merge the adapter of stage `trained` as stage `name`."""
 
         def work(folder: Path) -> Mapping[str, Any]:
-            from student.merge import export_classifier, merge, parity
+            from student.classifier import export_classifier
+            from student.merge import merge
+            from student.parity import parity
             from task.codec import load_codec
             from task.store import fetch
             from task.tokens import load_tokenizer
@@ -188,12 +199,12 @@ class Pipeline:
             base, adapter = fetch(task.student.base), self._folder(trained) / "adapter"
             codec = load_codec(self._folder(trained))
             self.console.begin("merging")
-            matrices = merge(base, adapter, folder / "model")
+            matrices = merge(base, adapter, folder / "model", task.student)
             write_json(folder / "codec.json", codec.to_json())
             self.console.begin("proving that merged = adapter")
             dev = [r.example for r in read(self._folder("curriculum"), "dev")]
             dev = [x for x in dev if codec.representable(x)][:_PARITY_ROWS]
-            report = parity(base, adapter, folder / "model", codec, load_tokenizer(base), dev)
+            report = parity(base, adapter, folder / "model", codec, load_tokenizer(base), dev, task.student)
             write_json(folder / "parity.json", report)
             gates = task.gates
             if report["max_logit_delta"] > gates.merge_max_logit_delta:
@@ -211,7 +222,8 @@ class Pipeline:
             return {"matrices": matrices, **report}
 
         return run_stage(
-            self.run, name, config=task.model_dump(mode="json", include={"gates"}),
+            self.run, name,
+            config=task.model_dump(mode="json", include={"gates"}) | {"merge_base": task.student.merge_base},
             inputs={"adapter": self._digest(trained)}, work=work,
         )
 
@@ -266,6 +278,12 @@ class Pipeline:
             raise GateError(f"the student's F1 is {f1:.2%}, the gate gates.min_f1 asks for {gates.min_f1:.2%}")
 
     # -- helpers --------------------------------------------------------------------------------------------------
+
+    def _threshold(self) -> float:
+        """The confidence below which a label of the teacher's is doubtful."""
+        path = self._folder("label") / "confidence.json"
+        found = read_json(path)["threshold"] if path.exists() else self.task.teacher.confidence.threshold
+        return float(found or 0.0)
 
     def _head(self) -> list[Example]:
         """Accepted labels of the most frequent queries."""

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
+from student.optim import restore, state_tensors
 from task.files import read_json, write_json
 
 MARKER = "COMPLETE"
@@ -27,7 +27,7 @@ def save(folder: Path, step: int, model: Any, optimizer: torch.optim.Optimizer, 
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(parents=True)
     model.save_pretrained(str(staged / "adapter"), safe_serialization=True)
-    save_file(_optimizer_tensors(optimizer), str(staged / "optimizer.safetensors"))
+    save_file(state_tensors(optimizer), str(staged / "optimizer.safetensors"))
     write_json(staged / "state.json", {**state, "step": step})
     _flush(staged)
     (staged / MARKER).touch()
@@ -52,20 +52,17 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
 
 def load_optimizer(checkpoint: Path, optimizer: torch.optim.Optimizer) -> None:
     """Put the moments of a checkpoint back."""
-    tensors = load_file(str(checkpoint / "optimizer.safetensors"))
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for number, parameter in enumerate(parameters):
-        names = [k for k in tensors if k.startswith(f"{number}.")]
-        optimizer.state[parameter] = {k.split(".", 1)[1]: tensors[k] for k in names}
+    restore(optimizer, load_file(str(checkpoint / "optimizer.safetensors")))
 
 
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    out = {}
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for number, parameter in enumerate(parameters):
-        for name, value in optimizer.state.get(parameter, {}).items():
-            out[f"{number}.{name}"] = value.detach().cpu().clone()
-    return out
+def save_adapter(folder: Path, model: Any) -> None:
+    """Write an adapter in the place of one that may be there; a kill leaves the old one, the new one or none."""
+    staged = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(staged, ignore_errors=True)
+    model.save_pretrained(str(staged), safe_serialization=True)
+    _flush(staged)
+    shutil.rmtree(folder, ignore_errors=True)
+    staged.rename(folder)
 
 
 def _flush(folder: Path) -> None:

@@ -7,7 +7,7 @@ gradient and two Adam moments in fp32 + activations.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -38,6 +38,12 @@ class Architecture:
             "o_proj": (q, self.hidden), "gate_proj": (self.hidden, self.intermediate),
             "up_proj": (self.hidden, self.intermediate), "down_proj": (self.intermediate, self.hidden),
         }
+
+    @property
+    def groups(self) -> Mapping[str, Sequence[str]]:
+        """Linear layers by the group that `student.lora.targets` names."""
+        names = list(self.linear)
+        return {"attention": names[:4], "mlp": names[4:], "all-linear": names}
 
     @property
     def parameters(self) -> int:
@@ -77,8 +83,9 @@ def architecture(base: str) -> Architecture | None:
 
 def adapter_parameters(shape: Architecture, lora: Lora) -> int:
     """Trained parameters of the adapter."""
-    names = shape.linear if lora.targets == "all-linear" else lora.targets
-    return shape.layers * sum(lora.rank * sum(shape.linear[n]) for n in names if n in shape.linear)
+    names = shape.groups[lora.targets] if isinstance(lora.targets, str) else lora.targets
+    sizes = (shape.linear[n] for n in names if n in shape.linear)
+    return shape.layers * sum(lora.rank * (i + o) + lora.dora * o for i, o in sizes)
 
 
 def training_memory(shape: Architecture, student: Student, tokens: int) -> dict[str, float]:

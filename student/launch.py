@@ -9,7 +9,9 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from student.train import Job, worker
+from student import adapters, reporters
+from student.job import Job
+from student.train import worker
 from task.errors import ComponentError, InputError
 from task.progress import Progress, quiet
 
@@ -24,6 +26,7 @@ def launch(job: Job, progress: Progress = quiet) -> list[dict[str, Any]]:
         The history, a mapping per step.
 
     Raises:
+        InputError: The settings ask for an adapter that cannot be, or for a reporter that is not installed.
         ComponentError: The run failed for good; the message ends with the workers' own error.
     """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -36,6 +39,8 @@ def launch(job: Job, progress: Progress = quiet) -> list[dict[str, Any]]:
     from ray.train.torch import TorchConfig, TorchTrainer
 
     s = job.task.student
+    reporters.check(s.report_to)
+    adapters.check(job.base, s)
     job.folder.mkdir(parents=True, exist_ok=True)
     job.write(job.folder / "job.json")
     threads = max(1, s.cpus_per_worker)
@@ -46,7 +51,7 @@ def launch(job: Job, progress: Progress = quiet) -> list[dict[str, Any]]:
     trainer = TorchTrainer(
         worker,
         train_loop_config={"job": str((job.folder / "job.json").resolve()), "threads": threads},
-        torch_config=TorchConfig(backend="nccl" if s.use_gpu else "gloo"),
+        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if s.use_gpu else "gloo"),
         scaling_config=ScalingConfig(num_workers=s.workers, use_gpu=s.use_gpu, resources_per_worker=resources),
         run_config=RunConfig(
             name="ray", storage_path=str(job.folder.resolve()),
@@ -74,6 +79,7 @@ def read_history(path: Path) -> list[dict[str, Any]]:
 def _connect(ray: Any, address: str | None, cpus: float, threads: int) -> None:
     variables = {
         "PYTHONPATH": os.pathsep.join(_import_paths()), "TQDM_DISABLE": "1", "OMP_NUM_THREADS": str(threads),
+        **{k: v for k, v in os.environ.items() if k.startswith(("MLFLOW_", "WANDB_"))},
     }
     common: dict[str, Any] = {
         "ignore_reinit_error": True, "log_to_driver": False, "logging_level": logging.ERROR,

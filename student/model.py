@@ -1,8 +1,7 @@
-"""The base, the adapter, and logits where they count and nowhere else."""
+"""The base, and logits where they count and nowhere else."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 PAD = 0
-# PEFT imports bitsandbytes, which warns about GPU kernels that nobody asked for.
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
 
 
 def load_base(path: Path, dtype: torch.dtype, settings: Student | None = None) -> PreTrainedModel:
@@ -45,32 +43,21 @@ def load_base(path: Path, dtype: torch.dtype, settings: Student | None = None) -
     return model
 
 
-def add_adapter(base: PreTrainedModel, settings: Student) -> Any:
-    """Wrap a base with fresh LoRA weights, kept in fp32 while the base stays as loaded."""
-    from peft import LoraConfig, get_peft_model
+def empty_model(path: Path) -> PreTrainedModel:
+    """A causal LM of a local folder without weights (on the device `meta`): its shapes and names."""
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    targets = settings.lora.targets
-    config = LoraConfig(
-        r=settings.lora.rank,
-        lora_alpha=settings.lora.alpha,
-        lora_dropout=settings.lora.dropout,
-        use_rslora=settings.lora.rslora,
-        target_modules=targets if isinstance(targets, str) else list(targets),
-        task_type="CAUSAL_LM",
-    )
-    torch.manual_seed(settings.seed)
-    model = get_peft_model(base, config)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            AutoConfig.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
+        )
     return model
 
 
-def load_adapter(base: PreTrainedModel, folder: Path, *, trainable: bool = False) -> Any:
-    """Wrap a base with a saved adapter."""
-    from peft import PeftModel
-
-    return PeftModel.from_pretrained(base, str(folder), is_trainable=trainable)
+def linear_layers(model: Any) -> list[str]:
+    """Paths of all linear layers but the output head: what QLoRA quantises and `all-linear` adapts."""
+    head = model.get_output_embeddings()
+    return [n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not head]
 
 
 class TargetLogits(torch.nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import random
 from collections.abc import Sequence
@@ -58,3 +59,16 @@ def learning_rate(step: int, *, peak: float, warmup: int, steps: int, schedule: 
     if schedule == "cosine":
         return peak * 0.5 * (1 + math.cos(math.pi * progress))
     return peak * (1 - progress) if schedule == "linear" else peak
+
+
+def chained(digest: str, batch: Sequence[int]) -> str:
+    """Digest of an order that goes on with a batch."""
+    return hashlib.sha256(f"{digest}{list(batch)}".encode()).hexdigest()
+
+
+def order_digest(batches: Sequence[Sequence[int]]) -> str:
+    """Digest of a planned order, equal to the recorded one when the plan was followed."""
+    digest = ""
+    for batch in batches:
+        digest = chained(digest, batch)
+    return digest

@@ -1,19 +1,18 @@
 """The training run: one worker function under Ray Train, the same on one CPU and on many GPUs.
 
-The loss is the sum over supervised tokens divided by their number in the whole step: over all ranks and all
-accumulated micro-batches (a mean of means weighs short answers more; transformers PR 34191). Every random choice is a
-function of seed and step, so a run that was killed goes on as if nothing had happened.
+The loss is the sum over supervised tokens, each times its weight, divided by the weights of the whole step: over all
+ranks and all accumulated micro-batches (a mean of means weighs short answers more; transformers PR 34191). Every
+random choice is a function of seed and step, so a run that was killed goes on as if nothing had happened.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,90 +20,54 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from student import checkpoint
+from student import checkpoint, reporters
+from student.adapters import add_adapter, load_adapter
 from student.fused import fuse
 from student.infer import predict
-from student.model import TargetLogits, add_adapter, alphabet_of, collate, load_adapter, load_base
-from student.order import learning_rate, plan_batches, share_of_rank, total_steps
-from task.codec import Codec, Encoded
-from task.files import read_json, write_json
-from task.labels import Example, Label
-from task.spec import Task
+from student.job import Job
+from student.model import DTYPES, TargetLogits, alphabet_of, load_base
+from student.objective import Supervised, Weighting, batch, supervise, weighted_loss
+from student.optim import make_optimizer
+from student.order import chained, learning_rate, order_digest, plan_batches, share_of_rank, total_steps
+from student.selection import Selection
+from task.files import write_json
 from task.tokens import load_tokenizer
-
-DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """All that a worker needs; travels to it as JSON."""
-
-    task: Task
-    base: Path
-    codec: Codec
-    train: list[Example]
-    dev: list[Example]
-    folder: Path
-    reshuffle: bool
-
-    def write(self, path: Path) -> None:
-        """Put the job where every worker can read it; workers run in another directory, so paths are absolute."""
-        write_json(path, {
-            "task": self.task.model_dump(mode="json"), "base": str(self.base.resolve()), "codec": self.codec.to_json(),
-            "train": [x.to_json() for x in self.train], "dev": [x.to_json() for x in self.dev],
-            "folder": str(self.folder.resolve()), "reshuffle": self.reshuffle,
-        })
-
-    @classmethod
-    def read(cls, path: Path) -> Job:
-        """The inverse of `write`."""
-        v = read_json(path)
-
-        def examples(rows: list[dict[str, Any]]) -> list[Example]:
-            return [Example(r["query"], tuple(Label.from_json(x) for x in r["labels"]), r["count"]) for r in rows]
-
-        return cls(
-            Task.model_validate(v["task"]), Path(v["base"]), Codec.from_json(v["codec"]), examples(v["train"]),
-            examples(v["dev"]), Path(v["folder"]), v["reshuffle"],
-        )
 
 
 def train(job: Job, rank: int = 0, world: int = 1, device: str = "cpu", threads: int | None = None) -> None:
     """Train to the end, from the newest checkpoint if there is one; rank 0 writes.
 
-    Writes into `job.folder`: `checkpoints/`, `history.jsonl` (a line per step), `adapter/` and `order.json`.
+    Writes into `job.folder`: `checkpoints/`, `history.jsonl` (a line per step), `best/` (the adapter with the best dev
+    F1 so far), and in the end `adapter/` and `order.json`.
     """
     if threads:
         torch.set_num_threads(threads)
     s = job.task.student
     tokenizer = load_tokenizer(job.base)
-    encoded = [job.codec.encode(x, tokenizer) for x in job.train]
-    steps = total_steps(len(encoded), s.batch_size, s.epochs, s.max_steps)
+    rows = _supervised(job, tokenizer)
+    steps = total_steps(len(rows), s.batch_size, s.epochs, s.max_steps)
     batches = plan_batches(
-        [len(e.ids) for e in encoded], batch_size=s.batch_size, steps=steps, reshuffle=job.reshuffle,
+        [len(r.encoded.ids) for r in rows], batch_size=s.batch_size, steps=steps, reshuffle=job.reshuffle,
         window=s.length_window, seed=s.seed,
     )
     dtype = DTYPES[s.dtype]
-    base = load_base(job.base, dtype, s)
-    if s.gradient_checkpointing:
-        base.gradient_checkpointing_enable({"use_reentrant": False})
-        base.enable_input_require_grads()
     start = checkpoint.newest(job.folder / "checkpoints")
-    model = load_adapter(base, start / "adapter", trainable=True) if start else add_adapter(base, s)
-    if s.quantization == "none":
-        model.to(device)
-    fuse(model)
+    model = _model(job, start, dtype, device)
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=s.learning_rate, weight_decay=0.0, fused=True)
-    first, digest = 0, ""
+    optimizer = make_optimizer(parameters, s)
+    first, digest, selection = 0, "", Selection(s.early_stop)
     if start:
         state = checkpoint.read_state(start)
         checkpoint.load_optimizer(start, optimizer)
-        first, digest = state["step"], state["order"]
+        first, digest, selection = state["step"], state["order"], Selection.resume(s.early_stop, state)
         _forget_after(job.folder / "history.jsonl", first)
+    watched = [] if rank else reporters.make_reporters(
+        s.report_to, job.folder, job.task.name, s.model_dump(mode="json"), first
+    )
     logits = TargetLogits(model, alphabet_of(job.codec))
     model.train()
-    for step in range(first, steps):
+    step = first
+    while step < steps and not selection.stop:
         torch.manual_seed(s.seed * 1_000_003 + step * 1_009 + rank)
         started = time.monotonic()
         rate = learning_rate(
@@ -112,57 +75,98 @@ def train(job: Job, rank: int = 0, world: int = 1, device: str = "cpu", threads:
         )
         for group in optimizer.param_groups:
             group["lr"] = rate
-        rows = share_of_rank(batches[step], rank, world)
-        loss, tokens = _step(logits, [encoded[i] for i in rows], job, parameters, optimizer, world, device, dtype)
-        digest = hashlib.sha256(f"{digest}{batches[step]}".encode()).hexdigest()
-        if rank:
-            continue
-        line: dict[str, Any] = {
-            "step": step + 1, "of": steps, "loss": round(loss, 6), "lr": rate, "targets": tokens,
-            "rows": len(batches[step]), "seconds": round(time.monotonic() - started, 4),
-        }
-        last = step + 1 == steps
-        if (step + 1) % s.eval_every == 0 or last:
-            line["dev_f1"] = round(_dev_f1(job, model, tokenizer, device), 6)
-            model.train()
-        _append(job.folder / "history.jsonl", line)
-        if (step + 1) % s.save_every == 0 or last:
-            checkpoint.save(job.folder / "checkpoints", step + 1, model, optimizer, {"order": digest})
+        share = [rows[i] for i in share_of_rank(batches[step], rank, world)]
+        loss, tokens = _step(logits, share, job, parameters, optimizer, world, device, dtype)
+        digest = chained(digest, batches[step])
+        step += 1
+        scored = step % s.eval_every == 0 or step == steps
+        if rank == 0:
+            line: dict[str, Any] = {
+                "step": step, "of": steps, "loss": round(loss, 6), "lr": rate, "targets": tokens,
+                "rows": len(batches[step - 1]), "seconds": round(time.monotonic() - started, 4),
+            }
+            if scored:
+                line["dev_f1"] = round(_dev_f1(job, model, tokenizer, device), 6)
+                if selection.improved(step, line["dev_f1"]) and s.keep_best:
+                    checkpoint.save_adapter(job.folder / "best", model)
+                model.train()
+            _append(job.folder / "history.jsonl", line)
+            for reporter in watched:
+                reporter.log(line)
+        if scored and world > 1:
+            _agree(selection)
+        if rank == 0 and (step % s.save_every == 0 or step == steps or selection.stop):
+            state = {"order": digest, **selection.state()}
+            checkpoint.save(job.folder / "checkpoints", step, model, optimizer, state)
     if rank == 0:
-        model.save_pretrained(str(job.folder / "adapter"), safe_serialization=True)
-        write_json(job.folder / "order.json", {"steps": steps, "sha256": digest, "planned": order_digest(batches)})
+        for reporter in watched:
+            reporter.close()
+        _finish(job, model, selection, step, {"sha256": digest, "planned": order_digest(batches[:step])})
 
 
-def order_digest(batches: Sequence[Sequence[int]]) -> str:
-    """Digest of a planned order, equal to the recorded one when the plan was followed."""
-    digest = ""
-    for batch in batches:
-        digest = hashlib.sha256(f"{digest}{list(batch)}".encode()).hexdigest()
-    return digest
+def _supervised(job: Job, tokenizer: Any) -> list[Supervised]:
+    weighting = Weighting(job.task.student.weighting == "confidence", job.mask_below)
+    confidence = job.confidence or [1.0] * len(job.train)
+    pairs = zip(job.train, confidence, strict=True)
+    return [supervise(job.codec, tokenizer, x, sure, weighting) for x, sure in pairs]
+
+
+def _model(job: Job, start: Path | None, dtype: torch.dtype, device: str) -> Any:
+    """Base and adapter, the latter as a checkpoint holds it where there is one."""
+    s = job.task.student
+    base = load_base(job.base, dtype, s)
+    if s.gradient_checkpointing:
+        base.gradient_checkpointing_enable({"use_reentrant": False})
+        base.enable_input_require_grads()
+    model = load_adapter(base, start / "adapter", trainable=True) if start else add_adapter(base, s)
+    if s.quantization == "none":
+        model.to(device)
+    fuse(model)
+    return model
+
+
+def _finish(job: Job, model: Any, selection: Selection, steps: int, order: dict[str, str]) -> None:
+    """Write the adapter that was chosen, and what was done."""
+    chosen, best = job.folder / "adapter", job.folder / "best"
+    if job.task.student.keep_best and best.exists():
+        shutil.copytree(best, chosen, dirs_exist_ok=True)
+    else:
+        model.save_pretrained(str(chosen), safe_serialization=True)
+    kept = selection.step if job.task.student.keep_best and best.exists() else steps
+    write_json(job.folder / "order.json", {"steps": steps, "adapter_of_step": kept, **order})
+
+
+def _agree(selection: Selection) -> None:
+    """All ranks take rank 0's word for it: it alone evaluates, and a rank that goes on alone waits for ever."""
+    word = torch.tensor([float(selection.without)], dtype=torch.float64)
+    dist.broadcast(word, 0)
+    selection.without = int(word)
 
 
 def _step(
-    logits: TargetLogits, examples: Sequence[Encoded], job: Job, parameters: Sequence[Tensor],
+    logits: TargetLogits, rows: Sequence[Supervised], job: Job, parameters: Sequence[Tensor],
     optimizer: torch.optim.Optimizer, world: int, device: str, dtype: torch.dtype,
 ) -> tuple[float, int]:
-    """One optimiser step; returns the loss per supervised token over all ranks, and their number."""
+    """One optimiser step; returns the weighted mean of the loss over all ranks, and the number of targets."""
     s = job.task.student
     index = {t: i for i, t in enumerate(job.codec.symbol_ids)} if job.codec.form == "read" else None
-    totals = torch.tensor([sum(len(e.targets) for e in examples), 0.0], dtype=torch.float64)
+    totals = torch.tensor(
+        [sum(sum(r.weights) for r in rows), sum(len(r.weights) for r in rows)], dtype=torch.float64
+    )
     if world > 1:
         dist.all_reduce(totals)
-    tokens = float(totals[0])
-    micro = -(-len(examples) // s.accumulation) if examples else 1
+    whole = max(float(totals[0]), 1e-9)  # a step in which everything is masked moves nothing
+    micro = -(-len(rows) // s.accumulation) if rows else 1
     summed = 0.0
-    for at in range(0, len(examples), micro):
-        ids, rows, columns, targets = collate(examples[at : at + micro], device)
+    for at in range(0, len(rows), micro):
+        ids, row_of, columns, targets, weights = batch(rows[at : at + micro], device)
         if index is not None:
             targets = torch.tensor([index[int(t)] for t in targets], device=device)
         mixed = torch.autocast(device.split(":")[0], dtype=dtype) if dtype != torch.float32 else nullcontext()
         with mixed:
-            scores = logits(ids, rows, columns)
-        loss = torch.nn.functional.cross_entropy(scores, targets, reduction="sum")
-        torch.autograd.backward(loss / tokens)
+            scores = logits(ids, row_of, columns)
+        loss = weighted_loss(scores, targets, weights, s.label_smoothing)
+        torch.autograd.backward(loss / whole)
         summed += float(loss.detach())
     if world > 1:
         _reduce_gradients(parameters)
@@ -172,7 +176,7 @@ def _step(
     torch.nn.utils.clip_grad_norm_(parameters, s.max_grad_norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return summed / tokens, int(tokens)
+    return summed / whole, int(totals[1])
 
 
 def _reduce_gradients(parameters: Sequence[Tensor]) -> None:

@@ -115,8 +115,10 @@ def _anchor_paths(config: dict[str, Any], folder: Path) -> None:
     if isinstance(data, dict) and isinstance(data.get("dir"), str):
         data["dir"] = str(folder / data["dir"])
     student = config.get("student")
-    if isinstance(student, dict) and isinstance(student.get("base"), str) and student["base"].startswith("."):
-        student["base"] = str(folder / student["base"])
+    if isinstance(student, dict):
+        for key in ("base", "init_adapter"):
+            if isinstance(student.get(key), str) and student[key].startswith("."):
+                student[key] = str(folder / student[key])
     teacher = config.get("teacher")
     openai = teacher.get("openai") if isinstance(teacher, dict) else None
     if isinstance(openai, dict) and isinstance(openai.get("prompt"), str):

@@ -128,10 +128,12 @@ class Curriculum(Strict):
     """Which accepted labellings are learned from, and in which order.
 
     A pattern is a query with the values of `pattern_roles` replaced by their roles (`{brand} oat milk {size}`); of
-    each at most `max_per_pattern` rows are learned from, the most frequent queries first.
+    each at most `max_per_pattern` rows are learned from, the most frequent queries first. A labelling with a label
+    below the teacher's threshold is left out as a whole, or learned from but for that label's words (`doubtful: mask`).
     """
 
     order: Literal["easy-to-hard", "shuffled", "hard-to-easy", "growing"] = "shuffled"
+    doubtful: Literal["leave-out", "mask"] = "leave-out"
     pattern_roles: tuple[str, ...] = ()
     max_per_pattern: Positive | None = None
     dev_fraction: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.05
@@ -142,26 +144,47 @@ class Curriculum(Strict):
 
 
 class Lora(Strict):
-    """Low-rank adaptation (Hu et al. 2021); `targets` as PEFT understands them."""
+    """Low-rank adaptation (Hu et al. 2021).
+
+    `targets` names a group of linear layers (`attention`, `mlp`, `all-linear`: both) or layers as PEFT does. `rslora`
+    divides `alpha` by the root of the rank (Kalajdzievski 2023), `dora` trains magnitudes apart (Liu et al. 2024).
+    """
 
     rank: Positive = 16
     alpha: Positive = 32
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
-    targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    targets: Literal["all-linear", "attention", "mlp"] | tuple[str, ...] = "all-linear"
     rslora: bool = False
+    dora: bool = False
 
 
 class Student(Strict):
-    """The student's base, answer form and training run."""
+    """The student's base, answer form and training run.
+
+    `peft` replaces `lora` by another method of PEFT: its configuration as PEFT takes it, with `peft_type`.
+    `init_adapter` goes on from an adapter that was trained before. `weighting: confidence` weighs each unit's loss by
+    the teacher's confidence in its label. Training ends early after `early_stop` evaluations without a better dev F1;
+    the adapter is the one with the best dev F1 where `keep_best`, else the last. `paged_adamw_8bit` keeps the moments
+    in 8 bits, on a GPU in memory that moves to the host under pressure (Dettmers et al. 2022, 2023). With
+    `quantization: nf4` the base is held in 4 bits (QLoRA), and the adapter is merged into the base as it was rounded,
+    or into the `plain` one (`merge_base`). `report_to` also sends loss, rate and dev F1 to TensorBoard, MLflow or
+    Weights & Biases.
+    """
 
     base: str = "SmolLM2-135M-Instruct"
     form: Literal["read", "write", "json"] = "read"
     segmentation: Literal["auto", "whitespace", "words", "characters"] = "auto"
     lora: Lora = Lora()
+    peft: dict[str, Any] | None = None
+    init_adapter: str | None = None
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    optimizer: Literal["adamw", "paged_adamw_8bit"] = "adamw"
     learning_rate: Annotated[float, Field(gt=0.0)] = 1e-3
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_steps: Annotated[int, Field(ge=0)] = 20
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    weighting: Literal["none", "confidence"] = "none"
     batch_size: Positive = 32
     accumulation: Positive = 1
     epochs: Annotated[float, Field(gt=0.0)] = 1.0
@@ -171,14 +194,28 @@ class Student(Strict):
     eval_every: Positive = 50
     eval_rows: Positive = 300
     save_every: Positive = 50
+    keep_best: bool = True
+    early_stop: Positive | None = None
+    report_to: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ()
     workers: Positive = 1
     use_gpu: bool = False
     cpus_per_worker: Positive = 2
     ray_address: str | None = None
     max_failures: Annotated[int, Field(ge=0)] = 2
     quantization: Literal["none", "nf4"] = "none"
+    merge_base: Literal["trained-against", "plain"] = "trained-against"
     gradient_checkpointing: bool = False
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.quantization == "nf4" and self.dtype != "bfloat16":
+            raise ValueError("quantization `nf4` computes in bfloat16; set dtype to match")
+        if self.peft is not None and not isinstance(self.peft.get("peft_type"), str):
+            raise ValueError("`peft` needs `peft_type`, the name of a PEFT method such as IA3 or LOHA")
+        if self.peft is not None and self.quantization != "none":
+            raise ValueError("`peft` with `quantization`: only LoRA's merge into an NF4 base is proved; leave one out")
+        return self
 
 
 class Serving(Engine):

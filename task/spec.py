@@ -194,8 +194,6 @@ class Task(Strict):
                 raise ValueError(f"curriculum.pattern_roles: {name!r} is not a role; expected some of: {valid}")
         if self.curriculum.max_per_pattern and not self.curriculum.pattern_roles:
             raise ValueError("curriculum.max_per_pattern needs pattern_roles, roles whose values make no difference")
-        if self.student.quantization == "nf4" and self.student.dtype != "bfloat16":
-            raise ValueError("student.quantization `nf4` computes in bfloat16; set student.dtype to match")
         return self
 
     def _check_teacher(self) -> None:

@@ -7,6 +7,8 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import uvloop
+
 from task.labels import Example
 from task.settings import OpenAI
 from teacher.ask import Asker, usable
@@ -38,7 +40,7 @@ def label(job: Job, judge: Judge, done: Callable[[LedgerRow], None]) -> None:
         BudgetSpentError: After the calls that were on their way have come back and been recorded.
     """
     with _endpoint(job) as (settings, address):
-        asyncio.run(_label(job, judge, done, settings, address))
+        uvloop.run(_label(job, judge, done, settings, address))
 
 
 @contextlib.contextmanager

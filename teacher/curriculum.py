@@ -65,11 +65,12 @@ def build(task: Task, rows: Sequence[LedgerRow], gold: Sequence[Example] = ()) -
     texts = [r.query for r in rows] + [g.query for g in gold]
     cluster_of = dict(zip(texts, clusters(texts, normalise), strict=True))
     held_out = {cluster_of[g.query] for g in gold}
+    usable = {"accepted", "uncertain"} if settings.doubtful == "mask" else {"accepted"}
     left_out: Counter[str] = Counter()
     strata = _strata(rows, task)
     kept: dict[str, CurriculumRow] = {}
     for row in rows:
-        if row.status != "accepted":
+        if row.status not in usable:
             left_out[row.status] += 1
         elif row.confidence < settings.min_confidence:
             left_out["low confidence"] += 1

@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from student.order import learning_rate, plan_batches, share_of_rank, total_steps
-from student.train import order_digest
+from student.order import learning_rate, order_digest, plan_batches, share_of_rank, total_steps
 
 LENGTHS = st.lists(st.integers(1, 50), min_size=1, max_size=80)
 

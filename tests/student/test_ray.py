@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from student.job import Job
 from student.launch import launch
-from student.train import Job
 from task.files import read_json
 from task.tokens import FastTokenizer
 from tests.student.test_training import job, losses, weights

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,17 +14,23 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from eval.match import count
+from eval.metrics import micro
 from student import checkpoint
-from student.estimate import Architecture, adapter_parameters, architecture
+from student.adapters import add_adapter, load_adapter
+from student.classifier import export_classifier
+from student.estimate import Architecture, architecture
 from student.fused import fuse
 from student.infer import predict, read_scores
-from student.merge import export_classifier, fold, merge, parity
-from student.model import TargetLogits, add_adapter, collate, load_adapter, load_base
-from student.train import Job, train
+from student.job import Job
+from student.merge import fold, merge
+from student.model import TargetLogits, collate, load_base
+from student.parity import parity
+from student.train import train
 from task.codec import Codec
 from task.files import read_json
 from task.labels import Example, Label, ordered
-from task.spec import Task
+from task.normalize import normaliser
 from task.tokens import FastTokenizer
 from tests.conftest import make_task
 
@@ -63,6 +70,57 @@ def losses(folder: Path) -> list[float]:
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "adapter" / "adapter_model.safetensors")
+
+
+def test_the_adapter_is_the_one_with_the_best_dev_f1(
+    tiny_llama: Path, tmp_path: Path, tokenizer: FastTokenizer
+) -> None:
+    """A rate that is far too high from the start: the model gets worse, then training stops."""
+    made = job(
+        tiny_llama, tmp_path, tokenizer, max_steps=40, eval_every=2, early_stop=3, learning_rate=3.0,
+        schedule="constant", warmup_steps=0,
+    )
+    train(made)
+    history = [json.loads(x) for x in (tmp_path / "history.jsonl").read_text().splitlines()]
+    scores = {h["step"]: h["dev_f1"] for h in history if "dev_f1" in h}
+    order = read_json(tmp_path / "order.json")
+    best = max(scores, key=lambda step: (scores[step], -step))
+    assert order["adapter_of_step"] == best
+    assert order["steps"] == history[-1]["step"] == best + 6 < 40
+    assert order["sha256"] == order["planned"]
+    kept = load_adapter(load_base(tiny_llama, torch.float32), tmp_path / "adapter")
+    found = predict(kept, made.codec, tokenizer, made.task, made.dev)
+    roles = [r.name for r in made.task.roles]
+    table = count(made.dev, found, roles, "value", normaliser(made.task.normaliser))
+    score = float(micro(table.sum(axis=0))[2])
+    assert (0.0 if math.isnan(score) else score) == pytest.approx(scores[best], abs=1e-6)
+    train(made)  # nothing is left to do
+    assert len((tmp_path / "history.jsonl").read_text().splitlines()) == len(history)
+
+
+def test_what_the_teacher_doubts_counts_less(tiny_llama: Path, tmp_path: Path, tokenizer: FastTokenizer) -> None:
+    """Most rows with `milk` call it a brand and doubt it: weighed they hardly matter, masked not at all."""
+    wrong = [
+        Example(x.query, (dataclasses.replace(x.labels[0], role="brand", confidence=0.01),))
+        for x in rows() if "milk" in x.query and "verdant" not in x.query
+    ] * 3
+    right = [Example(x.query, tuple(dataclasses.replace(y, confidence=0.99) for y in x.labels)) for x in rows()]
+    found = {}
+    for name, student, mask in (("plain", {}, 0.0), ("weighed", {"weighting": "confidence"}, 0.0), ("masked", {}, 0.5)):
+        made = job(tiny_llama, tmp_path / name, tokenizer, max_steps=60, **student)
+        made = dataclasses.replace(
+            made, train=right + wrong, confidence=[0.99] * len(right) + [0.01] * len(wrong), mask_below=mask
+        )
+        train(made)
+        model = load_adapter(load_base(tiny_llama, torch.float32), made.folder / "adapter")
+        answers = predict(model, made.codec, tokenizer, made.task, rows())
+        same = [
+            {y.key for y in a.labels if y.start is not None} == {y.key for y in b.labels if y.start is not None}
+            for a, b in zip(answers, rows(), strict=True)
+        ]
+        found[name] = sum(same) / len(same)
+    assert found["weighed"] > 0.9 > found["plain"]
+    assert found["masked"] > 0.9
 
 
 @pytest.mark.parametrize("form", ["read", "write", "json"])
@@ -281,14 +339,10 @@ def test_a_trained_student_predicts(trained: tuple[Job, Path], tokenizer: FastTo
     assert right / len(found) > 0.8
 
 
-def test_adapter_and_model_sizes_are_estimated_to_the_parameter(tiny_llama: Path, task: Task) -> None:
-    base = load_base(tiny_llama, torch.float32)
+def test_the_models_size_is_known_to_the_parameter(tiny_llama: Path) -> None:
     shape = architecture(str(tiny_llama))
     assert isinstance(shape, Architecture)
-    assert shape.parameters == sum(p.numel() for p in base.parameters())
-    model = add_adapter(base, task.student)
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    assert adapter_parameters(shape, task.student.lora) == trained
+    assert shape.parameters == sum(p.numel() for p in load_base(tiny_llama, torch.float32).parameters())
 
 
 def test_a_checkpoint_without_its_marker_is_passed_over(tmp_path: Path) -> None:

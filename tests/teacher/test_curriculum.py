@@ -53,6 +53,13 @@ def test_doubtful_and_rejected_rows_are_left_out_and_counted() -> None:
     assert made.left_out == {"partial": 1, "failed": 1, "low confidence": 1}
 
 
+def test_rows_with_a_doubtful_label_are_learned_from_where_it_will_be_masked() -> None:
+    rows = [row("oat a"), row("soy b", "uncertain"), row("tea c", "partial")]
+    made = build(make_task(curriculum={"doubtful": "mask"}), rows)
+    assert {r.example.query for r in (*made.train, *made.dev)} == {"oat a", "soy b"}
+    assert made.left_out == {"partial": 1}
+
+
 def test_orders() -> None:
     rows = [row(" ".join(f"w{i}x{j}" for j in range(1 + i % 7))) for i in range(50)]
     easy = build(make_task(curriculum={"order": "easy-to-hard"}), rows).train

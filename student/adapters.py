@@ -1,0 +1,140 @@
+"""The adapter around a base: LoRA with its variants, or any other method of PEFT that can be merged."""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from student.model import empty_model, linear_layers
+from task.errors import InputError
+from task.files import read_json
+from task.settings import Student
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+    from transformers import PreTrainedModel
+
+# PEFT imports bitsandbytes, which warns about GPU kernels that nobody asked for.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+_GROUPS = {"attention": re.compile(r"attn|attention"), "mlp": re.compile(r"mlp|ffn|feed_forward|feedforward")}
+
+
+def add_adapter(base: PreTrainedModel, settings: Student) -> Any:
+    """Wrap a base with a fresh adapter, or with `settings.init_adapter`; its weights are fp32, the base is as loaded.
+
+    Raises:
+        InputError: PEFT refuses the configuration, the adapter could not be merged, or the earlier one is another kind.
+    """
+    from peft import get_peft_model
+
+    if settings.init_adapter is not None:
+        model = load_adapter(base, _earlier(Path(settings.init_adapter), settings), trainable=True)
+    else:
+        torch.manual_seed(settings.seed)
+        try:
+            model = get_peft_model(base, adapter_config(base, settings))
+        except ValueError as error:
+            raise _refused(settings, str(error)) from error
+    if not hasattr(model.base_model, "merge_and_unload"):
+        raise _refused(settings, "its kind cannot be merged into the base, and only merged ones are served")
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return model
+
+
+def check(base: Path, settings: Student) -> None:
+    """Make the adapter around an empty base: what PEFT refuses is known before workers are started."""
+    if settings.init_adapter is not None:
+        _earlier(Path(settings.init_adapter), settings)
+        return
+    with torch.device("meta"):
+        add_adapter(empty_model(base), settings)
+
+
+def load_adapter(base: PreTrainedModel, folder: Path, *, trainable: bool = False) -> Any:
+    """Wrap a base with a saved adapter."""
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(base, str(folder), is_trainable=trainable)
+
+
+def adapter_config(base: PreTrainedModel, settings: Student) -> PeftConfig:
+    """The settings in PEFT's terms."""
+    from peft import LoraConfig
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+    from peft.utils import PeftType
+
+    if settings.peft is not None:
+        known = {str(t.value): kind for t, kind in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
+        options = {k: v for k, v in settings.peft.items() if k != "peft_type"}
+        name = settings.peft["peft_type"].upper()
+        if name not in known:
+            raise InputError(
+                "unknown PEFT method", field="student.peft.peft_type", found=name,
+                expected="one of: " + ", ".join(sorted(known)),
+            )
+        if isinstance(options.get("target_modules"), str):
+            options["target_modules"] = layers_of(base, options["target_modules"])
+        try:
+            return known[name](**options, task_type="CAUSAL_LM")
+        except (TypeError, ValueError) as error:
+            raise _refused(settings, str(error)) from error
+    lora = settings.lora
+    return LoraConfig(
+        peft_type=PeftType.LORA, r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, use_rslora=lora.rslora,
+        use_dora=lora.dora, target_modules=layers_of(base, lora.targets), task_type="CAUSAL_LM",
+    )
+
+
+def layers_of(base: Any, targets: str | tuple[str, ...]) -> str | list[str]:
+    """A group of linear layers as the names that PEFT takes; `all-linear` and names of layers stay as they are.
+
+    Raises:
+        InputError: The model has no linear layer in a module of that kind.
+    """
+    if not isinstance(targets, str):
+        return list(targets)
+    if targets not in _GROUPS:
+        return targets
+    names = {
+        name for path, _, name in (p.rpartition(".") for p in linear_layers(base)) if _GROUPS[targets].search(path)
+    }
+    if not names:
+        raise InputError(
+            f"the base has no linear layers in a module named like {targets!r}", field="student.lora.targets",
+            found=targets, expected="all-linear, or the names of layers",
+        )
+    return sorted(names)
+
+
+def _earlier(folder: Path, settings: Student) -> Path:
+    """The folder of an earlier adapter of the kind that the settings ask for."""
+    path = folder / "adapter_config.json"
+    if not path.exists():
+        raise InputError(
+            "no adapter to go on from", file=path, field="student.init_adapter", found=str(folder),
+            expected="a folder with adapter_config.json, such as RUN/train/adapter",
+        )
+    found, lora = read_json(path), settings.lora
+    wanted: dict[str, Any] = {"peft_type": "LORA", "r": lora.rank, "lora_alpha": lora.alpha, "use_dora": lora.dora,
+                              "use_rslora": lora.rslora}
+    if settings.peft is not None:
+        wanted = {"peft_type": settings.peft["peft_type"].upper()}
+    for key, value in wanted.items():
+        if found.get(key) != value:
+            raise InputError(
+                f"the adapter to go on from has another {key}", file=path, field="student.init_adapter",
+                found=found.get(key), expected=value, fix="Set student.lora (or student.peft) to the adapter's own",
+            )
+    return folder
+
+
+def _refused(settings: Student, why: str) -> InputError:
+    field = "student.lora" if settings.peft is None else "student.peft"
+    found = settings.lora.model_dump(mode="json") if settings.peft is None else settings.peft
+    return InputError(f"PEFT cannot make this adapter: {why}", field=field, found=found)

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from student.objective import Weighting, supervise, weighted_loss
+from task.codec import Codec
+from task.labels import Example, Label
+from task.tokens import FastTokenizer
+from tests.conftest import make_task
+
+ROW = Example("oat milk fresh 1l", (
+    Label("brand", "oat", 0, 3, 0.3), Label("product", "milk", 4, 8, 0.9), Label("aisle", "dairy", confidence=0.5),
+))
+
+
+def weights(tokenizer: FastTokenizer, form: str, weighting: Weighting, row: float = 0.8) -> list[float]:
+    codec = Codec.compile(make_task(), [ROW], tokenizer, form)
+    made = supervise(codec, tokenizer, ROW, row, weighting)
+    assert len(made.weights) == len(made.encoded.targets)
+    return made.weights
+
+
+@pytest.mark.parametrize("form", ["read", "write"])
+def test_a_unit_weighs_what_its_label_is_sure_of_and_without_one_what_the_row_is(
+    tokenizer: FastTokenizer, form: str
+) -> None:
+    found = weights(tokenizer, form, Weighting(by_confidence=True))
+    assert found[:5] == [0.3, 0.9, 0.8, 0.8, 0.5]
+    assert all(w == 0.8 for w in found[5:])
+    assert set(weights(tokenizer, form, Weighting())) == {1.0}
+
+
+@pytest.mark.parametrize("form", ["read", "write"])
+def test_only_the_doubtful_label_is_masked(tokenizer: FastTokenizer, form: str) -> None:
+    assert weights(tokenizer, form, Weighting(mask_below=0.4))[:5] == [0.0, 1.0, 1.0, 1.0, 1.0]
+    assert weights(tokenizer, form, Weighting(mask_below=0.6))[:5] == [0.0, 1.0, 1.0, 1.0, 0.0]
+    both = weights(tokenizer, form, Weighting(by_confidence=True, mask_below=0.4), row=0.1)
+    assert both[:4] == [0.0, 0.9, 0.1, 0.1]  # a row's doubt is not a label's: where there is no label nothing is masked
+
+
+def test_a_text_counts_as_its_least_sure_label(tokenizer: FastTokenizer) -> None:
+    assert set(weights(tokenizer, "json", Weighting(by_confidence=True))) == {0.3}
+    assert set(weights(tokenizer, "json", Weighting(mask_below=0.4))) == {0.0}
+    assert set(weights(tokenizer, "json", Weighting())) == {1.0}
+
+
+@given(st.integers(1, 6), st.floats(0.0, 0.5), st.integers(0, 1000))
+def test_the_loss_is_the_weighted_sum_of_each_targets_own(count: int, smoothing: float, seed: int) -> None:
+    random = torch.Generator().manual_seed(seed)
+    scores = torch.randn(count, 5, generator=random, dtype=torch.float64)
+    targets = torch.randint(0, 5, (count,), generator=random)
+    given_weights = torch.rand(count, generator=random, dtype=torch.float64)
+    log_p = scores.log_softmax(-1)
+    wanted = sum(
+        -w * ((1 - smoothing) * log_p[i, t] + smoothing * log_p[i].mean())
+        for i, (t, w) in enumerate(zip(targets, given_weights, strict=True))
+    )
+    assert torch.isclose(weighted_loss(scores, targets, given_weights, smoothing), torch.as_tensor(wanted))
