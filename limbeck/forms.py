@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from limbeck import training
 from limbeck.pipeline import Pipeline
 from limbeck.stage import run_stage
 from task.codec import Codec, Tokenizer
@@ -57,8 +58,8 @@ def _one(pipeline: Pipeline, form: str, steps: int | None) -> dict[str, Any]:
         pipeline.merge()
         merged = pipeline.run / "merge"
     else:
-        pipeline.train_form(task, f"forms/train-{form}")
-        merged = pipeline.merge_form(task, f"forms/merge-{form}", f"forms/train-{form}").folder
+        training.train(pipeline, task, f"forms/train-{form}")
+        merged = training.merge(pipeline, task, f"forms/merge-{form}", f"forms/train-{form}").folder
     inputs = {"model": read_json(merged / "manifest.json")["digest"], "gold": pipeline.inputs.fingerprint("test")}
     config = {"serving": task.serving.model_dump(mode="json"), "eval": task.eval.model_dump(mode="json"), "form": form}
     measured = run_stage(

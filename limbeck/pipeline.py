@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from limbeck import training
 from limbeck.console import Console
 from limbeck.inputs import Inputs
 from limbeck.stage import Result, run_stage
@@ -20,7 +21,6 @@ from task.store import fetch_ahead
 from teacher.job import Plan
 
 STAGES = ("label", "curriculum", "train", "merge", "bundle", "evaluate")
-_PARITY_ROWS = 200
 
 
 class Pipeline:
@@ -111,121 +111,33 @@ class Pipeline:
         from teacher.records import LedgerRow
 
         def work(folder: Path) -> Mapping[str, Any]:
-            rows = [LedgerRow.from_json(r) for _, r in rows_of(self._folder("label") / "labels.jsonl")]
+            rows = [LedgerRow.from_json(r) for _, r in rows_of(self.folder("label") / "labels.jsonl")]
             gold = [*self.inputs.test, *self.inputs.teacher.calibration]
-            made = curriculum.build(self.task, rows, gold)
+            made = curriculum.build(self.task, rows, gold, self._threshold())
             if not made.train:
                 raise InputError(
                     "no labelling was accepted: there is nothing to learn from",
-                    file=self._folder("label") / "labels.jsonl", found=made.left_out,
+                    file=self.folder("label") / "labels.jsonl", found=made.left_out,
                     fix="Lower curriculum.min_confidence, or look at verdicts.json beside the labels",
                 )
             curriculum.write(made, self.task, folder)
             return {"train": len(made.train), "dev": len(made.dev), "left_out": made.left_out}
 
         return run_stage(
-            self.run, "curriculum", config=self.task.model_dump(mode="json", include={"curriculum", "normaliser"}),
-            inputs={"labels": self._digest("label"), "gold": self.inputs.fingerprint("calibration", "test")},
+            self.run, "curriculum",
+            config=self.task.model_dump(mode="json", include={"normaliser": True, "curriculum": True})
+            | {"curriculum": self.task.curriculum.model_dump(mode="json", exclude={"cross_fit"})},
+            inputs={"labels": self.digest("label"), "gold": self.inputs.fingerprint("calibration", "test")},
             work=work,
         )
 
     def train(self) -> Result:
         """Curriculum → adapter."""
-        return self.train_form(self.task, "train")
-
-    def train_form(self, task: Task, name: str) -> Result:
-        """Train an adapter for the task's answer form as stage `name`."""
-
-        def work(folder: Path) -> Mapping[str, Any]:
-            from student.job import Job
-            from student.launch import launch
-            from task.codec import Codec
-            from task.store import fetch
-            from task.tokens import load_tokenizer
-            from teacher.curriculum import read
-
-            self.console.begin("fetching the base model")
-            base = fetch(task.student.base)
-            rows = read(self._folder("curriculum"), "train")
-            dev = [r.example for r in read(self._folder("curriculum"), "dev")]
-            codec = Codec.compile(task, [r.example for r in rows], load_tokenizer(base))
-            usable = [r for r in rows if codec.representable(r.example)]
-            write_json(folder / "codec.json", codec.to_json())
-            job = Job(
-                task, base, codec, [r.example for r in usable], dev, folder, task.curriculum.order == "shuffled",
-                [1.0 - r.noise for r in usable], self._threshold() if task.curriculum.doubtful == "mask" else 0.0,
-            )
-            history = launch(job, self.console)
-            order = read_json(folder / "order.json")
-            if order["sha256"] != order["planned"]:
-                raise RuntimeError("the order that reached the optimiser is not the curriculum's")
-            for done in ("checkpoints", "best", "ray"):
-                shutil.rmtree(folder / done, ignore_errors=True)
-            shutil.copy2(folder / "history.jsonl", folder / "curve.jsonl")
-            scores = [h["dev_f1"] for h in history if "dev_f1" in h]
-            return {
-                "base": task.student.base, "form": codec.form, "segmentation": codec.segmentation,
-                "rows": len(usable), "not_representable": len(rows) - len(usable),
-                "steps": len(history), "loss": history[-1]["loss"], "adapter_of_step": order["adapter_of_step"],
-                "dev_f1": (max(scores) if task.student.keep_best else scores[-1]) if scores else None,
-                "examples_per_s": round(sum(h["rows"] for h in history) / sum(h["seconds"] for h in history), 2),
-            }
-
-        inputs = {"curriculum": self._digest("curriculum")}
-        earlier = Path(task.student.init_adapter or "") / "adapter_model.safetensors"
-        if task.student.init_adapter and earlier.exists():
-            inputs["init_adapter"] = sha256_file(earlier)
-        return run_stage(
-            self.run, name, config=task.model_dump(mode="json", include={"student", "roles", "normaliser"})
-            | {"order": task.curriculum.order}, inputs=inputs, work=work,
-        )
+        return training.train(self, self.task, "train")
 
     def merge(self) -> Result:
         """Adapter → merged model and parity report."""
-        return self.merge_form(self.task, "merge", "train")
-
-    def merge_form(self, task: Task, name: str, trained: str) -> Result:
-        """Merge the adapter of stage `trained` as stage `name`."""
-
-        def work(folder: Path) -> Mapping[str, Any]:
-            from student.classifier import export_classifier
-            from student.merge import merge
-            from student.parity import parity
-            from task.codec import load_codec
-            from task.store import fetch
-            from task.tokens import load_tokenizer
-            from teacher.curriculum import read
-
-            base, adapter = fetch(task.student.base), self._folder(trained) / "adapter"
-            codec = load_codec(self._folder(trained))
-            self.console.begin("merging")
-            matrices = merge(base, adapter, folder / "model", task.student)
-            write_json(folder / "codec.json", codec.to_json())
-            self.console.begin("proving that merged = adapter")
-            dev = [r.example for r in read(self._folder("curriculum"), "dev")]
-            dev = [x for x in dev if codec.representable(x)][:_PARITY_ROWS]
-            report = parity(base, adapter, folder / "model", codec, load_tokenizer(base), dev, task.student)
-            write_json(folder / "parity.json", report)
-            gates = task.gates
-            if report["max_logit_delta"] > gates.merge_max_logit_delta:
-                raise GateError(
-                    f"merged ≠ trained: max |Δlogit| is {report['max_logit_delta']}, the gate "
-                    f"gates.merge_max_logit_delta allows {gates.merge_max_logit_delta}"
-                )
-            if report["label_agreement"] < gates.merge_label_agreement:
-                raise GateError(
-                    f"merged ≠ trained: {report['label_agreement']:.2%} of labels agree, the gate "
-                    f"gates.merge_label_agreement asks for {gates.merge_label_agreement:.2%}"
-                )
-            if codec.form == "read":
-                export_classifier(folder / "model", codec, folder / "classifier")
-            return {"matrices": matrices, **report}
-
-        return run_stage(
-            self.run, name,
-            config=task.model_dump(mode="json", include={"gates"}) | {"merge_base": task.student.merge_base},
-            inputs={"adapter": self._digest(trained)}, work=work,
-        )
+        return training.merge(self, self.task, "merge", "train")
 
     def bundle(self) -> Result:
         """Merged model and labels → bundle."""
@@ -234,7 +146,7 @@ class Pipeline:
             from serving.bundle import build
             from task.codec import load_codec
 
-            merged = self._folder("merge")
+            merged = self.folder("merge")
             codec = load_codec(merged)
             head = self._head()
             shutil.rmtree(folder / "bundle", ignore_errors=True)
@@ -245,7 +157,7 @@ class Pipeline:
 
         return run_stage(
             self.run, "bundle", config=self.task.model_dump(mode="json", exclude={"gates", "eval"}),
-            inputs={"model": self._digest("merge"), "labels": self._digest("label")}, work=work,
+            inputs={"model": self.digest("merge"), "labels": self.digest("label")}, work=work,
         )
 
     def evaluate(self) -> Result:
@@ -256,7 +168,7 @@ class Pipeline:
 
             return evaluate(self, folder)
 
-        inputs = {n: self._digest(n) for n in ("label", "train", "merge", "bundle")}
+        inputs = {n: self.digest(n) for n in ("label", "train", "merge", "bundle")}
         forms = self.run / "forms" / "forms.json"
         if forms.exists():
             inputs["forms"] = sha256_file(forms)
@@ -281,7 +193,7 @@ class Pipeline:
 
     def _threshold(self) -> float:
         """The confidence below which a label of the teacher's is doubtful."""
-        path = self._folder("label") / "confidence.json"
+        path = self.folder("label") / "confidence.json"
         found = read_json(path)["threshold"] if path.exists() else self.task.teacher.confidence.threshold
         return float(found or 0.0)
 
@@ -290,21 +202,23 @@ class Pipeline:
         from task.io import rows_of
         from teacher.records import LedgerRow
 
-        rows = [LedgerRow.from_json(r) for _, r in rows_of(self._folder("label") / "labels.jsonl")]
+        rows = [LedgerRow.from_json(r) for _, r in rows_of(self.folder("label") / "labels.jsonl")]
         top = sorted(rows, key=lambda r: -r.count)[: self.task.serving.head_queries]
         least = self.task.serving.min_cache_confidence
         return [
             Example(r.query, r.labels, r.count) for r in top if r.status == "accepted" and r.confidence >= least
         ]
 
-    def _folder(self, name: str) -> Path:
+    def folder(self, name: str) -> Path:
+        """The folder of a stage that has been run; `InputError` where it has not."""
         folder = self.run / name
         if not (folder / "manifest.json").exists():
             raise InputError(f"stage {name!r} has not been run", file=folder, fix=f"Run `limbeck {name} TASK` first")
         return folder
 
-    def _digest(self, name: str) -> str:
-        return str(read_json(self._folder(name) / "manifest.json")["digest"])
+    def digest(self, name: str) -> str:
+        """What depends on a stage's outputs depends on this."""
+        return str(read_json(self.folder(name) / "manifest.json")["digest"])
 
 
 def _headline(name: str, f: Mapping[str, Any]) -> str:

@@ -52,6 +52,21 @@ def read_scores(model: Any, codec: Codec, tokenizer: Tokenizer, queries: Sequenc
     return list(np.split(scores, cuts))
 
 
+def all_scores(
+    model: Any, codec: Codec, tokenizer: Tokenizer, queries: Sequence[str], *, device: str = "cpu",
+    batch_size: int = 32, progress: Callable[[int], None] = lambda _: None,
+) -> list[npt.NDArray[np.float32]]:
+    """`read_scores` of many queries, order kept; those of like length share a batch."""
+    model.eval()
+    out: dict[int, npt.NDArray[np.float32]] = {}
+    with torch.inference_mode(), _autocast(model, device):
+        for rows in _grouped(codec, tokenizer, [Example(q) for q in queries], batch_size):
+            found = read_scores(model, codec, tokenizer, [queries[i] for i in rows], device)
+            out.update(zip(rows, found, strict=True))
+            progress(len(rows))
+    return [out[i] for i in range(len(queries))]
+
+
 def _read(model: Any, codec: Codec, tokenizer: Tokenizer, queries: Sequence[str], device: str) -> list[Labelling]:
     scores = read_scores(model, codec, tokenizer, queries, device)
     return [codec.decode_scores(q, s) for q, s in zip(queries, scores, strict=True)]

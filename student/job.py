@@ -2,15 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from task.codec import Codec
 from task.files import read_json, write_json
-from task.labels import Example, Label
+from task.labels import Doubt, Example, Label
 from task.spec import Task
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A labelling to learn from.
+
+    Attributes:
+        confidence: That the labelling as a whole is right.
+        doubts: Parts of it that are not to be learned from.
+    """
+
+    example: Example
+    confidence: float = 1.0
+    doubts: tuple[Doubt, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        doubts = [d.to_json() for d in self.doubts]
+        return {**self.example.to_json(), "confidence": self.confidence, "doubts": doubts}
+
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> Row:
+        """The inverse of `to_json`."""
+        return cls(_example(row), row["confidence"], tuple(Doubt(**d) for d in row["doubts"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,27 +44,22 @@ class Job:
         train: Rows in the curriculum's order.
         folder: Where checkpoints, history and adapter go.
         reshuffle: Whether later epochs draw a new order.
-        confidence: In each labelling of `train` as a whole; empty for certainty.
-        mask_below: Labels less sure than this are not learned from, the others of their rows are.
     """
 
     task: Task
     base: Path
     codec: Codec
-    train: list[Example]
+    train: list[Row]
     dev: list[Example]
     folder: Path
     reshuffle: bool
-    confidence: list[float] = field(default_factory=list)
-    mask_below: float = 0.0
 
     def write(self, path: Path) -> None:
         """Put the job where every worker can read it; workers run in another directory, so paths are absolute."""
         write_json(path, {
             "task": self.task.model_dump(mode="json"), "base": str(self.base.resolve()), "codec": self.codec.to_json(),
             "train": [x.to_json() for x in self.train], "dev": [x.to_json() for x in self.dev],
-            "folder": str(self.folder.resolve()), "reshuffle": self.reshuffle, "confidence": self.confidence,
-            "mask_below": self.mask_below,
+            "folder": str(self.folder.resolve()), "reshuffle": self.reshuffle,
         })
 
     @classmethod
@@ -49,10 +67,10 @@ class Job:
         """The inverse of `write`."""
         v = read_json(path)
         return cls(
-            Task.model_validate(v["task"]), Path(v["base"]), Codec.from_json(v["codec"]), _examples(v["train"]),
-            _examples(v["dev"]), Path(v["folder"]), v["reshuffle"], v["confidence"], v["mask_below"],
+            Task.model_validate(v["task"]), Path(v["base"]), Codec.from_json(v["codec"]),
+            [Row.from_json(r) for r in v["train"]], [_example(r) for r in v["dev"]], Path(v["folder"]), v["reshuffle"],
         )
 
 
-def _examples(rows: Iterable[dict[str, Any]]) -> list[Example]:
-    return [Example(r["query"], tuple(Label.from_json(x) for x in r["labels"]), r["count"]) for r in rows]
+def _example(row: dict[str, Any]) -> Example:
+    return Example(row["query"], tuple(Label.from_json(x) for x in row["labels"]), row["count"])

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from student.job import Row
 from student.model import collate
 from task.codec import Codec, Encoded, Tokenizer
-from task.labels import Example, Label
+from task.labels import Doubt, Label
 from task.segment import units
 
 
@@ -22,50 +23,39 @@ class Supervised:
     weights: list[float]
 
 
-@dataclass(frozen=True, slots=True)
-class Weighting:
-    """How much a target counts.
-
-    Attributes:
-        by_confidence: By the confidence of its label; where there is no label, by that of the row. Else 1.
-        mask_below: The words of an open role, or the probes of a closed one, whose label is less sure than this do not
-            count at all: in a row with one doubtful label the others are still learned from.
-    """
-
-    by_confidence: bool = False
-    mask_below: float = 0.0
-
-    def of(self, label: Label | None, row: float) -> float:
-        """Weight of a target that belongs to a label, or to none in a row of some confidence."""
-        sure = row if label is None or label.confidence is None else label.confidence
-        if label is not None and sure < self.mask_below:
-            return 0.0
-        return sure if self.by_confidence else 1.0
-
-
-def supervise(codec: Codec, tokenizer: Tokenizer, example: Example, row: float, weighting: Weighting) -> Supervised:
+def supervise(codec: Codec, tokenizer: Tokenizer, row: Row, *, by_confidence: bool = False) -> Supervised:
     """Encode a row and weigh its targets.
 
-    A text (the form `json`) is one thing: all its tokens have the weight of the least sure label.
-
-    Args:
-        row: Confidence in the labelling as a whole.
+    What the row doubts does not count at all; the rest counts by the confidence of its label, where there is no label
+    by that of the row, or all the same. A text (the form `json`) is one thing: its tokens count as its least part does.
     """
+    example = row.example
     encoded = codec.encode(example, tokenizer)
+
+    def sure(label: Label | None) -> float:
+        if not by_confidence:
+            return 1.0
+        return row.confidence if label is None or label.confidence is None else label.confidence
+
     if codec.form == "json":
-        least = min([weighting.of(x, row) for x in example.labels] or [weighting.of(None, row)])
+        least = 0.0 if row.doubts else min([sure(x) for x in example.labels] or [sure(None)])
         return Supervised(encoded, [least] * len(encoded.targets))
     weights = []
     for start, end in units(example.query, codec.segmentation):
-        over = (x for x in example.labels if x.start is not None and x.start < end and start < (x.end or 0))
-        weights.append(weighting.of(next(over, None), row))
+        doubted = any(_over(d, start, end) for d in row.doubts)
+        label = next((x for x in example.labels if _over(x, start, end)), None)
+        weights.append(0.0 if doubted else sure(label))
+    doubted_roles = {d.role for d in row.doubts if d.start is None}
     for role in codec.closed:
         held = {x.text: x for x in example.labels if x.role == role.name}
-        if role.multiple:
-            weights += [weighting.of(held.get(v), row) for v in role.values]
-        else:
-            weights.append(weighting.of(next(iter(held.values()), None), row))
+        values = [held.get(v) for v in role.values] if role.multiple else [next(iter(held.values()), None)]
+        weights += [0.0 if role.name in doubted_roles else sure(x) for x in values]
     return Supervised(encoded, weights)
+
+
+def _over(span: Label | Doubt, start: int, end: int) -> bool:
+    """Whether a span shares a character with `start` to `end`."""
+    return span.start is not None and span.end is not None and span.start < end and start < span.end
 
 
 def batch(rows: Sequence[Supervised], device: str) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:

@@ -26,7 +26,7 @@ from student.fused import fuse
 from student.infer import predict
 from student.job import Job
 from student.model import DTYPES, TargetLogits, alphabet_of, load_base
-from student.objective import Supervised, Weighting, batch, supervise, weighted_loss
+from student.objective import Supervised, batch, supervise, weighted_loss
 from student.optim import make_optimizer
 from student.order import chained, learning_rate, order_digest, plan_batches, share_of_rank, total_steps
 from student.selection import Selection
@@ -44,7 +44,8 @@ def train(job: Job, rank: int = 0, world: int = 1, device: str = "cpu", threads:
         torch.set_num_threads(threads)
     s = job.task.student
     tokenizer = load_tokenizer(job.base)
-    rows = _supervised(job, tokenizer)
+    weigh = s.weighting == "confidence"
+    rows = [supervise(job.codec, tokenizer, row, by_confidence=weigh) for row in job.train]
     steps = total_steps(len(rows), s.batch_size, s.epochs, s.max_steps)
     batches = plan_batches(
         [len(r.encoded.ids) for r in rows], batch_size=s.batch_size, steps=steps, reshuffle=job.reshuffle,
@@ -102,13 +103,6 @@ def train(job: Job, rank: int = 0, world: int = 1, device: str = "cpu", threads:
         for reporter in watched:
             reporter.close()
         _finish(job, model, selection, step, {"sha256": digest, "planned": order_digest(batches[:step])})
-
-
-def _supervised(job: Job, tokenizer: Any) -> list[Supervised]:
-    weighting = Weighting(job.task.student.weighting == "confidence", job.mask_below)
-    confidence = job.confidence or [1.0] * len(job.train)
-    pairs = zip(job.train, confidence, strict=True)
-    return [supervise(job.codec, tokenizer, x, sure, weighting) for x, sure in pairs]
 
 
 def _model(job: Job, start: Path | None, dtype: torch.dtype, device: str) -> Any:

@@ -50,6 +50,30 @@ Labelling = tuple[Label, ...]
 
 
 @dataclass(frozen=True, slots=True)
+class Doubt:
+    """A part of a labelling that is not to be learned from: words of the query, or a closed role as a whole.
+
+    Attributes:
+        role: The closed role, or of the label that the words have; empty for words without a label.
+        start: First character, or None for a closed role.
+        end: One past the last character, or None for a closed role.
+    """
+
+    role: str
+    start: int | None = None
+    end: int | None = None
+
+    @classmethod
+    def of(cls, label: Label) -> Doubt:
+        """All that a label says."""
+        return cls(label.role, label.start, label.end)
+
+    def to_json(self) -> dict[str, Any]:
+        """A row of a curriculum holds these."""
+        return {"role": self.role, "start": self.start, "end": self.end}
+
+
+@dataclass(frozen=True, slots=True)
 class Example:
     """A query with its labelling, its traffic count and, where it has one, its id."""
 

@@ -124,6 +124,18 @@ class Teacher(Strict):
     ray_address: str | None = None
 
 
+class CrossFit(Strict):
+    """Find labels that are probably wrong before training: students of the other folds contradict them.
+
+    `steps` is each student's training (a third of the task's where it is not given); `action` masks what is suspected,
+    or drops its row.
+    """
+
+    folds: Annotated[int, Field(ge=2, le=10)] = 2
+    steps: Positive | None = None
+    action: Literal["mask", "drop"] = "mask"
+
+
 class Curriculum(Strict):
     """Which accepted labellings are learned from, and in which order.
 
@@ -134,6 +146,7 @@ class Curriculum(Strict):
 
     order: Literal["easy-to-hard", "shuffled", "hard-to-easy", "growing"] = "shuffled"
     doubtful: Literal["leave-out", "mask"] = "leave-out"
+    cross_fit: CrossFit | None = None
     pattern_roles: tuple[str, ...] = ()
     max_per_pattern: Positive | None = None
     dev_fraction: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.05

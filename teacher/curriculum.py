@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from task.labels import Example, place
+from task.labels import Doubt, Example, place
 from task.near import clusters
 from task.normalize import normaliser
 from task.segment import units
@@ -33,6 +33,7 @@ class CurriculumRow:
         difficulty: In [0, 1]: long queries, many labels and rare words are hard.
         noise: In [0, 1]: one minus the teacher's confidence in the whole labelling.
         stratum: `head`, `torso` or `tail` by traffic rank in the log.
+        doubts: Parts of the labelling that are not to be learned from.
     """
 
     example: Example
@@ -40,12 +41,13 @@ class CurriculumRow:
     difficulty: float
     noise: float
     stratum: str = "tail"
+    doubts: tuple[Doubt, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """A row of the dataset."""
         return {
             **self.example.to_json(), "cluster": self.cluster, "difficulty": round(self.difficulty, 4),
-            "noise": round(self.noise, 4), "stratum": self.stratum,
+            "noise": round(self.noise, 4), "stratum": self.stratum, "doubts": [d.to_json() for d in self.doubts],
         }
 
 
@@ -58,14 +60,21 @@ class Curriculum:
     left_out: dict[str, int]
 
 
-def build(task: Task, rows: Sequence[LedgerRow], gold: Sequence[Example] = ()) -> Curriculum:
-    """Choose, deduplicate, split, score and order."""
+def build(
+    task: Task, rows: Sequence[LedgerRow], gold: Sequence[Example] = (), threshold: float = 0.0
+) -> Curriculum:
+    """Choose, deduplicate, split, score and order.
+
+    Args:
+        threshold: Labels of less confidence are doubtful (`curriculum.doubtful`).
+    """
     normalise = normaliser(task.normaliser)
     settings = task.curriculum
     texts = [r.query for r in rows] + [g.query for g in gold]
     cluster_of = dict(zip(texts, clusters(texts, normalise), strict=True))
     held_out = {cluster_of[g.query] for g in gold}
-    usable = {"accepted", "uncertain"} if settings.doubtful == "mask" else {"accepted"}
+    masks = settings.doubtful == "mask"
+    usable = {"accepted", "uncertain"} if masks else {"accepted"}
     left_out: Counter[str] = Counter()
     strata = _strata(rows, task)
     kept: dict[str, CurriculumRow] = {}
@@ -83,7 +92,10 @@ def build(task: Task, rows: Sequence[LedgerRow], gold: Sequence[Example] = ()) -
             left_out["duplicate"] += 1
         else:
             example = Example(row.query, row.labels, row.count)
-            kept[text] = CurriculumRow(example, cluster_of[row.query], 0.0, 1 - row.confidence, strata[row.query])
+            doubts = tuple(Doubt.of(x) for x in row.labels if x.confidence is not None and x.confidence < threshold)
+            kept[text] = CurriculumRow(
+                example, cluster_of[row.query], 0.0, 1 - row.confidence, strata[row.query], doubts if masks else ()
+            )
     capped = _capped(list(kept.values()), task, normalise)
     if len(capped) < len(kept):
         left_out["over max_per_pattern"] = len(kept) - len(capped)
@@ -205,6 +217,7 @@ def write(curriculum: Curriculum, task: Task, folder: Path) -> None:
     fields = [
         ("query", pa.string()), ("count", pa.int64()), ("labels", pa.list_(label)), ("cluster", pa.string()),
         ("difficulty", pa.float32()), ("noise", pa.float32()), ("stratum", pa.string()),
+        ("doubts", pa.list_(pa.struct([("role", pa.string()), ("start", pa.int32()), ("end", pa.int32())]))),
     ]
     (folder / "data").mkdir(parents=True, exist_ok=True)
     for name, rows in (("train", curriculum.train), ("dev", curriculum.dev)):
@@ -224,7 +237,7 @@ def read(folder: Path, split: str) -> list[CurriculumRow]:
     return [
         CurriculumRow(
             Example(r["query"], tuple(Label.from_json(x) for x in r["labels"]), r["count"]), r["cluster"],
-            r["difficulty"], r["noise"], r["stratum"],
+            r["difficulty"], r["noise"], r["stratum"], tuple(Doubt(**d) for d in r["doubts"]),
         )
         for r in pq.read_table(folder / "data" / f"{split}.parquet").to_pylist()
     ]

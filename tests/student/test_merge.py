@@ -16,7 +16,7 @@ from student.model import linear_layers, load_base
 from student.parity import parity
 from student.train import train
 from task.tokens import FastTokenizer
-from tests.student.test_training import job
+from tests.student.test_training import job, rows
 
 KINDS: dict[str, dict[str, Any]] = {
     "rslora": {"lora": {"rank": 4, "alpha": 8, "rslora": True}},
@@ -37,14 +37,14 @@ def test_every_kind_of_adapter_trains_and_merges(
     train(made)
     matrices = merge(tiny_llama, tmp_path / "adapter", tmp_path / "merged", made.task.student)
     assert matrices == {"attention": 8, "loha": 6, "ia3": 6}.get(kind, 14)
-    report = parity(tiny_llama, tmp_path / "adapter", tmp_path / "merged", made.codec, tokenizer, made.train)
+    report = parity(tiny_llama, tmp_path / "adapter", tmp_path / "merged", made.codec, tokenizer, rows())
     assert report["max_logit_delta"] < 0.25
     assert report["mean_kl"] < 2e-3
     base, merged = load_file(tiny_llama / "model.safetensors"), load_file(tmp_path / "merged" / "model.safetensors")
     changed = [k for k in base if not torch.equal(base[k], merged[k])]
     assert len(changed) == matrices
     assert all(merged[k].dtype == base[k].dtype for k in base)
-    untrained = parity(tiny_llama, tmp_path / "adapter", tiny_llama, made.codec, tokenizer, made.train)
+    untrained = parity(tiny_llama, tmp_path / "adapter", tiny_llama, made.codec, tokenizer, rows())
     assert untrained["max_logit_delta"] > 3 * report["max_logit_delta"]  # what was merged is what was trained
 
 
@@ -92,7 +92,7 @@ def test_a_qlora_adapter_is_merged_into_the_base_that_it_was_trained_against(
         settings = student.model_copy(update={"merge_base": name})
         assert merge(quantised.base, folder / "adapter", folder / name, settings) == 14
         reports[name] = parity(
-            quantised.base, folder / "adapter", folder / name, quantised.codec, tokenizer, quantised.train, student
+            quantised.base, folder / "adapter", folder / name, quantised.codec, tokenizer, rows(), student
         )
     assert reports["trained-against"]["label_agreement"] == 1.0
     assert reports["trained-against"]["mean_logit_delta"] < 0.2 * reports["plain"]["mean_logit_delta"]

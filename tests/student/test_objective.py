@@ -5,9 +5,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from student.objective import Weighting, supervise, weighted_loss
+from student.job import Row
+from student.objective import supervise, weighted_loss
 from task.codec import Codec
-from task.labels import Example, Label
+from task.labels import Doubt, Example, Label
 from task.tokens import FastTokenizer
 from tests.conftest import make_task
 
@@ -16,9 +17,11 @@ ROW = Example("oat milk fresh 1l", (
 ))
 
 
-def weights(tokenizer: FastTokenizer, form: str, weighting: Weighting, row: float = 0.8) -> list[float]:
+def weights(
+    tokenizer: FastTokenizer, form: str, *doubts: Doubt, by_confidence: bool = False, row: float = 0.8
+) -> list[float]:
     codec = Codec.compile(make_task(), [ROW], tokenizer, form)
-    made = supervise(codec, tokenizer, ROW, row, weighting)
+    made = supervise(codec, tokenizer, Row(ROW, row, doubts), by_confidence=by_confidence)
     assert len(made.weights) == len(made.encoded.targets)
     return made.weights
 
@@ -27,24 +30,23 @@ def weights(tokenizer: FastTokenizer, form: str, weighting: Weighting, row: floa
 def test_a_unit_weighs_what_its_label_is_sure_of_and_without_one_what_the_row_is(
     tokenizer: FastTokenizer, form: str
 ) -> None:
-    found = weights(tokenizer, form, Weighting(by_confidence=True))
+    found = weights(tokenizer, form, by_confidence=True)
     assert found[:5] == [0.3, 0.9, 0.8, 0.8, 0.5]
     assert all(w == 0.8 for w in found[5:])
-    assert set(weights(tokenizer, form, Weighting())) == {1.0}
+    assert set(weights(tokenizer, form)) == {1.0}
 
 
 @pytest.mark.parametrize("form", ["read", "write"])
-def test_only_the_doubtful_label_is_masked(tokenizer: FastTokenizer, form: str) -> None:
-    assert weights(tokenizer, form, Weighting(mask_below=0.4))[:5] == [0.0, 1.0, 1.0, 1.0, 1.0]
-    assert weights(tokenizer, form, Weighting(mask_below=0.6))[:5] == [0.0, 1.0, 1.0, 1.0, 0.0]
-    both = weights(tokenizer, form, Weighting(by_confidence=True, mask_below=0.4), row=0.1)
-    assert both[:4] == [0.0, 0.9, 0.1, 0.1]  # a row's doubt is not a label's: where there is no label nothing is masked
+def test_only_what_is_doubted_is_masked(tokenizer: FastTokenizer, form: str) -> None:
+    assert weights(tokenizer, form, Doubt("brand", 0, 3))[:5] == [0.0, 1.0, 1.0, 1.0, 1.0]
+    assert weights(tokenizer, form, Doubt("", 9, 14), Doubt("aisle"))[:5] == [1.0, 1.0, 0.0, 1.0, 0.0]
+    assert weights(tokenizer, form, Doubt("brand", 0, 3), by_confidence=True)[:4] == [0.0, 0.9, 0.8, 0.8]
 
 
-def test_a_text_counts_as_its_least_sure_label(tokenizer: FastTokenizer) -> None:
-    assert set(weights(tokenizer, "json", Weighting(by_confidence=True))) == {0.3}
-    assert set(weights(tokenizer, "json", Weighting(mask_below=0.4))) == {0.0}
-    assert set(weights(tokenizer, "json", Weighting())) == {1.0}
+def test_a_text_counts_as_its_least_sure_part(tokenizer: FastTokenizer) -> None:
+    assert set(weights(tokenizer, "json", by_confidence=True)) == {0.3}
+    assert set(weights(tokenizer, "json", Doubt("aisle"))) == {0.0}
+    assert set(weights(tokenizer, "json")) == {1.0}
 
 
 @given(st.integers(1, 6), st.floats(0.0, 0.5), st.integers(0, 1000))

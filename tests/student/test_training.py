@@ -22,14 +22,14 @@ from student.classifier import export_classifier
 from student.estimate import Architecture, architecture
 from student.fused import fuse
 from student.infer import predict, read_scores
-from student.job import Job
+from student.job import Job, Row
 from student.merge import fold, merge
 from student.model import TargetLogits, collate, load_base
 from student.parity import parity
 from student.train import train
 from task.codec import Codec
 from task.files import read_json
-from task.labels import Example, Label, ordered
+from task.labels import Doubt, Example, Label, ordered
 from task.normalize import normaliser
 from task.tokens import FastTokenizer
 from tests.conftest import make_task
@@ -61,7 +61,8 @@ def job(base: Path, folder: Path, tokenizer: FastTokenizer, form: str = "read", 
     } | student
     task = make_task(student=settings)
     folder.mkdir(parents=True, exist_ok=True)
-    return Job(task, base, Codec.compile(task, rows(), tokenizer), rows(), rows(8), folder, reshuffle=True)
+    learned = [Row(x) for x in rows()]
+    return Job(task, base, Codec.compile(task, rows(), tokenizer), learned, rows(8), folder, reshuffle=True)
 
 
 def losses(folder: Path) -> list[float]:
@@ -106,11 +107,11 @@ def test_what_the_teacher_doubts_counts_less(tiny_llama: Path, tmp_path: Path, t
     ] * 3
     right = [Example(x.query, tuple(dataclasses.replace(y, confidence=0.99) for y in x.labels)) for x in rows()]
     found = {}
-    for name, student, mask in (("plain", {}, 0.0), ("weighed", {"weighting": "confidence"}, 0.0), ("masked", {}, 0.5)):
+    for name, student in (("plain", {}), ("weighed", {"weighting": "confidence"}), ("masked", {})):
         made = job(tiny_llama, tmp_path / name, tokenizer, max_steps=60, **student)
-        made = dataclasses.replace(
-            made, train=right + wrong, confidence=[0.99] * len(right) + [0.01] * len(wrong), mask_below=mask
-        )
+        doubts = [tuple(Doubt.of(y) for y in x.labels) if name == "masked" else () for x in wrong]
+        doubted = [Row(x, 0.01, d) for x, d in zip(wrong, doubts, strict=True)]
+        made = dataclasses.replace(made, train=[*(Row(x, 0.99) for x in right), *doubted])
         train(made)
         model = load_adapter(load_base(tiny_llama, torch.float32), made.folder / "adapter")
         answers = predict(model, made.codec, tokenizer, made.task, rows())
@@ -257,7 +258,7 @@ def trained(
 
 def test_merged_answers_as_trained(trained: tuple[Job, Path], tokenizer: FastTokenizer) -> None:
     made, merged = trained
-    report = parity(made.base, made.folder / "adapter", merged, made.codec, tokenizer, made.train)
+    report = parity(made.base, made.folder / "adapter", merged, made.codec, tokenizer, rows())
     assert report["label_agreement"] == 1.0
     assert report["max_logit_delta"] < 0.2  # bf16 keeps 8 bits
     assert report["mean_kl"] < 1e-3
@@ -268,7 +269,7 @@ def test_merged_answers_as_trained(trained: tuple[Job, Path], tokenizer: FastTok
     tensors = load_file(other / "model.safetensors")
     tensors["model.layers.1.mlp.down_proj.weight"] += 0.05 * torch.randn(128, 256)
     save_file(tensors, other / "model.safetensors", metadata={"format": "pt"})
-    worse = parity(made.base, made.folder / "adapter", other, made.codec, tokenizer, made.train)
+    worse = parity(made.base, made.folder / "adapter", other, made.codec, tokenizer, rows())
     assert worse["max_logit_delta"] > 5 * report["max_logit_delta"]
 
 
@@ -278,10 +279,10 @@ def test_parity_is_that_of_all_scores_at_once(
 ) -> None:
     """Batches are compared one by one, since a whole vocabulary's scores of all rows would not fit in memory."""
     made, merged = trained
-    codec, rows = dataclasses.replace(made.codec, form=form), made.train * 4
-    report = parity(made.base, made.folder / "adapter", merged, codec, tokenizer, rows)
+    codec, many = dataclasses.replace(made.codec, form=form), rows() * 4
+    report = parity(made.base, made.folder / "adapter", merged, codec, tokenizer, many)
     alphabet = None if form == "json" else codec.symbol_ids
-    ids, at, columns, _ = collate([codec.encode(x, tokenizer) for x in rows])
+    ids, at, columns, _ = collate([codec.encode(x, tokenizer) for x in many])
     one, other = (
         TargetLogits(model.eval(), alphabet)(ids, at, columns).detach().double()
         for model in (
@@ -333,9 +334,9 @@ def test_the_classifier_reads_what_the_language_model_reads(
 
 def test_a_trained_student_predicts(trained: tuple[Job, Path], tokenizer: FastTokenizer) -> None:
     made, merged = trained
-    found = predict(load_base(merged, torch.float32), made.codec, tokenizer, made.task, made.train)
-    assert [f.query for f in found] == [x.query for x in made.train]
-    right = sum({x.key for x in f.labels} == {x.key for x in g.labels} for f, g in zip(found, made.train, strict=True))
+    found = predict(load_base(merged, torch.float32), made.codec, tokenizer, made.task, rows())
+    assert [f.query for f in found] == [x.query for x in rows()]
+    right = sum({x.key for x in f.labels} == {x.key for x in g.labels} for f, g in zip(found, rows(), strict=True))
     assert right / len(found) > 0.8
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from task.labels import Example, Label
+from task.labels import Doubt, Example, Label
 from task.near import near
 from task.normalize import normalize_v1
 from teacher.curriculum import build, read, write
@@ -54,9 +54,10 @@ def test_doubtful_and_rejected_rows_are_left_out_and_counted() -> None:
 
 
 def test_rows_with_a_doubtful_label_are_learned_from_where_it_will_be_masked() -> None:
-    rows = [row("oat a"), row("soy b", "uncertain"), row("tea c", "partial")]
-    made = build(make_task(curriculum={"doubtful": "mask"}), rows)
-    assert {r.example.query for r in (*made.train, *made.dev)} == {"oat a", "soy b"}
+    rows = [row("oat a"), row("soy b", "uncertain", 0.3), row("tea c", "partial")]
+    made = build(make_task(curriculum={"doubtful": "mask"}), rows, threshold=0.5)
+    doubts = {r.example.query: r.doubts for r in (*made.train, *made.dev)}
+    assert doubts == {"oat a": (), "soy b": (Doubt("product", 0, 3),)}
     assert made.left_out == {"partial": 1}
 
 

@@ -1,0 +1,124 @@
+"""The stage between curriculum and training that a task can ask for: find labels that are probably wrong."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from limbeck.stage import Result, run_stage
+from task.files import write_jsonl
+from task.labels import Doubt
+from task.settings import CrossFit
+from task.spec import Task
+
+if TYPE_CHECKING:
+    from limbeck.pipeline import Pipeline
+    from student.crossfit import Suspect
+    from task.codec import Codec
+    from teacher.curriculum import CurriculumRow
+
+_SHARE = 3  # a student that only has to contradict gets this part of the task's steps
+
+
+def cross_fit(pipeline: Pipeline) -> Result:
+    """Curriculum → the same without what students of the other folds contradict, and `suspects.jsonl`."""
+    task = pipeline.task
+    settings = task.curriculum.cross_fit
+    assert settings is not None
+
+    def work(folder: Path) -> Mapping[str, Any]:
+        from task.codec import Codec
+        from task.store import fetch
+        from task.tokens import load_tokenizer
+        from teacher import curriculum
+
+        base = fetch(task.student.base)
+        rows = curriculum.read(pipeline.folder("curriculum"), "train")
+        dev = curriculum.read(pipeline.folder("curriculum"), "dev")
+        codec = Codec.compile(task, [r.example for r in rows], load_tokenizer(base), form="read")
+        usable = [r for r in rows if codec.representable(r.example)]
+        found = _contradicted(pipeline, settings, base, codec, usable, folder)
+        write_jsonl(folder / "suspects.jsonl", (
+            {"query": usable[x.row].example.query, **x.doubt.to_json(), "given": round(x.given, 4),
+             "instead": round(x.instead, 4), "says": x.says} for x in found
+        ))
+        doubts: dict[str, list[Doubt]] = {}
+        for x in found:
+            doubts.setdefault(usable[x.row].example.query, []).append(x.doubt)
+        train = without(rows, doubts, settings.action)
+        left = {"contradicted by students": len(rows) - len(train)} if len(train) < len(rows) else {}
+        curriculum.write(curriculum.Curriculum(train, dev, left), task, folder)
+        return {"suspects": len(found), "rows_with_suspects": len(doubts), "train": len(train)}
+
+    return run_stage(
+        pipeline.run, "cross-fit",
+        config=task.model_dump(mode="json", include={"student", "roles", "normaliser"})
+        | {"cross_fit": settings.model_dump(mode="json")},
+        inputs={"curriculum": pipeline.digest("curriculum")}, work=work,
+    )
+
+
+def without(
+    rows: Sequence[CurriculumRow], doubts: Mapping[str, Sequence[Doubt]], action: str
+) -> list[CurriculumRow]:
+    """Rows without those of which something is suspected (`drop`), or with it marked as doubtful (`mask`)."""
+    if action == "drop":
+        return [r for r in rows if r.example.query not in doubts]
+    return [replace(r, doubts=(*r.doubts, *doubts.get(r.example.query, ()))) for r in rows]
+
+
+def _contradicted(
+    pipeline: Pipeline, settings: CrossFit, base: Path, codec: Codec, rows: Sequence[CurriculumRow], folder: Path
+) -> list[Suspect]:
+    """Train a student on every fold's complement and ask it about the fold."""
+    from student.crossfit import fold_of, suspects
+    from student.job import Job, Row
+
+    task = _quick(pipeline.task, settings, len(rows))
+    folds = fold_of([r.cluster for r in rows], settings.folds)
+    scores: list[Any] = [None] * len(rows)
+    for k in range(settings.folds):
+        pipeline.console.begin(f"cross-fit {k + 1} of {settings.folds}")
+        inside = [i for i, f in enumerate(folds) if f == k]
+        outside = [r for r, f in zip(rows, folds, strict=True) if f != k]
+        learned = [Row(r.example, 1.0 - r.noise, r.doubts) for r in outside]
+        job = Job(task, base, codec, learned, [], folder / "folds" / str(k), reshuffle=True)
+        for i, score in zip(inside, _ask(pipeline, job, [rows[i].example.query for i in inside]), strict=True):
+            scores[i] = score
+    shutil.rmtree(folder / "folds")
+    return suspects(codec, [r.example for r in rows], scores)
+
+
+def _quick(task: Task, settings: CrossFit, rows: int) -> Task:
+    """The task with a student that is trained for few steps and watched by nobody."""
+    from student.order import total_steps
+
+    s = task.student
+    steps = settings.steps or max(1, total_steps(rows, s.batch_size, s.epochs, s.max_steps) // _SHARE)
+    return task.model_copy(update={"student": s.model_copy(update={
+        "form": "read", "max_steps": steps, "epochs": 1e6, "keep_best": False, "early_stop": None, "report_to": (),
+    })})
+
+
+def _ask(pipeline: Pipeline, job: Any, queries: Sequence[str]) -> list[Any]:
+    """Train a fold's student, if that has not been done, and score queries that it has not seen."""
+    import torch
+
+    from student.adapters import load_adapter
+    from student.infer import all_scores
+    from student.launch import launch
+    from student.model import DTYPES, load_base
+    from task.tokens import load_tokenizer
+
+    if not (job.folder / "order.json").exists():
+        launch(job, pipeline.console)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    base = load_base(job.base, DTYPES[job.task.student.dtype])
+    model = load_adapter(base, job.folder / "adapter").to(device)
+    pipeline.console.begin("asking it about the others", len(queries))
+    return all_scores(
+        model, job.codec, load_tokenizer(job.base), queries, device=device, progress=pipeline.console.advance
+    )

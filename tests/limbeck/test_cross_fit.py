@@ -1,0 +1,64 @@
+"""The cross-fit stage for real: students under Ray find planted errors, and training leaves them out."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from limbeck.console import Console
+from limbeck.cross_fit import cross_fit
+from limbeck.pipeline import Pipeline
+from task.load import load_task
+from teacher import curriculum
+
+BRANDS, PRODUCTS = ["verdant", "oatly", "zing", "kora"], ["milk", "bread", "tea", "rice", "soap", "juice"]
+ENDS = ["", "1l", "fresh", "cheap", "big", "new", "best", "500g", "online", "today"]
+
+
+def labelled() -> list[dict[str, object]]:
+    """`brand product end`; in every twelfth row brand and product have changed their roles."""
+    out = []
+    for i, (brand, product, end) in enumerate(itertools.product(BRANDS, PRODUCTS, ENDS)):
+        roles = ("product", "brand") if i % 12 == 5 else ("brand", "product")
+        labels = [{"role": r, "text": t} for r, t in zip(roles, (brand, product), strict=True)]
+        out.append({"query": f"{brand} {product} {end}".strip(), "labels": labels})
+    return out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("action", ["mask", "drop"])
+def test_planted_errors_are_found_and_not_learned_from(tiny_llama: Path, tmp_path: Path, action: str) -> None:
+    (tmp_path / "labels.jsonl").write_text("".join(json.dumps(r) + "\n" for r in labelled()))
+    (tmp_path / "task.yaml").write_text(yaml.safe_dump({
+        "name": "planted", "roles": [{"name": "brand"}, {"name": "product"}],
+        "data": {"dir": ".", "labels": "labels.jsonl"}, "teacher": {"backend": "labels"},
+        "curriculum": {"dev_fraction": 0.05, "cross_fit": {"folds": 2, "steps": 60, "action": action}},
+        "student": {
+            "base": str(tiny_llama), "dtype": "float32", "batch_size": 16, "max_steps": 4, "learning_rate": 0.01,
+            "lora": {"rank": 4, "alpha": 8}, "eval_every": 100, "cpus_per_worker": 1, "warmup_steps": 2,
+        },
+    }))
+    with Console() as console:
+        pipeline = Pipeline(load_task(tmp_path / "task.yaml"), tmp_path / "runs", console)
+        pipeline.upto("train")
+        done = cross_fit(pipeline)
+    assert done.skipped  # it stands already: training wanted it
+    wrong = {str(r["query"]) for r in labelled() if r["labels"][0]["role"] == "product"}  # type: ignore[index]
+    rows = {r.example.query: r for r in curriculum.read(pipeline.folder("curriculum"), "train")}
+    found = {json.loads(x)["query"] for x in (done.folder / "suspects.jsonl").read_text().splitlines()}
+    assert len(found & wrong) >= 0.8 * len(wrong & set(rows))
+    assert len(found & wrong) >= 0.8 * len(found)
+    left = {r.example.query: r for r in curriculum.read(done.folder, "train")}
+    if action == "drop":
+        assert set(left) == set(rows) - found
+    else:
+        assert set(left) == set(rows)
+        assert {q for q, r in left.items() if r.doubts} == found
+    job = json.loads((pipeline.folder("train") / "job.json").read_text())
+    assert {r["query"] for r in job["train"] if r["doubts"]} == (found if action == "mask" else set())
+    assert {r["query"] for r in job["train"]} == set(left)
+    assert not (done.folder / "folds").exists()
