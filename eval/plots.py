@@ -125,6 +125,22 @@ def differences(rows: Sequence[tuple[str, Mapping[str, Any]]], label: str) -> st
     return _svg(figure)
 
 
+def cost_and_worth(variants: Sequence[Mapping[str, Any]], chosen: str) -> str:
+    """F1 with its interval against the trained parameters, on a log axis."""
+    figure, axes = plt.subplots(figsize=(7.0, 3.0))
+    for v in variants:
+        low, value, high = (100 * v["f1"][k] for k in ("low", "value", "high"))
+        colour = COLOURS[2] if v["name"] == chosen else COLOURS[0]
+        axes.plot([v["trained"]] * 2, [low, high], color=colour, linewidth=1.2)
+        axes.plot(v["trained"], value, marker="o", markersize=4, color=colour)
+        axes.annotate(v["name"], (v["trained"], value), xytext=(4, 2), textcoords="offset points", fontsize=7)
+    axes.set_xscale("log")
+    axes.set_xlabel("trained parameters")
+    axes.set_ylabel("dev F1, %")
+    axes.grid(alpha=0.2)
+    return _svg(figure)
+
+
 def learning_curve(history: Sequence[Mapping[str, Any]]) -> str:
     """Training loss and dev F1 by step."""
     figure, axes = plt.subplots(figsize=(7.0, 2.6))

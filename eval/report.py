@@ -54,6 +54,21 @@ def write_audit(folder: Path, content: Mapping[str, Any]) -> None:
     write_text(folder / "audit.html", _page("audit.html.j2", r=content, plot=plot))
 
 
+def write_ablation(folder: Path, content: Mapping[str, Any]) -> None:
+    """Write `ablation.json` and `ablation.html`: orders and weightings over seeds."""
+    write_json(folder / "ablation.json", {"schema": SCHEMA, **content})
+    rows = [(v["name"], v["less_reference"]) for v in content["variants"] if v["less_reference"]]
+    plot = plots.differences(rows, f"F1 points more than {content['reference']}") if rows else ""
+    write_text(folder / "ablation.html", _page("ablation.html.j2", r=content, plot=plot))
+
+
+def write_sweep(folder: Path, content: Mapping[str, Any]) -> None:
+    """Write `sweep.json` and `sweep.html`: what each adapter costs and is worth."""
+    write_json(folder / "sweep.json", {"schema": SCHEMA, **content})
+    plot = plots.cost_and_worth(content["variants"], content["recommended"])
+    write_text(folder / "sweep.html", _page("sweep.html.j2", r=content, plot=plot))
+
+
 def _page(template: str, **values: Any) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined,

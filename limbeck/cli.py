@@ -257,6 +257,52 @@ def forms(
 
 
 @app.command()
+def ablate(
+    task: TaskFile,
+    set_: Overrides = None,
+    runs: Runs = RUNS,
+    order: Annotated[list[str] | None, typer.Option(help="Orders to compare; default: all four")] = None,
+    weighting: Annotated[list[str] | None, typer.Option(help="`none`, `confidence`; default: both")] = None,
+    seeds: Annotated[int, typer.Option(help="Trainings of each", min=1)] = 3,
+    steps: Annotated[int | None, typer.Option(help="Training steps of each; default: the task's", min=1)] = None,
+) -> None:
+    """Find out whether the curriculum's order or weighing by confidence makes a better student, over seeds.
+
+    The winner may be `shuffled`. What has been trained already is not trained again.
+    """
+    from limbeck.ablate import ORDERS, WEIGHTINGS
+    from limbeck.ablate import ablate as compare
+    from limbeck.summary import print_ablation
+
+    with _open(task, set_, runs) as pipeline:
+        page = compare(pipeline, order or ORDERS, weighting or WEIGHTINGS, seeds, steps)
+    print_ablation(page.with_name("ablation.json"))
+    print(f"\nReport: {page}")
+
+
+@app.command()
+def sweep(
+    task: TaskFile,
+    set_: Overrides = None,
+    runs: Runs = RUNS,
+    rank: Annotated[list[int] | None, typer.Option(help="Ranks to try; default: 4, 8, 16, 32")] = None,
+    targets: Annotated[
+        list[str] | None,
+        typer.Option(help="`attention`, `mlp`, `all-linear` or layers joined by `+`; default: these three"),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Training steps of each; default: the task's", min=1)] = None,
+) -> None:
+    """Try LoRA ranks and target layers on Ray Tune; recommend the cheapest that cannot be told from the best."""
+    from limbeck.summary import print_sweep
+    from limbeck.sweep import sweep as try_all
+
+    with _open(task, set_, runs) as pipeline:
+        page = try_all(pipeline, rank or (4, 8, 16, 32), targets or ("attention", "mlp", "all-linear"), steps)
+    print_sweep(page.with_name("sweep.json"))
+    print(f"\nReport: {page}")
+
+
+@app.command()
 def serve(
     folder: BundleFolder,
     host: Annotated[str | None, typer.Option(help="Address to listen on; default from the task")] = None,

@@ -18,6 +18,7 @@ from task.spec import Task
 
 FORMS = ("read", "write", "json")
 _JSON_ROWS = 300
+_PATIENCE_S = 600.0
 _IDLE = {"read": 60, "write": 60, "json": 30}
 
 
@@ -81,7 +82,9 @@ def _measure(pipeline: Pipeline, task: Task, merged: Path, folder: Path) -> dict
     codec = load_codec(merged)
     shutil.rmtree(folder / "bundle", ignore_errors=True)
     model = merged / ("classifier" if codec.form == "read" else "model")
-    bundle = build(folder / "bundle", task, codec, model, [], {})
+    # A batch of JSON answers takes a slow machine longer than anybody would wait for a single one.
+    patient = task.model_copy(update={"serving": task.serving.model_copy(update={"request_timeout_s": _PATIENCE_S})})
+    bundle = build(folder / "bundle", patient, codec, model, [], {})
     gold = pipeline.inputs.test[: _JSON_ROWS if codec.form == "json" else task.eval.max_rows]
     pipeline.console.begin("starting vLLM and the gateway")
     (folder / "logs").mkdir(exist_ok=True)
@@ -90,7 +93,7 @@ def _measure(pipeline: Pipeline, task: Task, merged: Path, folder: Path) -> dict
         asyncio.run(one_by_one(url, queries[-3:], "miss"))  # warm-up with other queries
         idle = asyncio.run(one_by_one(url, queries[: _IDLE[codec.form]], "miss"))
         pipeline.console.begin("the served student", len(gold))
-        rows = label_all(url, gold, batch=16, timeout_s=600.0, done=pipeline.console.advance)
+        rows = label_all(url, gold, batch=16, timeout_s=_PATIENCE_S, done=pipeline.console.advance)
     answer_tokens = _answer_tokens(gold[: _IDLE[codec.form]], codec, load_tokenizer(bundle.model))
     shutil.rmtree(folder / "bundle")  # a second copy of the model
     return {

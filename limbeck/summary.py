@@ -59,3 +59,36 @@ def render_audit(audit: Path) -> str:
             cells = " | ".join(percent(v[k]) for k in ("precision", "recall", "f1", "worth"))
             lines.append(f"| {where} | {v['name']} | {cells} |")
     return "\n".join(lines)
+
+
+def print_ablation(ablation: Path) -> None:
+    """Print what order and weighting are worth."""
+    print(render_ablation(ablation))
+
+
+def render_ablation(ablation: Path) -> str:
+    """Orders and weightings over seeds, as a Markdown table."""
+    r = read_json(ablation)
+    what = f"order, weighting ({r['steps']} steps, {r['seeds']} seeds)"
+    lines = [f"| {what} | F1 | less {r['reference']} | spread over seeds |", "|---|---|---|---|"]
+    for v in r["variants"]:
+        spread = "–" if v["f1"]["spread"] is None else f"{100 * v['f1']['spread']:.2f}"
+        lines.append(f"| {v['name']} | {percent(v['f1'])} | {percent(v['less_reference'])} | {spread} |")
+    return "\n".join([*lines, "", r["verdict"]])
+
+
+def print_sweep(sweep: Path) -> None:
+    """Print what each adapter costs and is worth."""
+    print(render_sweep(sweep))
+
+
+def render_sweep(sweep: Path) -> str:
+    """Ranks and target layers, as a Markdown table."""
+    r = read_json(sweep)
+    head = f"| adapter ({r['steps']} steps) | trained parameters | dev F1 | less the best | rows/s |"
+    lines = [head, "|---|---|---|---|---|"]
+    for v in r["variants"]:
+        name = f"**{v['name']}**" if v["name"] == r["recommended"] else v["name"]
+        worth = f"{percent(v['f1'])} | {percent(v['less_best'])}"
+        lines.append(f"| {name} | {v['trained']:,} | {worth} | {v['rows_per_s']:.1f} |")
+    return "\n".join([*lines, "", r["verdict"]])

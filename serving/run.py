@@ -71,14 +71,22 @@ def served(bundle: Path, log: Path, on_wait: Callable[[float], None] = lambda _:
 def label_all(
     url: str, rows: Sequence[Example], *, batch: int, done: Callable[[int], None], timeout_s: float = 120.0
 ) -> list[Example]:
-    """Rows with the student's labels for their queries, the cache passed by; `batch` queries a request."""
+    """Rows with the student's labels for their queries, the cache passed by; `batch` queries a request.
+
+    Raises:
+        EngineError: The service answered with an error, which is in the message.
+    """
     out: list[Example] = []
     for at in range(0, len(rows), batch):
         part = rows[at : at + batch]
         body = json.dumps({"queries": [r.query for r in part], "use_cache": False}).encode()
         request = urllib.request.Request(f"{url}/v1/label", body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=timeout_s) as response:
-            results = json.load(response)["results"]
+        try:
+            with urllib.request.urlopen(request, timeout=timeout_s) as response:
+                results = json.load(response)["results"]
+        except urllib.error.HTTPError as error:
+            said = error.read().decode(errors="replace")[:500]
+            raise EngineError(f"the service answered {error.code} to {len(part)} queries: {said}") from error
         for row, result in zip(part, results, strict=True):
             out.append(replace(row, labels=tuple(Label.from_json(x) for x in result["labels"])))
         done(len(part))

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import logging
-import os
 import threading
 from pathlib import Path
 from typing import Any
 
 from student import adapters, reporters
+from student.connect import connected
 from student.job import Job
 from student.train import worker
-from task.errors import ComponentError, InputError
+from task.errors import ComponentError
 from task.progress import Progress, quiet
 
 
@@ -29,28 +28,25 @@ def launch(job: Job, progress: Progress = quiet) -> list[dict[str, Any]]:
         InputError: The settings ask for an adapter that cannot be, or for a reporter that is not installed.
         ComponentError: The run failed for good; the message ends with the workers' own error.
     """
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
-    os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
-    # Ray runs workers at niceness 15; a thread that is put off keeps the others of its step waiting.
-    os.environ.setdefault("RAY_worker_niceness", "0")
-    import ray
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
-
     s = job.task.student
     reporters.check(s.report_to)
     adapters.check(job.base, s)
     job.folder.mkdir(parents=True, exist_ok=True)
     job.write(job.folder / "job.json")
-    threads = max(1, s.cpus_per_worker)
-    _connect(ray, s.ray_address, s.workers * (1 if not s.use_gpu else s.cpus_per_worker), threads)
-    resources: dict[str, float] = {"CPU": 1 if not s.use_gpu else s.cpus_per_worker}
-    if s.use_gpu:
-        resources["GPU"] = 1
+    with connected(s, s.workers * (s.cpus_per_worker if s.use_gpu else 1) + 1):
+        _fit(job, progress)
+    return read_history(job.folder / "history.jsonl")
+
+
+def _fit(job: Job, progress: Progress) -> None:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    s = job.task.student
+    resources: dict[str, float] = {"CPU": s.cpus_per_worker, "GPU": 1} if s.use_gpu else {"CPU": 1}
     trainer = TorchTrainer(
         worker,
-        train_loop_config={"job": str((job.folder / "job.json").resolve()), "threads": threads},
+        train_loop_config={"job": str((job.folder / "job.json").resolve()), "threads": s.cpus_per_worker},
         torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if s.use_gpu else "gloo"),
         scaling_config=ScalingConfig(num_workers=s.workers, use_gpu=s.use_gpu, resources_per_worker=resources),
         run_config=RunConfig(
@@ -66,40 +62,12 @@ def launch(job: Job, progress: Progress = quiet) -> list[dict[str, Any]]:
         raise ComponentError(f"training failed: {error}") from error
     finally:
         watcher.stop()
-        ray.shutdown()
-    return read_history(job.folder / "history.jsonl")
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
     """The steps of a run so far, a mapping each."""
     lines = path.read_text().splitlines() if path.exists() else []
     return [json.loads(x) for x in lines if x.endswith("}")]
-
-
-def _connect(ray: Any, address: str | None, cpus: float, threads: int) -> None:
-    variables = {
-        "PYTHONPATH": os.pathsep.join(_import_paths()), "TQDM_DISABLE": "1", "OMP_NUM_THREADS": str(threads),
-        **{k: v for k, v in os.environ.items() if k.startswith(("MLFLOW_", "WANDB_"))},
-    }
-    common: dict[str, Any] = {
-        "ignore_reinit_error": True, "log_to_driver": False, "logging_level": logging.ERROR,
-        "runtime_env": {"env_vars": variables},
-    }
-    try:
-        if address:
-            ray.init(address=address, **common)
-        else:
-            ray.init(num_cpus=max(2, int(cpus) + 1), include_dashboard=False, **common)
-    except Exception as error:
-        raise InputError(
-            f"cannot start or reach Ray: {error}", field="student.ray_address", found=address,
-            expected="an address such as auto or ray://host:10001, or null for a local run",
-        ) from error
-
-
-def _import_paths() -> list[str]:
-    """The folder that holds our packages, so that workers import the same code."""
-    return [str(Path(__file__).resolve().parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
 
 
 class _Watcher(threading.Thread):

@@ -8,7 +8,6 @@ random choice is a function of seed and step, so a run that was killed goes on a
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Sequence
@@ -221,6 +220,5 @@ def worker(config: dict[str, Any]) -> None:
     job = Job.read(Path(config["job"]))
     s = job.task.student
     device = "cuda" if s.use_gpu else "cpu"
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
     train(job, context.get_world_rank(), context.get_world_size(), device, None if s.use_gpu else config["threads"])
     ray.train.report({"done": 1})

@@ -104,7 +104,7 @@ def build(
     if settings.max_rows and len(train) > settings.max_rows:
         left_out["over max_rows"] = len(train) - settings.max_rows
         train = sorted(train, key=lambda r: _draw(r.example.query, settings.seed + 1))[: settings.max_rows]
-    return Curriculum(_ordered(train, settings.order, settings.seed), dev, dict(left_out))
+    return Curriculum(ordered(train, settings.order, settings.seed), dev, dict(left_out))
 
 
 def _strata(rows: Sequence[LedgerRow], task: Task) -> dict[str, str]:
@@ -173,7 +173,8 @@ def _with_difficulty(rows: Sequence[CurriculumRow], normalise: Any) -> list[Curr
     return out
 
 
-def _ordered(rows: Sequence[CurriculumRow], order: str, seed: int) -> list[CurriculumRow]:
+def ordered(rows: Sequence[CurriculumRow], order: str, seed: int) -> list[CurriculumRow]:
+    """Rows in one of the orders of `curriculum.order`."""
     shuffled = sorted(rows, key=lambda r: r.example.query)
     random.Random(seed).shuffle(shuffled)
     if order == "easy-to-hard":

@@ -1,0 +1,83 @@
+"""Students of one task that differ in a few settings: each is trained and labels the same rows, once."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from limbeck.stage import run_stage
+from task.files import write_jsonl
+from task.labels import Example
+from task.spec import Task
+
+if TYPE_CHECKING:
+    from limbeck.pipeline import Pipeline
+    from student.job import Job
+    from teacher.curriculum import CurriculumRow
+
+
+def make_job(task: Task, rows: Sequence[CurriculumRow], dev: Sequence[Example], folder: Path, order: str) -> Job:
+    """The training job of a variant, its codec compiled on the same rows as everybody's."""
+    from student.job import Job, Row
+    from task.codec import Codec
+    from task.store import fetch
+    from task.tokens import load_tokenizer
+
+    base = fetch(task.student.base)
+    codec = Codec.compile(task, [r.example for r in rows], load_tokenizer(base))
+    learned = [Row(r.example, 1.0 - r.noise, r.doubts) for r in rows if codec.representable(r.example)]
+    return Job(task, base, codec, learned, list(dev), folder, order == "shuffled")
+
+
+def answers(job: Job, rows: Sequence[Example], **options: Any) -> list[Example]:
+    """What the job's finished student says about rows."""
+    import torch
+
+    from student.adapters import load_adapter
+    from student.infer import predict
+    from student.model import DTYPES, load_base
+    from task.tokens import load_tokenizer
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    s = job.task.student
+    model = load_adapter(load_base(job.base, DTYPES[s.dtype], s), job.folder / "adapter")
+    if s.quantization == "none":
+        model.to(device)
+    return predict(model, job.codec, load_tokenizer(job.base), job.task, rows, device=device, **options)
+
+
+def measured(
+    pipeline: Pipeline, name: str, task: Task, rows: Sequence[CurriculumRow], gold: Sequence[Example], order: str,
+    inputs: Mapping[str, str],
+) -> list[Example]:
+    """Train a variant under Ray Train as stage `name` and let it label gold; what has been done stands."""
+
+    def work(folder: Path) -> Mapping[str, Any]:
+        from student.launch import launch
+
+        job = make_job(task, rows, [], folder, order)
+        history = launch(job, pipeline.console)
+        pipeline.console.begin("labelling gold", len(gold))
+        found = answers(job, gold, progress=pipeline.console.advance)
+        write_jsonl(folder / "predictions.jsonl", (x.to_json() for x in found))
+        for done in ("checkpoints", "best", "ray"):
+            shutil.rmtree(folder / done, ignore_errors=True)
+        return {"steps": len(history), "loss": history[-1]["loss"]}
+
+    done = run_stage(
+        pipeline.run, name, config={"student": task.student.model_dump(mode="json"), "order": order},
+        inputs=inputs, work=work,
+    )
+    return read_predictions(done.folder / "predictions.jsonl")
+
+
+def read_predictions(path: Path) -> list[Example]:
+    """The rows that `measured` wrote."""
+    from task.io import rows_of
+    from task.labels import Label
+
+    return [
+        Example(r["query"], tuple(Label.from_json(x) for x in r["labels"]), r.get("count", 1)) for _, r in rows_of(path)
+    ]

@@ -1,0 +1,58 @@
+"""The connection to Ray: a cluster that is there, or one of our own for as long as it is needed."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from task.errors import InputError
+from task.settings import Student
+
+
+@contextlib.contextmanager
+def connected(settings: Student, cpus: int) -> Iterator[None]:
+    """Join the cluster at `settings.ray_address`, or start one here.
+
+    Args:
+        cpus: What one that is started here has to give away.
+
+    Raises:
+        InputError: No cluster answers at the address.
+    """
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
+    # Ray runs workers at niceness 15; a thread that is put off keeps the others of its step waiting.
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    import ray
+
+    variables = {
+        "PYTHONPATH": os.pathsep.join(_import_paths()), "TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "false",
+        "OMP_NUM_THREADS": str(settings.cpus_per_worker),
+        **{k: v for k, v in os.environ.items() if k.startswith(("MLFLOW_", "WANDB_"))},
+    }
+    common: dict[str, Any] = {
+        "ignore_reinit_error": True, "log_to_driver": False, "logging_level": logging.ERROR,
+        "runtime_env": {"env_vars": variables},
+    }
+    here: dict[str, Any] = {"num_cpus": max(2, cpus), "include_dashboard": False}
+    try:
+        ray.init(**common, **({"address": settings.ray_address} if settings.ray_address else here))
+    except Exception as error:
+        raise InputError(
+            f"cannot start or reach Ray: {error}", field="student.ray_address", found=settings.ray_address,
+            expected="an address such as auto or ray://host:10001, or null for a local run",
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _import_paths() -> list[str]:
+    """The folder that holds our packages, so that workers import the same code."""
+    return [str(Path(__file__).resolve().parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
