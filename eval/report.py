@@ -69,6 +69,17 @@ def write_sweep(folder: Path, content: Mapping[str, Any]) -> None:
     write_text(folder / "sweep.html", _page("sweep.html.j2", r=content, plot=plot))
 
 
+def write_composition(folder: Path, content: Mapping[str, Any]) -> None:
+    """Write `composition.json` and `composition.html`: adapters of several tasks made into one."""
+    write_json(folder / "composition.json", {"schema": SCHEMA, **content})
+    rows = [
+        (f"{a['name']} on {t}", found["less_own"])
+        for a in content["adapters"] for t, found in a["tasks"].items() if found["less_own"]
+    ]
+    plot = plots.differences(rows, "F1 points more than the task's own adapter")
+    write_text(folder / "composition.html", _page("composition.html.j2", r=content, plot=plot))
+
+
 def _page(template: str, **values: Any) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined,

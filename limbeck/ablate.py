@@ -13,6 +13,7 @@ from limbeck.stage import device, git_commit, versions
 from limbeck.variants import measured
 from task.errors import InputError
 from task.labels import Example
+from task.spec import Task
 
 ORDERS = ("shuffled", "easy-to-hard", "hard-to-easy", "growing")
 WEIGHTINGS = ("none", "confidence")
@@ -37,6 +38,7 @@ def ablate(
     _check("--weighting", weightings, WEIGHTINGS)
     from eval.report import write_ablation
     from eval.seeds import difference_over_seeds, over_seeds
+    from student.connect import connected
     from student.order import total_steps
     from teacher import curriculum
 
@@ -49,19 +51,17 @@ def ablate(
     inputs = {"curriculum": pipeline.digest("curriculum"), "gold": pipeline.inputs.fingerprint("test")}
     found: dict[str, list[list[Example]]] = {}
     variants = list(itertools.product(orders, weightings, range(seeds)))
-    for number, (order, weighting, seed) in enumerate(variants, 1):
-        name = f"{order}, {weighting}"
-        pipeline.console.stage(f"{name}, seed {seed}", number, len(variants))
-        student = s.model_copy(update={
-            "seed": seed, "weighting": weighting, "max_steps": steps, "epochs": 1e6, "keep_best": False,
-            "early_stop": None, "report_to": (),
-        })
-        task = pipeline.task.model_copy(update={"student": student})
-        ordered = curriculum.ordered(rows, order, seed)
-        stage = f"ablate/{order}-{weighting}-{seed}"
-        runs = found.setdefault(name, [])
-        runs.append(measured(pipeline, stage, task, ordered, gold, order, inputs))
-        pipeline.console.finished(f"F1 {100 * over_seeds(gold, runs[-1:], task)['value']:.1f}")
+    with connected(s):
+        for number, (order, weighting, seed) in enumerate(variants, 1):
+            name = f"{order}, {weighting}"
+            pipeline.console.stage(f"{name}, seed {seed}", number, len(variants))
+            task = _variant(pipeline.task, weighting, seed, steps)
+            ordered = curriculum.ordered(rows, order, seed)
+            runs = found.setdefault(name, [])
+            runs.append(
+                measured(pipeline, f"ablate/{order}-{weighting}-{seed}", task, ordered, gold, order, inputs)
+            )
+            pipeline.console.finished(f"F1 {100 * over_seeds(gold, runs[-1:], task)['value']:.1f}")
     reference = REFERENCE if REFERENCE in found else next(iter(found))
     content: list[dict[str, Any]] = [{
         "name": name, "f1": over_seeds(gold, runs, pipeline.task),
@@ -78,6 +78,15 @@ def ablate(
         "device": device(), "git": git_commit(),
     })
     return folder / "ablation.html"
+
+
+def _variant(task: Task, weighting: str, seed: int, steps: int) -> Task:
+    """The task with a student of equal steps that nobody watches or stops."""
+    student = task.student.model_copy(update={
+        "seed": seed, "weighting": weighting, "max_steps": steps, "epochs": 1e6, "keep_best": False,
+        "early_stop": None, "report_to": (),
+    })
+    return task.model_copy(update={"student": student})
 
 
 def _check(flag: str, found: Sequence[str], valid: Sequence[str]) -> None:

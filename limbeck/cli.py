@@ -303,6 +303,33 @@ def sweep(
 
 
 @app.command()
+def compose(
+    tasks: Annotated[list[Path], typer.Argument(metavar="TASK TASK…", help="Task files whose students are trained")],
+    runs: Runs = RUNS,
+    method: Annotated[
+        list[str] | None, typer.Option(help="linear, ties, dare_linear, dare_ties, cat; default: all but cat")
+    ] = None,
+    weight: Annotated[list[float] | None, typer.Option(help="One for each task; default: all alike")] = None,
+    density: Annotated[float, typer.Option(help="Share of an adapter that TIES and DARE keep", min=0.01, max=1)] = 0.5,
+    max_rows: Annotated[int | None, typer.Option(help="Most gold rows of each task", min=1)] = None,
+) -> None:
+    """Make one adapter of several tasks' and measure on each task what that costs."""
+    from limbeck.compose import compose as put_together
+    from limbeck.console import Console
+    from limbeck.pipeline import Pipeline
+    from limbeck.summary import print_composition
+    from task.load import load_task
+
+    with Console() as console:
+        pipelines = [Pipeline(load_task(t, ()), runs, console) for t in tasks]
+        page = put_together(
+            pipelines, method or ("linear", "ties", "dare_linear", "dare_ties"), weight, density, max_rows
+        )
+    print_composition(page.with_name("composition.json"))
+    print(f"\nReport: {page}")
+
+
+@app.command()
 def serve(
     folder: BundleFolder,
     host: Annotated[str | None, typer.Option(help="Address to listen on; default from the task")] = None,

@@ -74,20 +74,22 @@ def _contradicted(
     pipeline: Pipeline, settings: CrossFit, base: Path, codec: Codec, rows: Sequence[CurriculumRow], folder: Path
 ) -> list[Suspect]:
     """Train a student on every fold's complement and ask it about the fold."""
+    from student.connect import connected
     from student.crossfit import fold_of, suspects
     from student.job import Job, Row
 
     task = _quick(pipeline.task, settings, len(rows))
     folds = fold_of([r.cluster for r in rows], settings.folds)
     scores: list[Any] = [None] * len(rows)
-    for k in range(settings.folds):
-        pipeline.console.begin(f"cross-fit {k + 1} of {settings.folds}")
-        inside = [i for i, f in enumerate(folds) if f == k]
-        outside = [r for r, f in zip(rows, folds, strict=True) if f != k]
-        learned = [Row(r.example, 1.0 - r.noise, r.doubts) for r in outside]
-        job = Job(task, base, codec, learned, [], folder / "folds" / str(k), reshuffle=True)
-        for i, score in zip(inside, _ask(pipeline, job, [rows[i].example.query for i in inside]), strict=True):
-            scores[i] = score
+    with connected(task.student):
+        for k in range(settings.folds):
+            pipeline.console.begin(f"cross-fit {k + 1} of {settings.folds}")
+            inside = [i for i, f in enumerate(folds) if f == k]
+            outside = [r for r, f in zip(rows, folds, strict=True) if f != k]
+            learned = [Row(r.example, 1.0 - r.noise, r.doubts) for r in outside]
+            job = Job(task, base, codec, learned, [], folder / "folds" / str(k), reshuffle=True)
+            for i, score in zip(inside, _ask(pipeline, job, [rows[i].example.query for i in inside]), strict=True):
+                scores[i] = score
     shutil.rmtree(folder / "folds")
     return suspects(codec, [r.example for r in rows], scores)
 

@@ -92,3 +92,21 @@ def render_sweep(sweep: Path) -> str:
         worth = f"{percent(v['f1'])} | {percent(v['less_best'])}"
         lines.append(f"| {name} | {v['trained']:,} | {worth} | {v['rows_per_s']:.1f} |")
     return "\n".join([*lines, "", r["verdict"]])
+
+
+def print_composition(composition: Path) -> None:
+    """Print what composing costs each task."""
+    print(render_composition(composition))
+
+
+def render_composition(composition: Path) -> str:
+    """Adapters by task, as a Markdown table."""
+    r = read_json(composition)
+    lines = [
+        "| adapter | " + " | ".join(f"{t} | less its own" for t in r["tasks"]) + " |",
+        "|---|" + "---|---|" * len(r["tasks"]),
+    ]
+    for a in r["adapters"]:
+        cells = (f"{percent(a['tasks'][t]['f1'])} | {percent(a['tasks'][t]['less_own'])}" for t in r["tasks"])
+        lines.append(f"| {a['name']} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)

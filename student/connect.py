@@ -14,11 +14,11 @@ from task.settings import Student
 
 
 @contextlib.contextmanager
-def connected(settings: Student, cpus: int) -> Iterator[None]:
-    """Join the cluster at `settings.ray_address`, or start one here.
+def connected(settings: Student, cpus: int | None = None) -> Iterator[None]:
+    """Join the cluster at `settings.ray_address`, or start one here; inside another `connected` that one is used.
 
     Args:
-        cpus: What one that is started here has to give away.
+        cpus: What one that is started here has to give away; None for what a training run needs.
 
     Raises:
         InputError: No cluster answers at the address.
@@ -30,6 +30,10 @@ def connected(settings: Student, cpus: int) -> Iterator[None]:
     os.environ.setdefault("RAY_worker_niceness", "0")
     import ray
 
+    if ray.is_initialized():
+        yield
+        return
+    workers = settings.workers * (settings.cpus_per_worker if settings.use_gpu else 1)
     variables = {
         "PYTHONPATH": os.pathsep.join(_import_paths()), "TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "false",
         "OMP_NUM_THREADS": str(settings.cpus_per_worker),
@@ -39,7 +43,7 @@ def connected(settings: Student, cpus: int) -> Iterator[None]:
         "ignore_reinit_error": True, "log_to_driver": False, "logging_level": logging.ERROR,
         "runtime_env": {"env_vars": variables},
     }
-    here: dict[str, Any] = {"num_cpus": max(2, cpus), "include_dashboard": False}
+    here: dict[str, Any] = {"num_cpus": max(2, cpus or workers + 1), "include_dashboard": False}
     try:
         ray.init(**common, **({"address": settings.ray_address} if settings.ray_address else here))
     except Exception as error:

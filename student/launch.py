@@ -33,7 +33,7 @@ def launch(job: Job, progress: Progress = quiet) -> list[dict[str, Any]]:
     adapters.check(job.base, s)
     job.folder.mkdir(parents=True, exist_ok=True)
     job.write(job.folder / "job.json")
-    with connected(s, s.workers * (s.cpus_per_worker if s.use_gpu else 1) + 1):
+    with connected(s):
         _fit(job, progress)
     return read_history(job.folder / "history.jsonl")
 

@@ -10,8 +10,9 @@ import pytest
 import yaml
 
 from limbeck.console import Console
-from limbeck.cross_fit import cross_fit
+from limbeck.cross_fit import cross_fit, without
 from limbeck.pipeline import Pipeline
+from task.labels import Doubt, Example
 from task.load import load_task
 from teacher import curriculum
 
@@ -30,13 +31,12 @@ def labelled() -> list[dict[str, object]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("action", ["mask", "drop"])
-def test_planted_errors_are_found_and_not_learned_from(tiny_llama: Path, tmp_path: Path, action: str) -> None:
+def test_planted_errors_are_found_and_not_learned_from(tiny_llama: Path, tmp_path: Path) -> None:
     (tmp_path / "labels.jsonl").write_text("".join(json.dumps(r) + "\n" for r in labelled()))
     (tmp_path / "task.yaml").write_text(yaml.safe_dump({
         "name": "planted", "roles": [{"name": "brand"}, {"name": "product"}],
         "data": {"dir": ".", "labels": "labels.jsonl"}, "teacher": {"backend": "labels"},
-        "curriculum": {"dev_fraction": 0.05, "cross_fit": {"folds": 2, "steps": 60, "action": action}},
+        "curriculum": {"dev_fraction": 0.05, "cross_fit": {"folds": 2, "steps": 60}},
         "student": {
             "base": str(tiny_llama), "dtype": "float32", "batch_size": 16, "max_steps": 4, "learning_rate": 0.01,
             "lora": {"rank": 4, "alpha": 8}, "eval_every": 100, "cpus_per_worker": 1, "warmup_steps": 2,
@@ -53,12 +53,16 @@ def test_planted_errors_are_found_and_not_learned_from(tiny_llama: Path, tmp_pat
     assert len(found & wrong) >= 0.8 * len(wrong & set(rows))
     assert len(found & wrong) >= 0.8 * len(found)
     left = {r.example.query: r for r in curriculum.read(done.folder, "train")}
-    if action == "drop":
-        assert set(left) == set(rows) - found
-    else:
-        assert set(left) == set(rows)
-        assert {q for q, r in left.items() if r.doubts} == found
+    assert set(left) == set(rows)
+    assert {q for q, r in left.items() if r.doubts} == found
     job = json.loads((pipeline.folder("train") / "job.json").read_text())
-    assert {r["query"] for r in job["train"] if r["doubts"]} == (found if action == "mask" else set())
-    assert {r["query"] for r in job["train"]} == set(left)
+    assert {r["query"] for r in job["train"] if r["doubts"]} == found
     assert not (done.folder / "folds").exists()
+
+
+def test_what_is_suspected_is_masked_or_its_row_dropped() -> None:
+    rows = [curriculum.CurriculumRow(Example(q), q, 0.0, 0.0) for q in ("oat milk", "tea")]
+    doubt = Doubt("brand", 0, 3)
+    masked = without(rows, {"oat milk": [doubt]}, "mask")
+    assert [r.doubts for r in masked] == [(doubt,), ()]
+    assert [r.example.query for r in without(rows, {"oat milk": [doubt]}, "drop")] == ["tea"]

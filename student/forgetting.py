@@ -1,0 +1,104 @@
+"""What a base has forgotten by being tuned: perplexity of general text, and answers to plain questions.
+
+A student is good at one task, and nobody asks it for anything else. But how far it has moved says how much of its
+capacity the task took, and whether it can be the base of the next one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from student.model import DTYPES, load_base
+from task.codec import Tokenizer
+
+TEXT: Final = Path(__file__).with_name("general.txt")
+QUESTIONS: Final[Sequence[tuple[str, tuple[str, ...]]]] = (
+    ("What is the capital of France?", ("paris",)),
+    ("How many days are in a week?", ("seven", "7")),
+    ("What is the opposite of hot?", ("cold",)),
+    ("Which animal says meow?", ("cat",)),
+    ("What do bees make?", ("honey",)),
+    ("What language is spoken in Spain?", ("spanish",)),
+    ("What is 2 + 3?", ("5", "five")),
+    ("What colour is the sky on a clear day?", ("blue",)),
+)
+_WINDOW, _ANSWER_TOKENS = 256, 32
+
+
+def forgetting(
+    base: Path, merged: Path, tokenizer: Tokenizer, dtype: str = "float32", device: str = "cpu"
+) -> dict[str, Any]:
+    """Base and merged model on the same text and questions.
+
+    Returns:
+        `perplexity`: of either and their `ratio`; `chat`: how many questions either answers rightly, of how many, and
+        the answers; None for a base without a chat template.
+    """
+    found = {}
+    for name, folder in (("base", base), ("merged", merged)):
+        model = load_base(folder, DTYPES[dtype]).to(device).eval()  # type: ignore[arg-type]
+        text = TEXT.read_text(encoding="utf-8")
+        found[name] = (perplexity(model, tokenizer, text, device), answers(model, base, device))
+        del model
+    one, other = found["base"], found["merged"]
+    chat = None
+    if one[1] is not None and other[1] is not None:
+        rows = [
+            {"question": q, "base": a, "merged": b, "base_right": right(a, wanted), "merged_right": right(b, wanted)}
+            for (q, wanted), a, b in zip(QUESTIONS, one[1], other[1], strict=True)
+        ]
+        chat = {
+            "of": len(rows), "base": sum(r["base_right"] for r in rows),
+            "merged": sum(r["merged_right"] for r in rows), "rows": rows,
+        }
+    return {
+        "perplexity": {
+            "base": round(one[0], 3), "merged": round(other[0], 3), "ratio": round(other[0] / one[0], 4),
+            "tokens": len(tokenizer.encode(TEXT.read_text(encoding="utf-8"))),
+        },
+        "chat": chat,
+    }
+
+
+def perplexity(model: Any, tokenizer: Tokenizer, text: str, device: str = "cpu") -> float:
+    """exp of the mean negative log-likelihood of a text's tokens, in windows that each start afresh."""
+    ids = tokenizer.encode(text)
+    total, count = 0.0, 0
+    with torch.inference_mode():
+        for at in range(0, len(ids) - 1, _WINDOW):
+            window = torch.tensor([ids[at : at + _WINDOW + 1]], device=device)
+            logits = model(input_ids=window[:, :-1]).logits.float()
+            loss = torch.nn.functional.cross_entropy(logits[0], window[0, 1:], reduction="sum")
+            total, count = total + float(loss), count + window.shape[1] - 1
+    return math.exp(total / count)
+
+
+def answers(model: Any, folder: Path, device: str = "cpu") -> list[str] | None:
+    """Greedy answers to the questions, in the chat format of a base; None where it has none."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    if not tokenizer.chat_template:
+        return None
+    out = []
+    with torch.inference_mode():
+        for question, _ in QUESTIONS:
+            prompt = tokenizer.apply_chat_template(
+                [{"role": "user", "content": question}], add_generation_prompt=True, return_tensors="pt",
+                return_dict=True,
+            ).to(device)
+            made = model.generate(**prompt, max_new_tokens=_ANSWER_TOKENS, do_sample=False, use_cache=True,
+                                  pad_token_id=tokenizer.eos_token_id)
+            out.append(tokenizer.decode(made[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True).strip())
+    return out
+
+
+def right(answer: str, wanted: Sequence[str]) -> bool:
+    """Whether one of the words is in an answer."""
+    words = "".join(c if c.isalnum() else " " for c in answer.casefold()).split()
+    return any(w in words for w in wanted)
