@@ -116,13 +116,14 @@ def prepare(folder: Path, items: int) -> dict[str, Any]:
     write_json(folder / "queries.json", list(queries))
     store = EmbeddingStore(folder, fetch(SETTINGS.embedder))
     texts = [item_text(i) for i in catalogue]
+    before = len(store)  # of an attempt that was stopped
     started = time.process_time()
     vectors = store.vectors(texts)
     seconds = time.process_time() - started
     np.save(folder / "vectors.npy", vectors)
     asked = EmbeddingStore(folder, fetch(SETTINGS.embedder), shared=True).vectors(list(queries))
     np.save(folder / "truth.npy", exact(asked, vectors, SETTINGS.depth)[0])
-    result = {"embedding_cpu_s": round(seconds, 1)}
+    result = {"embedding_cpu_s": round(seconds, 1), "embedded_meanwhile": len(store) - before}
     write_json(kept, result)
     return result
 

@@ -62,6 +62,7 @@ def evaluate(pipeline: Pipeline, folder: Path) -> Mapping[str, Any]:
         "confidence": task.eval.confidence, "resamples": task.eval.resamples, "systems": systems, "served": SERVED,
         "differences": differences, "teacher_confidence": _teacher_confidence(pipeline, gold),
         "latency": latency, "idle": idle,
+        "forgetting": read_json(pipeline.run / "merge" / "forgetting.json"),
         "forms": _forms(pipeline), "history": _history(pipeline),
         "errors": _errors(gold, predictions, slices), "stages": _stages(pipeline), "versions": versions(),
         "device": device(),

@@ -70,7 +70,10 @@ def merge(pipeline: Pipeline, task: Task, name: str, trained: str) -> Result:
     """Merge the adapter of stage `trained` as stage `name`."""
 
     def work(folder: Path) -> Mapping[str, Any]:
+        import torch
+
         from student.classifier import export_classifier
+        from student.forgetting import forgetting
         from student.merge import merge as fold_in
         from student.parity import parity
         from task.codec import load_codec
@@ -80,6 +83,7 @@ def merge(pipeline: Pipeline, task: Task, name: str, trained: str) -> Result:
 
         base, adapter = fetch(task.student.base), pipeline.folder(trained) / "adapter"
         codec = load_codec(pipeline.folder(trained))
+        device = "cuda" if torch.cuda.is_available() else "cpu"
         pipeline.console.begin("merging")
         matrices = fold_in(base, adapter, folder / "model", task.student)
         write_json(folder / "codec.json", codec.to_json())
@@ -99,9 +103,12 @@ def merge(pipeline: Pipeline, task: Task, name: str, trained: str) -> Result:
                 f"merged ≠ trained: {report['label_agreement']:.2%} of labels agree, the gate "
                 f"gates.merge_label_agreement asks for {gates.merge_label_agreement:.2%}"
             )
+        pipeline.console.begin("what the base has forgotten")
+        kept = forgetting(base, folder / "model", load_tokenizer(base), task.serving.dtype, device)
+        write_json(folder / "forgetting.json", kept)
         if codec.form == "read":
             export_classifier(folder / "model", codec, folder / "classifier")
-        return {"matrices": matrices, **report}
+        return {"matrices": matrices, **report, "perplexity_ratio": kept["perplexity"]["ratio"]}
 
     return run_stage(
         pipeline.run, name,

@@ -41,14 +41,14 @@ def forgetting(
     """
     found = {}
     for name, folder in (("base", base), ("merged", merged)):
-        model = load_base(folder, DTYPES[dtype]).to(device).eval()  # type: ignore[arg-type]
+        model = load_base(folder, DTYPES[dtype]).to(device).eval()
         text = TEXT.read_text(encoding="utf-8")
         found[name] = (perplexity(model, tokenizer, text, device), answers(model, base, device))
         del model
     one, other = found["base"], found["merged"]
     chat = None
     if one[1] is not None and other[1] is not None:
-        rows = [
+        rows: list[dict[str, Any]] = [
             {"question": q, "base": a, "merged": b, "base_right": right(a, wanted), "merged_right": right(b, wanted)}
             for (q, wanted), a, b in zip(QUESTIONS, one[1], other[1], strict=True)
         ]
@@ -66,7 +66,7 @@ def forgetting(
 
 
 def perplexity(model: Any, tokenizer: Tokenizer, text: str, device: str = "cpu") -> float:
-    """exp of the mean negative log-likelihood of a text's tokens, in windows that each start afresh."""
+    """Exp of the mean negative log-likelihood of a text's tokens, in windows that each start afresh."""
     ids = tokenizer.encode(text)
     total, count = 0.0, 0
     with torch.inference_mode():
@@ -82,20 +82,22 @@ def answers(model: Any, folder: Path, device: str = "cpu") -> list[str] | None:
     """Greedy answers to the questions, in the chat format of a base; None where it has none."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    # Padded on the left, so that every answer begins where its question ends.
+    tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, padding_side="left")
     if not tokenizer.chat_template:
         return None
-    out = []
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    prompts = tokenizer.apply_chat_template(
+        [[{"role": "user", "content": question}] for question, _ in QUESTIONS], add_generation_prompt=True,
+        padding=True, return_tensors="pt", return_dict=True,
+    ).to(device)
     with torch.inference_mode():
-        for question, _ in QUESTIONS:
-            prompt = tokenizer.apply_chat_template(
-                [{"role": "user", "content": question}], add_generation_prompt=True, return_tensors="pt",
-                return_dict=True,
-            ).to(device)
-            made = model.generate(**prompt, max_new_tokens=_ANSWER_TOKENS, do_sample=False, use_cache=True,
-                                  pad_token_id=tokenizer.eos_token_id)
-            out.append(tokenizer.decode(made[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True).strip())
-    return out
+        made = model.generate(
+            **prompts, max_new_tokens=_ANSWER_TOKENS, do_sample=False, use_cache=True,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    texts = tokenizer.batch_decode(made[:, prompts["input_ids"].shape[1] :], skip_special_tokens=True)
+    return [t.strip() for t in texts]
 
 
 def right(answer: str, wanted: Sequence[str]) -> bool:
