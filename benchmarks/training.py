@@ -1,0 +1,239 @@
+"""Training speed: Limbeck's loop beside TRL's SFTTrainer, same base, rows, adapter, batch and machine.
+
+    python -m benchmarks.training DATA [--rounds 3]        DATA: a folder with QueryNER's train.jsonl and dev.jsonl
+
+SmolLM2-135M, LoRA of rank 16 on all linear layers, the first 1,024 training rows, batch 32, one epoch. Each client
+trains in a process of its own; rounds alternate. `limbeck-write` and `trl-write` learn the same ids and targets (TRL
+with length grouping, bf16, no gradient checkpointing, the loss on the answer only); `limbeck-read` learns the form that
+decodes nothing; `trl-json` learns JSON answers in the base's chat template, untruncated, on the first 128 rows. Seconds
+are those of the steps; loading and tokenising are outside. The final loss is computed by one piece of code for both
+`write` adapters, over all rows; dev F1 by real decoding on 300 development rows. TRL is no part of the installation:
+`pip install --no-deps trl`. Expected: no logits but at targets, no padding but in a window, fused LoRA: more than twice
+TRL on `write`, more on `read`, which has no answer tokens. Writes benchmarks/results/training.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.h100_student import matmul_rate
+from eval.match import count
+from eval.metrics import bootstrap, interval, micro, resample_weights
+from limbeck.stage import device, git_commit, versions
+from student.adapters import load_adapter
+from student.estimate import KNOWN, training_flops
+from student.infer import predict
+from student.job import Job, Row
+from student.model import TargetLogits, collate, load_base
+from student.train import train
+from task import json_form
+from task.codec import Codec
+from task.files import read_json, write_json
+from task.io import read_labels
+from task.load import load_task
+from task.normalize import normaliser
+from task.spec import Task
+from task.store import fetch
+from task.tokens import load_tokenizer
+
+RESULT = Path(__file__).parent / "results" / "training.json"
+ROWS, JSON_ROWS, DEV_ROWS, BATCH, RATE, WARM_UP = 1_024, 128, 300, 32, 1e-3, 4
+CLIENTS = ("limbeck-read", "limbeck-write", "trl-write", "trl-json")
+
+
+def main() -> None:
+    """Run every client in turn, or one of them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--client", choices=CLIENTS, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--profile", action="store_true", help="print where Limbeck's time goes, and nothing else")
+    options = parser.parse_args()
+    if options.client:
+        run(options.client, options.data, options.folder, profile=options.profile)
+    elif options.profile:
+        with tempfile.TemporaryDirectory() as name:
+            run("limbeck-read", options.data, Path(name), profile=True)
+    else:
+        compare(options.data, options.rounds)
+
+
+def compare(data: Path, rounds: int) -> None:
+    """All clients, round by round; the quality of the first round's adapters."""
+    found: dict[str, dict[str, Any]] = {c: {"runs": []} for c in CLIENTS}
+    task = task_of(data, "read")
+    with tempfile.TemporaryDirectory() as name:
+        for number in range(rounds):
+            order = CLIENTS if number % 2 == 0 else CLIENTS[::-1]
+            for client in order:
+                if client == "trl-json" and number:
+                    continue  # an order of magnitude away: once is enough
+                folder = Path(name) / f"{client}-{number}"
+                folder.mkdir()
+                line = [sys.executable, "-m", "benchmarks.training", str(data), "--client", client]
+                subprocess.run([*line, "--folder", str(folder)], check=True)
+                found[client]["runs"].append(read_json(folder / "result.json"))
+                print(client, found[client]["runs"][-1], flush=True)
+        for client in CLIENTS:
+            rates = [r["examples_per_s"] for r in found[client]["runs"]]
+            found[client]["examples_per_s"] = {
+                "median": round(statistics.median(rates), 2), "low": min(rates), "high": max(rates)
+            }
+            if client != "trl-json":
+                found[client] |= quality(data, client, Path(name) / f"{client}-0" / "adapter")
+                print(client, found[client], flush=True)
+    peak = matmul_rate("cpu")
+    for client in ("limbeck-read", "limbeck-write", "trl-write"):
+        tokens = found[client]["runs"][0]["tokens"] / ROWS * found[client]["examples_per_s"]["median"]
+        flops = training_flops(KNOWN[task.student.base], tokens)
+        found[client]["share_of_matmul_rate"] = round(flops / peak, 3)
+    reference = found["trl-write"]["examples_per_s"]["median"]
+    write_json(RESULT, {
+        "rows": ROWS, "json_rows": JSON_ROWS, "dev_rows": DEV_ROWS, "batch": BATCH, "rounds": rounds,
+        "matmul_gflops": round(peak / 1e9), "clients": found,
+        "times_trl": {c: round(found[c]["examples_per_s"]["median"] / reference, 2) for c in CLIENTS},
+        "versions": versions() | {"trl": _trl()}, "device": device(), "git": git_commit(),
+    })
+    print(RESULT)
+
+
+def run(client: str, data: Path, folder: Path, *, profile: bool) -> None:
+    """Train one client's adapter into `folder/adapter`; its speed goes to `folder/result.json`."""
+    form = client.rpartition("-")[2]
+    task = task_of(data, form)
+    base = fetch(task.student.base)
+    tokenizer = load_tokenizer(base)
+    rows = read_labels(data / "train.jsonl", task)[: JSON_ROWS if form == "json" else ROWS]
+    codec = Codec.compile(task, rows, tokenizer)
+    usable = [x for x in rows if codec.representable(x)]
+    encoded = [codec.encode(x, tokenizer) for x in usable]
+    if client.startswith("limbeck"):
+        job = Job(task, base, codec, [Row(x) for x in usable], [], folder, reshuffle=True)
+        seconds = _limbeck(job, profile=profile)
+    elif form == "write":
+        table = {
+            "input_ids": [[*e.ids, e.targets[-1]] for e in encoded],
+            "completion_mask": [[0] * (len(e.ids) + 1 - len(e.targets)) + [1] * len(e.targets) for e in encoded],
+        }
+        seconds = _trl_train(base, table, folder)
+    else:
+        table = {
+            "prompt": [[{"role": "system", "content": task.instructions}, {"role": "user", "content": x.query}]
+                       for x in usable],
+            "completion": [[{"role": "assistant", "content": json_form.render(x)}] for x in usable],
+        }
+        seconds = _trl_train(base, table, folder)
+    timed = len(usable) - WARM_UP * BATCH if len(usable) > 2 * WARM_UP * BATCH else len(usable)
+    write_json(folder / "result.json", {
+        "seconds": round(seconds, 2), "examples_per_s": round(timed / seconds, 2),
+        "tokens": sum(len(e.ids) for e in encoded), "rows": len(usable),
+    })
+
+
+def _limbeck(job: Job, *, profile: bool) -> float:
+    """Seconds of the steps after the warm-up."""
+    if profile:
+        from torch.profiler import ProfilerActivity
+        from torch.profiler import profile as profiler
+
+        with profiler(activities=[ProfilerActivity.CPU]) as found:
+            train(job, threads=torch.get_num_threads())
+        print(found.key_averages().table(sort_by="self_cpu_time_total", row_limit=25))
+    else:
+        train(job, threads=torch.get_num_threads())
+    history = [json.loads(x) for x in (job.folder / "history.jsonl").read_text().splitlines()]
+    return float(sum(h["seconds"] for h in history[WARM_UP if len(history) > 2 * WARM_UP else 0 :]))
+
+
+def _trl_train(base: Path, table: dict[str, Any], folder: Path) -> float:
+    """The same with TRL, set up as well as its options allow."""
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+    from trl import SFTConfig, SFTTrainer
+
+    class Clock(TrainerCallback):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.at: list[float] = []
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            self.at.append(time.perf_counter())
+
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16, attn_implementation="eager")
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    clock = Clock()
+    trainer = SFTTrainer(
+        model=model, processing_class=tokenizer, train_dataset=Dataset.from_dict(table), callbacks=[clock],
+        peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
+        args=SFTConfig(
+            output_dir=str(folder / "trl"), per_device_train_batch_size=BATCH, num_train_epochs=1, learning_rate=RATE,
+            lr_scheduler_type="cosine", warmup_steps=4, bf16=True, use_cpu=True, gradient_checkpointing=False,
+            train_sampling_strategy="group_by_length", completion_only_loss=True, max_length=None,
+            report_to="none", save_strategy="no", logging_steps=1, optim="adamw_torch_fused", disable_tqdm=True,
+        ),
+    )
+    started = time.perf_counter()
+    trainer.train()
+    trainer.model.save_pretrained(folder / "adapter")
+    skipped = clock.at[WARM_UP - 1] if len(clock.at) > 2 * WARM_UP else started
+    return clock.at[-1] - skipped
+
+
+def quality(data: Path, client: str, adapter: Path) -> dict[str, Any]:
+    """Loss over the training rows' targets and micro-F1 on development rows, by the same code for everybody."""
+    task = task_of(data, client.rpartition("-")[2])
+    base = fetch(task.student.base)
+    tokenizer = load_tokenizer(base)
+    rows = read_labels(data / "train.jsonl", task)[:ROWS]
+    codec = Codec.compile(task, rows, tokenizer)
+    model = load_adapter(load_base(base, torch.bfloat16), adapter).eval()
+    out: dict[str, Any] = {}
+    if codec.form == "write":
+        logits, total, targets = TargetLogits(model, None), 0.0, 0
+        encoded = [codec.encode(x, tokenizer) for x in rows if codec.representable(x)]
+        with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+            for at in range(0, len(encoded), BATCH):
+                ids, row_of, columns, wanted = collate(encoded[at : at + BATCH])
+                total += float(torch.nn.functional.cross_entropy(logits(ids, row_of, columns), wanted, reduction="sum"))
+                targets += len(wanted)
+        out["loss"] = round(total / targets, 4)
+    dev = read_labels(data / "dev.jsonl", task)[:DEV_ROWS]
+    table = count(
+        dev, predict(model, codec, tokenizer, task, dev), [r.name for r in task.roles], "span",
+        normaliser(task.normaliser),
+    )
+    weights = resample_weights(len(dev), 2_000, 0)
+    low, high = interval(bootstrap(table, weights, micro)[:, 2], 0.95)
+    value = float(micro(table.sum(axis=0))[2])
+    return out | {"dev_f1": {"value": round(value, 4), "low": round(low, 4), "high": round(high, 4)}}
+
+
+def task_of(data: Path, form: str) -> Task:
+    """QueryNER's task with the benchmark's student."""
+    settings = {
+        "data.dir": str(data.resolve()), "student.form": form, "student.epochs": "1", "student.batch_size": str(BATCH),
+        "student.learning_rate": str(RATE), "student.warmup_steps": "4", "student.eval_every": "100000",
+        "student.save_every": "100000", "student.keep_best": "false",
+    }
+    return load_task(Path("configs/queryner.yaml"), [f"{k}={v}" for k, v in settings.items()]).task
+
+
+def _trl() -> str:
+    from importlib.metadata import version
+
+    return version("trl")
+
+
+if __name__ == "__main__":
+    main()
