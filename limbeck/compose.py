@@ -88,15 +88,13 @@ def _measure(
     name: str, adapter: Path, base: Path, pipelines: Sequence[Pipeline], gold: dict[str, list[Example]]
 ) -> dict[str, Any]:
     """What an adapter answers on every task, read with the task's own codec."""
-    import torch
-
     from student.adapters import load_adapter
     from student.infer import predict
-    from student.model import DTYPES, load_base
+    from student.model import DTYPES, accelerator, load_base
     from task.codec import load_codec
     from task.tokens import load_tokenizer
 
-    place = "cuda" if torch.cuda.is_available() else "cpu"
+    place = accelerator()
     model = load_adapter(load_base(base, DTYPES[pipelines[0].task.student.dtype]), adapter).to(place)
     found = {}
     for p in pipelines:

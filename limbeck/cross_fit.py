@@ -107,17 +107,15 @@ def _quick(task: Task, settings: CrossFit, rows: int) -> Task:
 
 def _ask(pipeline: Pipeline, job: Any, queries: Sequence[str]) -> list[Any]:
     """Train a fold's student, if that has not been done, and score queries that it has not seen."""
-    import torch
-
     from student.adapters import load_adapter
     from student.infer import all_scores
     from student.launch import launch
-    from student.model import DTYPES, load_base
+    from student.model import DTYPES, accelerator, load_base
     from task.tokens import load_tokenizer
 
     if not (job.folder / "order.json").exists():
         launch(job, pipeline.console)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = accelerator()
     base = load_base(job.base, DTYPES[job.task.student.dtype])
     model = load_adapter(base, job.folder / "adapter").to(device)
     pipeline.console.begin("asking it about the others", len(queries))

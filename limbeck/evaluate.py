@@ -73,12 +73,10 @@ def evaluate(pipeline: Pipeline, folder: Path) -> Mapping[str, Any]:
 
 def _offline(pipeline: Pipeline, gold: Sequence[Example]) -> dict[str, list[Example]]:
     """Dictionary, teacher, and the student in transformers: untuned, with adapter, merged."""
-    import torch
-
     from eval.baseline import Dictionary
     from student.adapters import load_adapter
     from student.infer import predict
-    from student.model import DTYPES, load_base
+    from student.model import DTYPES, accelerator, load_base
     from task.codec import load_codec
     from task.store import fetch
     from task.tokens import load_tokenizer
@@ -99,7 +97,7 @@ def _offline(pipeline: Pipeline, gold: Sequence[Example]) -> dict[str, list[Exam
     tokenizer = load_tokenizer(base)
     dtype = DTYPES[task.serving.dtype]
     reference = gold[: task.eval.reference_rows]
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = accelerator()
 
     def student(name: str, model: Any, rows: Sequence[Example]) -> None:
         console.begin(name, len(rows))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from limbeck.cross_fit import cross_fit
 from limbeck.stage import Result, run_stage
+from limbeck.variants import make_job
 from task.errors import GateError
 from task.files import read_json, sha256_file, write_json
 from task.spec import Task
@@ -24,22 +25,14 @@ def train(pipeline: Pipeline, task: Task, name: str) -> Result:
     source = "curriculum" if task.curriculum.cross_fit is None else cross_fit(pipeline).name
 
     def work(folder: Path) -> Mapping[str, Any]:
-        from student.job import Job, Row
         from student.launch import launch
-        from task.codec import Codec
-        from task.store import fetch
-        from task.tokens import load_tokenizer
         from teacher.curriculum import read
 
         pipeline.console.begin("fetching the base model")
-        base = fetch(task.student.base)
         rows = read(pipeline.folder(source), "train")
         dev = [r.example for r in read(pipeline.folder(source), "dev")]
-        codec = Codec.compile(task, [r.example for r in rows], load_tokenizer(base))
-        usable = [r for r in rows if codec.representable(r.example)]
-        write_json(folder / "codec.json", codec.to_json())
-        learned = [Row(r.example, 1.0 - r.noise, r.doubts) for r in usable]
-        job = Job(task, base, codec, learned, dev, folder, task.curriculum.order == "shuffled")
+        job = make_job(task, rows, dev, folder, task.curriculum.order)
+        write_json(folder / "codec.json", job.codec.to_json())
         history = launch(job, pipeline.console)
         order = read_json(folder / "order.json")
         if order["sha256"] != order["planned"]:
@@ -49,8 +42,8 @@ def train(pipeline: Pipeline, task: Task, name: str) -> Result:
         shutil.copy2(folder / "history.jsonl", folder / "curve.jsonl")
         scores = [h["dev_f1"] for h in history if "dev_f1" in h]
         return {
-            "base": task.student.base, "form": codec.form, "segmentation": codec.segmentation,
-            "rows": len(usable), "not_representable": len(rows) - len(usable),
+            "base": task.student.base, "form": job.codec.form, "segmentation": job.codec.segmentation,
+            "rows": len(job.train), "not_representable": len(rows) - len(job.train),
             "steps": len(history), "loss": history[-1]["loss"], "adapter_of_step": order["adapter_of_step"],
             "dev_f1": (max(scores) if task.student.keep_best else scores[-1]) if scores else None,
             "examples_per_s": round(sum(h["rows"] for h in history) / sum(h["seconds"] for h in history), 2),
@@ -70,11 +63,10 @@ def merge(pipeline: Pipeline, task: Task, name: str, trained: str) -> Result:
     """Merge the adapter of stage `trained` as stage `name`."""
 
     def work(folder: Path) -> Mapping[str, Any]:
-        import torch
-
         from student.classifier import export_classifier
         from student.forgetting import forgetting
         from student.merge import merge as fold_in
+        from student.model import accelerator
         from student.parity import parity
         from task.codec import load_codec
         from task.store import fetch
@@ -83,7 +75,6 @@ def merge(pipeline: Pipeline, task: Task, name: str, trained: str) -> Result:
 
         base, adapter = fetch(task.student.base), pipeline.folder(trained) / "adapter"
         codec = load_codec(pipeline.folder(trained))
-        device = "cuda" if torch.cuda.is_available() else "cpu"
         pipeline.console.begin("merging")
         matrices = fold_in(base, adapter, folder / "model", task.student)
         write_json(folder / "codec.json", codec.to_json())
@@ -104,7 +95,7 @@ def merge(pipeline: Pipeline, task: Task, name: str, trained: str) -> Result:
                 f"gates.merge_label_agreement asks for {gates.merge_label_agreement:.2%}"
             )
         pipeline.console.begin("what the base has forgotten")
-        kept = forgetting(base, folder / "model", load_tokenizer(base), task.serving.dtype, device)
+        kept = forgetting(base, folder / "model", load_tokenizer(base), task.serving.dtype, accelerator())
         write_json(folder / "forgetting.json", kept)
         if codec.form == "read":
             export_classifier(folder / "model", codec, folder / "classifier")

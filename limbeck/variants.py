@@ -33,14 +33,12 @@ def make_job(task: Task, rows: Sequence[CurriculumRow], dev: Sequence[Example], 
 
 def answers(job: Job, rows: Sequence[Example], **options: Any) -> list[Example]:
     """What the job's finished student says about rows."""
-    import torch
-
     from student.adapters import load_adapter
     from student.infer import predict
-    from student.model import DTYPES, load_base
+    from student.model import DTYPES, accelerator, load_base
     from task.tokens import load_tokenizer
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = accelerator()
     s = job.task.student
     model = load_adapter(load_base(job.base, DTYPES[s.dtype], s), job.folder / "adapter")
     if s.quantization == "none":

@@ -19,6 +19,11 @@ PAD = 0
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
 
 
+def accelerator() -> str:
+    """The device to compute on here."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def load_base(path: Path, dtype: torch.dtype, settings: Student | None = None) -> PreTrainedModel:
     """A causal LM from a local folder; NF4 with double quantisation where the settings say so.
 

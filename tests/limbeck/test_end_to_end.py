@@ -100,6 +100,9 @@ def test_the_report_is_self_contained_and_its_numbers_are_the_jsons(run: Path) -
         assert f"<b>{100 * f1['value']:.1f} [{100 * f1['low']:.1f}, {100 * f1['high']:.1f}]</b>" in html
     assert report["teacher_confidence"]["threshold"] == read_json(run / "label" / "confidence.json")["threshold"]
     assert report["teacher_confidence"]["auroc"]["low"] > 0.5
+    forgotten = report["forgetting"]
+    assert forgotten["chat"]["base"] >= 5  # of eight; how many the student keeps is for people to see
+    assert f"{forgotten['perplexity']['merged']:.1f}" in html
     f1_of = {k: v["value"]["f1"]["value"] for k, v in report["systems"].items()}
     assert f1_of["base, not tuned"] < 0.2 < f1_of["student, merged and served"]
     assert report["latency"]["hit"]["errors"] == report["latency"]["miss"]["errors"] == 0

@@ -9,13 +9,15 @@ import pytest
 import yaml
 
 from limbeck.ablate import ablate, verdict
+from limbeck.compose import compose
 from limbeck.console import Console
 from limbeck.pipeline import Pipeline
-from limbeck.summary import render_ablation, render_sweep
+from limbeck.summary import render_ablation, render_composition, render_sweep
 from limbeck.sweep import recommended, sweep
+from student.connect import connected
 from task.errors import InputError
 from task.files import read_json
-from task.load import load_task
+from task.load import LoadedTask, load_task
 from tests.limbeck.test_cross_fit import labelled
 
 
@@ -76,6 +78,32 @@ def test_a_sweep_recommends_and_is_not_run_twice(tiny_llama: Path, tmp_path: Pat
     assert found["recommended"] in trained
     assert f"**{found['recommended']}**" in render_sweep(page.with_name("sweep.json"))
     assert found["verdict"] in page.read_text()
+
+
+@pytest.mark.slow
+def test_composed_adapters_stand_beside_each_tasks_own(tiny_llama: Path, tmp_path: Path) -> None:
+    with Console() as console:
+        pipelines = []
+        for name in ("one", "other"):
+            (tmp_path / name).mkdir()
+            pipeline = pipeline_of(tmp_path / name, tiny_llama, console)
+            task = pipeline.task.model_copy(update={"name": name})
+            pipelines.append(Pipeline(LoadedTask(task, tmp_path / name / "task.yaml"), tmp_path / "runs", console))
+        with connected(pipelines[0].task.student):
+            for pipeline in pipelines:
+                pipeline.upto("train")
+        page = compose(pipelines, ["linear", "cat"], None, 0.5, 10)
+        with pytest.raises(InputError, match="--weight: a weight for each task is wanted; found 1; expected 2"):
+            compose(pipelines, ["linear"], [1.0], 0.5, 10)
+    found = read_json(page.with_name("composition.json"))
+    assert [a["name"] for a in found["adapters"]] == ["one", "other", "linear", "cat"]
+    assert found["rows"] == {"one": 10, "other": 10}
+    own = found["adapters"][0]["tasks"]
+    assert own["one"]["less_own"] is None
+    assert own["other"]["less_own"]["value"] == 0  # trained alike on the same rows
+    assert (page.parent / "linear" / "adapter_config.json").exists()
+    assert "| linear |" in render_composition(page.with_name("composition.json"))
+    assert "linear on other" in page.read_text()
 
 
 def variant(name: str, trained: int, value: float, less: dict[str, float] | None) -> dict[str, Any]:
