@@ -21,7 +21,7 @@ from teacher.purchases import Purchases, write_purchases
 from teacher.retrieval import item_text, write_hybrid
 from teacher.vectors import VectorIndex, write_vectors
 
-_VERSION = 1
+_VERSION = 2
 
 
 def build_index(

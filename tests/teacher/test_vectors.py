@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from task.files import sha256_file
 from teacher import vectors as module
 from teacher.embed import Vectors
 from teacher.vectors import VectorIndex, exact, write_vectors
@@ -27,31 +26,20 @@ def test_a_small_table_is_searched_in_full(tmp_path: Path) -> None:
     assert np.allclose(similarity, np.sort(queries @ rows.T, axis=1)[:, :-11:-1], atol=1e-6)
 
 
-def test_a_large_table_is_searched_by_an_index_that_finds_nearly_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("queries_at_once", "rows_at_once"), [(7, 64), (300, 33), (1, 500), (64, 4)])
+def test_what_is_searched_in_parts_is_searched_in_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, queries_at_once: int, rows_at_once: int
 ) -> None:
-    monkeypatch.setattr(module, "EXACT_ROWS", 1_000)
-    rows, queries = unit(5_000, 0), unit(200, 1)
-    write_vectors(tmp_path, rows, np.arange(len(rows)))
-    index = VectorIndex(tmp_path)
-    found, similarity = index.search(queries, 10)
-    truth, best = exact(queries, rows, 10)
-    recall = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found.tolist(), truth.tolist(), strict=True)])
-    assert len(index) == 5_000
-    assert recall >= 0.98
-    assert np.allclose(similarity[:, 0], best[:, 0], atol=2e-2)
-
-
-def test_a_large_table_loses_no_row_and_is_indexed_the_same_each_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "EXACT_ROWS", 1_000)
-    rows = unit(3_000, 0, centres=3_000)
-    for name in "ab":
-        write_vectors(tmp_path / name, rows, np.arange(len(rows)))
-    found = VectorIndex(tmp_path / "a").search(rows, 1)[0][:, 0]
-    assert np.array_equal(found, np.arange(3_000))
-    assert sha256_file(tmp_path / "a" / "ann.usearch") == sha256_file(tmp_path / "b" / "ann.usearch")
+    """Also where a part has fewer rows than are wanted."""
+    monkeypatch.setattr(module, "_QUERIES_AT_ONCE", queries_at_once)
+    monkeypatch.setattr(module, "_ROWS_AT_ONCE", rows_at_once)
+    rows, queries = unit(500, 0), unit(150, 1)
+    order = np.random.default_rng(2).permutation(500)
+    write_vectors(tmp_path, rows, order)
+    found, similarity = VectorIndex(tmp_path).search(queries, 10)
+    wanted = np.argsort(-(queries @ rows[order].T), axis=1)[:, :10]
+    assert np.array_equal(found, wanted)
+    assert np.allclose(similarity, np.take_along_axis(queries @ rows[order].T, wanted, 1), atol=1e-6)
 
 
 @pytest.mark.parametrize("count", [0, 3, 9])
