@@ -272,11 +272,11 @@ def ablate(
     """
     from limbeck.ablate import ORDERS, WEIGHTINGS
     from limbeck.ablate import ablate as compare
-    from limbeck.summary import print_ablation
+    from limbeck.summary import render_ablation
 
     with _open(task, set_, runs) as pipeline:
         page = compare(pipeline, order or ORDERS, weighting or WEIGHTINGS, seeds, steps)
-    print_ablation(page.with_name("ablation.json"))
+    print(render_ablation(page.with_name("ablation.json")))
     print(f"\nReport: {page}")
 
 
@@ -293,12 +293,12 @@ def sweep(
     steps: Annotated[int | None, typer.Option(help="Training steps of each; default: the task's", min=1)] = None,
 ) -> None:
     """Try LoRA ranks and target layers on Ray Tune; recommend the cheapest that cannot be told from the best."""
-    from limbeck.summary import print_sweep
+    from limbeck.summary import render_sweep
     from limbeck.sweep import sweep as try_all
 
     with _open(task, set_, runs) as pipeline:
         page = try_all(pipeline, rank or (4, 8, 16, 32), targets or ("attention", "mlp", "all-linear"), steps)
-    print_sweep(page.with_name("sweep.json"))
+    print(render_sweep(page.with_name("sweep.json")))
     print(f"\nReport: {page}")
 
 
@@ -317,7 +317,7 @@ def compose(
     from limbeck.compose import compose as put_together
     from limbeck.console import Console
     from limbeck.pipeline import Pipeline
-    from limbeck.summary import print_composition
+    from limbeck.summary import render_composition
     from task.load import load_task
 
     with Console() as console:
@@ -325,7 +325,7 @@ def compose(
         page = put_together(
             pipelines, method or ("linear", "ties", "dare_linear", "dare_ties"), weight, density, max_rows
         )
-    print_composition(page.with_name("composition.json"))
+    print(render_composition(page.with_name("composition.json")))
     print(f"\nReport: {page}")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck.stage import Result, run_stage
+from limbeck.variants import trained
 from task.files import write_jsonl
 from task.labels import Doubt
 from task.settings import CrossFit
@@ -107,17 +108,13 @@ def _quick(task: Task, settings: CrossFit, rows: int) -> Task:
 
 def _ask(pipeline: Pipeline, job: Any, queries: Sequence[str]) -> list[Any]:
     """Train a fold's student, if that has not been done, and score queries that it has not seen."""
-    from student.adapters import load_adapter
     from student.infer import all_scores
     from student.launch import launch
-    from student.model import DTYPES, accelerator, load_base
     from task.tokens import load_tokenizer
 
     if not (job.folder / "order.json").exists():
         launch(job, pipeline.console)
-    device = accelerator()
-    base = load_base(job.base, DTYPES[job.task.student.dtype])
-    model = load_adapter(base, job.folder / "adapter").to(device)
+    model, device = trained(job)
     pipeline.console.begin("asking it about the others", len(queries))
     return all_scores(
         model, job.codec, load_tokenizer(job.base), queries, device=device, progress=pipeline.console.advance

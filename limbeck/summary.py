@@ -61,11 +61,6 @@ def render_audit(audit: Path) -> str:
     return "\n".join(lines)
 
 
-def print_ablation(ablation: Path) -> None:
-    """Print what order and weighting are worth."""
-    print(render_ablation(ablation))
-
-
 def render_ablation(ablation: Path) -> str:
     """Orders and weightings over seeds, as a Markdown table."""
     r = read_json(ablation)
@@ -75,11 +70,6 @@ def render_ablation(ablation: Path) -> str:
         spread = "–" if v["f1"]["spread"] is None else f"{100 * v['f1']['spread']:.2f}"
         lines.append(f"| {v['name']} | {percent(v['f1'])} | {percent(v['less_reference'])} | {spread} |")
     return "\n".join([*lines, "", r["verdict"]])
-
-
-def print_sweep(sweep: Path) -> None:
-    """Print what each adapter costs and is worth."""
-    print(render_sweep(sweep))
 
 
 def render_sweep(sweep: Path) -> str:
@@ -92,11 +82,6 @@ def render_sweep(sweep: Path) -> str:
         worth = f"{percent(v['f1'])} | {percent(v['less_best'])}"
         lines.append(f"| {name} | {v['trained']:,} | {worth} | {v['rows_per_s']:.1f} |")
     return "\n".join([*lines, "", r["verdict"]])
-
-
-def print_composition(composition: Path) -> None:
-    """Print what composing costs each task."""
-    print(render_composition(composition))
 
 
 def render_composition(composition: Path) -> str:

@@ -31,18 +31,22 @@ def make_job(task: Task, rows: Sequence[CurriculumRow], dev: Sequence[Example], 
     return Job(task, base, codec, learned, list(dev), folder, order == "shuffled")
 
 
+def trained(job: Job) -> tuple[Any, str]:
+    """The job's finished student on the base that it was trained against, and the device that it is on."""
+    from student.adapters import load_adapter
+    from student.model import DTYPES, accelerator, load_base
+
+    s, device = job.task.student, accelerator()
+    model = load_adapter(load_base(job.base, DTYPES[s.dtype], s), job.folder / "adapter")
+    return (model if s.quantization != "none" else model.to(device)), device
+
+
 def answers(job: Job, rows: Sequence[Example], **options: Any) -> list[Example]:
     """What the job's finished student says about rows."""
-    from student.adapters import load_adapter
     from student.infer import predict
-    from student.model import DTYPES, accelerator, load_base
     from task.tokens import load_tokenizer
 
-    device = accelerator()
-    s = job.task.student
-    model = load_adapter(load_base(job.base, DTYPES[s.dtype], s), job.folder / "adapter")
-    if s.quantization == "none":
-        model.to(device)
+    model, device = trained(job)
     return predict(model, job.codec, load_tokenizer(job.base), job.task, rows, device=device, **options)
 
 
@@ -74,8 +78,5 @@ def measured(
 def read_predictions(path: Path) -> list[Example]:
     """The rows that `measured` wrote."""
     from task.io import rows_of
-    from task.labels import Label
 
-    return [
-        Example(r["query"], tuple(Label.from_json(x) for x in r["labels"]), r.get("count", 1)) for _, r in rows_of(path)
-    ]
+    return [Example.from_json(r) for _, r in rows_of(path)]

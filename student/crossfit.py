@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from task.codec import Codec
-from task.labels import Doubt, Example
+from task.labels import Doubt, Example, over
 from task.segment import units
 from task.viterbi import log_softmax
 
@@ -99,9 +99,7 @@ def _choices(codec: Codec, row: int, example: Example, scores: npt.ArrayLike) ->
     names = ("nothing", *(n for r in codec.roles for n in (r, r)))
     out = []
     for at, (start, end) in enumerate(spans):
-        label = next((
-            x for x in example.labels if x.start is not None and x.end is not None and x.start < end and start < x.end
-        ), None)
+        label = next((x for x in example.labels if over(x, start, end)), None)
         doubt = Doubt("", start, end) if label is None else Doubt.of(label)
         out.append(_Choice(row, doubt, "words", answer[at], np.exp(log_softmax(table[at, :width])), names))
     at = len(spans)

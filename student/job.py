@@ -8,7 +8,7 @@ from typing import Any
 
 from task.codec import Codec
 from task.files import read_json, write_json
-from task.labels import Doubt, Example, Label
+from task.labels import Doubt, Example
 from task.spec import Task
 
 
@@ -33,7 +33,7 @@ class Row:
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Row:
         """The inverse of `to_json`."""
-        return cls(_example(row), row["confidence"], tuple(Doubt(**d) for d in row["doubts"]))
+        return cls(Example.from_json(row), row["confidence"], tuple(Doubt(**d) for d in row["doubts"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +68,6 @@ class Job:
         v = read_json(path)
         return cls(
             Task.model_validate(v["task"]), Path(v["base"]), Codec.from_json(v["codec"]),
-            [Row.from_json(r) for r in v["train"]], [_example(r) for r in v["dev"]], Path(v["folder"]), v["reshuffle"],
+            [Row.from_json(r) for r in v["train"]], [Example.from_json(r) for r in v["dev"]], Path(v["folder"]),
+            v["reshuffle"],
         )
-
-
-def _example(row: dict[str, Any]) -> Example:
-    return Example(row["query"], tuple(Label.from_json(x) for x in row["labels"]), row["count"])

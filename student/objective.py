@@ -11,7 +11,7 @@ from torch import Tensor
 from student.job import Row
 from student.model import collate
 from task.codec import Codec, Encoded, Tokenizer
-from task.labels import Doubt, Label
+from task.labels import Label, over
 from task.segment import units
 
 
@@ -42,8 +42,8 @@ def supervise(codec: Codec, tokenizer: Tokenizer, row: Row, *, by_confidence: bo
         return Supervised(encoded, [least] * len(encoded.targets))
     weights = []
     for start, end in units(example.query, codec.segmentation):
-        doubted = any(_over(d, start, end) for d in row.doubts)
-        label = next((x for x in example.labels if _over(x, start, end)), None)
+        doubted = any(over(d, start, end) for d in row.doubts)
+        label = next((x for x in example.labels if over(x, start, end)), None)
         weights.append(0.0 if doubted else sure(label))
     doubted_roles = {d.role for d in row.doubts if d.start is None}
     for role in codec.closed:
@@ -51,11 +51,6 @@ def supervise(codec: Codec, tokenizer: Tokenizer, row: Row, *, by_confidence: bo
         values = [held.get(v) for v in role.values] if role.multiple else [next(iter(held.values()), None)]
         weights += [0.0 if role.name in doubted_roles else sure(x) for x in values]
     return Supervised(encoded, weights)
-
-
-def _over(span: Label | Doubt, start: int, end: int) -> bool:
-    """Whether a span shares a character with `start` to `end`."""
-    return span.start is not None and span.end is not None and span.start < end and start < span.end
 
 
 def batch(rows: Sequence[Supervised], device: str) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:

@@ -87,6 +87,16 @@ class Example:
         out: dict[str, Any] = {} if self.id is None else {"id": self.id}
         return out | {"query": self.query, "count": self.count, "labels": [x.to_json() for x in self.labels]}
 
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Example:
+        """The inverse of `to_json`, for files that we wrote ourselves (user files go through `task.io`)."""
+        return cls(row["query"], tuple(Label.from_json(x) for x in row["labels"]), row["count"], row.get("id"))
+
+
+def over(span: Label | Doubt, start: int, end: int) -> bool:
+    """Whether a span shares a character with `start` to `end`; what has no span shares none."""
+    return span.start is not None and span.end is not None and span.start < end and start < span.end
+
 
 def ordered(labels: Iterable[Label]) -> Labelling:
     """Canonical order: open labels by position, then closed ones by role and value."""
