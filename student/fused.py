@@ -2,8 +2,8 @@
 
 PEFT computes `W x`, then `B(A(x))`, scales it and adds it: on CPU the casts and element-wise passes over full-size
 activations cost more than the products themselves. Here the scale is folded into B (rank × out numbers instead of
-tokens × out) and both sums are accumulated by the product that makes them. `tests/student/test_fused.py` holds the
-results against PEFT's.
+tokens × out) and both sums are accumulated by the product that makes them. `tests/student/test_packed.py` holds
+the results against PEFT's.
 """
 
 from __future__ import annotations
@@ -41,21 +41,22 @@ def fuse(model: Any) -> int:
 
     A layer with dropout, DoRA, a bias, several adapters or a quantised weight keeps PEFT's own.
     """
+    layers = [m for m in model.modules() if plain(m)]
+    for layer in layers:
+        layer.forward = _forward(layer)
+    return len(layers)
+
+
+def plain(module: Any) -> bool:
+    """Whether this is PEFT's LoRA layer with one adapter, W x + s B A x and nothing else, and W not quantised."""
     from peft.tuners.lora import Linear
 
-    count = 0
-    for module in model.modules():
-        if type(module) is not Linear or list(module.lora_A) != ["default"]:
-            continue
-        plain = (
-            type(module.base_layer) is torch.nn.Linear and module.base_layer.bias is None
-            and isinstance(module.lora_dropout["default"], torch.nn.Identity)
-            and not module.use_dora.get("default", False) and not module.lora_bias.get("default", False)
-        )
-        if plain:
-            module.forward = _forward(module)
-            count += 1
-    return count
+    return (
+        type(module) is Linear and list(module.lora_A) == ["default"]
+        and type(module.base_layer) is torch.nn.Linear and module.base_layer.bias is None
+        and isinstance(module.lora_dropout["default"], torch.nn.Identity)
+        and not module.use_dora.get("default", False) and not module.lora_bias.get("default", False)
+    )
 
 
 def _forward(module: Any) -> Any:

@@ -68,7 +68,8 @@ def linear_layers(model: Any) -> list[str]:
 class TargetLogits(torch.nn.Module):
     """Logits at chosen positions over chosen tokens: the LM head is applied to nothing else.
 
-    Padding stands right of every row, so causal attention needs no mask to ignore it.
+    Padding stands right of every row, so causal attention needs no mask to ignore it; a model that `student.packed` has
+    taken over does not see it at all.
     """
 
     def __init__(self, model: Any, alphabet: Sequence[int] | None) -> None:
@@ -76,6 +77,7 @@ class TargetLogits(torch.nn.Module):
         self.model = model
         inner = model.get_base_model() if hasattr(model, "get_base_model") else model
         self._decoder = inner.get_decoder()
+        self._packed = getattr(inner, "packed", None)
         self._head = inner.get_output_embeddings()
         self._alphabet = None if alphabet is None else torch.tensor(list(alphabet))
 
@@ -90,7 +92,11 @@ class TargetLogits(torch.nn.Module):
         Returns:
             (targets, alphabet), or (targets, vocabulary) without an alphabet.
         """
-        hidden = self._decoder(input_ids=ids).last_hidden_state[rows, columns]  # (targets, hidden)
+        if self._packed is None:
+            hidden = self._decoder(input_ids=ids).last_hidden_state[rows, columns]  # (targets, hidden)
+        else:
+            lengths = torch.zeros(len(ids), dtype=torch.long).scatter_reduce_(0, rows, columns + 1, "amax")
+            hidden = self._packed(ids, lengths)[(lengths.cumsum(0) - lengths)[rows] + columns]
         if self._alphabet is None:
             logits: Tensor = self._head(hidden).float()
             return logits

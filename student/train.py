@@ -28,6 +28,7 @@ from student.model import DTYPES, TargetLogits, alphabet_of, load_base
 from student.objective import Supervised, batch, supervise, weighted_loss
 from student.optim import make_optimizer
 from student.order import chained, learning_rate, order_digest, plan_batches, share_of_rank, total_steps
+from student.packed import pack
 from student.selection import Selection
 from task.files import write_json
 from task.tokens import load_tokenizer
@@ -115,6 +116,7 @@ def _model(job: Job, start: Path | None, dtype: torch.dtype, device: str) -> Any
     if s.quantization == "none":
         model.to(device)
     fuse(model)
+    pack(model)
     return model
 
 

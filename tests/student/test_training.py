@@ -17,10 +17,9 @@ from safetensors.torch import load_file
 from eval.match import count
 from eval.metrics import micro
 from student import checkpoint
-from student.adapters import add_adapter, load_adapter
+from student.adapters import load_adapter
 from student.classifier import export_classifier
 from student.estimate import Architecture, architecture
-from student.fused import fuse
 from student.infer import predict, read_scores
 from student.job import Job, Row
 from student.merge import fold, merge
@@ -194,29 +193,6 @@ def test_the_order_that_reached_the_optimiser_is_the_plan(
     train(job(tiny_llama, tmp_path, tokenizer))
     order = read_json(tmp_path / "order.json")
     assert order["sha256"] == order["planned"]
-
-
-def test_fused_layers_equal_pefts(tiny_llama: Path, tokenizer: FastTokenizer) -> None:
-    task = make_task(student={"lora": {"rank": 4, "alpha": 8}})
-    codec = Codec.compile(task, rows(), tokenizer)
-    ids, r, c, _ = collate([codec.encode(x, tokenizer) for x in rows(6)])
-    found = []
-    for fused in (False, True):
-        model = add_adapter(load_base(tiny_llama, torch.float32), task.student)
-        torch.manual_seed(1)
-        for name, p in model.named_parameters():
-            if "lora_B" in name:
-                p.data = torch.randn_like(p) * 0.1
-        if fused:
-            assert fuse(model) == 14
-        out = TargetLogits(model, codec.symbol_ids)(ids, r, c)
-        out.square().sum().backward()
-        found.append((out.detach(), [p.grad for p in model.parameters() if p.requires_grad]))
-    assert torch.allclose(found[0][0], found[1][0], atol=1e-5)
-    for a, b in zip(found[0][1], found[1][1], strict=True):
-        assert a is not None
-        assert b is not None
-        assert torch.allclose(a, b, rtol=1e-3, atol=1e-4 * float(a.abs().max()))
 
 
 def test_padding_changes_nothing(tiny_llama: Path, tokenizer: FastTokenizer) -> None:
