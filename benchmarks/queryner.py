@@ -1,0 +1,183 @@
+"""What a student makes of people's labels: QueryNER over seeds, and what was tried to make it better.
+
+    python -m benchmarks.queryner DATA [--runs runs] [--seeds 3] [--skip-variants]
+
+DATA is a folder with QueryNER's train.jsonl and dev.jsonl. First the recipe of configs/queryner.yaml is trained on all
+training rows with each seed and scored on the 871 development rows (strict micro-F1: role and span), which nothing
+below looks at. Then every variant is trained once without the last tenth of the training rows and scored on that
+tenth, beside the recipe trained likewise; differences are paired over queries. The recipe's scores there are decoded
+in four ways: each word's best symbol alone, Viterbi as the codec does it, and Viterbi with a transition matrix counted
+from the training labels at half and at full weight. Each training is a stage: what is done stands. Expected: Viterbi
+above single symbols by a point; everything else within its interval. Writes benchmarks/results/queryner_student.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from eval.seeds import difference_over_seeds, over_seeds
+from limbeck.console import Console
+from limbeck.pipeline import Pipeline
+from limbeck.stage import device, git_commit, versions
+from limbeck.variants import make_job, measured, trained
+from student.connect import connected
+from student.infer import all_scores
+from task.codec import Codec
+from task.files import read_json, write_json
+from task.labels import Example, Label
+from task.load import load_task
+from task.segment import units
+from task.spec import Task
+from task.tokens import load_tokenizer
+from task.viterbi import Floats, log_softmax, spans_of
+from teacher import curriculum
+
+RESULT = Path(__file__).parent / "results" / "queryner_student.json"
+RECIPE = "recipe"
+VARIANTS: Mapping[str, Mapping[str, Any]] = {
+    RECIPE: {},
+    "label smoothing 0.1": {"label_smoothing": 0.1},
+    "weight decay 0.1": {"weight_decay": 0.1},
+    "LoRA dropout 0.1": {"lora": {"dropout": 0.1}},
+    "rank 8": {"lora": {"rank": 8, "alpha": 16}},
+    "3 epochs": {"epochs": 3.0},
+    "half the learning rate": {"learning_rate": 5e-4},
+}
+
+
+def main() -> None:
+    """Train what is missing, score everything, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--skip-variants", action="store_true", help="only the seeds; the rest of the result is kept")
+    options = parser.parse_args()
+    content = read_json(RESULT) if RESULT.exists() else {}
+    with Console() as console:
+        loaded = load_task(Path("configs/queryner.yaml"), [f"data.dir={options.data.resolve()}"])
+        pipeline = Pipeline(loaded, options.runs, console)
+        pipeline.upto("curriculum")
+        with connected(pipeline.task.student):
+            content |= seeds(pipeline, options.seeds)
+            if not options.skip_variants:
+                content |= variants(pipeline)
+    write_json(RESULT, content | {"versions": versions(), "device": device(), "git": git_commit()})
+    print(RESULT)
+
+
+def seeds(pipeline: Pipeline, number: int) -> dict[str, Any]:
+    """The recipe on all rows with each seed."""
+    rows = curriculum.read(pipeline.folder("curriculum"), "train")
+    gold, runs = pipeline.inputs.test, []
+    for seed in range(number):
+        pipeline.console.stage(f"seed {seed}", seed + 1, number)
+        task = variant(pipeline.task, {"seed": seed})
+        runs.append(measured(pipeline, f"seeds/{seed}", task, rows, gold, "shuffled", _inputs(pipeline)))
+        print(over_seeds(gold, runs[-1:], task, "span"), flush=True)
+    minutes = [
+        read_json(pipeline.run / f"seeds/{n}/manifest.json")["wall_s"] / 60 for n in range(number)
+    ]
+    return {
+        "rows": len(rows), "gold": len(gold), "strict_f1": over_seeds(gold, runs, pipeline.task, "span"),
+        "minutes": [round(m, 1) for m in minutes],
+    }
+
+
+def variants(pipeline: Pipeline) -> dict[str, Any]:
+    """Each variant without the last tenth of the rows, scored on it."""
+    rows = curriculum.read(pipeline.folder("curriculum"), "train")
+    cut = len(rows) - len(rows) // 10
+    held = [r.example for r in rows[cut:]]
+    found: dict[str, list[Example]] = {}
+    for at, (name, change) in enumerate(VARIANTS.items(), 1):
+        pipeline.console.stage(name, at, len(VARIANTS))
+        task = variant(pipeline.task, change)
+        stage = f"variants/{name.replace(' ', '-')}"
+        found[name] = measured(pipeline, stage, task, rows[:cut], held, "shuffled", _inputs(pipeline))
+        print(name, over_seeds(held, [found[name]], task, "span"), flush=True)
+    job = make_job(
+        variant(pipeline.task, {}), rows[:cut], [], pipeline.run / f"variants/{RECIPE}", "shuffled"
+    )
+    model, where = trained(job)
+    tokenizer = load_tokenizer(job.base)
+    scores = all_scores(model, job.codec, tokenizer, [x.query for x in held], device=where)
+    learned = [r.example for r in rows[:cut]]
+    for name, weight in (("decoded word by word", None), ("transitions at half", 0.5), ("transitions", 1.0)):
+        found[name] = decoded(job.codec, held, scores, learned, weight)
+    return {"held_out": len(held), "variants": [{
+        "name": name, "strict_f1": over_seeds(held, [x], pipeline.task, "span"),
+        "less_recipe": None if name == RECIPE else
+        difference_over_seeds(held, [x], [found[RECIPE]], pipeline.task, "span"),
+    } for name, x in found.items()]}
+
+
+def decoded(
+    codec: Codec, queries: Sequence[Example], scores: Sequence[npt.NDArray[np.float32]], learned: Sequence[Example],
+    weight: float | None,
+) -> list[Example]:
+    """Labels from scores: each word's best symbol (`weight` None), or Viterbi with weighted transitions.
+
+    Transitions are log P(symbol | symbol before) - log P(symbol), counted with one added to each: the scores already
+    hold what the symbol's own frequency says.
+    """
+    states = 1 + 2 * len(codec.roles)
+    pairs, single = np.ones((states, states)), np.ones(states)
+    for example in learned:
+        path = codec.states(example)
+        for before, after in zip(path, path[1:], strict=False):
+            pairs[before, after] += 1
+        for state in path:
+            single[state] += 1
+    transitions = np.log(pairs / pairs.sum(1, keepdims=True)) - np.log(single / single.sum())
+    for state in range(2, states, 2):  # a continuation follows its own role only
+        allowed = (state - 1, state)
+        transitions[[s for s in range(states) if s not in allowed], state] = -np.inf
+    out = []
+    for example, table in zip(queries, scores, strict=True):
+        unit = log_softmax(table[:, :states])
+        path = [int(x) for x in unit.argmax(1)] if weight is None else _viterbi(unit, weight * transitions)
+        places = units(example.query, codec.segmentation)
+        labels = []
+        for role, first, end in spans_of(path):
+            start, stop = places[first][0], places[end - 1][1]
+            labels.append(Label(codec.roles[role], example.query[start:stop], start, stop))
+        out.append(Example(example.query, tuple(labels)))
+    return out
+
+
+def _viterbi(scores: Floats, transitions: Floats) -> list[int]:
+    """The best path under scores (units, states) and transitions (states, states)."""
+    best = scores[0].copy()
+    best[2::2] = -np.inf
+    back = []
+    for row in scores[1:]:
+        each = best[:, None] + transitions
+        back.append(each.argmax(0))
+        best = each.max(0) + row
+    path = [int(best.argmax())]
+    for before in reversed(back):
+        path.append(int(before[path[-1]]))
+    return path[::-1]
+
+
+def variant(task: Task, change: Mapping[str, Any]) -> Task:
+    """The task with a student of other settings that nobody watches or stops."""
+    s = task.student
+    lora = s.lora.model_copy(update=change.get("lora", {}))
+    student = s.model_copy(update={**change, "lora": lora, "keep_best": False, "eval_every": 100_000})
+    return task.model_copy(update={"student": student})
+
+
+def _inputs(pipeline: Pipeline) -> dict[str, str]:
+    return {"curriculum": pipeline.digest("curriculum"), "gold": pipeline.inputs.fingerprint("test")}
+
+
+if __name__ == "__main__":
+    main()
