@@ -14,6 +14,7 @@ above single symbols by a point; everything else within its interval. Writes ben
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -131,7 +132,7 @@ def decoded(
     pairs, single = np.ones((states, states)), np.ones(states)
     for example in learned:
         path = codec.states(example)
-        for before, after in zip(path, path[1:], strict=False):
+        for before, after in itertools.pairwise(path):
             pairs[before, after] += 1
         for state in path:
             single[state] += 1

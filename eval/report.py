@@ -18,7 +18,7 @@ def write(folder: Path, content: Mapping[str, Any], latencies: Mapping[str, Sequ
     """Write `report.json` and `report.html`.
 
     Args:
-        content: Everything that the report says; see `docs/report.md`.
+        content: Everything that the report says, JSON-ready; `report.html.j2` reads it.
         latencies: Raw seconds by kind, for the latency plot.
     """
     value = {"schema": SCHEMA, **content}

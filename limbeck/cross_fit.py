@@ -12,6 +12,7 @@ from limbeck.stage import Result, run_stage
 from limbeck.variants import trained
 from task.files import write_jsonl
 from task.labels import Doubt
+from task.progress import Progress, quiet
 from task.settings import CrossFit
 from task.spec import Task
 
@@ -41,7 +42,7 @@ def cross_fit(pipeline: Pipeline) -> Result:
         dev = curriculum.read(pipeline.folder("curriculum"), "dev")
         codec = Codec.compile(task, [r.example for r in rows], load_tokenizer(base), form="read")
         usable = [r for r in rows if codec.representable(r.example)]
-        found = _contradicted(pipeline, settings, base, codec, usable, folder)
+        found = contradicted(task, settings, base, codec, usable, folder, pipeline.console)
         write_jsonl(folder / "suspects.jsonl", (
             {"query": usable[x.row].example.query, **x.doubt.to_json(), "given": round(x.given, 4),
              "instead": round(x.instead, 4), "says": x.says} for x in found
@@ -71,25 +72,26 @@ def without(
     return [replace(r, doubts=(*r.doubts, *doubts.get(r.example.query, ()))) for r in rows]
 
 
-def _contradicted(
-    pipeline: Pipeline, settings: CrossFit, base: Path, codec: Codec, rows: Sequence[CurriculumRow], folder: Path
+def contradicted(
+    task: Task, settings: CrossFit, base: Path, codec: Codec, rows: Sequence[CurriculumRow], folder: Path,
+    progress: Progress = quiet,
 ) -> list[Suspect]:
-    """Train a student on every fold's complement and ask it about the fold."""
+    """Train a student on every fold's complement and ask it about the fold; the students go when all is known."""
     from student.connect import connected
     from student.crossfit import fold_of, suspects
     from student.job import Job, Row
 
-    task = _quick(pipeline.task, settings, len(rows))
+    quick = _quick(task, settings, len(rows))
     folds = fold_of([r.cluster for r in rows], settings.folds)
     scores: list[Any] = [None] * len(rows)
-    with connected(task.student):
+    with connected(quick.student):
         for k in range(settings.folds):
-            pipeline.console.begin(f"cross-fit {k + 1} of {settings.folds}")
+            progress.begin(f"cross-fit {k + 1} of {settings.folds}")
             inside = [i for i, f in enumerate(folds) if f == k]
             outside = [r for r, f in zip(rows, folds, strict=True) if f != k]
             learned = [Row(r.example, 1.0 - r.noise, r.doubts) for r in outside]
-            job = Job(task, base, codec, learned, [], folder / "folds" / str(k), reshuffle=True)
-            for i, score in zip(inside, _ask(pipeline, job, [rows[i].example.query for i in inside]), strict=True):
+            job = Job(quick, base, codec, learned, [], folder / "folds" / str(k), reshuffle=True)
+            for i, score in zip(inside, _ask(job, [rows[i].example.query for i in inside], progress), strict=True):
                 scores[i] = score
     shutil.rmtree(folder / "folds")
     return suspects(codec, [r.example for r in rows], scores)
@@ -106,16 +108,16 @@ def _quick(task: Task, settings: CrossFit, rows: int) -> Task:
     })})
 
 
-def _ask(pipeline: Pipeline, job: Any, queries: Sequence[str]) -> list[Any]:
+def _ask(job: Any, queries: Sequence[str], progress: Progress) -> list[Any]:
     """Train a fold's student, if that has not been done, and score queries that it has not seen."""
     from student.infer import all_scores
     from student.launch import launch
     from task.tokens import load_tokenizer
 
     if not (job.folder / "order.json").exists():
-        launch(job, pipeline.console)
+        launch(job, progress)
     model, device = trained(job)
-    pipeline.console.begin("asking it about the others", len(queries))
+    progress.begin("asking it about the others", len(queries))
     return all_scores(
-        model, job.codec, load_tokenizer(job.base), queries, device=device, progress=pipeline.console.advance
+        model, job.codec, load_tokenizer(job.base), queries, device=device, progress=progress.advance
     )

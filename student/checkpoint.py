@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from student.optim import restore, state_tensors
@@ -21,16 +22,28 @@ MARKER = "COMPLETE"
 
 
 def save(folder: Path, step: int, model: Any, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> Path:
-    """Write checkpoint `step-<step>` into `folder`; older ones go once it is there."""
+    """Write checkpoint `step-<step>` into `folder`; older ones go once it is there.
+
+    Raises:
+        OSError: It could not be written, on a full disk for one; those that were there still are.
+    """
     final = folder / f"step-{step:06d}"
     staged = folder / f".step-{step:06d}.tmp"
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(parents=True)
-    model.save_pretrained(str(staged / "adapter"), safe_serialization=True)
-    save_file(state_tensors(optimizer), str(staged / "optimizer.safetensors"))
-    write_json(staged / "state.json", {**state, "step": step})
-    _flush(staged)
-    (staged / MARKER).touch()
+    try:
+        model.save_pretrained(str(staged / "adapter"), safe_serialization=True)
+        save_file(state_tensors(optimizer), str(staged / "optimizer.safetensors"))
+        write_json(staged / "state.json", {**state, "step": step})
+        _flush(staged)
+        (staged / MARKER).touch()
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(staged, ignore_errors=True)  # what was half-written takes the room that others need
+        kept = newest(folder)
+        raise OSError(
+            f"checkpoint {final} could not be written: {error}. Make room and run the same command: training goes on "
+            + (f"from {kept.name}" if kept else "from the start")
+        ) from error
     shutil.rmtree(final, ignore_errors=True)
     staged.rename(final)
     for old in sorted(folder.glob("step-*"))[:-2]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from pathlib import Path
 from typing import Any
 
 from student import adapters, reporters
 from student.connect import connected
+from student.history import read_history
 from student.job import Job
 from student.train import worker
 from task.errors import ComponentError
@@ -62,12 +62,6 @@ def _fit(job: Job, progress: Progress) -> None:
         raise ComponentError(f"training failed: {error}") from error
     finally:
         watcher.stop()
-
-
-def read_history(path: Path) -> list[dict[str, Any]]:
-    """The steps of a run so far, a mapping each."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [json.loads(x) for x in lines if x.endswith("}")]
 
 
 class _Watcher(threading.Thread):

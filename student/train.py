@@ -7,8 +7,9 @@ random choice is a function of seed and step, so a run that was killed goes on a
 
 from __future__ import annotations
 
-import json
+import resource
 import shutil
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -22,6 +23,7 @@ from torch import Tensor
 from student import checkpoint, reporters
 from student.adapters import add_adapter, load_adapter
 from student.fused import fuse
+from student.history import append, forget_after, read_history
 from student.infer import predict
 from student.job import Job
 from student.model import DTYPES, TargetLogits, alphabet_of, load_base
@@ -38,10 +40,11 @@ def train(job: Job, rank: int = 0, world: int = 1, device: str = "cpu", threads:
     """Train to the end, from the newest checkpoint if there is one; rank 0 writes.
 
     Writes into `job.folder`: `checkpoints/`, `history.jsonl` (a line per step), `best/` (the adapter with the best dev
-    F1 so far), and in the end `adapter/` and `order.json`.
+    F1 so far), and in the end `adapter/`, `order.json` and `measured.json`.
     """
     if threads:
         torch.set_num_threads(threads)
+    before = _memory(device)
     s = job.task.student
     tokenizer = load_tokenizer(job.base)
     weigh = s.weighting == "confidence"
@@ -61,7 +64,7 @@ def train(job: Job, rank: int = 0, world: int = 1, device: str = "cpu", threads:
         state = checkpoint.read_state(start)
         checkpoint.load_optimizer(start, optimizer)
         first, digest, selection = state["step"], state["order"], Selection.resume(s.early_stop, state)
-        _forget_after(job.folder / "history.jsonl", first)
+        forget_after(job.folder / "history.jsonl", first)
     watched = [] if rank else reporters.make_reporters(
         s.report_to, job.folder, job.task.name, s.model_dump(mode="json"), first
     )
@@ -91,7 +94,7 @@ def train(job: Job, rank: int = 0, world: int = 1, device: str = "cpu", threads:
                 if selection.improved(step, line["dev_f1"]) and s.keep_best:
                     checkpoint.save_adapter(job.folder / "best", model)
                 model.train()
-            _append(job.folder / "history.jsonl", line)
+            append(job.folder / "history.jsonl", line)
             for reporter in watched:
                 reporter.log(line)
         if scored and world > 1:
@@ -103,6 +106,12 @@ def train(job: Job, rank: int = 0, world: int = 1, device: str = "cpu", threads:
         for reporter in watched:
             reporter.close()
         _finish(job, model, selection, step, {"sha256": digest, "planned": order_digest(batches[:step])})
+        write_json(job.folder / "measured.json", {
+            "trained": sum(p.numel() for p in parameters), "steps": step,
+            "tokens": sum(len(rows[i].encoded.ids) for b in batches[:step] for i in b),
+            "memory_bytes": _memory(device) - before,
+            "seconds": round(sum(h["seconds"] for h in read_history(job.folder / "history.jsonl")), 3),
+        })
 
 
 def _model(job: Job, start: Path | None, dtype: torch.dtype, device: str) -> Any:
@@ -202,16 +211,12 @@ def _dev_f1(job: Job, model: Any, tokenizer: Any, device: str) -> float:
     return score if score == score else 0.0
 
 
-def _append(path: Path, line: dict[str, Any]) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
-
-
-def _forget_after(path: Path, step: int) -> None:
-    """Drop the lines of steps that will be taken again."""
-    if path.exists():
-        lines = [x for x in path.read_text().splitlines() if x.endswith("}") and json.loads(x)["step"] <= step]
-        path.write_text("".join(x + "\n" for x in lines))
+def _memory(device: str) -> int:
+    """The most bytes that this process has held so far: of the device, on a CPU of its own memory."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def worker(config: dict[str, Any]) -> None:

@@ -32,33 +32,37 @@ def ancestors(pid: int) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def one(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path, tokenizer: FastTokenizer) -> Job:
-    """An unbroken run with one worker."""
-    made = job(tiny_llama, tmp_path_factory.mktemp("one"), tokenizer, max_steps=50, cpus_per_worker=1)
-    launch(made)
-    return made
+def unbroken(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path, tokenizer: FastTokenizer) -> dict[int, Job]:
+    """Runs that nobody disturbs, by their number of workers."""
+    out = {}
+    for workers in (1, 2):
+        folder = tmp_path_factory.mktemp(f"workers-{workers}")
+        out[workers] = job(tiny_llama, folder, tokenizer, max_steps=50, workers=workers, cpus_per_worker=1)
+        launch(out[workers])
+    return out
 
 
-def test_two_workers_equal_one_on_uneven_lengths(one: Job, tiny_llama: Path, tmp_path: Path,
-                                                 tokenizer: FastTokenizer) -> None:
-    launch(job(tiny_llama, tmp_path, tokenizer, max_steps=50, workers=2, cpus_per_worker=1))
-    assert losses(tmp_path) == pytest.approx(losses(one.folder), abs=1e-4)
-    assert read_json(tmp_path / "order.json") == read_json(one.folder / "order.json")
+def test_two_workers_equal_one_on_uneven_lengths(unbroken: dict[int, Job]) -> None:
+    one, two = unbroken[1].folder, unbroken[2].folder
+    assert losses(two) == pytest.approx(losses(one), abs=1e-4)
+    assert read_json(two / "order.json") == read_json(one / "order.json")
 
 
-def test_a_killed_worker_goes_on_as_if_nothing_had_happened(one: Job, tiny_llama: Path, tmp_path: Path,
-                                                            tokenizer: FastTokenizer) -> None:
-    made = job(tiny_llama, tmp_path, tokenizer, max_steps=50, cpus_per_worker=1)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_killed_worker_goes_on_as_if_nothing_had_happened(
+    workers: int, unbroken: dict[int, Job], tiny_llama: Path, tmp_path: Path, tokenizer: FastTokenizer
+) -> None:
+    """One worker is killed; where there is another it hangs in the next reduction until Ray ends it."""
+    made = job(tiny_llama, tmp_path, tokenizer, max_steps=50, workers=workers, cpus_per_worker=1)
     killed: list[int] = []
 
     def kill() -> None:
         while not (tmp_path / "checkpoints" / "step-000012").exists():
             time.sleep(0.02)
         found = subprocess.run(["pgrep", "-f", "ray::RayTrainWorker"], capture_output=True, text=True, check=False)
-        ours = {p for p in map(int, found.stdout.split()) if os.getpid() in ancestors(p)}
-        for pid in ours:
-            os.kill(pid, signal.SIGKILL)
-            killed.append(pid)
+        ours = [p for p in map(int, found.stdout.split()) if os.getpid() in ancestors(p)]
+        os.kill(ours[-1], signal.SIGKILL)
+        killed.append(ours[-1])
 
     thread = threading.Thread(target=kill, daemon=True)
     thread.start()
@@ -66,6 +70,8 @@ def test_a_killed_worker_goes_on_as_if_nothing_had_happened(one: Job, tiny_llama
     assert killed
     steps = [json.loads(x)["step"] for x in (tmp_path / "history.jsonl").read_text().splitlines()]
     assert steps == list(range(1, 51))
-    assert losses(tmp_path) == losses(one.folder)
-    a, b = weights(one.folder), weights(tmp_path)
+    whole = unbroken[workers].folder
+    assert losses(tmp_path) == losses(whole)
+    assert read_json(tmp_path / "order.json") == read_json(whole / "order.json")
+    a, b = weights(whole), weights(tmp_path)
     assert all(torch.equal(a[k], b[k]) for k in a)
