@@ -67,7 +67,7 @@ def forgetting(
 
 def perplexity(model: Any, tokenizer: Tokenizer, text: str, device: str = "cpu") -> float:
     """Exp of the mean negative log-likelihood of a text's tokens, in windows that each start afresh."""
-    ids = tokenizer.encode(text)
+    ids = [*tokenizer.prefix, *tokenizer.encode(text)]
     total, count = 0.0, 0
     with torch.inference_mode():
         for at in range(0, len(ids) - 1, _WINDOW):

@@ -34,6 +34,7 @@ class Tokenizer(Protocol):
     """What the codec needs of a tokenizer; `task.tokens.load_tokenizer` gives one."""
 
     eos_id: int
+    prefix: tuple[int, ...]
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, no special tokens added or recognised."""
@@ -83,7 +84,11 @@ class ClosedRole:
 
 @dataclass(frozen=True, slots=True)
 class Codec:
-    """See the module. `symbol_ids` holds outside, (begin, continue) per open role, then the closed roles' symbols."""
+    """See the module.
+
+    `symbol_ids` holds outside, (begin, continue) per open role, then the closed roles' symbols; `prefix` what the base
+    expects before any text.
+    """
 
     form: str
     segmentation: Segmentation
@@ -93,6 +98,7 @@ class Codec:
     symbol_ids: tuple[int, ...]
     separator: tuple[int, ...]
     eos_id: int
+    prefix: tuple[int, ...] = ()
 
     @classmethod
     def compile(cls, task: Task, examples: Iterable[Example], tokenizer: Tokenizer, form: str | None = None) -> Self:
@@ -122,7 +128,7 @@ class Codec:
         single = tuple(r.name for r in task.open_roles if not r.multiple)
         return cls(
             form or task.student.form, segmentation, tuple(r.name for r in task.open_roles), single,
-            tuple(closed), tuple(ids), tuple(tokenizer.encode("\n")), tokenizer.eos_id,
+            tuple(closed), tuple(ids), tuple(tokenizer.encode("\n")), tokenizer.eos_id, tokenizer.prefix,
         )
 
     # -- representation -------------------------------------------------------------------------------------------
@@ -166,7 +172,7 @@ class Codec:
 
     def prompt(self, query: str, tokenizer: Tokenizer) -> Encoded:
         """What is sent for a query, with the positions to read (`read`) or none (`write`, `json`)."""
-        ids = tokenizer.encode(query) + list(self.separator)
+        ids = [*self.prefix, *tokenizer.encode(query), *self.separator]
         if self.form != "read":
             return Encoded(ids, [], [])
         positions = []
@@ -288,6 +294,7 @@ class Codec:
             for c in value["closed"]
         )
         lists = {k: tuple(value[k]) for k in ("roles", "single", "symbol_ids", "separator")}
+        lists["prefix"] = tuple(value.get("prefix", ()))  # codecs of before had none
         return cls(
             form=value["form"], segmentation=value["segmentation"], eos_id=value["eos_id"], closed=closed, **lists
         )

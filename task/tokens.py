@@ -11,13 +11,19 @@ from task.files import read_json
 
 _CAPITALISED = re.compile(r"[ĠĊ▁]?([A-Z][A-Za-z]{0,2})")
 _SMALL = re.compile(r"[ĠĊ▁]?([a-z]{1,3})")
+_COMPOSING = ("NFC", "NFD", "NFKC", "NFKD")
 
 
 class FastTokenizer:
     """A `tokenizer.json`, with the text of special tokens treated as plain text.
 
     `encode_special_tokens` matters: without it a query that holds `<|im_end|>` would put the control token itself
-    into the prompt.
+    into the prompt. A normaliser that composes characters (Qwen's) is left out: what is decoded must be what was
+    encoded, to the character.
+
+    Attributes:
+        eos_id: The id that ends an answer.
+        prefix: Ids that the model expects before any text (Llama 3's `<|begin_of_text|>`), none for most.
     """
 
     def __init__(self, path: Path) -> None:
@@ -27,7 +33,10 @@ class FastTokenizer:
         self._tokenizer.encode_special_tokens = True
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
+        if type(self._tokenizer.normalizer).__name__ in _COMPOSING:
+            self._tokenizer.normalizer = None
         self.eos_id = _eos_id(path, self._tokenizer)
+        self.prefix = _prefix(self._tokenizer)
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text; no BOS, no EOS."""
@@ -49,6 +58,14 @@ class FastTokenizer:
                         found[kind][match[1]] = ids[0]
         capitals, small = ([f[t] for t in sorted(f, key=lambda t: (len(t), t))] for f in found)
         return capitals, small
+
+
+def _prefix(tokenizer: Any) -> tuple[int, ...]:
+    """What the tokenizer's own template puts before a text."""
+    text = list(tokenizer.encode("a", add_special_tokens=False).ids)
+    whole = list(tokenizer.encode("a", add_special_tokens=True).ids)
+    at = next(i for i in range(len(whole)) if whole[i : i + len(text)] == text)
+    return tuple(whole[:at])
 
 
 def _eos_id(path: Path, tokenizer: Any) -> int:

@@ -71,6 +71,56 @@ def tokenizer(tokenizer_folder: Path) -> FastTokenizer:
     return FastTokenizer(tokenizer_folder)
 
 
+# How the tokenizers of three families cut a text before their merges, from their `tokenizer.json`.
+_LLAMA_3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+    r"|\s+(?!\S)|\s+"
+)
+_QWEN = _LLAMA_3.replace(r"\p{N}{1,3}", r"\p{N}")
+
+
+def make_tokenizer(family: str, folder: Path) -> FastTokenizer:
+    """A tokenizer with the properties of a family's: how it cuts, normalises, and what it puts before a text."""
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+    bytes_of = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=family == "smollm2")
+    first = (
+        pre_tokenizers.Digits(individual_digits=True) if family == "smollm2"
+        else pre_tokenizers.Split(Regex(_LLAMA_3 if family == "llama-3" else _QWEN), "isolated")
+    )
+    special = {
+        "smollm2": ["<|endoftext|>", "<|im_start|>", "<|im_end|>"], "llama-3": ["<|eot_id|>", "<|begin_of_text|>"],
+        "qwen": ["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+    }[family]
+    tokenizer = Tokenizer(models.BPE(ignore_merges=family == "llama-3"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([first, bytes_of])
+    tokenizer.decoder = decoders.ByteLevel()
+    if family == "qwen":
+        tokenizer.normalizer = normalizers.NFC()
+    pairs = ["".join(p) for p in itertools.product(string.ascii_lowercase, repeat=2)]
+    words = [*string.ascii_letters, *pairs, *(p.capitalize() for p in pairs)]
+    trainer = trainers.BpeTrainer(
+        vocab_size=2000, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([" ".join(["x", *words])] * 3 + ["oat milk 1l 250 g"] * 20, trainer)
+    if family == "llama-3":
+        begin = "<|begin_of_text|>"
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{begin} $A", special_tokens=[(begin, tokenizer.token_to_id(begin))]
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": special[0]}))
+    return FastTokenizer(folder)
+
+
+@pytest.fixture(scope="session", params=["smollm2", "llama-3", "qwen"])
+def any_tokenizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> FastTokenizer:
+    """One of each family."""
+    return make_tokenizer(request.param, tmp_path_factory.mktemp("family") / request.param)
+
+
 def make_tiny_llama(folder: Path, tokenizer_folder: Path, *, tied: bool, seed: int = 0) -> Path:
     """A Llama of two layers with random weights, saved with its tokenizer."""
     import shutil

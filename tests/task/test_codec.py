@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from task.codec import Codec
 from task.labels import Example, Label, ordered
 from task.spec import Task
 from task.tokens import FastTokenizer
-from tests.conftest import make_task
+from tests.conftest import make_task, make_tokenizer
 from tests.strategies import QUERIES, examples
 
 TASK = make_task()
@@ -44,10 +45,10 @@ def allowed(query: str, labels: tuple[Label, ...], task: Task = TASK) -> None:
 @pytest.mark.parametrize("segmentation", ["whitespace", "words", "characters"])
 @given(data=st.data())
 @FAST
-def test_read_round_trips(tokenizer: FastTokenizer, segmentation: str, data: st.DataObject) -> None:
-    c = codec(tokenizer, "read", segmentation)
+def test_read_round_trips(any_tokenizer: FastTokenizer, segmentation: str, data: st.DataObject) -> None:
+    c = codec(any_tokenizer, "read", segmentation)
     example = data.draw(examples(segmentation))  # type: ignore[arg-type]
-    encoded = c.encode(example, tokenizer)
+    encoded = c.encode(example, any_tokenizer)
     index = {t: i for i, t in enumerate(c.symbol_ids)}
     scores = np.full((len(encoded.targets), len(c.symbol_ids)), -20.0)
     for row, target in enumerate(encoded.targets):
@@ -57,9 +58,9 @@ def test_read_round_trips(tokenizer: FastTokenizer, segmentation: str, data: st.
 
 @given(example=examples())
 @FAST
-def test_write_round_trips(tokenizer: FastTokenizer, example: Example) -> None:
-    c = codec(tokenizer, "write")
-    encoded = c.encode(example, tokenizer)
+def test_write_round_trips(any_tokenizer: FastTokenizer, example: Example) -> None:
+    c = codec(any_tokenizer, "write")
+    encoded = c.encode(example, any_tokenizer)
     assert len(encoded.targets) == c.answer_length(example.query)
     found = c.decode_symbols(example.query, encoded.targets, [-0.01] * len(encoded.targets))
     assert keys(found) == keys(example.labels)
@@ -67,11 +68,11 @@ def test_write_round_trips(tokenizer: FastTokenizer, example: Example) -> None:
 
 @given(example=examples("characters"))
 @FAST
-def test_json_round_trips_and_stops(tokenizer: FastTokenizer, example: Example) -> None:
-    c = codec(tokenizer, "json")
-    encoded = c.encode(example, tokenizer)
-    assert encoded.targets[-1] == tokenizer.eos_id
-    text = tokenizer.decode(encoded.targets[:-1])
+def test_json_round_trips_and_stops(any_tokenizer: FastTokenizer, example: Example) -> None:
+    c = codec(any_tokenizer, "json")
+    encoded = c.encode(example, any_tokenizer)
+    assert encoded.targets[-1] == any_tokenizer.eos_id
+    text = any_tokenizer.decode(encoded.targets[:-1])
     assert keys(c.decode_text(example.query, text, TASK)) == keys(example.labels)
 
 
@@ -79,10 +80,10 @@ def test_json_round_trips_and_stops(tokenizer: FastTokenizer, example: Example) 
 @given(example=examples())
 @FAST
 def test_supervision_starts_after_the_prompt_and_covers_the_answer(
-    tokenizer: FastTokenizer, form: str, example: Example
+    any_tokenizer: FastTokenizer, form: str, example: Example
 ) -> None:
-    c = codec(tokenizer, form)
-    prompt, encoded = c.prompt(example.query, tokenizer), c.encode(example, tokenizer)
+    c = codec(any_tokenizer, form)
+    prompt, encoded = c.prompt(example.query, any_tokenizer), c.encode(example, any_tokenizer)
     assert encoded.ids[: len(prompt.ids)] == prompt.ids
     assert len(encoded.positions) == len(encoded.targets) > 0
     assert max(encoded.positions) < len(encoded.ids)
@@ -128,19 +129,37 @@ def test_a_repeated_word_comes_back_at_its_own_place(tokenizer: FastTokenizer) -
     assert keys(c.decode_text(example.query, text, TASK)) == keys(example.labels)
 
 
-def test_symbols_and_probes_are_distinct_single_tokens(tokenizer: FastTokenizer) -> None:
-    c = codec(tokenizer, "read")
+def test_symbols_and_probes_are_distinct_single_tokens(any_tokenizer: FastTokenizer) -> None:
+    c = codec(any_tokenizer, "read")
     ids = [*c.symbol_ids, *(p for r in c.closed for p in r.probes)]
     assert len(set(ids)) == len(ids)
-    assert all(tokenizer.encode(tokenizer.decode([i])) == [i] for i in c.symbol_ids)
+    assert all(any_tokenizer.encode(any_tokenizer.decode([i])) == [i] for i in c.symbol_ids)
 
 
-def test_the_text_of_a_special_token_stays_text(tokenizer: FastTokenizer) -> None:
-    assert len(tokenizer.encode("<|im_end|>")) > 1
+@pytest.mark.parametrize("form", ["read", "write", "json"])
+def test_what_the_base_expects_before_a_text_stands_there_once(any_tokenizer: FastTokenizer, form: str) -> None:
+    c = codec(any_tokenizer, form)
+    encoded = c.encode(Example("oat milk", (Label("product", "milk", 4, 8),)), any_tokenizer)
+    begin = len(c.prefix)
+    assert tuple(encoded.ids[:begin]) == any_tokenizer.prefix
+    assert not set(encoded.ids[begin:]) & set(c.prefix)
+    assert encoded.ids[begin : begin + 2] == any_tokenizer.encode("oat milk")[:2]
 
 
-def test_it_is_stored_and_read_back(tokenizer: FastTokenizer) -> None:
-    c = codec(tokenizer, "read")
+def test_the_families_differ_as_they_should(tmp_path: Path) -> None:
+    llama, qwen = make_tokenizer("llama-3", tmp_path / "llama"), make_tokenizer("qwen", tmp_path / "qwen")
+    smol = make_tokenizer("smollm2", tmp_path / "smol")
+    assert [len(t.prefix) for t in (smol, llama, qwen)] == [0, 1, 0]
+    composed, apart = "\u00e9", "e\u0301"
+    assert qwen.decode(qwen.encode(apart)) == apart != composed
+
+
+def test_the_text_of_a_special_token_stays_text(any_tokenizer: FastTokenizer) -> None:
+    assert len(any_tokenizer.encode("<|im_end|>")) > 1
+
+
+def test_it_is_stored_and_read_back(any_tokenizer: FastTokenizer) -> None:
+    c = codec(any_tokenizer, "read")
     assert Codec.from_json(json.loads(json.dumps(c.to_json()))) == c
 
 
