@@ -7,18 +7,17 @@ import itertools
 import json
 import os
 import shutil
-import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from limbeck.console import Console
 from limbeck.pipeline import Pipeline
 from limbeck.stage import device, git_commit, versions
 from limbeck.variants import answers, make_job, read_predictions
 from task.errors import ComponentError, InputError
 from task.files import read_json, sha256_json, write_json, write_jsonl
 from task.labels import Example
+from task.progress import looking
 from task.settings import Lora, Student
 from task.spec import Task
 
@@ -131,12 +130,16 @@ def _run(pipeline: Pipeline, trials: Mapping[str, Path], settings: Student) -> N
             ),
         )
         pipeline.console.begin("trials", len(trials), done=len(trials) - len(todo))
-        watcher = _Watcher([Path(t) / _DONE for t in todo], pipeline.console)
-        watcher.start()
-        try:
+        left = {Path(t) / _DONE for t in todo}
+
+        def look() -> None:
+            done = {m for m in left if m.exists()}
+            left.difference_update(done)
+            if done:
+                pipeline.console.advance(len(done))
+
+        with looking(look):
             results = tuner.fit()
-        finally:
-            watcher.stop()
         if results.errors:
             failed = f"{len(results.errors)} of {len(todo)} trials failed"
             raise ComponentError(f"{failed}, the first with: {results.errors[0]}")
@@ -177,28 +180,3 @@ def _difference(a: Path, b: Path, dev: Sequence[Example], task: Task) -> Mapping
 
     one, other = (read_predictions(where / "predictions.jsonl") for where in (a, b))
     return paired_difference(dev, one, other, task)
-
-
-class _Watcher(threading.Thread):
-    """Tells the console about trials that are done."""
-
-    def __init__(self, marks: Sequence[Path], console: Console) -> None:
-        super().__init__(daemon=True)
-        self._left, self._console = list(marks), console
-        self._stopped = threading.Event()
-
-    def run(self) -> None:
-        while not self._stopped.wait(0.5):
-            self._look()
-        self._look()
-
-    def _look(self) -> None:
-        done = [m for m in self._left if m.exists()]
-        self._left = [m for m in self._left if m not in done]
-        if done:
-            self._console.advance(len(done))
-
-    def stop(self) -> None:
-        """Look a last time and end."""
-        self._stopped.set()
-        self.join(timeout=10)

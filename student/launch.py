@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from student.history import read_history
 from student.job import Job
 from student.train import worker
 from task.errors import ComponentError
-from task.progress import Progress, quiet
+from task.progress import Progress, looking, quiet
 
 
 def launch(job: Job, progress: Progress = quiet) -> list[dict[str, Any]]:
@@ -54,46 +53,32 @@ def _fit(job: Job, progress: Progress) -> None:
             failure_config=FailureConfig(max_failures=s.max_failures),
         ),
     )
-    watcher = _Watcher(job.folder / "history.jsonl", progress)
-    watcher.start()
     try:
-        trainer.fit()
+        with looking(_Watch(job.folder / "history.jsonl", progress).look):
+            trainer.fit()
     except Exception as error:  # Ray wraps whatever a worker raised
         raise ComponentError(f"training failed: {error}") from error
-    finally:
-        watcher.stop()
 
 
-class _Watcher(threading.Thread):
+class _Watch:
     """Tells a listener about the steps that appear in the history."""
 
     def __init__(self, path: Path, progress: Progress) -> None:
-        super().__init__(daemon=True)
         self._path, self._progress = path, progress
         before = read_history(path)  # of a run that was killed
         self._seen = before[-1]["step"] if before else 0
-        self._stopped = threading.Event()
+        self._begun = False
+        progress.begin("starting Ray workers")
 
-    def run(self) -> None:
-        self._progress.begin("starting Ray workers")
-        begun = False
-        while not self._stopped.wait(0.5):
-            begun = self._look(begun)
-        self._look(begun)
-
-    def _look(self, begun: bool) -> bool:
+    def look(self) -> None:
+        """Tell what is new."""
         steps = read_history(self._path)
         if not steps or steps[-1]["step"] <= self._seen:
-            return begun
-        if not begun:
+            return
+        if not self._begun:
             self._progress.begin("training", steps[-1]["of"], done=self._seen)
+            self._begun = True
         scores = [x["dev_f1"] for x in steps if "dev_f1" in x]
         note = f"loss {steps[-1]['loss']:.3f}" + (f" · dev F1 {100 * scores[-1]:.1f}" if scores else "")
         self._progress.advance(steps[-1]["step"] - self._seen, note)
         self._seen = steps[-1]["step"]
-        return True
-
-    def stop(self) -> None:
-        """Look a last time and end."""
-        self._stopped.set()
-        self.join(timeout=10)

@@ -92,11 +92,7 @@ class TargetLogits(torch.nn.Module):
         Returns:
             (targets, alphabet), or (targets, vocabulary) without an alphabet.
         """
-        if self._packed is None:
-            hidden = self._decoder(input_ids=ids).last_hidden_state[rows, columns]  # (targets, hidden)
-        else:
-            lengths = torch.zeros(len(ids), dtype=torch.long).scatter_reduce_(0, rows, columns + 1, "amax")
-            hidden = self._packed(ids, lengths)[(lengths.cumsum(0) - lengths)[rows] + columns]
+        hidden = self.hidden(ids, rows, columns)
         if self._alphabet is None:
             logits: Tensor = self._head(hidden).float()
             return logits
@@ -104,6 +100,15 @@ class TargetLogits(torch.nn.Module):
         with torch.autocast(hidden.device.type, enabled=False):  # few numbers, all of them near-ties in bf16
             chosen: Tensor = hidden.float() @ weight.float().T
             return chosen
+
+    def hidden(self, ids: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        """What the head is applied to, shape (targets, hidden); arguments as above."""
+        if self._packed is None:
+            states: Tensor = self._decoder(input_ids=ids).last_hidden_state[rows, columns]
+            return states
+        lengths = torch.zeros(len(ids), dtype=torch.long).scatter_reduce_(0, rows, columns + 1, "amax")
+        packed: Tensor = self._packed(ids, lengths)
+        return packed[(lengths.cumsum(0) - lengths)[rows] + columns]
 
 
 def alphabet_of(codec: Codec) -> tuple[int, ...] | None:

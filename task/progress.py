@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 
@@ -24,3 +27,22 @@ class _Quiet:
 
 
 quiet: Progress = _Quiet()
+
+
+@contextlib.contextmanager
+def looking(look: Callable[[], None], every_s: float = 0.5) -> Iterator[None]:
+    """Call `look` every so often while the block runs, and once more when it ends: for work that others do."""
+    ended = threading.Event()
+
+    def run() -> None:
+        while not ended.wait(every_s):
+            look()
+        look()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(timeout=10)

@@ -17,6 +17,7 @@ sys.path.insert(0, str(ROOT))
 
 from eval.report import milliseconds, percent  # noqa: E402  (the checkout is importable only from here on)
 from limbeck.summary import render, render_audit  # noqa: E402
+from tools import student_tables as student  # noqa: E402
 
 
 def answer_length(result: Path) -> str:
@@ -129,6 +130,11 @@ BLOCKS = {
     ("docs/benchmarks.md", "market"): ("market.json", render),
     ("docs/benchmarks.md", "teacher"): ("market.json", teacher),
     ("docs/benchmarks.md", "queryner"): ("queryner.json", render),
+    ("docs/benchmarks.md", "queryner-seeds"): ("queryner_student.json", student.queryner),
+    ("docs/benchmarks.md", "training"): ("training.json", student.training),
+    ("docs/benchmarks.md", "read-forms"): ("read_forms.json", student.read_forms),
+    ("docs/benchmarks.md", "noise"): ("noise.json", student.noise),
+    ("docs/benchmarks.md", "qlora-merge"): ("qlora_merge.json", student.qlora_merge),
     ("docs/benchmarks.md", "answer-length"): ("answer_length.json", answer_length),
     ("docs/benchmarks.md", "labelling"): ("labelling.json", labelling),
     ("docs/benchmarks.md", "audit"): ("audit.json", render_audit),

@@ -1,0 +1,291 @@
+"""The form `read` and its alternatives: what each is worth, and what it costs to answer.
+
+    python -m benchmarks.read_forms DATA [--work runs/read-forms] [--rows 3000] [--held 700] [--epochs 2]
+
+DATA is a folder with QueryNER's train.jsonl; its first rows are learned from, the last ones held out, dev.jsonl is not
+looked at. Every way of reading is trained by the same loop with the recipe of configs/queryner.yaml and one seed:
+
+- `echo`: the query, then the query again; each word is read at its last token of the second copy (what we ship)
+- `once`: the query alone; a word is read before the rest of the query has been seen
+- `instructed echo`: a line of instruction between the copies
+- `first token`: echo, but a word is read at its first token
+- `trained head`: echo, and the symbols' rows of the LM head learn too
+- `label smoothing 0.1`
+- `20 layers`, `10 layers`: echo on the base without its upper layers
+- `transitions`: echo decoded with a transition matrix counted from the labels; nothing is trained
+
+F1 is strict (role and span) with an interval; differences are paired over queries. Latency is one query at a time
+through stock vLLM on the merged model, for the ways whose engine does different work. Attention in both directions in
+the upper layers (LS-unLLaMA) is not among them: stock vLLM runs a Llama's attention causally. Each way is kept in the
+work folder, so a run that was cut goes on. Expected: echo far above once, the rest within its interval; 20 layers two
+thirds of the latency for a point or two. Writes benchmarks/results/read_forms.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import dataclasses
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.queryner import decoded
+from eval.latency import percentiles
+from eval.seeds import difference_over_seeds, over_seeds
+from limbeck.stage import device, git_commit, versions
+from limbeck.variants import read_predictions
+from serving.client import StudentClient
+from serving.engine import Engine
+from student.adapters import add_adapter
+from student.classifier import export_classifier
+from student.fused import fuse
+from student.infer import all_scores
+from student.job import Row
+from student.merge import merge
+from student.model import DTYPES, TargetLogits, collate, load_base
+from student.objective import Supervised, batch, supervise, weighted_loss
+from student.order import learning_rate, plan_batches, total_steps
+from student.packed import pack
+from task.codec import Codec, Encoded, Tokenizer
+from task.files import read_json, write_json, write_jsonl
+from task.io import read_labels
+from task.labels import Example
+from task.load import load_task
+from task.segment import units
+from task.spec import Task
+from task.store import fetch
+from task.tokens import FastTokenizer, load_tokenizer
+
+RESULT = Path(__file__).parent / "results" / "read_forms.json"
+QUERIES, WARM_UP = 60, 5
+INSTRUCTION = "Label every word of the query by its role:"
+Prompt = Callable[[Codec, str, Tokenizer], Encoded]
+
+
+def once(codec: Codec, query: str, tokenizer: Tokenizer) -> Encoded:
+    """The query alone, each word read at its last token."""
+    return _read(codec, query, tokenizer, list(codec.prefix))
+
+
+def instructed(codec: Codec, query: str, tokenizer: Tokenizer) -> Encoded:
+    """An instruction between the copies."""
+    before = tokenizer.encode(query) + list(codec.separator) + tokenizer.encode(INSTRUCTION) + list(codec.separator)
+    return _read(codec, query, tokenizer, [*codec.prefix, *before])
+
+
+def first_token(codec: Codec, query: str, tokenizer: Tokenizer) -> Encoded:
+    """Echo, each word read at its first token."""
+    return _read(codec, query, tokenizer, [*codec.prefix, *tokenizer.encode(query), *codec.separator], first=True)
+
+
+def _read(codec: Codec, query: str, tokenizer: Tokenizer, ids: list[int], *, first: bool = False) -> Encoded:
+    positions, at = [], 0
+    for _, end in units(query, codec.segmentation):
+        piece = tokenizer.encode(query[at:end]) or [codec.symbol_ids[0]]
+        positions.append(len(ids) if first else len(ids) + len(piece) - 1)
+        ids += piece
+        at = end
+    return Encoded(ids, positions, [])
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One way of reading."""
+
+    prompt: Prompt | None = None
+    layers: int | None = None
+    head: bool = False
+    smoothing: float = 0.0
+    timed: bool = False
+
+
+WAYS: Mapping[str, Way] = {
+    "echo": Way(timed=True), "once": Way(once, timed=True), "instructed echo": Way(instructed, timed=True),
+    "first token": Way(first_token), "trained head": Way(head=True), "label smoothing 0.1": Way(smoothing=0.1),
+    "20 layers": Way(layers=20, timed=True), "10 layers": Way(layers=10, timed=True),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Read(Codec):
+    """A codec whose prompt is made in another way."""
+
+    way: Prompt | None = None
+
+    def prompt(self, query: str, tokenizer: Tokenizer) -> Encoded:
+        """See `Codec.prompt`."""
+        return Codec.prompt(self, query, tokenizer) if self.way is None else self.way(self, query, tokenizer)
+
+
+def main() -> None:
+    """Train what is missing, score, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--work", type=Path, default=Path("runs/read-forms"))
+    parser.add_argument("--rows", type=int, default=3_000)
+    parser.add_argument("--held", type=int, default=700)
+    parser.add_argument("--epochs", type=float, default=2.0)
+    options = parser.parse_args()
+    settings = {"data.dir": str(options.data.resolve()), "student.epochs": str(options.epochs)}
+    task = load_task(Path("configs/queryner.yaml"), [f"{k}={v}" for k, v in settings.items()]).task
+    rows = read_labels(options.data / "train.jsonl", task)
+    learned, held = rows[: options.rows], rows[-options.held :]
+    base = fetch(task.student.base)
+    tokenizer = load_tokenizer(base)
+    codec = Codec.compile(task, learned, tokenizer, "read")
+    found: dict[str, list[Example]] = {}
+    timed: dict[str, Any] = {}
+    for name, way in WAYS.items():
+        folder = options.work / name.replace(" ", "-")
+        mine = Read(**{f.name: getattr(codec, f.name) for f in dataclasses.fields(codec)}, way=way.prompt)
+        if not (folder / "predictions.jsonl").exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            one(task, way, mine, tokenizer, base, learned, held, folder)
+        found[name] = read_predictions(folder / "predictions.jsonl")
+        timed[name] = read_json(folder / "latency.json") if way.timed else None
+        if name == "echo":
+            scores = list(torch.load(folder / "scores.pt", weights_only=True))
+            found["transitions"] = decoded(codec, held, [s.numpy() for s in scores], learned, 1.0)
+        print(name, over_seeds(held, [found[name]], task, "span"), timed[name], flush=True)
+    write_json(RESULT, {
+        "rows": len(learned), "held_out": len(held), "epochs": options.epochs, "ways": [{
+            "name": name, "strict_f1": over_seeds(held, [x], task, "span"), "latency": timed.get(name),
+            "less_echo": None if name == "echo" else difference_over_seeds(held, [x], [found["echo"]], task, "span"),
+        } for name, x in found.items()],
+        "versions": versions(), "device": device(), "git": git_commit(),
+    })
+    print(RESULT)
+
+
+def one(
+    task: Task, way: Way, codec: Read, tokenizer: FastTokenizer, base: Path, learned: Sequence[Example],
+    held: Sequence[Example], folder: Path,
+) -> None:
+    """Train a way of reading, label what is held out, time it."""
+    start = base if way.layers is None else shortened(base, way.layers, folder / "base")
+    model, logits = train(task, way, codec, tokenizer, start, learned)
+    queries = [x.query for x in held]
+    scores = all_scores(model, codec, tokenizer, queries) if not way.head else headed(logits, codec, tokenizer, queries)
+    torch.save([torch.tensor(s) for s in scores], folder / "scores.pt")
+    if way.timed:
+        model.save_pretrained(str(folder / "adapter"), safe_serialization=True)
+        merge(start, folder / "adapter", folder / "model")
+        export_classifier(folder / "model", codec, folder / "classifier")
+        write_json(folder / "latency.json", latency(task, codec, tokenizer, queries, folder))
+        shutil.rmtree(folder / "model")
+        shutil.rmtree(folder / "classifier")
+    shutil.rmtree(folder / "base", ignore_errors=True)
+    write_jsonl(folder / "predictions.jsonl", (
+        Example(q, codec.decode_scores(q, s)).to_json() for q, s in zip(queries, scores, strict=True)
+    ))
+
+
+def train(
+    task: Task, way: Way, codec: Codec, tokenizer: FastTokenizer, base: Path, learned: Sequence[Example]
+) -> tuple[Any, Logits]:
+    """The loop of `student.train` without what a long run needs; the same for every way."""
+    s = task.student
+    rows = [supervise(codec, tokenizer, Row(x)) for x in learned if codec.representable(x)]
+    steps = total_steps(len(rows), s.batch_size, s.epochs, None)
+    plan = plan_batches([len(r.encoded.ids) for r in rows], batch_size=s.batch_size, steps=steps, reshuffle=True,
+                        window=s.length_window, seed=s.seed)
+    model = add_adapter(load_base(base, DTYPES[s.dtype], s), s)
+    fuse(model)
+    pack(model)
+    logits = Logits(model, codec.symbol_ids, trained=way.head)
+    parameters = [p for p in (*model.parameters(), *logits.own) if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=s.learning_rate, weight_decay=0.0, fused=True)
+    index = {t: i for i, t in enumerate(codec.symbol_ids)}
+    model.train()
+    started = time.monotonic()
+    for step, numbers in enumerate(plan):
+        torch.manual_seed(s.seed * 1_000_003 + step * 1_009)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, peak=s.learning_rate, warmup=s.warmup_steps, steps=steps,
+                                        schedule=s.schedule)
+        part: list[Supervised] = [rows[i] for i in numbers]
+        ids, of, columns, targets, weights = batch(part, "cpu")
+        with torch.autocast("cpu", dtype=DTYPES[s.dtype]):
+            scores = logits(ids, of, columns)
+        wanted = torch.tensor([index[int(t)] for t in targets])
+        loss = weighted_loss(scores, wanted, weights, way.smoothing) / weights.sum()
+        torch.autograd.backward(loss)
+        torch.nn.utils.clip_grad_norm_(parameters, s.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if step % 50 == 0:
+            seconds = time.monotonic() - started
+            print(f"  step {step} of {steps}, loss {float(loss.detach()):.3f}, {seconds:.0f} s", flush=True)
+    return model, logits
+
+
+class Logits:
+    """`TargetLogits`, or the same with symbol rows of its own that learn."""
+
+    def __init__(self, model: Any, alphabet: Sequence[int], *, trained: bool) -> None:
+        self._frozen = TargetLogits(model, alphabet)
+        self.model = model
+        head = model.get_output_embeddings().weight.detach()[list(alphabet)].float()
+        self.own = [torch.nn.Parameter(head.clone())] if trained else []
+
+    def __call__(self, ids: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        if not self.own:
+            scores: torch.Tensor = self._frozen(ids, rows, columns)
+            return scores
+        hidden = self._frozen.hidden(ids, rows, columns)
+        with torch.autocast("cpu", enabled=False):
+            return hidden.float() @ self.own[0].T
+
+
+def headed(logits: Logits, codec: Codec, tokenizer: FastTokenizer, queries: Sequence[str]) -> list[Any]:
+    """Scores of a trained head."""
+    logits.model.eval()
+    out = []
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        for query in queries:
+            prompt = codec.prompt(query, tokenizer)
+            ids, rows, columns, _ = collate([prompt])
+            out.append(logits(ids, rows, columns).numpy())
+    return out
+
+
+def shortened(base: Path, layers: int, out: Path) -> Path:
+    """The base without its upper layers."""
+    model = load_base(base, torch.bfloat16)
+    decoder: Any = model.get_decoder()
+    decoder.layers = decoder.layers[:layers]
+    model.config.num_hidden_layers = layers
+    if getattr(model.config, "layer_types", None):
+        model.config.layer_types = model.config.layer_types[:layers]
+    model.save_pretrained(str(out), safe_serialization=True)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy2(base / name, out / name)
+    return out
+
+
+def latency(task: Task, codec: Codec, tokenizer: FastTokenizer, queries: Sequence[str], folder: Path) -> dict[str, Any]:
+    """Milliseconds of one query at a time, straight to the engine."""
+
+    async def ask(url: str) -> list[float]:
+        client = StudentClient(url, "student", task, codec, tokenizer)
+        out = []
+        for query in queries[: QUERIES + WARM_UP]:
+            started = time.perf_counter()
+            await client.label([query])
+            out.append(time.perf_counter() - started)
+        await client.close()
+        return out[WARM_UP:]
+
+    with Engine(folder / "classifier", "student", "read", task.serving, folder / "engine.log") as engine:
+        engine.wait_ready()
+        return percentiles(asyncio.run(ask(engine.url)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+"""Looking after work that others do."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from task.progress import looking
+
+
+def test_it_looks_while_work_goes_on_and_once_more_when_it_has_failed() -> None:
+    seen: list[int] = []
+    often = threading.Event()
+
+    def look() -> None:
+        seen.append(len(seen))
+        if len(seen) >= 3:
+            often.set()
+
+    with pytest.raises(RuntimeError), looking(look, every_s=0.001):
+        assert often.wait(10)
+        before = len(seen)
+        raise RuntimeError
+    assert len(seen) > before
+    after = len(seen)
+    assert not threading.Event().wait(0.02)
+    assert len(seen) == after

@@ -1,0 +1,87 @@
+"""Tables of the benchmarks that are about the student."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from eval.report import milliseconds, percent
+
+
+def _read(result: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
+    return found
+
+
+def training(result: Path) -> str:
+    """The table of `benchmarks/training.py`."""
+    r = _read(result)
+    lines = [
+        "| trainer and answer | examples/s | times TRL `write` | final loss | dev F1 | share of the matmul rate |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, c in r["clients"].items():
+        rate = "{median:.1f} [{low:.1f}, {high:.1f}]".format(**c["examples_per_s"])
+        loss = "–" if c.get("loss") is None else f"{c['loss']:.4f}"
+        share = "–" if c.get("share_of_matmul_rate") is None else f"{100 * c['share_of_matmul_rate']:.0f} %"
+        lines.append(
+            f"| {name} | {rate} | {r['times_trl'][name]:.2f} | {loss} | {percent(c.get('dev_f1'))} | {share} |"
+        )
+    return "\n".join([
+        *lines, "", f"{r['rounds']} rounds, clients in turn; bf16 matrix products reach {r['matmul_gflops']:,} GFLOP/s "
+        "here."
+    ])
+
+
+def queryner(result: Path) -> str:
+    """The tables of `benchmarks/queryner.py`."""
+    r = _read(result)
+    f = r["strict_f1"]
+    lines = [
+        f"Strict F1 on the {r['gold']} development rows: **{percent(f)}**, mean of "
+        f"{', '.join(f'{100 * x:.1f}' for x in f['seeds'])} (standard deviation {100 * (f['spread'] or 0):.2f}); "
+        f"{', '.join(f'{m:.0f}' for m in r['minutes'])} minutes each on {r['rows']:,} rows.",
+    ]
+    if "variants" in r:
+        lines += [
+            "", f"| tried, on {r['held_out']} held-out training rows | strict F1 | less the recipe |", "|---|---|---|",
+            *(f"| {v['name']} | {percent(v['strict_f1'])} | {percent(v['less_recipe'])} |" for v in r["variants"]),
+        ]
+    return "\n".join(lines)
+
+
+def read_forms(result: Path) -> str:
+    """The table of `benchmarks/read_forms.py`."""
+    r = _read(result)
+    lines = [f"| way of reading ({r['rows']:,} rows) | strict F1 | less `echo` | p50, ms |", "|---|---|---|---|"]
+    for w in r["ways"]:
+        p50 = "–" if w["latency"] is None else milliseconds(w["latency"]["p50_ms"])
+        lines.append(f"| {w['name']} | {percent(w['strict_f1'])} | {percent(w['less_echo'])} | {p50} |")
+    return "\n".join(lines)
+
+
+def noise(result: Path) -> str:
+    """The table of `benchmarks/noise.py`."""
+    r = _read(result)
+    lines = [
+        "| labels spoilt | teacher | student | less teacher | with cross-fit | less teacher | less without |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for n in r["rates"]:
+        f, d = n["f1"], n["less_teacher"]
+        lines.append(
+            f"| {100 * n['rate']:g} % | {percent(f['teacher'])} | {percent(f['plain'])} | {percent(d['plain'])} "
+            f"| {percent(f['cross-fit'])} | {percent(d['cross-fit'])} | {percent(n['cross-fit_less_plain'])} |"
+        )
+    return "\n".join(lines)
+
+
+def qlora_merge(result: Path) -> str:
+    """The table of `benchmarks/qlora_merge.py`."""
+    r = _read(result)
+    lines = ["| merged | mean of the logits' differences | largest | equal labels |", "|---|---|---|---|"]
+    for name, m in r["merges"].items():
+        agree = f"{m['label_agreement']:.2%}"
+        lines.append(f"| {name} | {m['mean_logit_delta']:.4f} | {m['max_logit_delta']:.3f} | {agree} |")
+    return "\n".join([*lines, "", f"PEFT's own merge into 4 bits is **{r['factor']} times** as far off as ours."])
