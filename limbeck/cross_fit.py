@@ -1,4 +1,7 @@
-"""The stage between curriculum and training that a task can ask for: find labels that are probably wrong."""
+"""The stage between curriculum and training that a task can ask for: find labels that are probably wrong.
+
+What is found is masked, its row is dropped, or the teacher is asked again.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from limbeck.stage import Result, run_stage
 from limbeck.variants import trained
 from task.files import write_jsonl
-from task.labels import Doubt
+from task.labels import Doubt, Example
 from task.progress import Progress, quiet
 from task.settings import CrossFit
 from task.spec import Task
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from student.crossfit import Suspect
     from task.codec import Codec
     from teacher.curriculum import CurriculumRow
+    from teacher.records import LedgerRow
 
 _SHARE = 3  # a student that only has to contradict gets this part of the task's steps
 
@@ -50,10 +54,14 @@ def cross_fit(pipeline: Pipeline) -> Result:
         doubts: dict[str, list[Doubt]] = {}
         for x in found:
             doubts.setdefault(usable[x.row].example.query, []).append(x.doubt)
-        train = without(rows, doubts, settings.action)
+        asked: dict[str, int] = {}
+        if settings.action == "ask":
+            train, asked = after_review(rows, doubts, _reviewed(pipeline, [x.example for x in usable], found))
+        else:
+            train = without(rows, doubts, settings.action)
         left = {"contradicted by students": len(rows) - len(train)} if len(train) < len(rows) else {}
         curriculum.write(curriculum.Curriculum(train, dev, left), task, folder)
-        return {"suspects": len(found), "rows_with_suspects": len(doubts), "train": len(train)}
+        return {"suspects": len(found), "rows_with_suspects": len(doubts), **asked, "train": len(train)}
 
     return run_stage(
         pipeline.run, "cross-fit",
@@ -70,6 +78,53 @@ def without(
     if action == "drop":
         return [r for r in rows if r.example.query not in doubts]
     return [replace(r, doubts=(*r.doubts, *doubts.get(r.example.query, ()))) for r in rows]
+
+
+def _reviewed(pipeline: Pipeline, examples: Sequence[Example], found: Sequence[Suspect]) -> dict[str, LedgerRow]:
+    """What the teacher says when it is shown what students doubt."""
+    from task.store import fetch
+    from teacher.ledger import Ledger
+    from teacher.review import question, review
+
+    lines: dict[str, list[str]] = {}
+    for x in found:
+        example = examples[x.row]
+        said = x.doubt.role if x.doubt.start is not None else next(
+            (label.text for label in example.labels if label.role == x.doubt.role), ""
+        )
+        lines.setdefault(example.query, []).append(question(example.query, x.doubt, said, x.says))
+    with Ledger(pipeline.run / "ledger.sqlite") as ledger:
+        return review(
+            pipeline.task, pipeline.inputs.teacher, ledger, pipeline.index, fetch, lines, pipeline.console
+        )
+
+
+def after_review(
+    rows: Sequence[CurriculumRow], doubts: Mapping[str, Sequence[Doubt]], reviewed: Mapping[str, LedgerRow]
+) -> tuple[list[CurriculumRow], dict[str, int]]:
+    """The rows after the teacher has looked again, and how often it stood by its labels.
+
+    What it says now counts, whether it insists or not; where it gave no answer that the guardrails let stand, what was
+    doubted is masked.
+    """
+    out = []
+    counts = {"insisted": 0, "changed": 0, "unanswered": 0}
+    for row in rows:
+        query = row.example.query
+        now = reviewed.get(query)
+        if query not in doubts:
+            out.append(row)
+        elif now is None or now.status != "accepted":
+            counts["unanswered"] += 1
+            out.append(replace(row, doubts=(*row.doubts, *doubts[query])))
+        elif {x.key for x in now.labels} == {x.key for x in row.example.labels}:
+            counts["insisted"] += 1
+            out.append(row)
+        else:
+            counts["changed"] += 1
+            labels = tuple(replace(x, confidence=None) for x in now.labels)  # not calibrated: the row's counts
+            out.append(replace(row, example=replace(row.example, labels=labels), doubts=()))
+    return out, counts
 
 
 def contradicted(

@@ -128,12 +128,12 @@ class CrossFit(Strict):
     """Find labels that are probably wrong before training: students of the other folds contradict them.
 
     `steps` is each student's training (a third of the task's where it is not given); `action` masks what is suspected,
-    or drops its row.
+    drops its row, or asks the LLM again, who is shown the doubt.
     """
 
     folds: Annotated[int, Field(ge=2, le=10)] = 2
     steps: Positive | None = None
-    action: Literal["mask", "drop"] = "mask"
+    action: Literal["mask", "drop", "ask"] = "mask"
 
 
 class Curriculum(Strict):

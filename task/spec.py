@@ -202,6 +202,12 @@ class Task(Strict):
             raise ValueError("teacher.backend `labels` needs data.labels, the file that holds them")
         if self.teacher.backend in {"openai", "openai-batch", "vllm"} and self.teacher.openai.prompt is None:
             raise ValueError(f"teacher.backend `{self.teacher.backend}` needs teacher.openai.prompt, a Jinja template")
+        fit = self.curriculum.cross_fit
+        if fit is not None and fit.action == "ask" and self.teacher.backend not in {"openai", "vllm"}:
+            raise ValueError(
+                "curriculum.cross_fit.action `ask` needs a teacher that can be asked again, teacher.backend `openai` "
+                f"or `vllm`, not `{self.teacher.backend}`; `mask` and `drop` work with every backend"
+            )
         if self.teacher.workers and self.teacher.backend != "openai":
             backend = self.teacher.backend
             raise ValueError(f"teacher.workers spreads the `openai` backend; `{backend}` works in one process")

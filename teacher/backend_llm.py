@@ -39,12 +39,12 @@ def label(job: Job, judge: Judge, done: Callable[[LedgerRow], None]) -> None:
     Raises:
         BudgetSpentError: After the calls that were on their way have come back and been recorded.
     """
-    with _endpoint(job) as (settings, address):
+    with endpoint(job) as (settings, address):
         uvloop.run(_label(job, judge, done, settings, address))
 
 
 @contextlib.contextmanager
-def _endpoint(job: Job) -> Iterator[tuple[OpenAI, Callable[[], str] | None]]:
+def endpoint(job: Job) -> Iterator[tuple[OpenAI, Callable[[], str] | None]]:
     """Settings and address of who is asked: the task's endpoint, or a local model."""
     if job.task.teacher.backend != "vllm":
         yield job.task.teacher.openai, None
@@ -89,7 +89,7 @@ async def _label(
 
         workers = [asyncio.create_task(worker()) for _ in range(2 * settings.concurrency)]
         try:
-            async for block in _blocks(job):
+            async for block in blocks(job):
                 if stopped.is_set():
                     break
                 requests, known = await asyncio.to_thread(_requests, job, asker.prompter, block)
@@ -109,13 +109,13 @@ async def _label(
         raise failures[0]
 
 
-async def _blocks(job: Job) -> AsyncIterator[Block]:
+async def blocks(job: Job) -> AsyncIterator[Block]:
     """Blocks of queries with their contexts; while one is asked about, the next is being found in a thread."""
-    blocks = contexts(job)
-    ahead = asyncio.create_task(asyncio.to_thread(next, blocks, None))
+    found = contexts(job)
+    ahead = asyncio.create_task(asyncio.to_thread(next, found, None))
     try:
         while (block := await ahead) is not None:
-            ahead = asyncio.create_task(asyncio.to_thread(next, blocks, None))
+            ahead = asyncio.create_task(asyncio.to_thread(next, found, None))
             yield block
     finally:
         with contextlib.suppress(BaseException):
@@ -175,7 +175,7 @@ def _requests(job: Job, prompter: Prompter, block: Block) -> tuple[list[list[Req
 
 def plan(job: Job, judge: Judge) -> Plan:
     """What `label` would ask, judge again, and leave alone; asks nobody."""
-    with _endpoint(job) as (settings, _):
+    with endpoint(job) as (settings, _):
         prompter = Prompter(job.task, settings)
     ask: list[str] = []
     again: list[str] = []

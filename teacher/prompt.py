@@ -1,8 +1,8 @@
 """The requests of one query: rendered from the task's Jinja template, sized to the endpoint.
 
-Five purposes. `label` asks for the labels. `samples` asks the same again at a higher temperature, to see whether the
+Six purposes. `label` asks for the labels. `samples` asks the same again at a higher temperature, to see whether the
 answer holds. `bare` asks without context, to see whether the context made it. `verify` shows the labels and asks yes
-or no. `repair` sends an unreadable answer back, alone.
+or no. `repair` sends an unreadable answer back, alone. `review` shows the teacher its labels and what was doubted.
 """
 
 from __future__ import annotations
@@ -29,6 +29,10 @@ _VERIFY = (
 _REPAIR = (
     "The text that follows should be JSON of this schema, and is not. Answer with the same content as valid JSON and "
     "nothing else.\n\nSchema: {schema}"
+)
+_REVIEW = (
+    "Models that learned from many labels like these, but not from this one, doubt some of it:\n{doubts}\n"
+    "They may be wrong and so may you. Look again, and answer with all labels of the query, in the same form."
 )
 _VERIFY_TOKENS = 8  # for each label: a word, a comma and a blank, with room to spare
 
@@ -94,6 +98,20 @@ class Prompter:
         most = 32 + _VERIFY_TOKENS * len(rows)
         body = self._body(messages, 0.0, schema, "right", most) | self._logprobs()
         return Request.make(query, "verify", self.settings.base_url, body)
+
+    def review(self, first: str, answer: str, doubts: Sequence[str]) -> Request:
+        """The same question, the answer that was given, and what was doubted about it.
+
+        Args:
+            first: Body of the `label` request that was answered.
+        """
+        asked = json.loads(first)["messages"]
+        messages = [
+            *asked, {"role": "assistant", "content": answer},
+            {"role": "user", "content": _REVIEW.format(doubts="\n".join(doubts))},
+        ]
+        body = self._body(messages, self.settings.temperature, self._schema, "labels", self.settings.max_tokens)
+        return Request.make(asked[-1]["content"], "review", self.settings.base_url, body)
 
     def repair(self, query: str, answer: str) -> Request:
         """An unreadable answer sent back alone: the context is not paid for twice."""

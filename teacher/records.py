@@ -19,7 +19,7 @@ class Attempt:
 
     Attributes:
         request: SHA-256 of everything that could change the reply.
-        purpose: `label`, `samples`, `bare` (without context), `verify` or `repair`.
+        purpose: `label`, `samples`, `bare` (without context), `verify`, `review` or `repair`.
         evidence: What retrieval gave for it; stored once per content.
         outcome: `ok`; `invalid`, an answer that cannot be used; `truncated`, cut by the token limit; `error`.
         reply: The raw answer, kept even when it is of no use: reading it again is free.

@@ -21,7 +21,7 @@ class Request:
 
     Attributes:
         query: The query that it is about.
-        purpose: `label`, `samples`, `bare`, `verify` or `repair`.
+        purpose: `label`, `samples`, `bare`, `verify`, `review` or `repair`.
         content: The body, as canonical JSON.
         key: SHA-256 of address and body.
         evidence: What retrieval gave for it, kept beside the reply.

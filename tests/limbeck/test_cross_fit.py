@@ -10,11 +10,12 @@ import pytest
 import yaml
 
 from limbeck.console import Console
-from limbeck.cross_fit import cross_fit, without
+from limbeck.cross_fit import after_review, cross_fit, without
 from limbeck.pipeline import Pipeline
-from task.labels import Doubt, Example
+from task.labels import Doubt, Example, Label
 from task.load import load_task
 from teacher import curriculum
+from teacher.records import LedgerRow
 
 BRANDS, PRODUCTS = ["verdant", "oatly", "zing", "kora"], ["milk", "bread", "tea", "rice", "soap", "juice"]
 ENDS = ["", "1l", "fresh", "cheap", "big", "new", "best", "500g", "online", "today"]
@@ -66,3 +67,20 @@ def test_what_is_suspected_is_masked_or_its_row_dropped() -> None:
     masked = without(rows, {"oat milk": [doubt]}, "mask")
     assert [r.doubts for r in masked] == [(doubt,), ()]
     assert [r.example.query for r in without(rows, {"oat milk": [doubt]}, "drop")] == ["tea"]
+
+
+def test_what_the_teacher_says_at_the_second_look_counts() -> None:
+    old, new = (Label("brand", "oat", 0, 3),), (Label("product", "oat", 0, 3, confidence=0.4),)
+    names = ["insists tea", "changes tea", "fails tea", "undoubted tea"]
+    rows = [curriculum.CurriculumRow(Example(q, old), q, 0.0, 0.1) for q in names]
+    doubt = Doubt("brand", 0, 3)
+    doubts = {q: [doubt] for q in names[:3]}
+    reviewed = {
+        names[0]: LedgerRow(names[0], 1, "", "accepted", old, 1.0),
+        names[1]: LedgerRow(names[1], 1, "", "accepted", new, 1.0),
+        names[2]: LedgerRow(names[2], 1, "", "failed", (), 0.0),
+    }
+    after, counts = after_review(rows, doubts, reviewed)
+    assert counts == {"insisted": 1, "changed": 1, "unanswered": 1}
+    assert [r.doubts for r in after] == [(), (), (doubt,), ()]
+    assert [r.example.labels for r in after] == [old, (Label("product", "oat", 0, 3),), old, old]

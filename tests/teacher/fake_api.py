@@ -33,6 +33,7 @@ class FakeApi:
         self.files: dict[str, str] = {}
         self.batches: dict[str, dict[str, Any]] = {}
         self.slow_to_say: str | None = None  # the step of a batch after which the server dawdles: upload, make, content
+        self.second_thought: Callable[[str], str] = lambda query: "no idea"
         self.refuse: str | None = None  # why batches fail
         self.events: list[str] = []
         self.tokens = 0
@@ -78,6 +79,9 @@ class FakeApi:
         body = await request.json()
         system, query = body["messages"][0]["content"], body["messages"][-1]["content"]
         self.bodies.append(body)
+        if len(body["messages"]) > 2:  # shown its own answer and what was doubted
+            self.calls["review"] += 1
+            return self._reply(body, self.second_thought(body["messages"][1]["content"]))
         for purpose, start in PURPOSES.items():
             if system.startswith(start):
                 self.calls[purpose] += 1
