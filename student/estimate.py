@@ -98,6 +98,8 @@ def training_memory(shape: Architecture, student: Student, tokens: int) -> dict[
     if student.quantization == "nf4":
         embeddings = shape.parameters - shape.body
         weights = shape.body * 0.516 + embeddings * width  # 4 bits + double-quantised scales (Dettmers et al. 2023)
+    elif student.sharding == "full":  # a slice of every layer, and one layer whole
+        weights = (shape.parameters - shape.body + shape.body / student.workers + shape.body / shape.layers) * width
     else:
         weights = shape.parameters * width
     trained = adapter_parameters(shape, student.lora)

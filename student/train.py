@@ -32,6 +32,7 @@ from student.optim import make_optimizer
 from student.order import chained, learning_rate, order_digest, plan_batches, share_of_rank, total_steps
 from student.packed import pack
 from student.selection import Selection
+from student.sharding import micro_size, shard, turns
 from task.files import write_json
 from task.tokens import load_tokenizer
 
@@ -56,7 +57,7 @@ def train(job: Job, rank: int = 0, world: int = 1, device: str = "cpu", threads:
     )
     dtype = DTYPES[s.dtype]
     start = checkpoint.newest(job.folder / "checkpoints")
-    model = _model(job, start, dtype, device)
+    model = _model(job, start, dtype, device, world)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = make_optimizer(parameters, s)
     first, digest, selection = 0, "", Selection(s.early_stop)
@@ -79,21 +80,26 @@ def train(job: Job, rank: int = 0, world: int = 1, device: str = "cpu", threads:
         )
         for group in optimizer.param_groups:
             group["lr"] = rate
-        share = [rows[i] for i in share_of_rank(batches[step], rank, world)]
-        loss, tokens = _step(logits, share, job, parameters, optimizer, world, device, dtype)
+        loss, tokens = _step(
+            logits, _micro_batches(rows, batches[step], rank, world, s.accumulation), job, parameters, optimizer, world,
+            device, dtype,
+        )
+        seconds = time.monotonic() - started
         digest = chained(digest, batches[step])
         step += 1
         scored = step % s.eval_every == 0 or step == steps
+        if scored and (rank == 0 or s.sharding == "full"):  # a sliced base is put together by all ranks or by none
+            f1 = _dev_f1(job, model, tokenizer, device)
+            model.train()
         if rank == 0:
             line: dict[str, Any] = {
                 "step": step, "of": steps, "loss": round(loss, 6), "lr": rate, "targets": tokens,
-                "rows": len(batches[step - 1]), "seconds": round(time.monotonic() - started, 4),
+                "rows": len(batches[step - 1]), "seconds": round(seconds, 4),
             }
             if scored:
-                line["dev_f1"] = round(_dev_f1(job, model, tokenizer, device), 6)
+                line["dev_f1"] = round(f1, 6)
                 if selection.improved(step, line["dev_f1"]) and s.keep_best:
                     checkpoint.save_adapter(job.folder / "best", model)
-                model.train()
             append(job.folder / "history.jsonl", line)
             for reporter in watched:
                 reporter.log(line)
@@ -114,7 +120,7 @@ def train(job: Job, rank: int = 0, world: int = 1, device: str = "cpu", threads:
         })
 
 
-def _model(job: Job, start: Path | None, dtype: torch.dtype, device: str) -> Any:
+def _model(job: Job, start: Path | None, dtype: torch.dtype, device: str, world: int) -> Any:
     """Base and adapter, the latter as a checkpoint holds it where there is one."""
     s = job.task.student
     base = load_base(job.base, dtype, s)
@@ -124,8 +130,11 @@ def _model(job: Job, start: Path | None, dtype: torch.dtype, device: str) -> Any
     model = load_adapter(base, start / "adapter", trainable=True) if start else add_adapter(base, s)
     if s.quantization == "none":
         model.to(device)
-    fuse(model)
-    pack(model)
+    if s.sharding == "full" and world > 1:
+        shard(model, world, device)
+    else:
+        fuse(model)
+        pack(model)
     return model
 
 
@@ -147,23 +156,39 @@ def _agree(selection: Selection) -> None:
     selection.without = int(word)
 
 
+def _micro_batches(
+    rows: Sequence[Supervised], batch: Sequence[int], rank: int, world: int, accumulation: int
+) -> list[list[Supervised]]:
+    """A rank's rows of a step in micro-batches, as many as every other rank has.
+
+    One that has fewer takes a row that counts for nothing: ranks that do not run alike wait for each other for ever.
+    """
+    share = share_of_rank(batch, rank, world)
+    size = micro_size(len(share), accumulation)
+    out = [[rows[i] for i in share[at : at + size]] for at in range(0, len(share), size)]
+    spare = rows[batch[0]]
+    nothing = Supervised(spare.encoded, [0.0] * len(spare.weights))
+    most = turns([len(share_of_rank(batch, r, world)) for r in range(world)], accumulation)
+    return out + [[nothing]] * (most - len(out))
+
+
 def _step(
-    logits: TargetLogits, rows: Sequence[Supervised], job: Job, parameters: Sequence[Tensor],
+    logits: TargetLogits, micro_batches: Sequence[Sequence[Supervised]], job: Job, parameters: Sequence[Tensor],
     optimizer: torch.optim.Optimizer, world: int, device: str, dtype: torch.dtype,
 ) -> tuple[float, int]:
-    """One optimiser step; returns the weighted mean of the loss over all ranks, and the number of targets."""
+    """One optimiser step: the weighted mean of the loss over all ranks, and the number of targets that count."""
     s = job.task.student
     index = {t: i for i, t in enumerate(job.codec.symbol_ids)} if job.codec.form == "read" else None
     totals = torch.tensor(
-        [sum(sum(r.weights) for r in rows), sum(len(r.weights) for r in rows)], dtype=torch.float64
+        [sum(sum(r.weights) for m in micro_batches for r in m),
+         sum(w > 0 for m in micro_batches for r in m for w in r.weights)], dtype=torch.float64,
     )
     if world > 1:
         dist.all_reduce(totals)
     whole = max(float(totals[0]), 1e-9)  # a step in which everything is masked moves nothing
-    micro = -(-len(rows) // s.accumulation) if rows else 1
     summed = 0.0
-    for at in range(0, len(rows), micro):
-        ids, row_of, columns, targets, weights = batch(rows[at : at + micro], device)
+    for rows in micro_batches:
+        ids, row_of, columns, targets, weights = batch(rows, device)
         if index is not None:
             targets = torch.tensor([index[int(t)] for t in targets], device=device)
         mixed = torch.autocast(device.split(":")[0], dtype=dtype) if dtype != torch.float32 else nullcontext()

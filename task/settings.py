@@ -180,7 +180,8 @@ class Student(Strict):
     the adapter is the one with the best dev F1 where `keep_best`, else the last. `paged_adamw_8bit` keeps the moments
     in 8 bits, on a GPU in memory that moves to the host under pressure (Dettmers et al. 2022, 2023). With
     `quantization: nf4` the base is held in 4 bits (QLoRA), and the adapter is merged into the base as it was rounded,
-    or into the `plain` one (`merge_base`). `report_to` also sends loss, rate and dev F1 to TensorBoard, MLflow or
+    or into the `plain` one (`merge_base`). `sharding: full` slices the base over the workers (FSDP), for one that fits
+    on none of them. `report_to` also sends loss, rate and dev F1 to TensorBoard, MLflow or
     Weights & Biases.
     """
 
@@ -215,6 +216,7 @@ class Student(Strict):
     cpus_per_worker: Positive = 2
     ray_address: str | None = None
     max_failures: Annotated[int, Field(ge=0)] = 2
+    sharding: Literal["none", "full"] = "none"
     quantization: Literal["none", "nf4"] = "none"
     merge_base: Literal["trained-against", "plain"] = "trained-against"
     gradient_checkpointing: bool = False
@@ -224,6 +226,10 @@ class Student(Strict):
     def _consistent(self) -> Self:
         if self.quantization == "nf4" and self.dtype != "bfloat16":
             raise ValueError("quantization `nf4` computes in bfloat16; set dtype to match")
+        if self.sharding == "full" and self.workers < 2:
+            raise ValueError("sharding `full` slices the base over workers: set `workers` to 2 or more")
+        if self.sharding == "full" and self.quantization != "none":
+            raise ValueError("sharding `full` with `quantization`: a base in 4 bits stands whole; leave one out")
         if self.peft is not None and not isinstance(self.peft.get("peft_type"), str):
             raise ValueError("`peft` needs `peft_type`, the name of a PEFT method such as IA3 or LOHA")
         if self.peft is not None and self.quantization != "none":

@@ -75,3 +75,18 @@ def test_a_killed_worker_goes_on_as_if_nothing_had_happened(
     assert read_json(tmp_path / "order.json") == read_json(whole / "order.json")
     a, b = weights(whole), weights(tmp_path)
     assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_a_sliced_base_learns_what_a_whole_one_does(
+    unbroken: dict[int, Job], tiny_llama: Path, tmp_path: Path, tokenizer: FastTokenizer
+) -> None:
+    """With an evaluation on the way, and a last step of one row, which one of the two workers does not have."""
+    settings = {"workers": 2, "cpus_per_worker": 1, "eval_every": 5, "max_steps": 7, "batch_size": 47, "epochs": 1}
+    whole = job(tiny_llama, tmp_path / "whole", tokenizer, **settings, accumulation=3)
+    sliced = job(tiny_llama, tmp_path / "sliced", tokenizer, **settings, accumulation=3, sharding="full")
+    for made in (whole, sliced):
+        launch(made)
+    assert losses(sliced.folder) == pytest.approx(losses(whole.folder), abs=1e-4)
+    a, b = weights(whole.folder), weights(sliced.folder)
+    assert a.keys() == b.keys()
+    assert all(torch.allclose(a[k], b[k], atol=1e-4) for k in a)
