@@ -78,7 +78,7 @@ def test_a_killed_worker_goes_on_as_if_nothing_had_happened(
 
 
 def test_a_sliced_base_learns_what_a_whole_one_does(
-    unbroken: dict[int, Job], tiny_llama: Path, tmp_path: Path, tokenizer: FastTokenizer
+    tiny_llama: Path, tmp_path: Path, tokenizer: FastTokenizer
 ) -> None:
     """With an evaluation on the way, and a last step of one row, which one of the two workers does not have."""
     settings = {"workers": 2, "cpus_per_worker": 1, "eval_every": 5, "max_steps": 7, "batch_size": 47, "epochs": 1}
