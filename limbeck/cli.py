@@ -1,18 +1,21 @@
-"""The command line. Each command is a typed function; heavy imports wait until a command needs them."""
+"""The command line: the stages of a run, serving, and files; `limbeck.studies` has the commands that compare.
+
+Each command is a typed function; heavy imports wait until a command needs them.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from limbeck import __version__
+from limbeck.options import RUNS, Overrides, Runs, TaskFile, opened
+from limbeck.studies import app as studies
 
 if TYPE_CHECKING:
     from limbeck.pipeline import Pipeline
@@ -31,14 +34,9 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="markdown",
 )
-
-TaskFile = Annotated[Path, typer.Argument(metavar="TASK", help="The task file, such as configs/market.yaml")]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a value of the task file; repeatable")
-]
-Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help="Where run folders are kept")]
+app.add_typer(studies)
 BundleFolder = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle folder, runs/NAME/bundle/bundle")]
-RUNS = Path("runs")
+
 
 
 def main() -> None:
@@ -81,24 +79,8 @@ def _root(
 
 
 def _stage(task: Path, overrides: list[str] | None, runs: Path, last: str) -> tuple[Pipeline, Result]:
-    from limbeck.console import Console
-    from limbeck.pipeline import Pipeline
-    from task.load import load_task
-
-    with Console() as console:
-        pipeline = Pipeline(load_task(task, overrides or ()), runs, console)
+    with opened(task, overrides, runs) as pipeline:
         return pipeline, pipeline.upto(last)
-
-
-@contextlib.contextmanager
-def _open(task: Path, overrides: list[str] | None, runs: Path) -> Iterator[Pipeline]:
-    """The pipeline of a task, with nothing run."""
-    from limbeck.console import Console
-    from limbeck.pipeline import Pipeline
-    from task.load import load_task
-
-    with Console() as console:
-        yield Pipeline(load_task(task, overrides or ()), runs, console)
 
 
 def _evaluate(task: Path, overrides: list[str] | None, runs: Path) -> None:
@@ -144,7 +126,7 @@ def label(
     if plan_only:
         from limbeck.ledger import print_plan as print_label_plan
 
-        with _open(task, set_, runs) as pipeline:
+        with opened(task, set_, runs) as pipeline:
             found = pipeline.plan_labels()
         print_label_plan(found)
         return
@@ -171,7 +153,7 @@ def ledger(
     """
     from limbeck import ledger as view
 
-    with _open(task, set_, runs) as pipeline, view.open_ledger(pipeline) as book:
+    with opened(task, set_, runs) as pipeline, view.open_ledger(pipeline) as book:
         rows = view.chosen(book, status, role, reason, below)
         if query is not None:
             view.print_query(book, query)
@@ -181,27 +163,6 @@ def ledger(
             view.print_rows(rows, limit)
         else:
             view.print_overview(book)
-
-
-@app.command("audit-context")
-def audit_context(
-    task: TaskFile,
-    set_: Overrides = None,
-    runs: Runs = RUNS,
-    gold: Annotated[str, typer.Option(help="Which gold rows: `calibration`, or `test` (which only judges)")]
-    = "calibration",
-) -> None:
-    """Find out what retrieval is worth: the teacher with and without each kind of context, by slice, on gold.
-
-    An LLM is asked once per kind and gold query; the replies stay in the ledger.
-    """
-    from limbeck.audit import audit
-    from limbeck.summary import print_audit
-
-    with _open(task, set_, runs) as pipeline:
-        page = audit(pipeline, gold)
-    print_audit(page.with_name("audit.json"))
-    print(f"\nReport: {page}")
 
 
 @app.command()
@@ -236,97 +197,6 @@ def bundle(task: TaskFile, set_: Overrides = None, runs: Runs = RUNS) -> None:
 def evaluate(task: TaskFile, set_: Overrides = None, runs: Runs = RUNS) -> None:
     """Measure dictionary, teacher and student on gold, serve the bundle, and write the report."""
     _evaluate(task, set_, runs)
-
-
-@app.command()
-def forms(
-    task: TaskFile,
-    set_: Overrides = None,
-    runs: Runs = RUNS,
-    steps: Annotated[int | None, typer.Option(help="Training steps of every form; default: the task's", min=1)] = None,
-) -> None:
-    """Train the same student to answer in all three forms (`read`, `write`, `json`) and compare F1 and latency."""
-    from limbeck.console import Console
-    from limbeck.forms import compare
-    from limbeck.pipeline import Pipeline
-    from task.load import load_task
-
-    with Console() as console:
-        path = compare(Pipeline(load_task(task, set_ or ()), runs, console), steps)
-    print(path)
-
-
-@app.command()
-def ablate(
-    task: TaskFile,
-    set_: Overrides = None,
-    runs: Runs = RUNS,
-    order: Annotated[list[str] | None, typer.Option(help="Orders to compare; default: all four")] = None,
-    weighting: Annotated[list[str] | None, typer.Option(help="`none`, `confidence`; default: both")] = None,
-    seeds: Annotated[int, typer.Option(help="Trainings of each", min=1)] = 3,
-    steps: Annotated[int | None, typer.Option(help="Training steps of each; default: the task's", min=1)] = None,
-) -> None:
-    """Find out whether the curriculum's order or weighing by confidence makes a better student, over seeds.
-
-    The winner may be `shuffled`. What has been trained already is not trained again.
-    """
-    from limbeck.ablate import ORDERS, WEIGHTINGS
-    from limbeck.ablate import ablate as compare
-    from limbeck.summary import render_ablation
-
-    with _open(task, set_, runs) as pipeline:
-        page = compare(pipeline, order or ORDERS, weighting or WEIGHTINGS, seeds, steps)
-    print(render_ablation(page.with_name("ablation.json")))
-    print(f"\nReport: {page}")
-
-
-@app.command()
-def sweep(
-    task: TaskFile,
-    set_: Overrides = None,
-    runs: Runs = RUNS,
-    rank: Annotated[list[int] | None, typer.Option(help="Ranks to try; default: 4, 8, 16, 32")] = None,
-    targets: Annotated[
-        list[str] | None,
-        typer.Option(help="`attention`, `mlp`, `all-linear` or layers joined by `+`; default: these three"),
-    ] = None,
-    steps: Annotated[int | None, typer.Option(help="Training steps of each; default: the task's", min=1)] = None,
-) -> None:
-    """Try LoRA ranks and target layers on Ray Tune; recommend the cheapest that cannot be told from the best."""
-    from limbeck.summary import render_sweep
-    from limbeck.sweep import sweep as try_all
-
-    with _open(task, set_, runs) as pipeline:
-        page = try_all(pipeline, rank or (4, 8, 16, 32), targets or ("attention", "mlp", "all-linear"), steps)
-    print(render_sweep(page.with_name("sweep.json")))
-    print(f"\nReport: {page}")
-
-
-@app.command()
-def compose(
-    tasks: Annotated[list[Path], typer.Argument(metavar="TASK TASK…", help="Task files whose students are trained")],
-    runs: Runs = RUNS,
-    method: Annotated[
-        list[str] | None, typer.Option(help="linear, ties, dare_linear, dare_ties, cat; default: all but cat")
-    ] = None,
-    weight: Annotated[list[float] | None, typer.Option(help="One for each task; default: all alike")] = None,
-    density: Annotated[float, typer.Option(help="Share of an adapter that TIES and DARE keep", min=0.01, max=1)] = 0.5,
-    max_rows: Annotated[int | None, typer.Option(help="Most gold rows of each task", min=1)] = None,
-) -> None:
-    """Make one adapter of several tasks' and measure on each task what that costs."""
-    from limbeck.compose import compose as put_together
-    from limbeck.console import Console
-    from limbeck.pipeline import Pipeline
-    from limbeck.summary import render_composition
-    from task.load import load_task
-
-    with Console() as console:
-        pipelines = [Pipeline(load_task(t, ()), runs, console) for t in tasks]
-        page = put_together(
-            pipelines, method or ("linear", "ties", "dare_linear", "dare_ties"), weight, density, max_rows
-        )
-    print(render_composition(page.with_name("composition.json")))
-    print(f"\nReport: {page}")
 
 
 @app.command()

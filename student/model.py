@@ -103,7 +103,7 @@ class TargetLogits(torch.nn.Module):
 
     def hidden(self, ids: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         """What the head is applied to, shape (targets, hidden); arguments as above."""
-        if self._packed is None:
+        if self._packed is None or not len(rows):
             states: Tensor = self._decoder(input_ids=ids).last_hidden_state[rows, columns]
             return states
         lengths = torch.zeros(len(ids), dtype=torch.long).scatter_reduce_(0, rows, columns + 1, "amax")

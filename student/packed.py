@@ -26,7 +26,10 @@ def pack(model: Any) -> bool:
     from transformers.models.llama.modeling_llama import LlamaModel
 
     decoder = model.get_base_model().get_decoder()
-    fit = type(decoder) is LlamaModel and decoder.device.type == "cpu" and not decoder.is_gradient_checkpointing
+    fit = (
+        type(decoder) is LlamaModel and decoder.config.hidden_act == "silu" and decoder.device.type == "cpu"
+        and not decoder.is_gradient_checkpointing
+    )
     layers = [
         m for layer in decoder.layers for part in (layer.self_attn, layer.mlp) for n, m in part.named_children()
         if n.endswith("_proj")
@@ -178,10 +181,15 @@ class Packed:
         """
         real = torch.arange(ids.shape[1]) < lengths[:, None]
         hidden = self.decoder.embed_tokens(ids[real])
+        table = self._table(real, hidden)
         self._refresh()
         with torch.autocast("cpu", enabled=False):
-            packed: Tensor = _Stack.apply(hidden, self, self._table(real, hidden), *self.learned)  # type: ignore[no-untyped-call]
-        normed: Tensor = self.decoder.norm(packed)
+            if torch.is_grad_enabled():
+                hidden = _Stack.apply(hidden, self, table, *self.learned)  # type: ignore[no-untyped-call]
+            else:  # nothing is kept for a backward pass
+                for layer in self.layers:
+                    hidden, _ = _layer_forward(self, layer, table, hidden)
+        normed: Tensor = self.decoder.norm(hidden)
         return normed
 
     def _refresh(self) -> None:

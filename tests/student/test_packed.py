@@ -96,3 +96,13 @@ def test_what_stands_in_the_padding_does_not_matter(tiny_llama: Path, tokenizer:
         for query, scores in zip(queries, together, strict=True):
             alone = read_scores(model, codec, tokenizer, [query])[0]
             assert torch.allclose(torch.tensor(scores), torch.tensor(alone), atol=1e-5)
+
+
+def test_rows_in_which_nothing_is_read_are_no_error(tiny_llama: Path, tokenizer: FastTokenizer) -> None:
+    task = Task.model_validate(make_task().model_dump() | {"roles": [{"name": "product"}]})
+    codec = Codec.compile(task, [Example("oat milk")], tokenizer)
+    model = model_of(tiny_llama, task)
+    assert pack(model)
+    with torch.inference_mode():
+        assert [len(s) for s in read_scores(model, codec, tokenizer, [" ", " "])] == [0, 0]
+        assert [len(s) for s in read_scores(model, codec, tokenizer, [" ", "oat milk"])] == [0, 2]
