@@ -132,5 +132,5 @@ def collate(examples: Sequence[Encoded], device: torch.device | str = "cpu") -> 
         rows += [row] * len(example.positions)
         columns += example.positions
         targets += example.targets
-    plain = (ids, torch.tensor(rows), torch.tensor(columns), torch.tensor(targets))
+    plain = (ids, *(torch.tensor(x, dtype=torch.long) for x in (rows, columns, targets)))
     return tuple(t.to(device) for t in plain)  # type: ignore[return-value]
