@@ -8,7 +8,7 @@ with length grouping, bf16, no gradient checkpointing, the loss on the answer on
 decodes nothing; `trl-json` learns JSON answers in the base's chat template, untruncated, on the first 128 rows. Seconds
 are those of the steps; loading and tokenising are outside. The final loss is computed by one piece of code for both
 `write` adapters, over all rows; dev F1 by real decoding on 300 development rows. TRL is no part of the installation:
-`pip install --no-deps trl`. Expected: no logits but at targets, no padding but in a window, fused LoRA: more than twice
+`pip install --no-deps trl`. Expected: no logits but at targets, packed rows, products put together: more than twice
 TRL on `write`, more on `read`, which has no answer tokens. Writes benchmarks/results/training.json.
 """
 
