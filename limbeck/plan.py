@@ -11,7 +11,7 @@ from student.order import total_steps
 from task.load import LoadedTask
 from task.spec import Task
 
-# What a machine sustains, as a share of what it could: measured on the laptop (benchmarks/training.py), assumed on the GPU.
+# What a machine sustains: measured on the laptop (benchmarks/training.py), assumed on the GPU.
 CPU_FLOPS: Final = 180e9
 GPU_FLOPS: Final = 989e12 * 0.40
 GPU_NAME: Final = "H100 SXM, 40 % of its 989 TFLOP/s dense bf16"
