@@ -81,18 +81,19 @@ def by_kind(
         share that `other` makes likewise or None, "roles": {role: n}}]}`; kinds that do not occur are left out.
     """
     normalise = normaliser(task.normaliser)
-    names = sorted(set(slices)) if slices else ["all"]
+    where = slices or ["all"] * len(gold)
+    names = sorted(set(where))
     found: dict[str, dict[str, Any]] = {}
     for row, (g, p) in enumerate(zip(gold, predicted, strict=True)):
         theirs = {m.key for m in mistakes(g, other[row], normalise)} if other is not None else set()
         for m in mistakes(g, p, normalise):
             entry = found.setdefault(m.kind, {"count": dict.fromkeys(names, 0), "alike": 0, "roles": {}})
-            entry["count"][slices[row] if slices else "all"] += 1
+            entry["count"][where[row]] += 1
             entry["alike"] += m.key in theirs
             entry["roles"][m.role] = entry["roles"].get(m.role, 0) + 1
     labels = dict.fromkeys(names, 0)
-    for row, g in enumerate(gold):
-        labels[slices[row] if slices else "all"] += len(g.labels)
+    for name, g in zip(where, gold, strict=True):
+        labels[name] += len(g.labels)
     return {"slices": names, "labels": labels, "rows": [{
         "kind": kind, "means": KINDS[kind], "count": e["count"],
         "shared": None if other is None else round(e["alike"] / sum(e["count"].values()), 4),

@@ -25,11 +25,11 @@ def audit_context(
     An LLM is asked once per kind and gold query; the replies stay in the ledger.
     """
     from limbeck.audit import audit
-    from limbeck.summary import print_audit
+    from limbeck.summary import render_audit
 
     with opened(task, set_, runs) as pipeline:
         page = audit(pipeline, gold)
-    print_audit(page.with_name("audit.json"))
+    print(render_audit(page.with_name("audit.json")))
     print(f"\nReport: {page}")
 
 

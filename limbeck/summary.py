@@ -43,11 +43,6 @@ def render(report: Path) -> str:
     return "\n".join(lines)
 
 
-def print_audit(audit: Path) -> None:
-    """Print what each kind of context is worth."""
-    print(render_audit(audit))
-
-
 def render_audit(audit: Path) -> str:
     """What each kind of context is worth, as a Markdown table with a row per variant and slice."""
     r = read_json(audit)

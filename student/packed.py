@@ -119,9 +119,9 @@ class Layer:
         )
 
     @property
-    def adapted(self) -> list[Adapted]:
-        """Adapters in the order in which gradients come."""
-        return [x for g in (self.qkv, self.o, self.gate_up, self.down) for x in g.adapted]
+    def groups(self) -> tuple[Group, Group, Group, Group]:
+        """In the order in which gradients come."""
+        return self.qkv, self.o, self.gate_up, self.down
 
 
 @dataclass(slots=True)
@@ -167,7 +167,10 @@ class Packed:
         self.kv, self.each = c.num_key_value_heads, c.num_attention_heads // c.num_key_value_heads
         self.dim, self.eps = decoder.layers[0].self_attn.head_dim, c.rms_norm_eps
         self.scaling = decoder.layers[0].self_attn.scaling
-        self.learned = [p for layer in self.layers for x in layer.adapted for p in (x.a, x.b)]
+        found = [(g, x) for layer in self.layers for g in layer.groups for x in g.adapted]
+        self.learned = [p for _, x in found for p in (x.a, x.b)]
+        self._places = [place for g, x in found for place in (g.a[x.ranks], g.b[x.outputs, x.ranks])]
+        self._scales = [scale for _, x in found for scale in (1.0, x.scale)]
 
     def __call__(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """Hidden states after the last norm.
@@ -194,12 +197,8 @@ class Packed:
 
     def _refresh(self) -> None:
         """Bring what is learned into the weights' precision and into its places."""
-        groups = [g for x in self.layers for g in (x.qkv, x.o, x.gate_up, x.down) if g.adapted]
-        to = [v for g in groups for x in g.adapted for v in (g.a[x.ranks], g.b[x.outputs, x.ranks])]
-        adapted = [x for g in groups for x in g.adapted]
         with torch.no_grad():
-            scaled = torch._foreach_mul([x.b for x in adapted], [x.scale for x in adapted])
-            torch._foreach_copy_(to, [p for x, b in zip(adapted, scaled, strict=True) for p in (x.a, b)])
+            torch._foreach_copy_(self._places, torch._foreach_mul(self.learned, self._scales))
 
     def _table(self, real: Tensor, hidden: Tensor) -> Table:
         rows, length = real.shape

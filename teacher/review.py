@@ -25,8 +25,9 @@ from teacher.judge import Answer, Judge, make_judge
 from teacher.ledger import Ledger
 from teacher.prompt import Prompter
 from teacher.recorder import GroupCommit
-from teacher.records import LedgerRow
+from teacher.records import LedgerRow, Reply
 from teacher.reply import rows_of
+from teacher.request import Request
 
 
 def question(query: str, doubt: Doubt, said: str, instead: str) -> str:
@@ -79,9 +80,7 @@ async def _review(
     job.progress.begin(f"asking {settings.model} once more", len(questions))
     async with Client(settings, recorder, usable, purse, job.task.teacher.backend, address) as client:
 
-        async def ask(query: Example, first: str, content: str) -> None:
-            request = prompter.review(first, content, questions[query.query])
-            held = job.ledger.replies([request.key]).get(request.key)
+        async def ask(query: Example, request: Request, held: Reply | None) -> None:
             reply = held or await client.ask(request, lambda answer: prompter.repair(query.query, answer))
             rows = None if reply is None or reply.cut else rows_of(reply.content)
             reason = "" if rows is not None else "no usable reply to the second look"
@@ -92,10 +91,17 @@ async def _review(
             async for block in backend_llm.blocks(job):
                 firsts = {q.query: prompter.first(q.query, context)[0] for q, context in block}
                 known = job.ledger.replies(r.key for r in firsts.values())
-                await asyncio.gather(*(
-                    ask(q, firsts[q.query].content.decode(), known[firsts[q.query].key].content)
-                    for q, _ in block if firsts[q.query].key in known
-                ))
+                requests = [
+                    (q, prompter.review(first.content.decode(), known[first.key].content, questions[q.query]))
+                    for q, _ in block if (first := firsts[q.query]).key in known
+                ]
+                held = job.ledger.replies(r.key for _, r in requests)
+                done = await asyncio.gather(
+                    *(ask(q, r, held.get(r.key)) for q, r in requests), return_exceptions=True
+                )  # all of them come home first: a reply that is on its way is paid for
+                for error in done:
+                    if error is not None:
+                        raise error
         finally:
             await recorder.flush()
     return out
