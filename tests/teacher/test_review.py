@@ -10,9 +10,11 @@ import pytest
 from task.errors import InputError
 from task.labels import Doubt, Example, Label
 from task.load import load_task
+from teacher.budget import BudgetSpentError
 from teacher.job import Sources
 from teacher.label import label_queries
 from teacher.ledger import Ledger
+from teacher.prompt import Prompter
 from teacher.review import question, review
 from tests.teacher.fake_api import REPAIRED, FakeApi
 from tests.teacher.test_label import llm_task
@@ -71,3 +73,19 @@ def test_a_backend_that_cannot_be_asked_is_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(InputError, match="can be asked again"):
         load_task(tmp_path / "task.yaml")
+
+
+def test_when_the_budget_ends_what_was_asked_is_still_recorded(tmp_path: Path) -> None:
+    doubts = {q: ["- it is doubted"] for q in QUERIES}
+    with FakeApi() as api, Ledger(tmp_path / "ledger.sqlite") as ledger:
+        task, sources = llm_task(api.url), Sources([Example(q) for q in QUERIES])
+        label_queries(task, sources, ledger, tmp_path, fetch=Path)
+        api.second_thought = lambda query: json.dumps({"labels": []})
+        first = api.bodies[0]
+        request = Prompter(task).review(json.dumps(first), "{}", doubts[QUERIES[0]])
+        most = (request.most_tokens[0] * 1.0 + request.most_tokens[1] * 2.0) / 1e6
+        poor = llm_task(api.url, budget=ledger.spent()["cost"] + 1.5 * most)
+        with pytest.raises(BudgetSpentError):
+            review(poor, sources, ledger, tmp_path, Path, doubts)
+        recorded = {c["purpose"]: c["attempts"] for c in ledger.costs("purpose")}
+        assert 0 < recorded["review"] == api.calls["review"] < len(QUERIES)
