@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from limbeck import __version__
+from limbeck.operations import BundleFolder
+from limbeck.operations import app as operations
 from limbeck.options import RUNS, Overrides, Runs, TaskFile, opened
 from limbeck.studies import app as studies
 
@@ -35,7 +37,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 app.add_typer(studies)
-BundleFolder = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle folder, runs/NAME/bundle/bundle")]
+app.add_typer(operations)
 
 
 
@@ -197,22 +199,6 @@ def bundle(task: TaskFile, set_: Overrides = None, runs: Runs = RUNS) -> None:
 def evaluate(task: TaskFile, set_: Overrides = None, runs: Runs = RUNS) -> None:
     """Measure dictionary, teacher and student on gold, serve the bundle, and write the report."""
     _evaluate(task, set_, runs)
-
-
-@app.command()
-def serve(
-    folder: BundleFolder,
-    host: Annotated[str | None, typer.Option(help="Address to listen on; default from the task")] = None,
-    port: Annotated[int | None, typer.Option(help="Port; default from the task")] = None,
-    log: Annotated[Path, typer.Option(help="vLLM's log")] = Path("limbeck-engine.log"),
-) -> None:
-    """Serve a bundle over HTTP: vLLM on loopback, the gateway in front."""
-    from serving.bundle import open_bundle
-    from serving.run import serve as serve_bundle
-
-    opened = open_bundle(folder)
-    settings = opened.task.serving
-    serve_bundle(opened, host or settings.host, settings.port if port is None else port, log)
 
 
 @app.command()

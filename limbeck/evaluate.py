@@ -157,15 +157,13 @@ def _served(
 ) -> tuple[list[Example], dict[str, Any] | None, dict[str, Any], dict[str, list[float]]]:
     """The bundle through its own HTTP service: labels of the gold rows without the cache, then the latency run."""
     from eval.latency import Kind, one_by_one, open_loop, percentiles, schedule, summarise
-    from serving.cache import cached_queries
+    from serving.cache import HeadCache
     from serving.run import label_all, served
 
     task, console = pipeline.task, pipeline.console
     bundle = pipeline.run / "bundle" / "bundle"
-    logs = folder / "logs"
-    logs.mkdir(exist_ok=True)
     console.begin("starting vLLM and the gateway")
-    with served(bundle, logs / "engine.log") as url:
+    with served(bundle, folder / "serve") as url:
         console.begin("the served student", len(gold))
         rows = label_all(url, gold, batch=64, done=console.advance)
         misses = [g.query for g in gold]
@@ -173,7 +171,7 @@ def _served(
         plan_ = task.eval.latency
         if not plan_.seconds:
             return rows, None, percentiles(idle), {"miss": idle}
-        hits = cached_queries(bundle / "cache")
+        hits = list(HeadCache(bundle / "cache").queries())
         departures = schedule(plan_.rate, plan_.seconds, plan_.hit_share if hits else 0.0, task.eval.seed)
         console.begin("open-loop load", len(departures))
         pools: dict[Kind, Sequence[str]] = {"hit": hits, "miss": misses[_IDLE_REQUESTS:] or misses}

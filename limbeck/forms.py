@@ -87,8 +87,7 @@ def _measure(pipeline: Pipeline, task: Task, merged: Path, folder: Path) -> dict
     bundle = build(folder / "bundle", patient, codec, model, [], {})
     gold = pipeline.inputs.test[: _JSON_ROWS if codec.form == "json" else task.eval.max_rows]
     pipeline.console.begin("starting vLLM and the gateway")
-    (folder / "logs").mkdir(exist_ok=True)
-    with served(bundle.folder, folder / "logs" / "engine.log") as url:
+    with served(bundle.folder, folder / "serve") as url:
         queries = [g.query for g in gold]
         asyncio.run(one_by_one(url, queries[-3:], "miss"))  # warm-up with other queries
         idle = asyncio.run(one_by_one(url, queries[: _IDLE[codec.form]], "miss"))

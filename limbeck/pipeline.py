@@ -143,6 +143,7 @@ class Pipeline:
         """Merged model and labels → bundle."""
 
         def work(folder: Path) -> Mapping[str, Any]:
+            from limbeck.certainty import certainty_of
             from serving.bundle import build
             from task.codec import load_codec
 
@@ -152,12 +153,24 @@ class Pipeline:
             shutil.rmtree(folder / "bundle", ignore_errors=True)
             model = merged / ("classifier" if codec.form == "read" else "model")
             parity = read_json(merged / "parity.json")
-            made = build(folder / "bundle", self.task, codec, model, head, {"merge": parity})
-            return {"id": made.id, "model": made.model_name, "head_queries": len(head)}
+            certainty = certainty_of(self, merged / "model", codec)
+            self.console.begin("head cache", len(head))
+            made = build(
+                folder / "bundle", self.task, codec, model, head, {"merge": parity}, certainty, self.console.advance
+            )
+            report = certainty.report
+            return {
+                "id": made.id, "model": made.model_name, "head_queries": len(head),
+                "certainty": {k: report[k] for k in ("auroc", "ece") if k in report},
+            }
 
         return run_stage(
             self.run, "bundle", config=self.task.model_dump(mode="json", exclude={"gates", "eval"}),
-            inputs={"model": self.digest("merge"), "labels": self.digest("label")}, work=work,
+            inputs={
+                "model": self.digest("merge"), "labels": self.digest("label"),
+                "gold": self.inputs.fingerprint("calibration"),
+            },
+            work=work,
         )
 
     def evaluate(self) -> Result:

@@ -10,8 +10,8 @@ from serving.bundle import Bundle
 from serving.cache import HeadCache
 from serving.client import StudentClient
 from serving.engine import Engine
-from serving.router import Router
-from task.labels import Example
+from serving.route import Route
+from task.labels import Example, Labelling
 from task.progress import Progress, quiet
 from task.tokens import load_tokenizer
 
@@ -35,18 +35,22 @@ async def through_engine(
 ) -> list[Example]:
     """Label queries through a running engine, a few batches in flight."""
     client = StudentClient(url, bundle.model_name, bundle.task, bundle.codec, load_tokenizer(bundle.model), 120.0)
-    router = Router(HeadCache(bundle.folder / "cache", bundle.task.normaliser), client)
+    patient = bundle.task.serving.model_copy(update={"max_waiting": _BATCH * _IN_FLIGHT})
+    route = Route(bundle, HeadCache(bundle.folder / "cache"), client, patient)
     gate = asyncio.Semaphore(_IN_FLIGHT)
     limit = bundle.task.data.max_query_chars
 
+    async def one(query: str) -> Labelling:
+        return (await route.answer(query, use_cache=use_cache)).decoded()
+
     async def batch(part: Sequence[Example]) -> list[Example]:
         async with gate:
-            answers = await router.answer([x.query[:limit] for x in part], use_cache=use_cache)
+            found = await asyncio.gather(*(one(x.query[:limit]) for x in part))
             done(len(part))
-            return [Example(x.query, a.labels, x.count, x.id) for x, a in zip(part, answers, strict=True)]
+            return [Example(x.query, labels, x.count, x.id) for x, labels in zip(part, found, strict=True)]
 
     try:
         parts = [examples[at : at + _BATCH] for at in range(0, len(examples), _BATCH)]
         return [x for part in await asyncio.gather(*(batch(p) for p in parts)) for x in part]
     finally:
-        await client.close()
+        await route.close()

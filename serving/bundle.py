@@ -3,28 +3,33 @@
 manifest.json   format, id, form, model name, hashes, and what the student was measured at
 task.json       the task as resolved
 codec.json      the codec that the student was trained with
+confidence.json how often the student is right when it is how sure (`task.certainty`)
 model/          what the engine loads: a token classifier (`read`) or a causal LM (`write`, `json`)
 cache/          head queries with their labels (`serving.cache`)
+
+What could run code has no place in it: weights are safetensors, nothing is pickled, no configuration names a module.
 """
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from serving.cache import HeadCache
+from serving import cache
+from task.certainty import Certainty
 from task.codec import Codec
 from task.errors import InputError
-from task.files import read_json, sha256_file, write_json
+from task.files import read_json, sha256_file, sha256_json, write_json
 from task.labels import Example
 from task.spec import Task
 
-FORMAT = 1
-_ALLOWED = {".json", ".safetensors", ".jinja", ".npy", ".bin", ".txt", ".model"}
+FORMAT = 2
+_MODEL_FILES = {".json", ".safetensors", ".jinja", ".txt", ".model"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +40,7 @@ class Bundle:
     manifest: Mapping[str, Any]
     task: Task
     codec: Codec
+    certainty: Certainty
 
     @property
     def id(self) -> str:
@@ -53,7 +59,8 @@ class Bundle:
 
 
 def build(
-    folder: Path, task: Task, codec: Codec, model: Path, head: Iterable[Example], quality: Mapping[str, Any]
+    folder: Path, task: Task, codec: Codec, model: Path, head: Iterable[Example], quality: Mapping[str, Any],
+    certainty: Certainty | None = None, done: Callable[[int], None] = lambda _: None,
 ) -> Bundle:
     """Write a bundle into `folder`, which must not exist.
 
@@ -61,29 +68,33 @@ def build(
         model: The exported model; its files are linked where the file system can, else copied.
         head: Accepted labellings of the most frequent queries.
         quality: What the student was measured at, kept in the manifest.
+        certainty: What makes a probability of the student's certainty; None leaves it as it is.
+        done: Told of head queries as they are written.
     """
     (folder / "model").mkdir(parents=True)
     for path in sorted(model.iterdir()):
-        if path.is_file() and path.suffix in _ALLOWED:
+        if path.is_file() and path.suffix in _MODEL_FILES:
             _link(path, folder / "model" / path.name)
     write_json(folder / "task.json", task.model_dump(mode="json"))
     write_json(folder / "codec.json", codec.to_json())
-    HeadCache.build(folder / "cache", head, task.normaliser)
+    write_json(folder / "confidence.json", (certainty or Certainty()).to_json())
+    weights = _digest({k: v for k, v in _hashes(folder).items() if k.startswith("model/")})
+    cache.build(folder / "cache", head, task.normaliser, _cache_key(task, codec, weights), done)
     files = _hashes(folder)
-    weights = {k: v for k, v in files.items() if k.startswith("model/")}
     write_json(folder / "manifest.json", {
         "format": FORMAT, "id": _digest(files), "task": task.name, "form": codec.form,
-        "model_name": f"student@{_digest(weights)}", "normaliser": task.normaliser, "quality": dict(quality),
-        "files": files,
+        "model_name": f"student@{weights}", "normaliser": task.normaliser, "quality": dict(quality),
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "files": files,
     })
     return open_bundle(folder)
 
 
 def open_bundle(folder: Path) -> Bundle:
-    """Open and verify.
+    """Open, after everything in it has been hashed again and checked.
 
     Raises:
-        InputError: No bundle, another format, a file missing, added or changed, or remote code asked for.
+        InputError: No bundle, another format, a file missing, added or changed, a file or setting that could run code,
+            or a head cache that was made for another task, codec or model.
     """
     path = folder / "manifest.json"
     if not path.exists():
@@ -92,17 +103,85 @@ def open_bundle(folder: Path) -> Bundle:
         )
     manifest = read_json(path)
     if manifest.get("format") != FORMAT:
-        raise InputError("a bundle of another format", file=path, found=manifest.get("format"), expected=str(FORMAT))
+        raise InputError(
+            "a bundle of another format", file=path, found=manifest.get("format"), expected=str(FORMAT),
+            fix="Make it again with `limbeck bundle TASK`",
+        )
     expected, found = manifest["files"], _hashes(folder)
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
             kind = "missing" if name not in found else "not in the manifest" if name not in expected else "changed"
             raise InputError(f"the bundle is damaged: {name} is {kind}", file=folder, fix="Make or fetch it again")
-    config = read_json(folder / "model" / "config.json")
-    if "auto_map" in config:
-        raise InputError("the model asks for remote code (auto_map)", file=folder / "model" / "config.json")
+    _refuse_code(folder / "model")
+    weights = _digest({k: v for k, v in found.items() if k.startswith("model/")})
+    if manifest["id"] != _digest(found) or manifest["model_name"] != f"student@{weights}":
+        raise InputError(
+            "the manifest's names are not those of its content", file=path, found=manifest["id"],
+            expected=_digest(found), fix="Make or fetch it again",
+        )
+    bundle = _read(folder, manifest)
+    key, expected_key = cache.HeadCache(folder / "cache").key, _cache_key(bundle.task, bundle.codec, weights)
+    if key != expected_key:
+        raise InputError(
+            "the head cache was made for another task, codec or model", file=folder / "cache", found=key,
+            expected=expected_key, fix="Make the bundle again with `limbeck bundle TASK`",
+        )
+    return bundle
+
+
+def copy_small(bundle: Bundle, target: Path) -> Path:
+    """Copy all that a gateway reads, that is all but the weights; what was copied is what was verified.
+
+    A gateway maps the cache and reads the rest for as long as it serves: nobody may write to it meanwhile.
+
+    Raises:
+        InputError: A file is no longer what it was when the bundle was opened.
+    """
+    shutil.rmtree(target, ignore_errors=True)
+    for name, digest in bundle.manifest["files"].items():
+        if not name.endswith(".safetensors"):
+            path = target / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(bundle.folder / name, path)
+            if sha256_file(path) != digest:
+                raise InputError(f"the bundle is damaged: {name} is changed", file=bundle.folder)
+    write_json(target / "manifest.json", dict(bundle.manifest))
+    return target
+
+
+def open_copy(folder: Path) -> Bundle:
+    """Open what `copy_small` has made, which was verified then."""
+    return _read(folder, read_json(folder / "manifest.json"))
+
+
+def _read(folder: Path, manifest: Mapping[str, Any]) -> Bundle:
     task = Task.model_validate(read_json(folder / "task.json"))
-    return Bundle(folder, manifest, task, Codec.from_json(read_json(folder / "codec.json")))
+    codec = Codec.from_json(read_json(folder / "codec.json"))
+    return Bundle(folder, manifest, task, codec, Certainty.from_json(read_json(folder / "confidence.json")))
+
+
+def _refuse_code(model: Path) -> None:
+    """Nothing that a loader would execute or unpickle."""
+    for path in sorted(model.rglob("*")):
+        if path.is_file() and path.suffix not in _MODEL_FILES:
+            raise InputError(
+                "a file that has no place in a model", file=path, found=path.suffix,
+                expected="one of: " + ", ".join(sorted(_MODEL_FILES)), fix="Save the weights as safetensors",
+            )
+        if path.suffix == ".json" and "auto_map" in _keys(read_json(path)):
+            raise InputError("the model asks for remote code (auto_map)", file=path, fix="Use a model without it")
+
+
+def _keys(value: object) -> set[str]:
+    if isinstance(value, dict):
+        return set(value).union(*(_keys(v) for v in value.values()))
+    return set().union(*(_keys(v) for v in value)) if isinstance(value, list) else set()
+
+
+def _cache_key(task: Task, codec: Codec, weights: str) -> str:
+    """What a cached answer depends on: another task, codec or model must never find it."""
+    roles = task.model_dump(mode="json", include={"name", "roles", "normaliser"})
+    return sha256_json({"task": roles, "codec": codec.to_json(), "model": weights})
 
 
 def _hashes(folder: Path) -> dict[str, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 import numpy as np
@@ -23,6 +23,13 @@ JSON_TOKENS = 256
 
 class EngineUnavailableError(RuntimeError):
     """The engine did not answer, or not with what was asked for."""
+
+
+class Judged(NamedTuple):
+    """Labels of a query; how probable the student thinks that they are right as a whole, None where it cannot tell."""
+
+    labels: Labelling
+    certainty: float | None
 
 
 class StudentClient:
@@ -39,8 +46,12 @@ class StudentClient:
         """Close the connections."""
         await self._session.close()
 
-    async def label(self, queries: Sequence[str]) -> list[Labelling]:
-        """Labels of queries, in order.
+    def prompt_tokens(self, query: str) -> int:
+        """How many tokens the student reads for a query."""
+        return len(self._codec.prompt(query, self._tokenizer).ids)
+
+    async def label(self, queries: Sequence[str]) -> list[Judged]:
+        """Labels of queries, in order, each with the student's own probability that they are right as a whole.
 
         Raises:
             EngineUnavailableError: Refused, broken, timed out or malformed.
@@ -54,7 +65,7 @@ class StudentClient:
         except (aiohttp.ClientError, TimeoutError, LookupError, ValueError) as error:
             raise EngineUnavailableError(f"{type(error).__name__}: {error}") from error
 
-    async def _read(self, queries: Sequence[str]) -> list[Labelling]:
+    async def _read(self, queries: Sequence[str]) -> list[Judged]:
         """One forward pass; raw logits come back as base64 floats, a row per prompt token."""
         prompts = [self._codec.prompt(q, self._tokenizer) for q in queries]
         answer = await self._post("/pooling", {
@@ -67,26 +78,26 @@ class StudentClient:
         for query, prompt, row in zip(queries, prompts, rows, strict=True):
             table = np.frombuffer(base64.b64decode(row["data"]), dtype=np.float32)
             table = table.reshape(len(prompt.ids), len(self._codec.symbol_ids))
-            out.append(self._codec.decode_scores(query, table[prompt.positions]))
+            out.append(Judged(*self._codec.judge_scores(query, table[prompt.positions])))
         return out
 
-    async def _written(self, query: str) -> Labelling:
+    async def _written(self, query: str) -> Judged:
         body: dict[str, Any] = {
             "model": self._name, "prompt": self._codec.prompt(query, self._tokenizer).ids, "temperature": 0.0,
             "add_special_tokens": False, "return_token_ids": True,
         }
         if self._codec.form == "json":
             answer = await self._post("/v1/completions", {**body, "max_tokens": JSON_TOKENS})
-            return self._codec.decode_text(query, answer["choices"][0]["text"], self._task) or ()
+            return Judged(self._codec.decode_text(query, answer["choices"][0]["text"], self._task) or (), None)
         length = self._codec.answer_length(query)
         if not length:
-            return ()
+            return Judged((), 1.0)
         answer = await self._post("/v1/completions", {
             **body, "max_tokens": length, "min_tokens": length, "allowed_token_ids": list(self._codec.symbol_ids),
             "logprobs": 1, "ignore_eos": True,
         })
         choice = answer["choices"][0]
-        return self._codec.decode_symbols(query, choice["token_ids"], choice["logprobs"]["token_logprobs"])
+        return Judged(*self._codec.judge_symbols(query, choice["token_ids"], choice["logprobs"]["token_logprobs"]))
 
     async def _post(self, path: str, body: dict[str, Any]) -> Any:
         async with self._session.post(self._url + path, json=body) as response:

@@ -55,9 +55,11 @@ def arguments(model: Path, name: str, form: str, settings: EngineSettings, port:
 class Engine:
     """A running engine; use it as a context manager."""
 
-    def __init__(self, model: Path, name: str, form: str, settings: EngineSettings, log: Path) -> None:
+    def __init__(
+        self, model: Path, name: str, form: str, settings: EngineSettings, log: Path, port: int | None = None
+    ) -> None:
         self.name, self.form, self.log = name, form, log
-        self.port = free_port()
+        self.port = port or free_port()
         self.url = f"http://{LOOPBACK}:{self.port}"
         self._timeout = settings.start_timeout_s
         environment = {
@@ -107,6 +109,11 @@ class Engine:
         return self._process.poll() is None
 
     @property
+    def code(self) -> int | None:
+        """How the process ended, None while it runs."""
+        return self._process.poll()
+
+    @property
     def pid(self) -> int:
         """Its process id, which is also its process group."""
         return self._process.pid
@@ -124,6 +131,14 @@ class Engine:
             if sign == signal.SIGTERM:  # children of its own may outlive it
                 continue
             return
+
+    def kill(self) -> None:
+        """End the whole process group at once: for one that answers nothing, or whose time is over."""
+        atexit.unregister(self.close)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(5.0)
 
     def __enter__(self) -> Self:
         return self

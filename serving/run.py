@@ -1,7 +1,8 @@
-"""Run a bundle: engine and gateway together, and both gone when either is."""
+"""Run a service: in this process until a signal, or beside it for as long as it is needed."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -16,42 +17,58 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from serving.bundle import Bundle
-from serving.engine import LOOPBACK, Engine, EngineError, die_with_parent, free_port
+from serving.engine import LOOPBACK, EngineError, die_with_parent, free_port
 from task.errors import InputError
 from task.labels import Example, Label
+from task.service import Serving
 
 
-def serve(bundle: Bundle, host: str, port: int, log: Path) -> None:
-    """Serve until a signal; blocks.
+def serve(source: Path, state: Path, override: Callable[[Serving], Serving]) -> None:
+    """Serve a bundle, or what a release pointer points to, until a signal; blocks.
 
     Raises:
-        InputError: The port is taken; found out before the engine is started.
+        InputError: Nothing fit to be served, or the port is taken; found out before the engine is started.
         EngineError: The engine did not start.
     """
-    import uvicorn
+    from serving.admin import listen
+    from serving.supervisor import Supervisor
 
-    from serving.gateway import make_app
+    async def run() -> None:
+        supervisor = Supervisor(source, state, override)
+        settings = supervisor.settings
+        with _bound(settings.host, settings.port) as listener:
+            if settings.admin_port:
+                with _bound(LOOPBACK, settings.admin_port, field="serving.admin_port"):
+                    pass
+            address = "http://{}:{}".format(*listener.getsockname()[:2])
+            _tell(f"starting vLLM; its log, all others and status.json are in {state}")
+            await supervisor.run(
+                listener,
+                lambda s: listen(s, settings.admin_port, lambda port: _tell(f"operators: http://{LOOPBACK}:{port}/status")),
+                lambda: _tell(f"ready: POST {address}/v1/label, described in {address}/openapi.json"),
+            )
 
-    settings = bundle.task.serving
-    with (
-        _bound(host, port) as listener,
-        Engine(bundle.model, bundle.model_name, bundle.codec.form, settings, log) as engine,
-    ):
-        _tell(f"bundle {bundle.id}: starting vLLM for {bundle.model_name} (log: {log})")
-        engine.wait_ready()
-        address = "http://{}:{}".format(*listener.getsockname()[:2])
-        _tell(f"ready: POST {address}/v1/label, documentation at {address}/docs")
-        config = uvicorn.Config(make_app(bundle, engine.url), log_level="warning", access_log=False)
-        uvicorn.Server(config).run(sockets=[listener])
+    asyncio.run(run())
 
 
 @contextmanager
-def served(bundle: Path, log: Path, on_wait: Callable[[float], None] = lambda _: None) -> Iterator[str]:
-    """A bundle served by `limbeck serve` in a process of its own; gives its URL and ends it afterwards."""
+def served(
+    bundle: Path, state: Path, on_wait: Callable[[float], None] = lambda _: None, options: Sequence[str] = ()
+) -> Iterator[str]:
+    """A bundle served by `limbeck serve` in a process of its own; gives its URL and ends it afterwards.
+
+    Args:
+        state: The folder of its logs; `serve.log` is what it printed.
+        options: More of the command line.
+    """
     port = free_port()
-    command = [sys.executable, "-m", "limbeck", "serve", str(bundle), "--port", str(port), "--log", str(log)]
-    with log.with_suffix(".gateway.log").open("ab") as output:
+    command = [
+        sys.executable, "-m", "limbeck", "serve", str(bundle), "--port", str(port), "--admin-port", "0", "--state",
+        str(state), *options,
+    ]
+    state.mkdir(parents=True, exist_ok=True)
+    log = state / "serve.log"
+    with log.open("ab") as output:
         process = subprocess.Popen(
             command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=die_with_parent
         )
@@ -80,14 +97,16 @@ def label_all(
     for at in range(0, len(rows), batch):
         part = rows[at : at + batch]
         body = json.dumps({"queries": [r.query for r in part], "use_cache": False}).encode()
-        request = urllib.request.Request(f"{url}/v1/label", body, {"Content-Type": "application/json"})
+        request = urllib.request.Request(f"{url}/v1/label:batch", body, {"Content-Type": "application/json"})
         try:
             with urllib.request.urlopen(request, timeout=timeout_s) as response:
-                results = json.load(response)["results"]
+                results = sorted(map(json.loads, response), key=lambda x: int(x["index"]))
         except urllib.error.HTTPError as error:
             said = error.read().decode(errors="replace")[:500]
             raise EngineError(f"the service answered {error.code} to {len(part)} queries: {said}") from error
         for row, result in zip(part, results, strict=True):
+            if "error" in result:
+                raise EngineError(f"no labels for {row.query!r}: {result['error']['message']}")
             out.append(replace(row, labels=tuple(Label.from_json(x) for x in result["labels"])))
         done(len(part))
     return out
@@ -99,8 +118,7 @@ def _wait_ready(process: subprocess.Popen[bytes], url: str, log: Path, on_wait: 
         waited = time.monotonic() - started
         on_wait(waited)
         if process.poll() is not None or waited > 600:
-            tail = log.with_suffix(".gateway.log").read_text(errors="replace")[-2000:]
-            raise EngineError(f"the service did not start; see {log}\n{tail}")
+            raise EngineError(f"the service did not start; see {log}\n{log.read_text(errors='replace')[-2000:]}")
         try:
             with urllib.request.urlopen(f"{url}/readyz", timeout=5) as response:
                 if response.status == 200:
@@ -110,7 +128,7 @@ def _wait_ready(process: subprocess.Popen[bytes], url: str, log: Path, on_wait: 
 
 
 @contextmanager
-def _bound(host: str, port: int) -> Iterator[socket.socket]:
+def _bound(host: str, port: int, field: str = "--port") -> Iterator[socket.socket]:
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -119,8 +137,8 @@ def _bound(host: str, port: int) -> Iterator[socket.socket]:
             listener.listen(2048)
         except OSError as error:
             raise InputError(
-                f"cannot listen on {host}:{port}: {error.strerror or error}", field="--port", found=port,
-                fix="Choose a free port with --port, or stop the process that holds this one",
+                f"cannot listen on {host}:{port}: {error.strerror or error}", field=field, found=port,
+                fix="Choose a free port, or stop the process that holds this one",
             ) from error
         yield listener
     finally:

@@ -27,7 +27,7 @@ from task import json_form
 from task.labels import Example, Label, Labelling, ordered
 from task.segment import Segmentation, choose_segmentation, covers, units
 from task.spec import Task
-from task.viterbi import best_path, log_softmax, span_probabilities, spans_of
+from task.viterbi import best_path, log_softmax, path_probability, span_probabilities, spans_of
 
 
 class Tokenizer(Protocol):
@@ -224,16 +224,27 @@ class Codec:
             query: The query that the prompt was made from.
             scores: Logits or log-probabilities, shape (units + probes, len(symbol_ids)).
         """
+        return self.judge_scores(query, scores)[0]
+
+    def judge_scores(self, query: str, scores: npt.ArrayLike) -> tuple[Labelling, float]:
+        """What `decode_scores` gives, and the probability of that labelling as a whole, in [0, 1].
+
+        The latter is the share of the best symbols among all consistent ones, times that of each closed role's answer:
+        it is defined for a query without labels too.
+        """
         spans = units(query, self.segmentation)
         table = np.asarray(scores, dtype=np.float64).reshape(-1, len(self.symbol_ids))
         if len(table) != len(spans) + self.probe_count:
             raise ValueError(f"{len(table)} rows of scores for {len(spans)} units and {self.probe_count} probes")
         states = 1 + 2 * len(self.roles)
         out = []
+        certainty = 1.0
         if spans:
             unit_scores = log_softmax(table[: len(spans), :states])
-            found = spans_of(best_path(unit_scores))
+            path = best_path(unit_scores)
+            found = spans_of(path)
             probabilities = span_probabilities(unit_scores, found)
+            certainty = path_probability(unit_scores, path)
             for (role, first, end), probability in zip(found, probabilities, strict=True):
                 start, stop = spans[first][0], spans[end - 1][1]
                 out.append(Label(self.roles[role], query[start:stop], start, stop, probability))
@@ -241,6 +252,7 @@ class Codec:
         for closed in self.closed:
             part = np.exp(log_softmax(table[row : row + len(closed.probes)][:, list(closed.symbols)]))
             row += len(closed.probes)
+            certainty *= float(part.max(axis=1).prod())
             if closed.multiple:
                 yes = [(v, float(p)) for v, p in zip(closed.values, part[:, 1], strict=True) if p > 0.5]
                 out += [Label(closed.name, v, confidence=p) for v, p in yes]
@@ -248,10 +260,16 @@ class Codec:
                 best = int(part[0].argmax())
                 if best:
                     out.append(Label(closed.name, closed.values[best - 1], confidence=float(part[0, best])))
-        return self._once(out)
+        return self._once(out), certainty
 
     def decode_symbols(self, query: str, ids: Sequence[int], log_probabilities: Sequence[float]) -> Labelling:
         """Labels from written symbols, whatever they are; what has no meaning at its place counts as outside."""
+        return self.judge_symbols(query, ids, log_probabilities)[0]
+
+    def judge_symbols(
+        self, query: str, ids: Sequence[int], log_probabilities: Sequence[float]
+    ) -> tuple[Labelling, float]:
+        """What `decode_symbols` gives, and the probability of that labelling as a whole."""
         index = {token: i for i, token in enumerate(self.symbol_ids)}
         rows = self.answer_length(query)
         scores = np.full((rows, len(self.symbol_ids)), -30.0)
@@ -260,7 +278,7 @@ class Codec:
                 p = float(np.exp(min(log_probability, -1e-9)))
                 scores[row] = np.log(max((1.0 - p) / max(1, len(self.symbol_ids) - 1), 1e-13))
                 scores[row, index[token]] = np.log(max(p, 1e-13))
-        return self.decode_scores(query, scores)
+        return self.judge_scores(query, scores)
 
     def decode_text(self, query: str, text: str, task: Task) -> Labelling | None:
         """Labels from a written JSON answer, or None when it is not one."""

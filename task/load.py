@@ -12,6 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from task.errors import InputError
+from task.service import Serving
 from task.spec import Task
 
 _MISSING = object()
@@ -53,6 +54,27 @@ def load_task(path: str | Path, overrides: Sequence[str] = ()) -> LoadedTask:
         return LoadedTask(Task.model_validate(config), path)
     except ValidationError as error:
         raise _explain(error, config, lines, path, changed) from error
+
+
+def override_serving(settings: Serving, overrides: Sequence[str]) -> Serving:
+    """The section `serving` of a bundle with an operator's values in it.
+
+    Args:
+        overrides: `a.b=value` strings, with or without `serving.` before them.
+
+    Raises:
+        InputError: No such setting, or not a value that it takes.
+    """
+    config = {"serving": settings.model_dump(mode="json")}
+    changed: dict[tuple[str, ...], str] = {}
+    for override in overrides:
+        keys, value = _parse_override(override if override.startswith("serving.") else f"serving.{override}")
+        _set(config, keys, value, override)
+        changed[keys] = f"--set {override}"
+    try:
+        return Serving.model_validate(config["serving"])
+    except ValidationError as error:
+        raise _explain(error, config, {}, Path("--set"), changed, ("serving",)) from error
 
 
 def _read(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, Any], dict[tuple[str, ...], tuple[Path, int]]]:
@@ -168,11 +190,12 @@ def _explain(
     lines: Mapping[tuple[str, ...], tuple[Path, int]],
     path: Path,
     changed: Mapping[tuple[str, ...], str],
+    section: tuple[str, ...] = (),
 ) -> InputError:
     """The first violation, told with its place; the number of the others is said."""
     details = error.errors(include_url=False)
     first = details[0]
-    keys = tuple(str(k) for k in first["loc"])
+    keys = (*section, *(str(k) for k in first["loc"]))
     file, line = next(
         (lines[keys[:n]] for n in range(len(keys), 0, -1) if keys[:n] in lines), (path, None)
     )

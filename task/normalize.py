@@ -22,6 +22,8 @@ def normalize_v1(text: str) -> str:
 
     Idempotent: case folding can undo a composition (`ᾳ`), so the steps are repeated until nothing moves.
     """
+    if text.isascii() and text.isprintable():  # most queries: nothing to compose, to translate or to replace
+        return " ".join(text.lower().split())
     for _ in range(4):
         folded = unicodedata.normalize("NFKC", text).translate(_TYPOGRAPHY).casefold()
         printable = "".join(" " if unicodedata.category(c) in {"Cc", "Zl", "Zp"} else c for c in folded)

@@ -237,17 +237,6 @@ class Student(Strict):
         return self
 
 
-class Serving(Engine):
-    """The engine, the head cache and the gateway."""
-
-    request_timeout_s: Annotated[float, Field(gt=0.0)] = 10.0
-    head_queries: Annotated[int, Field(ge=0)] = 1_000
-    min_cache_confidence: Fraction = 0.5
-    max_batch: Positive = 256
-    host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65_535)] = 8080
-
-
 class Latency(Strict):
     """The open-loop run of the report; 0 seconds leaves it out."""
 

@@ -14,7 +14,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from task.normalize import NORMALISERS
-from task.settings import Curriculum, Eval, Gates, Positive, Serving, Strict, Student, Teacher
+from task.service import Serving
+from task.settings import Curriculum, Eval, Gates, Positive, Strict, Student, Teacher
 
 
 class Guard(Strict):

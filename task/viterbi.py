@@ -64,6 +64,25 @@ def spans_of(path: list[int]) -> list[tuple[int, int, int]]:
     return out
 
 
+def path_probability(scores: Floats, path: Sequence[int]) -> float:
+    """How probable a consistent state sequence is among all consistent ones (the forward algorithm, Rabiner 1989).
+
+    Args:
+        scores: Log-probabilities, shape (units, 1 + 2 · roles).
+        path: A state for each unit, such as `best_path` gives.
+    """
+    before = [0.0] * scores.shape[1]  # scaled to sum to one
+    probability = 1.0
+    for row, state in zip(np.exp(scores).tolist(), path, strict=True):
+        now = list(row)
+        for go_on in range(2, len(row), 2):
+            now[go_on] *= before[go_on - 1] + before[go_on]
+        scale = max(sum(now), _LEAST)
+        before = [x / scale for x in now]
+        probability *= row[state] / scale
+    return min(1.0, probability)
+
+
 def span_probabilities(scores: Floats, spans: Sequence[tuple[int, int, int]]) -> list[float]:
     """How probable each span is, over all consistent state sequences (forward-backward, Rabiner 1989).
 

@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from serving.bundle import build, open_bundle
+from serving.bundle import _digest, build, copy_small, open_bundle, open_copy
+from serving.cache import HeadCache
 from serving.engine import arguments
 from task.codec import Codec
 from task.errors import InputError
+from task.files import sha256_file
 from task.labels import Example, Label
-from task.settings import Serving
+from task.service import Serving
 from task.spec import Task
 from task.tokens import FastTokenizer
 
@@ -45,7 +47,7 @@ def test_equal_content_has_equal_names_and_other_weights_another(
 
 @pytest.mark.parametrize(("file", "kind"), [
     ("codec.json", "changed"), ("cache/values.bin", "changed"), ("model/tokenizer.json", "missing"),
-    ("model/extra.bin", "not in the manifest"),
+    ("model/extra.bin", "not in the manifest"), ("confidence.json", "changed"), ("model/model.safetensors", "changed"),
 ])
 def test_damage_is_named(folder: Path, file: str, kind: str) -> None:
     path = folder / file
@@ -59,18 +61,71 @@ def test_damage_is_named(folder: Path, file: str, kind: str) -> None:
         open_bundle(folder)
 
 
-def test_remote_code_another_format_and_no_bundle_are_refused(folder: Path, tmp_path: Path) -> None:
-    from task.files import sha256_file
-
+def replaced(folder: Path, name: str, content: bytes) -> None:
+    """Another content for a file, and a manifest that says so: what a careful attacker would write."""
+    path = folder / name
+    path.unlink(missing_ok=True)  # the model's files are hard links
+    path.write_bytes(content)
     manifest = json.loads((folder / "manifest.json").read_text())
-    config = folder / "model" / "config.json"
-    value = json.loads(config.read_text()) | {"auto_map": {"AutoModel": "evil.Model"}}
-    config.unlink()
-    config.write_text(json.dumps(value))
-    manifest["files"]["model/config.json"] = sha256_file(config)
+    files = {**manifest["files"], name: sha256_file(path)}
+    model = {k: v for k, v in files.items() if k.startswith("model/")}
+    manifest |= {"files": files, "id": _digest(files), "model_name": f"student@{_digest(model)}"}
     (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
+def test_remote_code_is_refused_wherever_it_is_asked_for(folder: Path, name: str) -> None:
+    value = json.loads((folder / "model" / name).read_text()) | {"x": [{"auto_map": {"AutoModel": "evil.Model"}}]}
+    replaced(folder, f"model/{name}", json.dumps(value).encode())
     with pytest.raises(InputError, match="remote code"):
         open_bundle(folder)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "weights.pkl", "modeling_evil.py", "lib.so"])
+def test_what_could_run_code_has_no_place_in_a_model(folder: Path, tiny_llama: Path, name: str) -> None:
+    replaced(folder, f"model/{name}", b"cos\nsystem\n")
+    with pytest.raises(InputError, match=f"{name}: a file that has no place"):
+        open_bundle(folder)
+
+
+@pytest.mark.parametrize("changed", ["role", "codec", "model"])
+def test_a_cache_of_another_task_codec_or_model_is_refused(
+    folder: Path, tmp_path: Path, task: Task, tokenizer: FastTokenizer, tiny_llama: Path, tiny_llama_untied: Path,
+    changed: str,
+) -> None:
+    roles = [r if r.name != "aisle" else r.model_copy(update={"values": ("dairy", "wine")}) for r in task.roles]
+    other = task.model_copy(update={"roles": tuple(roles)}) if changed == "role" else task
+    form = "write" if changed == "codec" else None
+    build(
+        tmp_path / "other", other, Codec.compile(other, [], tokenizer, form),
+        tiny_llama_untied if changed == "model" else tiny_llama, HEAD, {},
+    )
+    for path in (tmp_path / "other" / "cache").iterdir():
+        replaced(folder, f"cache/{path.name}", path.read_bytes())
+    with pytest.raises(InputError, match="head cache was made for another task, codec or model"):
+        open_bundle(folder)
+
+
+def test_a_manifest_cannot_name_itself_otherwise(folder: Path) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"model_name": "student@000000000000"}))
+    with pytest.raises(InputError, match="not those of its content"):
+        open_bundle(folder)
+
+
+def test_a_gateways_copy_is_verified_and_has_no_weights(folder: Path, tmp_path: Path) -> None:
+    opened = open_bundle(folder)
+    copy = copy_small(opened, tmp_path / "copy")
+    assert not list(copy.rglob("*.safetensors"))
+    assert open_copy(copy).task == opened.task
+    (folder / "cache" / "values.bin").write_bytes(b"cut")
+    assert HeadCache(copy / "cache").get("oat milk") is not None
+    with pytest.raises(InputError, match=r"values\.bin is changed"):
+        copy_small(opened, tmp_path / "again")
+
+
+def test_another_format_and_no_bundle_are_refused(folder: Path, tmp_path: Path) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps(manifest | {"format": 99}))
     with pytest.raises(InputError, match="another format"):
         open_bundle(folder)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from task.viterbi import best_path, log_softmax, span_probabilities, spans_of
+from task.viterbi import best_path, log_softmax, path_probability, span_probabilities, spans_of
 
 
 def consistent(path: tuple[int, ...]) -> bool:
@@ -24,6 +24,17 @@ def test_it_finds_the_best_of_all_consistent_paths(length: int, roles: int, seed
     paths = [p for p in itertools.product(range(states), repeat=length) if consistent(p)]
     best = max(paths, key=lambda p: sum(scores[t, s] for t, s in enumerate(p)))
     assert best_path(scores) == list(best)
+
+
+@given(st.integers(1, 4), st.integers(1, 2), st.integers(0, 10_000))
+def test_the_probabilities_of_all_consistent_paths_sum_to_one(length: int, roles: int, seed: int) -> None:
+    states = 1 + 2 * roles
+    scores = log_softmax(np.random.default_rng(seed).normal(size=(length, states)) * 3)
+    paths = [p for p in itertools.product(range(states), repeat=length) if consistent(p)]
+    weights = {p: float(np.exp(sum(scores[t, s] for t, s in enumerate(p)))) for p in paths}
+    found = {p: path_probability(scores, p) for p in paths}
+    assert sum(found.values()) == pytest.approx(1.0)
+    assert found == pytest.approx({p: w / sum(weights.values()) for p, w in weights.items()})
 
 
 @given(st.lists(st.integers(0, 6), max_size=8))

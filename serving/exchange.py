@@ -1,0 +1,122 @@
+"""One HTTP request and its answer, on bare ASGI: a few microseconds, and every limit in one place."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import time
+from collections.abc import Mapping
+from typing import Any
+
+MAX_HEADERS = 16_384
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
+
+
+class HttpError(Exception):
+    """An answer other than 200, in OpenAI's shape."""
+
+    def __init__(
+        self, status: int, kind: str, message: str, *, param: str | None = None, retry_after: float | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        self.status, self.kind, self.param = status, kind, param
+        self.headers = dict(headers or {})
+        if retry_after is not None:
+            self.headers["Retry-After"] = str(max(1, round(retry_after)))
+        super().__init__(message)
+
+    def body(self) -> bytes:
+        """The JSON of the answer."""
+        problem = {"message": str(self), "type": self.kind, "param": self.param, "code": None}
+        # What came in may hold half characters; escaped, they are harmless.
+        return json.dumps({"error": problem}, ensure_ascii=True).encode()
+
+
+class ClientGoneError(Exception):
+    """The client closed the connection before it had sent its body."""
+
+
+class Exchange:
+    """A request that is being answered."""
+
+    def __init__(self, scope: Mapping[str, Any], receive: Any, send: Any) -> None:
+        self.scope, self._receive, self._send = scope, receive, send
+        self.started = time.perf_counter()
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        given = self.headers.get(b"x-request-id", b"")
+        self.id = given if _REQUEST_ID.fullmatch(given) else os.urandom(8).hex().encode()
+        self.status = 0
+        self.path: str = scope["path"]
+        self.notes: dict[str, Any] = {}
+
+    @property
+    def key(self) -> str | None:
+        """The API key that came with it, from `Authorization: Bearer` or `X-API-Key`."""
+        bearer = self.headers.get(b"authorization", b"")
+        if bearer[:7].lower() == b"bearer ":
+            return bearer[7:].strip().decode("latin-1")
+        found = self.headers.get(b"x-api-key")
+        return None if found is None else found.decode("latin-1")
+
+    def deadline(self, longest_s: float) -> float:
+        """The loop's time at which the answer is due: what `X-Request-Timeout-Ms` asks for, at most `longest_s`."""
+        seconds = longest_s
+        asked = self.headers.get(b"x-request-timeout-ms")
+        if asked is not None:
+            if not asked.isdigit() or len(asked) > 9 or int(asked) == 0:
+                raise HttpError(
+                    400, "invalid_request_error", "X-Request-Timeout-Ms takes a positive whole number of milliseconds",
+                    param="X-Request-Timeout-Ms",
+                )
+            seconds = min(seconds, int(asked) / 1000)
+        return asyncio.get_running_loop().time() + seconds
+
+    async def body(self, limit: int) -> bytes:
+        """The whole body.
+
+        Raises:
+            HttpError: It is larger than `limit` bytes, or its headers are too large.
+            ClientGoneError: It never came.
+        """
+        if sum(len(k) + len(v) for k, v in self.scope["headers"]) > MAX_HEADERS:
+            raise HttpError(431, "invalid_request_error", f"the headers are larger than {MAX_HEADERS} bytes")
+        length = self.headers.get(b"content-length", b"0")
+        if length.isdigit() and int(length[:19]) > limit:
+            raise HttpError(413, "invalid_request_error", f"the body is larger than {limit} bytes",
+                            headers={"Connection": "close"})
+        message = await self._receive()
+        parts = []
+        size = 0
+        while message["type"] == "http.request":
+            part = message.get("body", b"")
+            size += len(part)
+            if size > limit:
+                raise HttpError(413, "invalid_request_error", f"the body is larger than {limit} bytes",
+                                headers={"Connection": "close"})
+            parts.append(part)
+            if not message.get("more_body"):
+                return parts[0] if len(parts) == 1 else b"".join(parts)
+            message = await self._receive()
+        raise ClientGoneError
+
+    async def start(self, status: int, kind: bytes, headers: Mapping[str, str] = {}, length: int | None = None) -> None:
+        """Send the head of the answer."""
+        self.status = status
+        lines = [(b"content-type", kind), (b"x-request-id", self.id)]
+        if length is not None:
+            lines.append((b"content-length", str(length).encode()))
+        lines += [(k.encode(), v.encode()) for k, v in headers.items()]
+        await self._send({"type": "http.response.start", "status": status, "headers": lines})
+
+    async def write(self, part: bytes, *, more: bool = True) -> None:
+        """Send a part of the answer."""
+        await self._send({"type": "http.response.body", "body": part, "more_body": more})
+
+    async def answer(
+        self, body: bytes, status: int = 200, kind: bytes = b"application/json", headers: Mapping[str, str] = {}
+    ) -> None:
+        """Send the whole answer."""
+        await self.start(status, kind, headers, len(body))
+        await self._send({"type": "http.response.body", "body": b"" if self.scope["method"] == "HEAD" else body})

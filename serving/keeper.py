@@ -1,0 +1,150 @@
+"""Keeps one engine running: starts it, warms it up, watches it, and starts it again when it dies or hangs.
+
+An engine hangs when a question of ours goes unanswered for `serving.hang_s` and no worker got an answer either: a full
+queue is slow, not broken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+from serving.bundle import Bundle
+from serving.cache import HeadCache
+from serving.client import EngineUnavailableError, StudentClient
+from serving.engine import Engine, EngineError, free_port
+from task.service import Serving
+from task.tokens import load_tokenizer
+
+State = Literal["starting", "ready", "restarting", "failed", "stopped"]
+FIRST_PAUSE_S, LONGEST_PAUSE_S, FORGIVEN_AFTER_S = 1.0, 30.0, 60.0
+_WARM_UP = 8
+
+
+class Keeper:
+    """One engine and what has become of it; belongs to one event loop."""
+
+    def __init__(
+        self, bundle: Bundle, settings: Serving, log: Path, progress: Callable[[], int] = lambda: 0
+    ) -> None:
+        """Prepare; `run` starts it.
+
+        Args:
+            progress: How many answers of this engine the workers have had so far.
+        """
+        self.bundle, self.settings, self.log = bundle, settings, log
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.state: State = "starting"
+        self.restarts = 0
+        self.why = ""
+        self.ready = asyncio.Event()  # set once it has been, and never unset
+        self.ended = asyncio.Event()
+        self._progress = progress
+        self._engine: Engine | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The engine's process, where there is one."""
+        return self._engine.pid if self._engine is not None and self._engine.alive else None
+
+    async def run(self) -> None:
+        """Keep it running until cancelled; ends by itself only where it has never been ready."""
+        pause = FIRST_PAUSE_S
+        try:
+            while True:
+                started = time.monotonic()
+                try:
+                    await self._live()
+                except EngineError as error:
+                    self.why = str(error)
+                _tell(f"engine {self.bundle.model_name}: {self.why.splitlines()[0]}")
+                if not self.ready.is_set():
+                    self.state = "failed"
+                    return
+                self.state = "restarting"
+                self.restarts += 1
+                if time.monotonic() - started > FORGIVEN_AFTER_S:
+                    pause = FIRST_PAUSE_S
+                await asyncio.sleep(pause)
+                pause = min(LONGEST_PAUSE_S, 2 * pause)
+        finally:
+            if self.state != "failed":
+                self.state = "stopped"
+            self.ended.set()
+
+    async def _live(self) -> None:
+        """One life of an engine; raises `EngineError` at its end."""
+        client = StudentClient(
+            self.url, self.bundle.model_name, self.bundle.task, self.bundle.codec, load_tokenizer(self.bundle.model),
+            self.settings.hang_s,
+        )
+        # Started by this thread, not a helper's: the kernel ends it when the thread that started it ends.
+        engine = self._engine = Engine(
+            self.bundle.model, self.bundle.model_name, self.bundle.codec.form, self.settings, self.log, self.port
+        )
+        try:
+            await asyncio.to_thread(engine.wait_ready)
+            await self._warm_up(client)
+            if self.state == "restarting":
+                _tell(f"engine {self.bundle.model_name}: answers again")
+            self.state = "ready"
+            self.ready.set()
+            await self._watch(engine, client)
+        finally:
+            engine.kill()
+            await client.close()
+
+    async def _warm_up(self, client: StudentClient) -> None:
+        """The first questions are slow: they are ours, in the lengths that clients will ask."""
+        cache = HeadCache(self.bundle.folder / "cache")
+        queries: Sequence[str] = list(itertools.islice(cache.queries(), 200)) or ["warm up", "a longer one to warm up"]
+        chosen = sorted(set(queries), key=len)[:: max(1, len(queries) // _WARM_UP)]
+        try:
+            for query in chosen:
+                await client.label([query])
+            await client.label(chosen)
+        except EngineUnavailableError as error:
+            raise EngineError(f"vLLM answered /health, but no question: {error}") from error
+
+    async def _watch(self, engine: Engine, client: StudentClient) -> None:
+        last = time.monotonic()
+        answered = self._progress()
+        probe = asyncio.create_task(_asked(client))
+        try:
+            while True:
+                await asyncio.wait([probe], timeout=0.2)
+                if not engine.alive:
+                    raise EngineError(f"vLLM ended with code {engine.code}; see {self.log}")
+                now = time.monotonic()
+                if self._progress() != answered:
+                    last, answered = now, self._progress()
+                if probe.done():
+                    if probe.result():
+                        last = now
+                    await asyncio.sleep(min(1.0, self.settings.hang_s / 5))
+                    probe = asyncio.create_task(_asked(client))
+                if time.monotonic() - last > self.settings.hang_s:
+                    raise EngineError(f"vLLM has answered nothing for {self.settings.hang_s:.0f} s; see {self.log}")
+        finally:
+            probe.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await probe
+
+
+async def _asked(client: StudentClient) -> bool:
+    try:
+        await client.label(["ready"])
+    except EngineUnavailableError:
+        return False
+    return True
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,52 @@
+"""What Prometheus is told. With PROMETHEUS_MULTIPROC_DIR set, numbers of all worker processes are added up."""
+
+from __future__ import annotations
+
+import os
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+BUCKETS = (
+    0.0005, 0.001, 0.0015, 0.002, 0.003, 0.004, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.06, 0.075,
+    0.1, 0.125, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75, 1, 2, 5, 10,
+)
+
+
+class Metrics:
+    """The numbers of one process."""
+
+    def __init__(self) -> None:
+        r = self._registry = CollectorRegistry()
+        self.requests = Counter("limbeck_requests", "Requests answered", ["path", "status"], registry=r)
+        self.seconds = Histogram(
+            "limbeck_request_seconds", "Seconds from the request's head to the end of its answer", ["path", "source"],
+            buckets=BUCKETS, registry=r,
+        )
+        self.answers = Counter(
+            "limbeck_answers", "Queries answered; the cache's share of them is the hit rate by traffic",
+            ["bundle", "source", "status"], registry=r,
+        )
+        self.refused = Counter("limbeck_refused", "Requests refused", ["reason"], registry=r)
+        self.shadowed = Counter(
+            "limbeck_shadow", "Queries that a bundle not yet released was asked too", ["bundle", "result"], registry=r
+        )
+        self.waiting = Gauge(
+            "limbeck_waiting", "Queries that wait for the student", multiprocess_mode="livesum", registry=r
+        )
+        self.lost = Gauge(
+            "limbeck_lost", "Log lines and kept answers that could not be written", ["what"],
+            multiprocess_mode="livesum", registry=r,
+        )
+
+    def text(self) -> bytes:
+        """Prometheus' text format: of all processes where they share a folder, else of this one."""
+        folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+        return generate_latest(self._registry) if folder is None else of_all(folder)
+
+
+def of_all(folder: str) -> bytes:
+    """The numbers of all processes that share a folder."""
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, folder)  # type: ignore[no-untyped-call]
+    return generate_latest(registry)

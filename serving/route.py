@@ -1,0 +1,214 @@
+"""The way of a query through one bundle: head cache, kept answers, student; each distinct question is asked once."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import json
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from serving.breaker import Breaker
+from serving.bundle import Bundle
+from serving.cache import HeadCache, Hit, encoded, moved
+from serving.client import EngineUnavailableError, Judged, StudentClient
+from serving.store import Store, mentions
+from task.check import violation
+from task.labels import Labelling
+from task.service import Serving
+
+Source = Literal["cache", "kept", "student"]
+Status = Literal["ok", "uncertain", "abstained"]
+_TOGETHER = 16  # queries of a batch that go to the engine in one request
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a query gets.
+
+    Attributes:
+        labels: JSON in UTF-8; an empty list where the student abstained.
+        probability: That the labelling is right as a whole, calibrated where the bundle is; None where nobody knows.
+    """
+
+    query: str
+    labels: bytes
+    source: Source
+    status: Status = "ok"
+    probability: float | None = None
+
+    def decoded(self) -> Labelling:
+        """The labels."""
+        return Hit(self.query, self.labels).decoded()
+
+
+class RefusedError(Exception):
+    """The student cannot be asked now; `retry_after` says in how many seconds it may."""
+
+    def __init__(self, reason: str, message: str, retry_after: float) -> None:
+        self.reason, self.retry_after = reason, retry_after
+        super().__init__(message)
+
+
+class Route:
+    """One bundle and its engine; belongs to one event loop."""
+
+    def __init__(
+        self, bundle: Bundle, cache: HeadCache, student: StudentClient, settings: Serving, store: Store | None = None,
+        doubtful: Callable[[str, float], None] = lambda _query, _probability: None,
+    ) -> None:
+        """Make a route.
+
+        Args:
+            cache: Of the bundle, or a copy of it.
+            settings: The bundle's, or what the operator put in their place.
+            doubtful: Told of queries whose labelling is probably not right, and how probably it is.
+        """
+        self.bundle, self.cache, self.student, self.breaker = bundle, cache, student, Breaker()
+        self._store, self._doubtful = store, doubtful
+        self._settings = settings
+        self.made = int(datetime.datetime.fromisoformat(bundle.manifest["created"]).timestamp())
+        self.task_json = json.dumps(bundle.task.name, ensure_ascii=False).encode()
+        self._flying: dict[str, asyncio.Future[Judged]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.waiting = self.answered = 0
+
+    def known(self, query: str) -> Answer | None:
+        """The answer from the head cache, or one that the student gave a while ago."""
+        text = self.cache.normalise(query)
+        purges = self._store.purges if self._store is not None else None
+        if purges and text in purges.texts:
+            return None
+        hit: Hit | None = None
+        source: Source = "cache"
+        if not purges or purges.before <= self.made:
+            hit = self.cache.find(text)
+        if hit is None and self._store is not None:
+            hit, source = self._store.get(self.bundle.id, text), "kept"
+        if hit is None:
+            return None
+        if purges and purges.labels and mentions(hit.decoded(), purges.labels, self.cache.normalise):
+            return None
+        if hit.query == query:
+            return Answer(query, hit.labels, source)
+        labels = moved(hit.decoded(), hit.query, query)
+        return None if labels is None or violation(self.bundle.task, query, labels) else Answer(
+            query, encoded(labels), source
+        )
+
+    def ask(self, queries: Sequence[str]) -> Mapping[str, asyncio.Future[Judged]]:
+        """Send what is not being asked already to the student; awaiting a future may raise `EngineUnavailableError`.
+
+        The futures belong to all who wait for the same query: shield them.
+
+        Raises:
+            RefusedError: Too many are waiting, or the engine is being left alone.
+        """
+        new = [q for q in dict.fromkeys(queries) if q not in self._flying]
+        if new:
+            if self.waiting + len(new) > self._settings.max_waiting:
+                raise RefusedError("busy", f"{self.waiting} queries wait for the student", 1.0)
+            pause = self.breaker.wait()
+            if pause:
+                raise RefusedError("engine", "the student is not available", pause)
+        loop = asyncio.get_running_loop()
+        for at in range(0, len(new), _TOGETHER):
+            part = {q: loop.create_future() for q in new[at : at + _TOGETHER]}
+            self._flying.update(part)
+            self.waiting += len(part)
+            task = loop.create_task(self._fly(part))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        return {q: self._flying[q] for q in queries}
+
+    async def _fly(self, part: Mapping[str, asyncio.Future[Judged]]) -> None:
+        try:
+            found = await self.student.label(list(part))
+            self.breaker.succeeded()
+            self.answered += len(found)
+            for future, judged in zip(part.values(), found, strict=True):
+                future.set_result(judged)
+        except EngineUnavailableError as error:
+            self.breaker.failed()
+            for future in part.values():
+                future.set_exception(error)
+                future.exception()  # nobody may be left to ask
+        finally:
+            self.breaker.abandoned()
+            for query, future in part.items():
+                self._flying.pop(query)
+                if not future.done():
+                    future.set_exception(EngineUnavailableError("stopped"))
+                    future.exception()
+            self.waiting -= len(part)
+
+    def judge(self, query: str, judged: Judged, *, keep: bool = True) -> Answer:
+        """The student's labels as an answer: as they are, marked, or withheld."""
+        settings = self._settings
+        labels, probability = judged.labels, None
+        if judged.certainty is not None:
+            probability = round(self.bundle.certainty.probability(judged.certainty), 6)
+        status: Status = "ok"
+        if probability is not None and probability < settings.certain.uncertain:
+            self._doubtful(query, probability)
+            status = "abstained" if probability < settings.certain.abstain else "uncertain"
+        wrong = violation(self.bundle.task, query, labels)
+        if wrong or status == "abstained":
+            return Answer(query, b"[]", "student", "abstained", probability)
+        raw = encoded(labels)
+        if keep and self._store is not None and probability is not None and status == "ok" \
+                and probability >= settings.write_back.probability:
+            self._store.put(self.bundle.id, self.cache.normalise(query), query, raw)
+        return Answer(query, raw, "student", status, probability)
+
+    async def answer(self, query: str, *, use_cache: bool = True) -> Answer:
+        """The answer to one query.
+
+        Raises:
+            RefusedError: The student cannot be asked now.
+            EngineUnavailableError: It was asked, and did not answer.
+        """
+        return (self.known(query) if use_cache else None) or await self.missed(query, keep=use_cache)
+
+    async def missed(self, query: str, *, keep: bool = True) -> Answer:
+        """The student's answer to one query; raises like `answer`."""
+        if not query.strip():
+            return Answer(query, b"[]", "student", "ok", 1.0)
+        return self.judge(query, await asyncio.shield(self.ask([query])[query]), keep=keep)
+
+    async def stream(
+        self, queries: Sequence[str], due: float, *, keep: bool = True
+    ) -> AsyncIterator[tuple[str, Answer | Exception]]:
+        """The student's answers to distinct queries as they come, or in its place why there is none.
+
+        Args:
+            due: The loop's time after which nothing is waited for.
+        """
+        try:
+            futures = self.ask(queries)
+        except RefusedError as error:
+            for query in queries:
+                yield query, error
+            return
+        waiting = {f: q for q, f in futures.items()}
+        while waiting:
+            left = due - asyncio.get_running_loop().time()
+            done, _ = await asyncio.wait(waiting, timeout=max(0.0, left), return_when=asyncio.FIRST_COMPLETED)
+            if not done:
+                break
+            for future in done:
+                query, failure = waiting.pop(future), future.exception()
+                if isinstance(failure, EngineUnavailableError):
+                    yield query, failure
+                else:
+                    yield query, self.judge(query, future.result(), keep=keep)
+        for query in waiting.values():
+            yield query, TimeoutError()
+
+    async def close(self) -> None:
+        """End what is in flight and the connections."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.student.close()

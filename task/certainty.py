@@ -1,0 +1,63 @@
+"""From how sure a student was to the probability that its labelling is right.
+
+A student gives its labelling, as a whole, a probability of its own (`Codec.judge_scores`). How often it is right at
+that probability is another question; on gold rows that the student has not learned from, a monotonous curve answers it
+(isotonic regression: Zadrozny and Elkan 2002). It is kept as JSON and applied without scikit-learn, in the gateway.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+
+@dataclass(frozen=True, slots=True)
+class Certainty:
+    """A monotonous map from the student's own certainty to a probability, straight between its points.
+
+    Attributes:
+        points: (certainty, probability), rising; none leaves certainty as it is.
+        report: JSON-ready: on how many rows it was fitted, AUROC, ECE, Brier.
+    """
+
+    points: tuple[tuple[float, float], ...] = ()
+    report: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def fit(cls, certainties: Sequence[float], right: Sequence[bool], report: Mapping[str, Any]) -> Self:
+        """Fit on labellings that were right or not; with fewer than two of either kind there is nothing to learn."""
+        from sklearn.isotonic import IsotonicRegression
+
+        if min(sum(right), len(right) - sum(right)) < 2:
+            return cls(report=report)
+        # Nothing is ever certain: half a right and half a wrong one stand at the ends.
+        model = IsotonicRegression(out_of_bounds="clip")
+        model.fit([0.0, *certainties, 1.0], [0.5, *map(float, right), 0.5], [0.5, *[1.0] * len(right), 0.5])
+        points = tuple(
+            (round(float(x), 6), round(float(y), 6))
+            for x, y in zip(model.X_thresholds_, model.y_thresholds_, strict=True)
+        )
+        return cls(points, report)
+
+    def probability(self, certainty: float) -> float:
+        """That the labelling is right."""
+        if not self.points:
+            return certainty
+        at = bisect_right(self.points, (certainty, 2.0))
+        if at == 0:
+            return self.points[0][1]
+        if at == len(self.points):
+            return self.points[-1][1]
+        (x0, y0), (x1, y1) = self.points[at - 1], self.points[at]
+        return y0 if x1 == x0 else y0 + (y1 - y0) * (certainty - x0) / (x1 - x0)
+
+    def to_json(self) -> dict[str, Any]:
+        """The file `confidence.json` of a bundle."""
+        return {"points": [list(p) for p in self.points], "report": dict(self.report)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """The inverse of `to_json`."""
+        return cls(tuple((float(x), float(y)) for x, y in value["points"]), value["report"])

@@ -1,0 +1,31 @@
+"""Whether a labelling is one that the task allows: the last look before an answer leaves the house."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from task.labels import Label
+from task.spec import Task
+
+
+def violation(task: Task, query: str, labels: Sequence[Label]) -> str | None:
+    """What is wrong with labels of a query, or None."""
+    roles = {r.name: r for r in task.roles}
+    seen: set[str] = set()
+    for label in labels:
+        role = roles.get(label.role)
+        if role is None:
+            return f"unknown role {label.role!r}"
+        if role.kind == "closed":
+            if label.text not in role.values or label.start is not None or label.end is not None:
+                return f"{label.text!r} is no value of the closed role {role.name!r}"
+        elif label.start is None or label.end is None or not 0 <= label.start < label.end <= len(query):
+            return f"{role.name!r} has no span in the query"
+        elif query[label.start : label.end] != label.text:
+            return f"{role.name!r} is {label.text!r}, its span {query[label.start : label.end]!r}"
+        if not role.multiple and role.name in seen:
+            return f"two values of {role.name!r}, which takes one"
+        if label.confidence is not None and not 0.0 <= label.confidence <= 1.0:
+            return f"a confidence of {label.confidence:g}"
+        seen.add(role.name)
+    return None

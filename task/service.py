@@ -1,0 +1,84 @@
+"""How a bundle is served: the section `serving` of a task file.
+
+A bundle carries the section that it was made with; whoever runs it overrides with `limbeck serve … --set`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from task.settings import Engine, Fraction, Positive, Strict
+
+Seconds = Annotated[float, Field(ge=0.0)]
+
+
+class Certain(Strict):
+    """What a labelling's probability of being right decides: below `uncertain` it is marked, below `abstain` withheld.
+
+    `keep` says what of a doubtful query goes into `uncertain.jsonl`, material for the next labelling round: its text, a
+    hash that tells only how often it came, or nothing; `sample` is the share of distinct queries that go there.
+    """
+
+    uncertain: Fraction = 0.5
+    abstain: Fraction = 0.0
+    keep: Literal["query", "hash", "nothing"] = "query"
+    sample: Fraction = 1.0
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.abstain > self.uncertain:
+            raise ValueError(f"`abstain` ({self.abstain:g}) lies above `uncertain` ({self.uncertain:g})")
+        return self
+
+
+class WriteBack(Strict):
+    """Student answers that later requests find: those at least this probable, for `ttl_s` seconds; 0 keeps none."""
+
+    ttl_s: Seconds = 0.0
+    probability: Fraction = 0.9
+    rows: Positive = 1_000_000
+
+
+class Change(Strict):
+    """How a new bundle takes over.
+
+    Both run beside each other; for `shadow_s` seconds `shadow` of the questions to the student go to the new one as
+    well, unseen by clients, and are compared; then it answers `canary` of the queries for `canary_s` seconds; then
+    all. The old engine goes on for `keep_s` seconds, so that a rollback is a switch and not a start.
+    """
+
+    shadow: Fraction = 0.0
+    shadow_s: Seconds = 0.0
+    canary: Fraction = 0.0
+    canary_s: Seconds = 0.0
+    keep_s: Seconds = 120.0
+
+
+class Serving(Engine):
+    """Engine, head cache and gateway.
+
+    `workers` gateway processes share one port; `admin_port` (0 takes a free one) is for operators. `request_timeout_s`
+    is a request's deadline, of which a client may ask for less. At most `max_waiting` queries of a worker wait for the
+    student; more are refused. `keys` names the file of API keys that `limbeck key` writes; without it everybody may
+    ask. An engine that answers nothing for `hang_s` seconds is killed and started again.
+    """
+
+    request_timeout_s: Annotated[float, Field(gt=0.0)] = 10.0
+    head_queries: Annotated[int, Field(ge=0)] = 1_000
+    min_cache_confidence: Fraction = 0.5
+    max_batch: Positive = 256
+    max_body_bytes: Positive = 1_048_576
+    max_waiting: Positive = 512
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65_535)] = 8080
+    admin_port: Annotated[int, Field(ge=0, le=65_535)] = 8081
+    workers: Positive = 1
+    keys: Path | None = None
+    access_log: bool = True
+    hang_s: Annotated[float, Field(gt=0.0)] = 10.0
+    certain: Certain = Certain()
+    write_back: WriteBack = WriteBack()
+    change: Change = Change()

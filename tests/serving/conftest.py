@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from serving.bundle import Bundle, build
+from serving.cache import HeadCache
+from serving.client import StudentClient
+from serving.gateway import Gateway
+from serving.route import Route
+from serving.routes import Choice, Routes
+from serving.store import Store
+from task.codec import Codec
+from task.labels import Example, Label
+from task.service import Serving
+from task.spec import Task
+from task.tokens import FastTokenizer
+from tests.serving.stand_in import StandIn, engine
+
+HEAD = [Example("Oat milk", (Label("product", "Oat milk", 0, 8, 0.9), Label("aisle", "dairy")))]
+
+
+class House:
+    """A gateway with a route to the stand-in, and a client of it."""
+
+    def __init__(self, gateway: Gateway, route: Route, stand_in: StandIn, client: httpx.AsyncClient) -> None:
+        self.gateway, self.route, self.engine, self.client = gateway, route, stand_in, client
+        self.doubtful: list[tuple[str, float]] = []
+
+    async def label(self, query: str, **more: Any) -> httpx.Response:
+        return await self.client.post("/v1/label", json={"query": query, **more})
+
+
+Open = Callable[..., Any]
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, task: Task, tiny_llama: Path, tokenizer: FastTokenizer) -> Bundle:
+    return build(tmp_path / "bundle", task, Codec.compile(task, [], tokenizer), tiny_llama, HEAD, {})
+
+
+@pytest.fixture
+def house(bundle: Bundle, tokenizer: FastTokenizer, tmp_path: Path) -> Open:
+    """Opens a house with some settings of its own: `async with house(max_waiting=2) as h`."""
+
+    @asynccontextmanager
+    async def opened(**settings: Any) -> AsyncIterator[House]:
+        s = Serving.model_validate(settings)
+        async with engine(bundle.codec, tokenizer) as stand_in:
+            client = StudentClient(
+                stand_in.url, bundle.model_name, bundle.task, bundle.codec, tokenizer, s.request_timeout_s
+            )
+            store = Store(tmp_path / "store.sqlite", s.write_back.ttl_s, s.write_back.rows)
+            doubtful: list[tuple[str, float]] = []
+            route = Route(
+                bundle, HeadCache(bundle.folder / "cache"), client, s, store, lambda q, p: doubtful.append((q, p))
+            )
+            gateway = Gateway(Routes({bundle.task.name: Choice(route)}), s)
+            transport = httpx.ASGITransport(app=gateway)  # type: ignore[arg-type]
+            async with httpx.AsyncClient(transport=transport, base_url="http://test", timeout=30) as http:
+                found = House(gateway, route, stand_in, http)
+                found.doubtful = doubtful
+                try:
+                    yield found
+                finally:
+                    await route.close()
+                    store.close()
+
+    return opened
+
+
