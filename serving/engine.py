@@ -66,6 +66,10 @@ class Engine:
             **os.environ,
             "VLLM_CPU_KVCACHE_SPACE": str(max(1, round(settings.kv_cache_gib))),
             "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING"),
+            # Unbound: vLLM would tie every engine's threads to the same cores, and of two that share them, as when one
+            # bundle follows another, the second starves. One core is left to the rest of the engine.
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "OMP_NUM_THREADS": str(settings.cpu_threads or max(1, (os.cpu_count() or 1) - 1)),
             "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1",
             "TOKENIZERS_PARALLELISM": "false",
         }

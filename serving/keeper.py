@@ -7,7 +7,6 @@ queue is slow, not broken.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import sys
 import time
@@ -114,28 +113,30 @@ class Keeper:
             raise EngineError(f"vLLM answered /health, but no question: {error}") from error
 
     async def _watch(self, engine: Engine, client: StudentClient) -> None:
-        last = time.monotonic()
-        answered = self._progress()
-        probe = asyncio.create_task(_asked(client))
+        """Look whether it lives, and ask it something only where nobody else has had an answer for a while.
+
+        vLLM spins for a second after every question: one that is asked all the time never rests.
+        """
+        last, answered = time.monotonic(), self._progress()
+        probe: asyncio.Task[bool] | None = None
         try:
             while True:
-                await asyncio.wait([probe], timeout=0.2)
+                await asyncio.sleep(0.2)
                 if not engine.alive:
                     raise EngineError(f"vLLM ended with code {engine.code}; see {self.log}")
-                now = time.monotonic()
-                if self._progress() != answered:
-                    last, answered = now, self._progress()
-                if probe.done():
-                    if probe.result():
-                        last = now
-                    await asyncio.sleep(min(1.0, self.settings.hang_s / 5))
+                if self._progress() != answered or (probe is not None and probe.done() and probe.result()):
+                    last, answered = time.monotonic(), self._progress()
+                silent = time.monotonic() - last
+                if probe is not None and probe.done():
+                    probe = None
+                if probe is None and silent > self.settings.hang_s / 2:
                     probe = asyncio.create_task(_asked(client))
-                if time.monotonic() - last > self.settings.hang_s:
+                if silent > self.settings.hang_s:
                     raise EngineError(f"vLLM has answered nothing for {self.settings.hang_s:.0f} s; see {self.log}")
         finally:
-            probe.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await probe
+            if probe is not None:
+                probe.cancel()
+                await asyncio.gather(probe, return_exceptions=True)
 
 
 async def _asked(client: StudentClient) -> bool:

@@ -26,7 +26,7 @@ from filelock import FileLock, Timeout
 
 from serving.bundle import Bundle, copy_small, open_bundle
 from serving.engine import EngineError, die_with_parent
-from serving.keeper import FIRST_PAUSE_S, FORGIVEN_AFTER_S, LONGEST_PAUSE_S, Keeper
+from serving.keeper import FORGIVEN_AFTER_S, LONGEST_PAUSE_S, Keeper
 from serving.release import Pointer, Release, read_pointer
 from serving.state import StateFolder, Wanted, WantedRoute
 from task.errors import InputError
@@ -34,6 +34,7 @@ from task.files import write_json
 from task.service import Change, Serving
 
 _LOOK_S = 0.1
+_WORKER_PAUSE_S = 0.1  # before the first restart; each one soon after another doubles it
 _SILENT_S = 15.0  # a worker that has said nothing for so long hangs
 
 
@@ -59,7 +60,7 @@ class WorkerProcess:
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     restarts: int = 0
-    pause: float = FIRST_PAUSE_S
+    pause: float = _WORKER_PAUSE_S
     not_before: float = 0.0
 
 
@@ -208,7 +209,7 @@ class Supervisor:
         worker.process = None
         worker.restarts += 1
         if now - worker.started > FORGIVEN_AFTER_S:
-            worker.pause = 0.1  # one that has served for long is missed at once
+            worker.pause = _WORKER_PAUSE_S
         worker.not_before = now + worker.pause
         worker.pause = min(LONGEST_PAUSE_S, 2 * worker.pause)
         self.state.forget(worker.number)

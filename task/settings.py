@@ -73,7 +73,8 @@ class OpenAI(Strict):
 
 
 class Engine(Strict):
-    """How vLLM runs a model."""
+    """How vLLM runs a model; `cpu_threads` is what its matrix products use without a GPU, by default all cores but one.
+    """
 
     dtype: Literal["bfloat16", "float32", "float16"] = "bfloat16"
     max_model_len: Positive = 512
@@ -83,6 +84,7 @@ class Engine(Strict):
     enforce_eager: bool = True
     extra_args: tuple[str, ...] = ()
     start_timeout_s: Annotated[float, Field(gt=0.0)] = 300.0
+    cpu_threads: Positive | None = None
 
 
 class LocalTeacher(Engine):
