@@ -10,15 +10,15 @@ from task.spec import Task
 
 def violation(task: Task, query: str, labels: Sequence[Label]) -> str | None:
     """What is wrong with labels of a query, or None."""
-    roles = {r.name: r for r in task.roles}
     seen: set[str] = set()
     for label in labels:
-        role = roles.get(label.role)
-        if role is None:
-            return f"unknown role {label.role!r}"
+        problem = task.label_problem(query, label.role, label.text)
+        if problem is not None:
+            return problem
+        role = task.role(label.role)
         if role.kind == "closed":
-            if label.text not in role.values or label.start is not None or label.end is not None:
-                return f"{label.text!r} is no value of the closed role {role.name!r}"
+            if label.start is not None or label.end is not None:
+                return f"a span for the closed role {role.name!r}"
         elif label.start is None or label.end is None or not 0 <= label.start < label.end <= len(query):
             return f"{role.name!r} has no span in the query"
         elif query[label.start : label.end] != label.text:

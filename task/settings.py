@@ -73,8 +73,7 @@ class OpenAI(Strict):
 
 
 class Engine(Strict):
-    """How vLLM runs a model; `cpu_threads` is what its matrix products use without a GPU, by default all cores but one.
-    """
+    """How vLLM runs a model; without a GPU its matrix products use `cpu_threads`, by default all cores but one."""
 
     dtype: Literal["bfloat16", "float32", "float16"] = "bfloat16"
     max_model_len: Positive = 512

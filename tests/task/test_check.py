@@ -14,10 +14,10 @@ TASK = make_task()
 
 
 @pytest.mark.parametrize(("label", "what"), [
-    (Label("price", "1", 0, 1), "unknown role"), (Label("product", "oat", None, None), "no span"),
-    (Label("product", "oat", 1, 4), "its span"), (Label("product", "oat milk!", 0, 9), "no span"),
-    (Label("aisle", "wine"), "no value"), (Label("aisle", "dairy", 0, 5), "no value"),
-    (Label("product", "oat", 0, 3, 1.5), "confidence"),
+    (Label("price", "1", 0, 1), "price"), (Label("product", "oat"), "no span"),
+    (Label("product", "oat", 1, 4), "its span"), (Label("product", "oat milk!", 0, 9), "does not occur"),
+    (Label("product", "oat", 9, 12), "no span"), (Label("aisle", "wine"), "not a value"),
+    (Label("aisle", "dairy", 0, 5), "a span for the closed role"), (Label("product", "oat", 0, 3, 1.5), "confidence"),
 ])
 def test_what_a_task_does_not_allow_is_named(label: Label, what: str) -> None:
     assert what in (violation(TASK, "oat milk", [label]) or "")
