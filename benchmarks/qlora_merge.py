@@ -7,8 +7,8 @@ that base, computed in fp32, is the truth. Against it stand: our merge into the 
 bf16), our merge into the plain base, PEFT's merge into the 4-bit weights, and PEFT's merge into the plain base. Dev
 queries of the run are read; the logits that decide are compared. The factor is PEFT's mean |Δlogit| over ours, both
 for its own way of merging a quantised model. Expected: rounding a sum to NF4 moves weights by some 5 % of a block's
-range, storing it in bf16 by 0.2 %, so a factor of ten and more. Found: a hundred, for what NF4 rounds away (3 to 5 % of a
-layer's weights) is as large as all that the adapter has changed. Writes benchmarks/results/qlora_merge.json.
+range, storing it in bf16 by 0.2 %, so a factor of ten and more. Found: a hundred, for what NF4 rounds away (3 to 5 %
+of a layer's weights) is as large as all that the adapter has changed. Writes benchmarks/results/qlora_merge.json.
 """
 
 from __future__ import annotations
