@@ -33,13 +33,19 @@ def render(report: Path) -> str:
         cells = " | ".join(milliseconds(group[p]) for p in ("p50_ms", "p95_ms", "p99_ms"))
         lines.append(f"| {name} | {group['count']} | {cells} |")
     if r["forms"]:
-        lines += ["", "| answer form | tokens decoded | F1 | p50, ms | times read |", "|---|---|---|---|---|"]
-        lines += [
-            f"| {f['form']} | {f['answer_tokens']:.1f} | {percent(f['f1'])} | {milliseconds(f['latency']['p50_ms'])} "
-            f"| {f['times_read']:.1f} |"
-            for f in r["forms"]
-        ]
+        lines += ["", render_forms(report)]
     lines += ["", *(f"- {'✓' if v['ok'] else '✗'} {v['text']}" for v in r["verdict"])]
+    return "\n".join(lines)
+
+
+def render_forms(result: Path) -> str:
+    """Answer forms side by side, as a Markdown table; from a report or from `forms.json`."""
+    lines = ["| answer form | tokens decoded | F1 | p50, ms | times read |", "|---|---|---|---|---|"]
+    lines += [
+        f"| {f['form']} | {f['answer_tokens']:.1f} | {percent(f['f1'])} | {milliseconds(f['latency']['p50_ms'])} "
+        f"| {f['times_read']:.1f} |"
+        for f in read_json(result)["forms"]
+    ]
     return "\n".join(lines)
 
 

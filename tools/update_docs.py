@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from eval.report import milliseconds, percent  # noqa: E402  (the checkout is importable only from here on)
-from limbeck.summary import render, render_audit  # noqa: E402
+from limbeck.summary import render, render_audit, render_forms  # noqa: E402
 from tools import student_tables as student  # noqa: E402
 
 
@@ -108,12 +108,7 @@ def retrieval(result: Path) -> str:
 def teacher(result: Path) -> str:
     """The teacher of a kept report: by traffic slice, and how far its confidence can be trusted."""
     r = json.loads(result.read_text(encoding="utf-8"))
-    found = r["systems"]["teacher"]
-    lines = ["| queries | rows | precision | recall | F1 | exact match |", "|---|---|---|---|---|---|"]
-    slices = ((name, found["slices"][name]) for name in ("head", "torso", "tail"))
-    for name, part in (("all", found["value"] | {"rows": found["rows"]}), *slices):
-        cells = " | ".join(percent(part[k]) for k in ("precision", "recall", "f1", "exact_match"))
-        lines.append(f"| {name} | {part['rows']:,} | {cells} |")
+    lines = [by_traffic(r["systems"]["teacher"])]
     if c := r.get("teacher_confidence"):
         lines += [
             "", "| confidence | AUROC, % | ECE, % | threshold | precision from there up | coverage |",
@@ -124,10 +119,28 @@ def teacher(result: Path) -> str:
     return "\n".join(lines)
 
 
+def student_by_traffic(result: Path) -> str:
+    """The served student of a kept report by traffic slice."""
+    r = json.loads(result.read_text(encoding="utf-8"))
+    return by_traffic(r["systems"][r["served"]])
+
+
+def by_traffic(system: Any) -> str:
+    """A system's quality by traffic slice."""
+    lines = ["| queries | rows | precision | recall | F1 | exact match |", "|---|---|---|---|---|---|"]
+    slices = ((name, system["slices"][name]) for name in ("head", "torso", "tail"))
+    for name, part in (("all", system["value"] | {"rows": system["rows"]}), *slices):
+        cells = " | ".join(percent(part[k]) for k in ("precision", "recall", "f1", "exact_match"))
+        lines.append(f"| {name} | {part['rows']:,} | {cells} |")
+    return "\n".join(lines)
+
+
 # (file, block) → (result, what makes its table)
 BLOCKS = {
     ("README.md", "demo"): ("market.json", render),
     ("docs/benchmarks.md", "market"): ("market.json", render),
+    ("docs/benchmarks.md", "market-student"): ("market.json", student_by_traffic),
+    ("docs/benchmarks.md", "forms"): ("forms.json", render_forms),
     ("docs/benchmarks.md", "teacher"): ("market.json", teacher),
     ("docs/benchmarks.md", "queryner"): ("queryner.json", render),
     ("docs/benchmarks.md", "queryner-seeds"): ("queryner_student.json", student.queryner),
