@@ -104,12 +104,14 @@ def _offline(pipeline: Pipeline, gold: Sequence[Example]) -> dict[str, list[Exam
 
     def student(name: str, model: Any, rows: Sequence[Example]) -> None:
         console.begin(name, len(rows))
+        place = model if getattr(model, "is_loaded_in_4bit", False) else model.to(device)  # NF4 weights stay put
         out[name] = predict(
-            model.to(device), codec, tokenizer, task, rows, device=device, progress=console.advance
+            place, codec, tokenizer, task, rows, device=device, progress=console.advance
         )
 
     student("base, not tuned", load_base(base, dtype), reference)
-    student("student with adapter", load_adapter(load_base(base, dtype), run / "train" / "adapter"), reference)
+    trained_on = load_base(base, dtype, task.student)
+    student("student with adapter", load_adapter(trained_on, run / "train" / "adapter"), reference)
     student("student, merged, in transformers", load_base(run / "merge" / "model", dtype), gold)
     return out
 

@@ -47,6 +47,9 @@ class Keeper:
         self.ended = asyncio.Event()
         self._progress = progress
         self._engine: Engine | None = None
+        # Read while the bundle is as it was verified: a later life must not depend on what has become of it.
+        self._tokenizer = load_tokenizer(bundle.model)
+        self._warm_up_queries = _some_of(HeadCache(bundle.folder / "cache"))
 
     @property
     def pid(self) -> int | None:
@@ -61,7 +64,7 @@ class Keeper:
                 started = time.monotonic()
                 try:
                     await self._live()
-                except EngineError as error:
+                except (EngineError, OSError) as error:
                     self.why = str(error)
                 _tell(f"engine {self.bundle.model_name}: {self.why.splitlines()[0]}")
                 if not self.ready.is_set():
@@ -81,8 +84,7 @@ class Keeper:
     async def _live(self) -> None:
         """One life of an engine; raises `EngineError` at its end."""
         client = StudentClient(
-            self.url, self.bundle.model_name, self.bundle.task, self.bundle.codec, load_tokenizer(self.bundle.model),
-            self.settings.hang_s,
+            self.url, self.bundle.model_name, self.bundle.task, self.bundle.codec, self._tokenizer, self.settings.hang_s
         )
         # Started by this thread, not a helper's: the kernel ends it when the thread that started it ends.
         engine = self._engine = Engine(
@@ -102,13 +104,10 @@ class Keeper:
 
     async def _warm_up(self, client: StudentClient) -> None:
         """The first questions are slow: they are ours, in the lengths that clients will ask."""
-        cache = HeadCache(self.bundle.folder / "cache")
-        queries: Sequence[str] = list(itertools.islice(cache.queries(), 200)) or ["warm up", "a longer one to warm up"]
-        chosen = sorted(set(queries), key=len)[:: max(1, len(queries) // _WARM_UP)]
         try:
-            for query in chosen:
+            for query in self._warm_up_queries:
                 await client.label([query])
-            await client.label(chosen)
+            await client.label(self._warm_up_queries)
         except EngineUnavailableError as error:
             raise EngineError(f"vLLM answered /health, but no question: {error}") from error
 
@@ -137,6 +136,12 @@ class Keeper:
             if probe is not None:
                 probe.cancel()
                 await asyncio.gather(probe, return_exceptions=True)
+
+
+def _some_of(cache: HeadCache) -> Sequence[str]:
+    """Queries of all lengths that a cache holds."""
+    found = sorted(itertools.islice(cache.queries(), 200), key=len) or ["warm up", "a longer one to warm up"]
+    return found[:: max(1, len(found) // _WARM_UP)]
 
 
 async def _asked(client: StudentClient) -> bool:

@@ -306,8 +306,8 @@ class Supervisor:
             if share and seconds:
                 self._want(self.trial.route("trial", **{what: share}))
                 self._tell(f"{what} of {share:.0%} for {seconds:g} s")
-                if not await self._lasts(pointer, seconds):
-                    raise InputError("the pointer points elsewhere now", file=self._pointer_file)
+                await self._stays(pointer, seconds)
+        await self._stays(pointer, 0.0)
         await self._switch(change)
         self._tell(f"serving {pointer.current.id} after {time.monotonic() - started:.1f} s")
 
@@ -358,16 +358,19 @@ class Supervisor:
             await asyncio.sleep(0.02)
         return False
 
-    async def _lasts(self, pointer: Pointer, seconds: float) -> bool:
-        """Whether the pointer stays for so long; False as soon as it does not."""
+    async def _stays(self, pointer: Pointer, seconds: float) -> None:
+        """Wait for so long; raises `InputError` as soon as the pointer points elsewhere."""
         assert self._pointer_file is not None
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
+        found, until = "", time.monotonic() + seconds
+        while True:
             with contextlib.suppress(OSError, InputError):
-                if read_pointer(self._pointer_file).current.id != pointer.current.id:
-                    return False
+                found = read_pointer(self._pointer_file).current.id
+                if found != pointer.current.id:
+                    break
+            if time.monotonic() >= until:
+                return
             await asyncio.sleep(_LOOK_S)
-        return True
+        raise InputError("the pointer points elsewhere now", file=self._pointer_file, found=found)
 
     def _waiting(self, bundle_id: str) -> int:
         said = (self.state.said(w.number) for w in self.workers)
