@@ -13,6 +13,7 @@ from serving.breaker import Breaker
 from serving.bundle import Bundle
 from serving.cache import HeadCache, Hit, encoded, moved
 from serving.client import EngineUnavailableError, Judged, StudentClient
+from serving.pace import Pace
 from serving.store import Store, mentions
 from task.check import violation
 from task.labels import Labelling
@@ -73,6 +74,7 @@ class Route:
         self._flying: dict[str, asyncio.Future[Judged]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.waiting = self.answered = 0
+        self._pace = Pace()
 
     def known(self, query: str) -> Answer | None:
         """The answer from the head cache, or one that the student gave a while ago."""
@@ -103,12 +105,15 @@ class Route:
         The futures belong to all who wait for the same query: shield them.
 
         Raises:
-            RefusedError: Too many are waiting, or the engine is being left alone.
+            RefusedError: Too many are waiting to be answered in time, or the engine is being left alone.
         """
         new = [q for q in dict.fromkeys(queries) if q not in self._flying]
         if new:
             if self.waiting + len(new) > self._settings.max_waiting:
                 raise RefusedError("busy", f"{self.waiting} queries wait for the student", 1.0)
+            late = self._pace.seconds_for(self.waiting + len(new)) - self._settings.request_timeout_s
+            if late > 0 and self.waiting:
+                raise RefusedError("busy", f"{self.waiting} queries wait, more than can be answered in time", late)
             pause = self.breaker.wait()
             if pause:
                 raise RefusedError("engine", "the student is not available", pause)
@@ -117,16 +122,19 @@ class Route:
             part = {q: loop.create_future() for q in new[at : at + _TOGETHER]}
             self._flying.update(part)
             self.waiting += len(part)
+            self._pace.began(loop.time())
             task = loop.create_task(self._fly(part))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         return {q: self._flying[q] for q in queries}
 
     async def _fly(self, part: Mapping[str, asyncio.Future[Judged]]) -> None:
+        landed = 0
         try:
             found = await self.student.label(list(part))
             self.breaker.succeeded()
-            self.answered += len(found)
+            landed = len(found)
+            self.answered += landed
             for future, judged in zip(part.values(), found, strict=True):
                 future.set_result(judged)
         except EngineUnavailableError as error:
@@ -142,6 +150,7 @@ class Route:
                     future.set_exception(EngineUnavailableError("stopped"))
                     future.exception()
             self.waiting -= len(part)
+            self._pace.landed(landed, self.waiting, asyncio.get_running_loop().time())
 
     def judge(self, query: str, judged: Judged, *, keep: bool = True) -> Answer:
         """The student's labels as an answer: as they are, marked, or withheld."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -27,9 +27,11 @@ class StandIn:
     mood: Mood = "well"
     delay_s: float = 0.0
     sure: float = 20.0
+    one_at_a_time: bool = False
     requests: int = 0
     asked: list[int] = field(default_factory=list)
     url: str = ""
+    _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def pooling(self, request: web.Request) -> web.StreamResponse:
         """vLLM's token classification: a row of scores for each token of each prompt."""
@@ -38,7 +40,8 @@ class StandIn:
         self.asked.append(len(body["input"]))
         if self.mood == "hanging":
             await asyncio.sleep(3_600)
-        await asyncio.sleep(self.delay_s)
+        async with self._turn if self.one_at_a_time else nullcontext():
+            await asyncio.sleep(self.delay_s)
         if self.mood == "broken":
             return web.json_response({"error": "EngineDeadError"}, status=500)
         if self.mood == "garbled":

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from serving.client import EngineUnavailableError
+from serving.pace import Pace
 from serving.route import RefusedError
 from task.certainty import Certainty
 from tests.serving.conftest import Open
@@ -78,6 +79,35 @@ def test_more_than_may_wait_are_refused_at_once(house: Open) -> None:
             await asyncio.gather(*first)
 
     asyncio.run(run())
+
+
+def test_what_would_be_late_is_refused_at_once(house: Open) -> None:
+    async def run() -> None:
+        async with house(request_timeout_s=1.0) as h:
+            h.engine.delay_s, h.engine.one_at_a_time = 0.05, True
+            await asyncio.gather(*(h.route.answer(f"first {i}") for i in range(15)))  # now its pace is known: 20/s
+            found = await asyncio.gather(*(h.route.answer(f"then {i}") for i in range(60)), return_exceptions=True)
+            refused = [x for x in found if isinstance(x, RefusedError)]
+            assert {x.reason for x in refused} == {"busy"}
+            assert len(refused) > 20
+            assert all(not isinstance(x, Exception) for x in found[:5])
+            await asyncio.sleep(0.1)
+            assert (await h.route.answer("later")).source == "student"
+
+    asyncio.run(run())
+
+
+def test_an_idle_engine_is_not_a_slow_one() -> None:
+    pace = Pace()
+    for second in range(100):
+        pace.began(float(second))
+        pace.landed(1, 0, second + 0.05)
+    assert pace.seconds_for(20) == pytest.approx(1.0)
+    for second in range(100):  # a queue is worked off in batches
+        pace.began(100.0 + second)
+        pace.landed(64, 32 if second < 99 else 0, 101.0 + second)
+    assert pace.seconds_for(64) == pytest.approx(1.0, rel=0.05)
+    assert Pace().seconds_for(1_000) == 0.0
 
 
 def test_doubt_marks_and_withholds(house: Open) -> None:
