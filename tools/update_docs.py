@@ -17,6 +17,7 @@ sys.path.insert(0, str(ROOT))
 
 from eval.report import milliseconds, percent  # noqa: E402  (the checkout is importable only from here on)
 from limbeck.summary import render, render_audit, render_forms  # noqa: E402
+from tools import serving_tables as serving  # noqa: E402
 from tools import student_tables as student  # noqa: E402
 
 
@@ -148,6 +149,9 @@ BLOCKS = {
     ("docs/benchmarks.md", "read-forms"): ("read_forms.json", student.read_forms),
     ("docs/benchmarks.md", "noise"): ("noise.json", student.noise),
     ("docs/benchmarks.md", "qlora-merge"): ("qlora_merge.json", student.qlora_merge),
+    ("docs/benchmarks.md", "serving-hits"): ("serving.json", serving.hits),
+    ("docs/benchmarks.md", "serving-gateway"): ("serving.json", serving.gateway),
+    ("docs/benchmarks.md", "serving-cache"): ("serving.json", serving.cache),
     ("docs/benchmarks.md", "answer-length"): ("answer_length.json", answer_length),
     ("docs/benchmarks.md", "labelling"): ("labelling.json", labelling),
     ("docs/benchmarks.md", "audit"): ("audit.json", render_audit),
