@@ -26,6 +26,11 @@ def key_of(label: Label, scheme: Scheme, normalise: Callable[[str], str]) -> tup
     return label.role, normalise(label.text)
 
 
+def exact(a: Sequence[Label], b: Sequence[Label], normalise: Callable[[str], str]) -> bool:
+    """Whether two labellings have the same roles with the same normalised values, each as often."""
+    return Counter(key_of(x, "value", normalise) for x in a) == Counter(key_of(x, "value", normalise) for x in b)
+
+
 def count(
     gold: Sequence[Example],
     predicted: Sequence[Example],

@@ -21,6 +21,7 @@ def certainty_of(pipeline: Pipeline, model: Path, codec: Codec) -> Certainty:
 
     A student that writes is asked by its engine only, and JSON has no probability: there the map stays empty.
     """
+    from eval.match import exact
     from task.normalize import normaliser
     from teacher.curriculum import read
 
@@ -32,11 +33,9 @@ def certainty_of(pipeline: Pipeline, model: Path, codec: Codec) -> Certainty:
         return Certainty()
     normalise = normaliser(pipeline.task.normaliser)
     judged = _judged(pipeline, model, codec, rows)
-    right = [
-        {(x.role, normalise(x.text)) for x in labels} == {(x.role, normalise(x.text)) for x in row.labels}
-        for row, (labels, _) in zip(rows, judged, strict=True)
-    ]
-    return Certainty.fit([c for _, c in judged], right, _report([c for _, c in judged], right, source))
+    right = [exact(labels, row.labels, normalise) for row, (labels, _) in zip(rows, judged, strict=True)]
+    certainties = [c for _, c in judged]
+    return Certainty.fit(certainties, right, _report(certainties, right, source))
 
 
 def _judged(pipeline: Pipeline, model: Path, codec: Codec, rows: Sequence[Example]) -> list[tuple[Any, float]]:

@@ -79,7 +79,7 @@ def _offline(pipeline: Pipeline, gold: Sequence[Example]) -> dict[str, list[Exam
     from eval.baseline import Dictionary
     from student.adapters import load_adapter
     from student.infer import predict
-    from student.model import DTYPES, accelerator, load_base
+    from student.model import DTYPES, accelerator, load_base, on_device
     from task.codec import load_codec
     from task.store import fetch
     from task.tokens import load_tokenizer
@@ -104,9 +104,8 @@ def _offline(pipeline: Pipeline, gold: Sequence[Example]) -> dict[str, list[Exam
 
     def student(name: str, model: Any, rows: Sequence[Example]) -> None:
         console.begin(name, len(rows))
-        place = model if getattr(model, "is_loaded_in_4bit", False) else model.to(device)  # NF4 weights stay put
         out[name] = predict(
-            place, codec, tokenizer, task, rows, device=device, progress=console.advance
+            on_device(model, device), codec, tokenizer, task, rows, device=device, progress=console.advance
         )
 
     student("base, not tuned", load_base(base, dtype), reference)

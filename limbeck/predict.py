@@ -11,12 +11,13 @@ from serving.cache import HeadCache
 from serving.client import StudentClient
 from serving.engine import Engine
 from serving.route import Route
-from task.labels import Example, Labelling
+from task.labels import Example
 from task.progress import Progress, quiet
 from task.tokens import load_tokenizer
 
 _BATCH = 32
 _IN_FLIGHT = 2
+_PATIENCE_S = 120.0
 
 
 def predict(
@@ -34,20 +35,19 @@ async def through_engine(
     bundle: Bundle, url: str, examples: Sequence[Example], use_cache: bool, done: Callable[[int], None]
 ) -> list[Example]:
     """Label queries through a running engine, a few batches in flight."""
-    client = StudentClient(url, bundle.model_name, bundle.task, bundle.codec, load_tokenizer(bundle.model), 120.0)
-    patient = bundle.task.serving.model_copy(update={"max_waiting": _BATCH * _IN_FLIGHT})
+    client = StudentClient(url, bundle.model_name, bundle.task, bundle.codec, load_tokenizer(bundle.model), _PATIENCE_S)
+    patient = bundle.task.serving.model_copy(update={
+        "max_waiting": _BATCH * _IN_FLIGHT, "request_timeout_s": _PATIENCE_S,
+    })
     route = Route(bundle, HeadCache(bundle.folder / "cache"), client, patient)
     gate = asyncio.Semaphore(_IN_FLIGHT)
     limit = bundle.task.data.max_query_chars
 
-    async def one(query: str) -> Labelling:
-        return (await route.answer(query, use_cache=use_cache)).decoded()
-
     async def batch(part: Sequence[Example]) -> list[Example]:
         async with gate:
-            found = await asyncio.gather(*(one(x.query[:limit]) for x in part))
+            answers = await route.answers([x.query[:limit] for x in part], use_cache=use_cache)
             done(len(part))
-            return [Example(x.query, labels, x.count, x.id) for x, labels in zip(part, found, strict=True)]
+            return [Example(x.query, a.decoded(), x.count, x.id) for x, a in zip(part, answers, strict=True)]
 
     try:
         parts = [examples[at : at + _BATCH] for at in range(0, len(examples), _BATCH)]

@@ -34,11 +34,11 @@ def make_job(task: Task, rows: Sequence[CurriculumRow], dev: Sequence[Example], 
 def trained(job: Job) -> tuple[Any, str]:
     """The job's finished student on the base that it was trained against, and the device that it is on."""
     from student.adapters import load_adapter
-    from student.model import DTYPES, accelerator, load_base
+    from student.model import DTYPES, accelerator, load_base, on_device
 
     s, device = job.task.student, accelerator()
     model = load_adapter(load_base(job.base, DTYPES[s.dtype], s), job.folder / "adapter")
-    return (model if s.quantization != "none" else model.to(device)), device
+    return on_device(model, device), device
 
 
 def answers(job: Job, rows: Sequence[Example], **options: Any) -> list[Example]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import aiohttp
@@ -17,6 +16,7 @@ from serving.engine import LOOPBACK
 from serving.exchange import ClientGoneError, Exchange, HttpError
 from serving.messages import Body
 from serving.metrics import of_all
+from serving.quiet import QuietServer
 from serving.store import Store
 from task.normalize import normaliser
 
@@ -131,12 +131,3 @@ async def listen(supervisor: Supervisor, port: int, on_port: Callable[[int], Non
     finally:
         server.should_exit = True
         await asyncio.gather(task, return_exceptions=True)
-
-
-class QuietServer(uvicorn.Server):
-    """A server that leaves signals to whoever runs it."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Capture none."""
-        yield

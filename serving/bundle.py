@@ -57,6 +57,11 @@ class Bundle:
         """The folder that the engine loads."""
         return self.folder / "model"
 
+    @property
+    def small_files(self) -> dict[str, str]:
+        """SHA-256 by name of all that a gateway reads, that is all but the weights."""
+        return {k: v for k, v in self.manifest["files"].items() if not k.endswith(".safetensors")}
+
 
 def build(
     folder: Path, task: Task, codec: Codec, model: Path, head: Iterable[Example], quality: Mapping[str, Any],
@@ -130,7 +135,7 @@ def open_bundle(folder: Path) -> Bundle:
 
 
 def copy_small(bundle: Bundle, target: Path) -> Path:
-    """Copy all that a gateway reads, that is all but the weights; what was copied is what was verified.
+    """Copy the small files; what was copied is what was verified.
 
     A gateway maps the cache and reads the rest for as long as it serves: nobody may write to it meanwhile.
 
@@ -138,13 +143,12 @@ def copy_small(bundle: Bundle, target: Path) -> Path:
         InputError: A file is no longer what it was when the bundle was opened.
     """
     shutil.rmtree(target, ignore_errors=True)
-    for name, digest in bundle.manifest["files"].items():
-        if not name.endswith(".safetensors"):
-            path = target / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(bundle.folder / name, path)
-            if sha256_file(path) != digest:
-                raise InputError(f"the bundle is damaged: {name} is changed", file=bundle.folder)
+    for name, digest in bundle.small_files.items():
+        path = target / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(bundle.folder / name, path)
+        if sha256_file(path) != digest:
+            raise InputError(f"the bundle is damaged: {name} is changed", file=bundle.folder)
     write_json(target / "manifest.json", dict(bundle.manifest))
     return target
 

@@ -44,7 +44,6 @@ class Keeper:
         self.restarts = 0
         self.why = ""
         self.ready = asyncio.Event()  # set once it has been, and never unset
-        self.ended = asyncio.Event()
         self._progress = progress
         self._engine: Engine | None = None
         # Read while the bundle is as it was verified: a later life must not depend on what has become of it.
@@ -79,7 +78,6 @@ class Keeper:
         finally:
             if self.state != "failed":
                 self.state = "stopped"
-            self.ended.set()
 
     async def _live(self) -> None:
         """One life of an engine; raises `EngineError` at its end."""
@@ -123,8 +121,9 @@ class Keeper:
                 await asyncio.sleep(0.2)
                 if not engine.alive:
                     raise EngineError(f"vLLM ended with code {engine.code}; see {self.log}")
-                if self._progress() != answered or (probe is not None and probe.done() and probe.result()):
-                    last, answered = time.monotonic(), self._progress()
+                progress = self._progress()
+                if progress != answered or (probe is not None and probe.done() and probe.result()):
+                    last, answered = time.monotonic(), progress
                 silent = time.monotonic() - last
                 if probe is not None and probe.done():
                     probe = None

@@ -178,13 +178,23 @@ class Route:
             RefusedError: The student cannot be asked now.
             EngineUnavailableError: It was asked, and did not answer.
         """
-        return (self.known(query) if use_cache else None) or await self.missed(query, keep=use_cache)
+        return (await self.answers([query], use_cache=use_cache))[0]
+
+    async def answers(self, queries: Sequence[str], *, use_cache: bool = True) -> list[Answer]:
+        """Answers in order, what no cache knows asked together; raises like `answer`."""
+        known = {q: self.known(q) if use_cache else None for q in dict.fromkeys(queries)}
+        futures = self.ask([q for q, answer in known.items() if answer is None and q.strip()])
+        return [known[q] or await self._landed(q, futures.get(q), use_cache) for q in queries]
 
     async def missed(self, query: str, *, keep: bool = True) -> Answer:
         """The student's answer to one query; raises like `answer`."""
-        if not query.strip():
+        return await self._landed(query, self.ask([query])[query] if query.strip() else None, keep)
+
+    async def _landed(self, query: str, future: asyncio.Future[Judged] | None, keep: bool) -> Answer:
+        """What was asked for, once it is there; a blank query was not."""
+        if future is None:
             return Answer(query, b"[]", "student", "ok", 1.0)
-        return self.judge(query, await asyncio.shield(self.ask([query])[query]), keep=keep)
+        return self.judge(query, await asyncio.shield(future), keep=keep)
 
     async def stream(
         self, queries: Sequence[str], due: float, *, keep: bool = True

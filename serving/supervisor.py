@@ -231,15 +231,11 @@ class Supervisor:
 
     def _heal_copies(self) -> None:
         """A worker may have died of a copy that somebody cut short: mapped memory without a file behind it kills."""
-        for deployed in (self.active, self.trial):
-            if deployed is not None:
-                for name in deployed.bundle.manifest["files"]:
-                    if not name.endswith(".safetensors"):
-                        copied, source = deployed.copy / name, deployed.bundle.folder / name
-                        if not copied.exists() or copied.stat().st_size != source.stat().st_size:
-                            with contextlib.suppress(OSError, InputError):
-                                copy_small(deployed.bundle, deployed.copy)
-                            break
+        for deployed in filter(None, (self.active, self.trial)):
+            bundle, copy = deployed.bundle, deployed.copy
+            with contextlib.suppress(OSError, InputError):  # the bundle is damaged as well: what is left must do
+                if any(_size(copy / name) != _size(bundle.folder / name) for name in bundle.small_files):
+                    copy_small(bundle, copy)
 
     # -- bundles --------------------------------------------------------------------------------------------------
 
@@ -408,6 +404,10 @@ class Supervisor:
         print(text, file=sys.stderr, flush=True)
         with contextlib.suppress(OSError):
             write_json(self.state.path / "status.json", self.status())
+
+
+def _size(path: Path) -> int | None:
+    return path.stat().st_size if path.exists() else None
 
 
 async def _retire(deployed: Deployed) -> None:

@@ -18,7 +18,6 @@ from pathlib import Path
 import uvicorn
 import uvloop
 
-from serving.admin import QuietServer
 from serving.bundle import Bundle, open_copy
 from serving.cache import HeadCache
 from serving.client import StudentClient
@@ -26,6 +25,7 @@ from serving.gateway import Gateway
 from serving.limits import Callers, read_keys
 from serving.logs import DoubtLog, LineLog, keep_flushing
 from serving.metrics import Metrics
+from serving.quiet import QuietServer
 from serving.route import Route
 from serving.routes import Choice, Routes
 from serving.state import Said, StateFolder, Wanted, WantedRoute

@@ -24,6 +24,11 @@ def accelerator() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def on_device(model: Any, device: str) -> Any:
+    """The model there; NF4 weights stay where they were loaded."""
+    return model if getattr(model, "is_loaded_in_4bit", False) else model.to(device)
+
+
 def load_base(path: Path, dtype: torch.dtype, settings: Student | None = None) -> PreTrainedModel:
     """A causal LM from a local folder; NF4 with double quantisation where the settings say so.
 

@@ -97,6 +97,7 @@ def calibrate(task: Task, rows: Sequence[LedgerRow], gold: Mapping[str, Labellin
     What is reported was predicted out of fold: no row is judged by a calibrator that saw it.
     """
     from eval.confidence import assess, threshold_for
+    from eval.match import exact
 
     settings = task.teacher.confidence
     normalise = normaliser(task.normaliser)
@@ -112,22 +113,23 @@ def calibrate(task: Task, rows: Sequence[LedgerRow], gold: Mapping[str, Labellin
             right.append(good)
             groups.append(number)
     whole_signals = [_whole(r) for r in used]
-    exact = [_exact(r.labels, gold[r.query], normalise) for r in used]
-    if len(set(right)) < 2 or len(set(exact)) < 2:
+    all_right = [exact(r.labels, gold[r.query], normalise) for r in used]
+    if len(set(right)) < 2 or len(set(all_right)) < 2:
         return None
     numbers = list(range(len(used)))
     fold = _out_of_fold(signals, roles, right, groups, settings)
-    whole_fold = _out_of_fold(whole_signals, [""] * len(used), exact, numbers, settings)
+    whole_fold = _out_of_fold(whole_signals, [""] * len(used), all_right, numbers, settings)
     wanted = settings.threshold
     threshold = threshold_for(fold, np.asarray(right, float), settings.target_precision) if wanted is None else wanted
     options = {"resamples": task.eval.resamples, "seed": task.eval.seed, "level": task.eval.confidence}
     report = {
         "method": settings.method, "target_precision": settings.target_precision, "rows": len(used),
         "label": assess(list(fold), right, groups, threshold=threshold, **options),  # type: ignore[arg-type]
-        "labelling": assess(list(whole_fold), exact, numbers, **options),  # type: ignore[arg-type]
+        "labelling": assess(list(whole_fold), all_right, numbers, **options),  # type: ignore[arg-type]
     }
     return Calibration(
-        fit(signals, roles, right, settings), fit(whole_signals, [""] * len(used), exact, settings), threshold, report
+        fit(signals, roles, right, settings), fit(whole_signals, [""] * len(used), all_right, settings), threshold,
+        report,
     )
 
 
@@ -215,11 +217,6 @@ def rightness(row: LedgerRow, gold: Labelling, normalise: Callable[[str], str]) 
         out.append(left[key] > 0)
         left[key] -= 1
     return out
-
-
-def _exact(labels: Labelling, gold: Labelling, normalise: Callable[[str], str]) -> bool:
-    keys = [Counter((x.role, normalise(x.text)) for x in side) for side in (labels, gold)]
-    return keys[0] == keys[1]
 
 
 def _whole(row: LedgerRow) -> dict[str, float]:
