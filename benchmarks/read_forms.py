@@ -176,7 +176,7 @@ def one(
     if way.timed:
         model.save_pretrained(str(folder / "adapter"), safe_serialization=True)
         merge(start, folder / "adapter", folder / "model")
-        export_classifier(folder / "model", codec, folder / "classifier")
+        export_classifier(folder / "model", codec.symbol_ids, folder / "classifier")
         write_json(folder / "latency.json", latency(task, codec, tokenizer, queries, folder))
         shutil.rmtree(folder / "model")
         shutil.rmtree(folder / "classifier")

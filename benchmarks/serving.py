@@ -207,8 +207,8 @@ async def gateway(url: str, engine: str, bundle: Any, count: int) -> dict[str, A
     """The same questions through the gateway and straight to vLLM, in turns."""
     import aiohttp
 
-    queries = _tail(bundle, count)
-    student = StudentClient(engine, bundle.model_name, bundle.task, bundle.codec, load_tokenizer(bundle.model), 60.0)
+    queries = made_up_misses(bundle, count)
+    student = StudentClient.of(bundle, engine, load_tokenizer(bundle.model), 60.0)
     through: list[float] = []
     straight: list[float] = []
     async with aiohttp.ClientSession() as session:
@@ -243,7 +243,7 @@ async def gateway(url: str, engine: str, bundle: Any, count: int) -> dict[str, A
     }
 
 
-def _tail(bundle: Any, count: int) -> list[str]:
+def made_up_misses(bundle: Any, count: int) -> list[str]:
     """Queries that no cache knows: known ones with other words in front."""
     known = list(HeadCache(bundle.folder / "cache").queries())
     words = sorted({w for q in known for w in q.split()})

@@ -12,6 +12,7 @@ from limbeck import training
 from limbeck.console import Console
 from limbeck.inputs import Inputs
 from limbeck.stage import Result, run_stage
+from task.codec import Codec
 from task.errors import GateError, InputError
 from task.files import read_json, sha256_file, write_json, write_jsonl
 from task.labels import Example
@@ -151,13 +152,15 @@ class Pipeline:
             codec = load_codec(merged)
             head = self._head()
             shutil.rmtree(folder / "bundle", ignore_errors=True)
-            model = merged / ("classifier" if codec.form == "read" else "model")
+            model, adapter = self._servable(codec, merged, folder)
             parity = read_json(merged / "parity.json")
             certainty = certainty_of(self, merged / "model", codec)
             self.console.begin("head cache", len(head))
             made = build(
-                folder / "bundle", self.task, codec, model, head, {"merge": parity}, certainty, self.console.advance
+                folder / "bundle", self.task, codec, model, head, {"merge": parity}, certainty, self.console.advance,
+                adapter,
             )
+            shutil.rmtree(folder / "base", ignore_errors=True)  # the bundle has links to its files
             report = certainty.report
             return {
                 "id": made.id, "model": made.model_name, "head_queries": len(head),
@@ -209,6 +212,35 @@ class Pipeline:
         path = self.folder("label") / "confidence.json"
         found = read_json(path)["threshold"] if path.exists() else self.task.teacher.confidence.threshold
         return float(found or 0.0)
+
+    def _servable(self, codec: Codec, merged: Path, folder: Path) -> tuple[Path, Path | None]:
+        """What the engine loads: the merged student, or the base that tasks share and the student's adapter."""
+        if self.task.serving.weights == "merged":
+            return merged / ("classifier" if codec.form == "read" else "model"), None
+        from serving.adapter import rank
+        from student.classifier import export_classifier, shared_symbols
+        from task.store import fetch
+        from task.tokens import load_tokenizer
+
+        base, adapter = fetch(self.task.student.base), self.folder("train") / "adapter"
+        adapters = self.task.serving.adapters
+        if rank(adapter) > adapters.rank:
+            raise InputError(
+                "the adapter has a higher rank than engines take", field="serving.adapters.rank", found=adapters.rank,
+                expected=f"at least {rank(adapter)}", fix="Raise it for all tasks that share the base",
+            )
+        if codec.form != "read":
+            return base, adapter
+        symbols = shared_symbols(load_tokenizer(base), adapters.symbols)
+        if not set(codec.symbol_ids) <= set(symbols):
+            raise InputError(
+                "the task needs symbols that the shared head lacks", field="serving.adapters.symbols",
+                found=adapters.symbols, expected=f"more, for the codec has {len(codec.symbol_ids)}",
+                fix="Raise it for all tasks that share the base",
+            )
+        shutil.rmtree(folder / "base", ignore_errors=True)
+        export_classifier(base, symbols, folder / "base", shared=True)
+        return folder / "base", adapter
 
     def _head(self) -> list[Example]:
         """Accepted labels of the most frequent queries."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from serving.bundle import Bundle
 from serving.cache import HeadCache
 from serving.client import StudentClient
-from serving.engine import Engine
+from serving.keeper import engine_of
 from serving.route import Route
 from task.labels import Example
 from task.progress import Progress, quiet
@@ -25,8 +25,10 @@ def predict(
 ) -> list[Example]:
     """Start the bundle's engine, label all queries, stop it. Order and number are kept."""
     progress.begin("starting vLLM")
-    with Engine(bundle.model, bundle.model_name, bundle.codec.form, bundle.task.serving, log) as engine:
+    with engine_of(bundle, log) as engine:
         engine.wait_ready()
+        if bundle.adapter is not None:
+            engine.load_adapter(bundle.model_name, bundle.adapter)
         progress.begin("labelling", len(examples))
         return asyncio.run(through_engine(bundle, engine.url, examples, use_cache, progress.advance))
 
@@ -35,7 +37,7 @@ async def through_engine(
     bundle: Bundle, url: str, examples: Sequence[Example], use_cache: bool, done: Callable[[int], None]
 ) -> list[Example]:
     """Label queries through a running engine, a few batches in flight."""
-    client = StudentClient(url, bundle.model_name, bundle.task, bundle.codec, load_tokenizer(bundle.model), _PATIENCE_S)
+    client = StudentClient.of(bundle, url, load_tokenizer(bundle.model), _PATIENCE_S)
     patient = bundle.task.serving.model_copy(update={
         "max_waiting": _BATCH * _IN_FLIGHT, "request_timeout_s": _PATIENCE_S,
     })

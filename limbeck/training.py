@@ -100,7 +100,7 @@ def merge(pipeline: Pipeline, task: Task, name: str, trained: str) -> Result:
         kept = forgetting(base, folder / "model", load_tokenizer(base), task.serving.dtype, accelerator())
         write_json(folder / "forgetting.json", kept)
         if codec.form == "read":
-            export_classifier(folder / "model", codec, folder / "classifier")
+            export_classifier(folder / "model", codec.symbol_ids, folder / "classifier")
         return {"matrices": matrices, **report, "perplexity_ratio": kept["perplexity"]["ratio"]}
 
     return run_stage(

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Self
+from urllib.parse import parse_qs
 
 import aiohttp
 import uvicorn
@@ -21,6 +22,7 @@ from serving.store import Store
 from task.normalize import normaliser
 
 if TYPE_CHECKING:
+    from serving.keeper import Keeper
     from serving.supervisor import Supervisor
 
 _LOG_BYTES = 65_536
@@ -70,28 +72,36 @@ class Admin:
             case "GET", "/metrics":
                 await exchange.answer(of_all(str(self._supervisor.state.metrics)), kind=b"text/plain; version=0.0.4")
             case "GET", "/engine/log":
-                await exchange.answer(self._log(), kind=b"text/plain; charset=utf-8")
+                await exchange.answer(self._log(self._keeper(exchange)), kind=b"text/plain; charset=utf-8")
             case "GET", "/engine/metrics":
-                await exchange.answer(await self._engine_metrics(), kind=b"text/plain; version=0.0.4")
+                text = await self._engine_metrics(self._keeper(exchange))
+                await exchange.answer(text, kind=b"text/plain; version=0.0.4")
             case "POST", "/purge":
                 await self._purge(exchange)
             case _:
                 raise HttpError(404, "not_found", "GET /status /metrics /engine/log /engine/metrics, POST /purge")
 
-    def _log(self) -> bytes:
-        active = self._supervisor.active
-        assert active is not None
-        with active.keeper.log.open("rb") as file:
+    def _keeper(self, exchange: Exchange) -> Keeper:
+        """The engine of the task that `?task=` names; without it that of the only one."""
+        named = parse_qs(exchange.scope.get("query_string", b"").decode("latin-1")).get("task")
+        lines = {line.task: line for line in self._supervisor.lines.values()}
+        found = lines.get(named[0]) if named else next(iter(lines.values())) if len(lines) == 1 else None
+        if found is None or found.active is None:
+            raise HttpError(404, "not_found", f"?task= names one of: {', '.join(lines)}", param="task")
+        return found.active.placed.keeper
+
+    @staticmethod
+    def _log(keeper: Keeper) -> bytes:
+        with keeper.log.open("rb") as file:
             file.seek(max(0, file.seek(0, 2) - _LOG_BYTES))
             return file.read()
 
-    async def _engine_metrics(self) -> bytes:
-        active = self._supervisor.active
-        assert active is not None
+    @staticmethod
+    async def _engine_metrics(keeper: Keeper) -> bytes:
         try:
             async with (
                 aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5.0)) as session,
-                session.get(f"{active.keeper.url}/metrics") as response,
+                session.get(f"{keeper.url}/metrics") as response,
             ):
                 return await response.read()
         except (aiohttp.ClientError, TimeoutError) as error:
@@ -102,15 +112,16 @@ class Admin:
             wanted = Purge.model_validate_json(await exchange.body(65_536))
         except ValidationError as error:
             raise HttpError(422, "invalid_request_error", error.errors()[0]["msg"]) from error
-        active = self._supervisor.active
-        assert active is not None
-        normalise = normaliser(active.bundle.task.normaliser)
+        deployed = [line.active for line in self._supervisor.lines.values() if line.active is not None]
+        normalisers = [normaliser(name) for name in sorted({d.bundle.task.normaliser for d in deployed})]
         if wanted.nothing:
             self._store.restore()
         elif wanted.query is not None:
-            self._store.purge(text=normalise(wanted.query))
+            for normalise in normalisers:
+                self._store.purge(text=normalise(wanted.query))
         elif wanted.role is not None and wanted.value is not None:
-            self._store.purge(label=(wanted.role, normalise(wanted.value)))
+            for normalise in normalisers:
+                self._store.purge(label=(wanted.role, normalise(wanted.value)))
         elif wanted.older_than_s is not None:
             self._store.purge(before=time.time() - wanted.older_than_s)
         await exchange.answer(b'{"status":"purged"}')

@@ -5,6 +5,7 @@ task.json       the task as resolved
 codec.json      the codec that the student was trained with
 confidence.json how often the student is right when it is how sure (`task.certainty`)
 model/          what the engine loads: a token classifier (`read`) or a causal LM (`write`, `json`)
+adapter/        a LoRA adapter that the engine adds to it while it runs, where the student was not merged
 cache/          head queries with their labels (`serving.cache`)
 
 What could run code has no place in it: weights are safetensors, nothing is pickled, no configuration names a module.
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from serving import cache
+from serving.adapter import ADAPTER_FILES, refuse_odd
 from task.certainty import Certainty
 from task.codec import Codec
 from task.errors import InputError
@@ -28,19 +30,24 @@ from task.files import read_json, sha256_file, sha256_json, write_json
 from task.labels import Example
 from task.spec import Task
 
-FORMAT = 2
+FORMAT = 3
 _MODEL_FILES = {".json", ".safetensors", ".jinja", ".txt", ".model"}
 
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """An opened bundle."""
+    """An opened bundle.
+
+    Attributes:
+        head: Token ids of the columns of the model's scores, where tasks share it; None where they are the codec's.
+    """
 
     folder: Path
     manifest: Mapping[str, Any]
     task: Task
     codec: Codec
     certainty: Certainty
+    head: tuple[int, ...] | None = None
 
     @property
     def id(self) -> str:
@@ -51,6 +58,16 @@ class Bundle:
     def model_name(self) -> str:
         """The name that the engine serves: it changes whenever the weights do."""
         return str(self.manifest["model_name"])
+
+    @property
+    def engine_name(self) -> str:
+        """The name of what is in `model`: bundles that have it in common can share an engine."""
+        return str(self.manifest["engine_name"])
+
+    @property
+    def adapter(self) -> Path | None:
+        """The folder of the adapter, None where the student was merged."""
+        return self.folder / "adapter" if "adapter/adapter_config.json" in self.manifest["files"] else None
 
     @property
     def model(self) -> Path:
@@ -65,7 +82,7 @@ class Bundle:
 
 def build(
     folder: Path, task: Task, codec: Codec, model: Path, head: Iterable[Example], quality: Mapping[str, Any],
-    certainty: Certainty | None = None, done: Callable[[int], None] = lambda _: None,
+    certainty: Certainty | None = None, done: Callable[[int], None] = lambda _: None, adapter: Path | None = None,
 ) -> Bundle:
     """Write a bundle into `folder`, which must not exist.
 
@@ -75,20 +92,30 @@ def build(
         quality: What the student was measured at, kept in the manifest.
         certainty: What makes a probability of the student's certainty; None leaves it as it is.
         done: Told of head queries as they are written.
+        adapter: A trained LoRA adapter for `model`, which is then the base that tasks share.
+
+    Raises:
+        InputError: The adapter is of a kind that the engine cannot add while it runs.
     """
     (folder / "model").mkdir(parents=True)
     for path in sorted(model.iterdir()):
         if path.is_file() and path.suffix in _MODEL_FILES:
             _link(path, folder / "model" / path.name)
+    if adapter is not None:
+        refuse_odd(adapter)
+        (folder / "adapter").mkdir()
+        for name in ADAPTER_FILES:
+            _link(adapter / name, folder / "adapter" / name)
     write_json(folder / "task.json", task.model_dump(mode="json"))
     write_json(folder / "codec.json", codec.to_json())
     write_json(folder / "confidence.json", (certainty or Certainty()).to_json())
-    weights = _digest({k: v for k, v in _hashes(folder).items() if k.startswith("model/")})
+    engine, weights = _names(_hashes(folder))
     cache.build(folder / "cache", head, task.normaliser, _cache_key(task, codec, weights), done)
     files = _hashes(folder)
     write_json(folder / "manifest.json", {
         "format": FORMAT, "id": _digest(files), "task": task.name, "form": codec.form,
-        "model_name": f"student@{weights}", "normaliser": task.normaliser, "quality": dict(quality),
+        "model_name": f"student@{weights}", "engine_name": engine, "normaliser": task.normaliser,
+        "quality": dict(quality),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "files": files,
     })
     return open_bundle(folder)
@@ -118,8 +145,12 @@ def open_bundle(folder: Path) -> Bundle:
             kind = "missing" if name not in found else "not in the manifest" if name not in expected else "changed"
             raise InputError(f"the bundle is damaged: {name} is {kind}", file=folder, fix="Make or fetch it again")
     _refuse_code(folder / "model")
-    weights = _digest({k: v for k, v in found.items() if k.startswith("model/")})
-    if manifest["id"] != _digest(found) or manifest["model_name"] != f"student@{weights}":
+    if (folder / "adapter").exists():
+        _refuse_code(folder / "adapter")
+        refuse_odd(folder / "adapter")
+    engine, weights = _names(found)
+    said = (manifest["id"], manifest["model_name"], manifest["engine_name"])
+    if said != (_digest(found), f"student@{weights}", engine):
         raise InputError(
             "the manifest's names are not those of its content", file=path, found=manifest["id"],
             expected=_digest(found), fix="Make or fetch it again",
@@ -161,7 +192,19 @@ def open_copy(folder: Path) -> Bundle:
 def _read(folder: Path, manifest: Mapping[str, Any]) -> Bundle:
     task = Task.model_validate(read_json(folder / "task.json"))
     codec = Codec.from_json(read_json(folder / "codec.json"))
-    return Bundle(folder, manifest, task, codec, Certainty.from_json(read_json(folder / "confidence.json")))
+    head = folder / "model" / "head.json"
+    return Bundle(
+        folder, manifest, task, codec, Certainty.from_json(read_json(folder / "confidence.json")),
+        tuple(read_json(head)["symbol_ids"]) if head.exists() else None,
+    )
+
+
+def _names(files: Mapping[str, str]) -> tuple[str, str]:
+    """The engine's name, from the model alone; the digest of all weights, the adapter's as well."""
+    model = {k: v for k, v in files.items() if k.startswith("model/")}
+    adapter = {k: v for k, v in files.items() if k.startswith("adapter/")}
+    kind = "base" if adapter else "student"
+    return f"{kind}@{_digest(model)}", _digest(model | adapter)
 
 
 def _refuse_code(model: Path) -> None:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import aiohttp
 import numpy as np
 
+from serving.bundle import Bundle
 from task.codec import Codec, Tokenizer
 from task.labels import Labelling
 from task.spec import Task
@@ -36,15 +37,35 @@ class StudentClient:
     """Asks one engine; belongs to one event loop."""
 
     def __init__(
-        self, url: str, name: str, task: Task, codec: Codec, tokenizer: Tokenizer, timeout_s: float | None = None
+        self, url: str, name: str, task: Task, codec: Codec, tokenizer: Tokenizer, timeout_s: float | None = None,
+        head: Sequence[int] | None = None,
     ) -> None:
+        """Make a client.
+
+        Args:
+            name: The model, or the adapter, to ask for.
+            head: Token ids of the columns of the model's scores, where it serves more tasks than this one.
+        """
         self._url, self._name, self._task, self._codec, self._tokenizer = url, name, task, codec, tokenizer
+        self._width = len(codec.symbol_ids if head is None else head)
+        self._columns = None if head is None else [head.index(i) for i in codec.symbol_ids]
         timeout = aiohttp.ClientTimeout(total=timeout_s or task.serving.request_timeout_s)
         self._session = aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0))
+
+    @classmethod
+    def of(cls, bundle: Bundle, url: str, tokenizer: Tokenizer, timeout_s: float | None = None) -> Self:
+        """A client for the student of a bundle."""
+        return cls(url, bundle.model_name, bundle.task, bundle.codec, tokenizer, timeout_s, bundle.head)
 
     async def close(self) -> None:
         """Close the connections."""
         await self._session.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
 
     def prompt_tokens(self, query: str) -> int:
         """How many tokens the student reads for a query."""
@@ -77,8 +98,10 @@ class StudentClient:
         out = []
         for query, prompt, row in zip(queries, prompts, rows, strict=True):
             table = np.frombuffer(base64.b64decode(row["data"]), dtype=np.float32)
-            table = table.reshape(len(prompt.ids), len(self._codec.symbol_ids))
-            out.append(Judged(*self._codec.judge_scores(query, table[prompt.positions])))
+            scores = table.reshape(len(prompt.ids), self._width)[prompt.positions]
+            if self._columns is not None:
+                scores = scores[:, self._columns]
+            out.append(Judged(*self._codec.judge_scores(query, scores)))
         return out
 
     async def _written(self, query: str) -> Judged:

@@ -24,16 +24,20 @@ from types import TracebackType
 from typing import Self
 
 from task.errors import ComponentError
+from task.service import Adapters
 from task.settings import Engine as EngineSettings
 
 LOOPBACK = "127.0.0.1"
+_ADAPTER_S = 60.0  # an adapter is some megabytes, but the engine may be busy
 
 
 class EngineError(ComponentError):
     """The engine did not start or has died; the message ends with its log."""
 
 
-def arguments(model: Path, name: str, form: str, settings: EngineSettings, port: int) -> list[str]:
+def arguments(
+    model: Path, name: str, form: str, settings: EngineSettings, port: int, adapters: Adapters | None = None
+) -> list[str]:
     """The command line of the engine; the answer form decides how it runs."""
     out = [
         sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model),
@@ -47,6 +51,11 @@ def arguments(model: Path, name: str, form: str, settings: EngineSettings, port:
         out += ["--runner", "pooling", "--pooler-config", json.dumps({"task": "token_classify"})]
     else:
         out += ["--generation-config", "vllm"]
+    if adapters is not None:
+        out += [
+            "--enable-lora", "--max-loras", str(adapters.at_once), "--max-lora-rank", str(adapters.rank),
+            "--max-cpu-loras", str(max(adapters.at_once, adapters.loaded)),
+        ]
     if _has_gpu():
         out += ["--gpu-memory-utilization", str(settings.gpu_memory_fraction)]
     return [*out, *settings.extra_args]
@@ -56,9 +65,16 @@ class Engine:
     """A running engine; use it as a context manager."""
 
     def __init__(
-        self, model: Path, name: str, form: str, settings: EngineSettings, log: Path, port: int | None = None
+        self, model: Path, name: str, form: str, settings: EngineSettings, log: Path, port: int | None = None,
+        adapters: Adapters | None = None,
     ) -> None:
+        """Start it.
+
+        Args:
+            adapters: How many it can add while it runs, and how large; None where it adds none.
+        """
         self.name, self.form, self.log = name, form, log
+        self.adapters: set[str] = set()
         self.port = port or free_port()
         self.url = f"http://{LOOPBACK}:{self.port}"
         self._timeout = settings.start_timeout_s
@@ -73,10 +89,12 @@ class Engine:
             "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1",
             "TOKENIZERS_PARALLELISM": "false",
         }
+        if adapters is not None:
+            environment["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "True"
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                arguments(model, name, form, settings, self.port), stdout=output, stderr=subprocess.STDOUT,
+                arguments(model, name, form, settings, self.port, adapters), stdout=output, stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL, env=environment, start_new_session=True, preexec_fn=die_with_parent,
             )
         atexit.register(self.close)
@@ -106,6 +124,33 @@ class Engine:
             except (urllib.error.URLError, OSError):
                 pass
             time.sleep(0.5)
+
+    def load_adapter(self, name: str, folder: Path) -> None:
+        """Add an adapter, which is then asked for by its name.
+
+        Raises:
+            EngineError: vLLM refused it, or did not answer.
+        """
+        self._post("/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(folder.resolve())})
+        self.adapters.add(name)
+
+    def unload_adapter(self, name: str) -> None:
+        """Take an adapter away; raises like `load_adapter`."""
+        self._post("/v1/unload_lora_adapter", {"lora_name": name})
+        self.adapters.discard(name)
+
+    def _post(self, path: str, body: dict[str, str]) -> None:
+        request = urllib.request.Request(
+            self.url + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=_ADAPTER_S):
+                pass
+        except urllib.error.HTTPError as error:
+            said = error.read().decode(errors="replace")[:500]
+            raise EngineError(f"vLLM refused {path} with {error.code}: {said}") from error
+        except OSError as error:
+            raise EngineError(f"vLLM did not answer {path}: {error}") from error
 
     @property
     def alive(self) -> bool:

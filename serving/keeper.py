@@ -1,5 +1,8 @@
 """Keeps one engine running: starts it, warms it up, watches it, and starts it again when it dies or hangs.
 
+The bundles that it serves are its tenants. They share the model, which they all hold; each may bring an adapter, which
+is loaded while the engine runs and loaded again in each of its lives.
+
 An engine hangs when a question of ours goes unanswered for `serving.hang_s` and no worker got an answer either: a full
 queue is slow, not broken.
 """
@@ -11,6 +14,7 @@ import itertools
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -19,41 +23,75 @@ from serving.cache import HeadCache
 from serving.client import EngineUnavailableError, StudentClient
 from serving.engine import Engine, EngineError, free_port
 from task.service import Serving
-from task.tokens import load_tokenizer
+from task.tokens import FastTokenizer, load_tokenizer
 
 State = Literal["starting", "ready", "restarting", "failed", "stopped"]
 FIRST_PAUSE_S, LONGEST_PAUSE_S, FORGIVEN_AFTER_S = 1.0, 30.0, 60.0
 _WARM_UP = 8
 
 
+@dataclass(eq=False, slots=True)
+class Tenant:
+    """A bundle that an engine serves.
+
+    Attributes:
+        tokenizer: Read, like the queries, while the bundle is as it was verified: a later life of the engine must not
+            depend on what has become of it.
+        settled: Done once it has been answered; with `EngineError` where it never will be.
+        life: The last life of the engine in which it was welcomed.
+    """
+
+    bundle: Bundle
+    tokenizer: FastTokenizer
+    warm_up: Sequence[str]
+    settled: asyncio.Future[None]
+    life: int = -1
+
+
+@dataclass(eq=False, slots=True)
 class Keeper:
-    """One engine and what has become of it; belongs to one event loop."""
+    """One engine and what has become of it; belongs to one event loop.
 
-    def __init__(
-        self, bundle: Bundle, settings: Serving, log: Path, progress: Callable[[], int] = lambda: 0
-    ) -> None:
-        """Prepare; `run` starts it.
+    Args:
+        settings: Of the first tenant, or what the operator put in their place.
+        log: Of the engine.
+        answered: How many answers of a bundle the workers have had so far.
+    """
 
-        Args:
-            progress: How many answers of this engine the workers have had so far.
-        """
-        self.bundle, self.settings, self.log = bundle, settings, log
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.state: State = "starting"
-        self.restarts = 0
-        self.why = ""
-        self.ready = asyncio.Event()  # set once it has been, and never unset
-        self._progress = progress
-        self._engine: Engine | None = None
-        # Read while the bundle is as it was verified: a later life must not depend on what has become of it.
-        self._tokenizer = load_tokenizer(bundle.model)
-        self._warm_up_queries = _some_of(HeadCache(bundle.folder / "cache"))
+    settings: Serving
+    log: Path
+    answered: Callable[[str], int] = lambda _bundle: 0
+    port: int = field(default_factory=free_port)
+    state: State = "starting"
+    restarts: int = 0
+    why: str = ""
+    tenants: list[Tenant] = field(default_factory=list)
+    _engine: Engine | None = None
+    _life: int = 0
+
+    @property
+    def url(self) -> str:
+        """Where it answers."""
+        return f"http://127.0.0.1:{self.port}"
 
     @property
     def pid(self) -> int | None:
         """The engine's process, where there is one."""
         return self._engine.pid if self._engine is not None and self._engine.alive else None
+
+    def admit(self, bundle: Bundle) -> Tenant:
+        """Serve a bundle from now on."""
+        tenant = Tenant(
+            bundle, load_tokenizer(bundle.model), _some_of(HeadCache(bundle.folder / "cache")),
+            asyncio.get_running_loop().create_future(),
+        )
+        self.tenants.append(tenant)
+        return tenant
+
+    def dismiss(self, tenant: Tenant) -> None:
+        """Serve a bundle no longer; its adapter leaves the engine soon."""
+        if tenant in self.tenants:
+            self.tenants.remove(tenant)
 
     async def run(self) -> None:
         """Keep it running until cancelled; ends by itself only where it has never been ready."""
@@ -65,8 +103,8 @@ class Keeper:
                     await self._live()
                 except (EngineError, OSError) as error:
                     self.why = str(error)
-                _tell(f"engine {self.bundle.model_name}: {self.why.splitlines()[0]}")
-                if not self.ready.is_set():
+                self._tell(self.why.splitlines()[0])
+                if self.state == "starting":
                     self.state = "failed"
                     return
                 self.state = "restarting"
@@ -78,38 +116,53 @@ class Keeper:
         finally:
             if self.state != "failed":
                 self.state = "stopped"
+            for tenant in self.tenants:
+                _settle(tenant, EngineError(self.why or "stopped"))
 
     async def _live(self) -> None:
         """One life of an engine; raises `EngineError` at its end."""
-        client = StudentClient(
-            self.url, self.bundle.model_name, self.bundle.task, self.bundle.codec, self._tokenizer, self.settings.hang_s
-        )
+        self._life += 1
         # Started by this thread, not a helper's: the kernel ends it when the thread that started it ends.
-        engine = self._engine = Engine(
-            self.bundle.model, self.bundle.model_name, self.bundle.codec.form, self.settings, self.log, self.port
-        )
+        engine = self._engine = engine_of(self.tenants[0].bundle, self.log, self.settings, self.port)
         try:
             await asyncio.to_thread(engine.wait_ready)
-            await self._warm_up(client)
+            await self._welcome(engine)
+            if not any(t.life == self._life for t in self.tenants):
+                raise EngineError(self.why or "nobody is left to serve")
             if self.state == "restarting":
-                _tell(f"engine {self.bundle.model_name}: answers again")
+                self._tell("answers again")
             self.state = "ready"
-            self.ready.set()
-            await self._watch(engine, client)
+            await self._watch(engine)
         finally:
             engine.kill()
-            await client.close()
 
-    async def _warm_up(self, client: StudentClient) -> None:
-        """The first questions are slow: they are ours, in the lengths that clients will ask."""
-        try:
-            for query in self._warm_up_queries:
-                await client.label([query])
-            await client.label(self._warm_up_queries)
-        except EngineUnavailableError as error:
-            raise EngineError(f"vLLM answered /health, but no question: {error}") from error
+    async def _welcome(self, engine: Engine) -> None:
+        """Load the adapters of new tenants and ask for them; unload those of tenants who are gone.
 
-    async def _watch(self, engine: Engine, client: StudentClient) -> None:
+        The first questions are slow: they are ours, in the lengths that clients will ask.
+        """
+        for tenant in [t for t in self.tenants if t.life != self._life]:
+            bundle = tenant.bundle
+            try:
+                if bundle.adapter is not None and bundle.model_name not in engine.adapters:
+                    await asyncio.to_thread(engine.load_adapter, bundle.model_name, bundle.adapter)
+                async with self._client(tenant) as client:
+                    for query in tenant.warm_up:
+                        await client.label([query])
+                    await client.label(tenant.warm_up)
+            except (EngineError, EngineUnavailableError) as error:
+                self.why = f"{bundle.model_name}: {error}"
+                if tenant.settled.done() or not engine.alive:  # it was served before: the engine has lost it
+                    raise EngineError(self.why) from error
+                _settle(tenant, EngineError(self.why))
+                self.dismiss(tenant)
+                continue
+            tenant.life = self._life
+            _settle(tenant, None)
+        for name in engine.adapters - {t.bundle.model_name for t in self.tenants}:
+            await asyncio.to_thread(engine.unload_adapter, name)
+
+    async def _watch(self, engine: Engine) -> None:
         """Look whether it lives, and ask it something only where nobody else has had an answer for a while.
 
         vLLM spins for a second after every question: one that is asked all the time never rests.
@@ -127,29 +180,56 @@ class Keeper:
                 silent = time.monotonic() - last
                 if probe is not None and probe.done():
                     probe = None
-                if probe is None and silent > self.settings.hang_s / 2:
-                    probe = asyncio.create_task(_asked(client))
+                if probe is None and silent > self.settings.hang_s / 2 and self.tenants:
+                    probe = asyncio.create_task(self._asked(self.tenants[0]))
                 if silent > self.settings.hang_s:
                     raise EngineError(f"vLLM has answered nothing for {self.settings.hang_s:.0f} s; see {self.log}")
+                names = {t.bundle.model_name for t in self.tenants}
+                if engine.adapters - names or any(t.life != self._life for t in self.tenants):
+                    await self._welcome(engine)
         finally:
             if probe is not None:
                 probe.cancel()
                 await asyncio.gather(probe, return_exceptions=True)
+
+    def _progress(self) -> int:
+        return sum(self.answered(t.bundle.id) for t in self.tenants)
+
+    def _client(self, tenant: Tenant) -> StudentClient:
+        return StudentClient.of(tenant.bundle, self.url, tenant.tokenizer, self.settings.hang_s)
+
+    async def _asked(self, tenant: Tenant) -> bool:
+        try:
+            async with self._client(tenant) as client:
+                await client.label(["ready"])
+        except EngineUnavailableError:
+            return False
+        return True
+
+    def _tell(self, text: str) -> None:
+        print(f"engine on port {self.port}: {text}", file=sys.stderr, flush=True)
+
+
+def engine_of(bundle: Bundle, log: Path, settings: Serving | None = None, port: int | None = None) -> Engine:
+    """Start what a bundle needs; its adapter, if it has one, is yet to be loaded."""
+    settings = settings or bundle.task.serving
+    return Engine(
+        bundle.model, bundle.engine_name, bundle.codec.form, settings, log, port,
+        settings.adapters if bundle.adapter is not None else None,
+    )
+
+
+def _settle(tenant: Tenant, error: EngineError | None) -> None:
+    if tenant.settled.done():
+        return
+    if error is None:
+        tenant.settled.set_result(None)
+    else:
+        tenant.settled.set_exception(error)
+        tenant.settled.exception()  # nobody may be waiting
 
 
 def _some_of(cache: HeadCache) -> Sequence[str]:
     """Queries of all lengths that a cache holds."""
     found = sorted(itertools.islice(cache.queries(), 200), key=len) or ["warm up", "a longer one to warm up"]
     return found[:: max(1, len(found) // _WARM_UP)]
-
-
-async def _asked(client: StudentClient) -> bool:
-    try:
-        await client.label(["ready"])
-    except EngineUnavailableError:
-        return False
-    return True
-
-
-def _tell(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,28 +51,35 @@ class LineLog:
             self.dropped += len(lines)
 
 
+@dataclass(slots=True)
+class _Doubt:
+    probability: float
+    keep: str
+    count: int = 1
+
+
 class DoubtLog:
     """Queries that the student was not sure of, with how often they came: what to label next.
 
     A query that was sampled is sampled everywhere and always: its hash decides.
     """
 
-    def __init__(self, log: LineLog, settings: Certain) -> None:
-        self._log, self._settings = log, settings
-        self._counts: dict[tuple[str, str], list[float]] = {}
+    def __init__(self, log: LineLog) -> None:
+        self._log = log
+        self._counts: dict[tuple[str, str], _Doubt] = {}
 
-    def add(self, bundle: str, query: str, probability: float) -> None:
-        """Count one."""
-        if self._settings.keep == "nothing":
+    def add(self, bundle: str, query: str, probability: float, settings: Certain) -> None:
+        """Count one, as the settings of its bundle allow."""
+        if settings.keep == "nothing":
             return
         digest = hashlib.sha256(query.encode()).hexdigest()
-        if int(digest[:8], 16) >= self._settings.sample * 2**32:
+        if int(digest[:8], 16) >= settings.sample * 2**32:
             return
         row = self._counts.get((bundle, query))
         if row is not None:
-            row[0] += 1
+            row.count += 1
         elif len(self._counts) < _MOST:
-            self._counts[bundle, query] = [1, probability]
+            self._counts[bundle, query] = _Doubt(probability, settings.keep)
         else:
             self._log.dropped += 1
 
@@ -79,11 +87,13 @@ class DoubtLog:
         """A line for each query since the last time."""
         counts, self._counts = self._counts, {}
         at = round(time.time(), 3)
-        for (bundle, query), (count, probability) in counts.items():
-            text = {"query": query} if self._settings.keep == "query" else {
+        for (bundle, query), doubt in counts.items():
+            text = {"query": query} if doubt.keep == "query" else {
                 "sha256": hashlib.sha256(query.encode()).hexdigest()
             }
-            self._log.add({**text, "count": int(count), "probability": probability, "bundle": bundle, "at": at})
+            self._log.add({
+                **text, "count": doubt.count, "probability": doubt.probability, "bundle": bundle, "at": at,
+            })
         self._log.flush()
 
 

@@ -15,17 +15,18 @@ from task.settings import Fraction, Strict
 
 
 class WantedRoute(Strict):
-    """A bundle and its engine. `folder` is the supervisor's verified copy, without weights."""
+    """A bundle, its engine and its settings. `folder` is the supervisor's verified copy, without weights."""
 
     folder: Path
     engine: str
     role: Literal["active", "trial", "leaving"]
+    settings: Serving
     canary: Fraction = 0.0
     shadow: Fraction = 0.0
 
 
 class Wanted(Strict):
-    """What every worker is to serve."""
+    """What every worker is to serve; `settings` are the process's, a route has its own."""
 
     generation: int
     settings: Serving

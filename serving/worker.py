@@ -46,7 +46,7 @@ class Worker:
         self.settings: Serving = wanted.settings
         self.log = LineLog(state.access)
         self._doubt_lines = LineLog(state.uncertain)
-        self.doubts = DoubtLog(self._doubt_lines, self.settings.certain)
+        self.doubts = DoubtLog(self._doubt_lines)
         self.metrics = Metrics()
         back = self.settings.write_back
         self.store = Store(state.store, back.ttl_s, back.rows)
@@ -104,12 +104,11 @@ class Worker:
             return bundle, HeadCache(wanted.folder / "cache"), load_tokenizer(bundle.model)
 
         bundle, cache, tokenizer = await asyncio.to_thread(read)
-        client = StudentClient(
-            wanted.engine, bundle.model_name, bundle.task, bundle.codec, tokenizer, self.settings.request_timeout_s
-        )
+        settings = wanted.settings
+        client = StudentClient.of(bundle, wanted.engine, tokenizer, settings.request_timeout_s)
         return Route(
-            bundle, cache, client, self.settings, self.store,
-            lambda query, probability: self.doubts.add(bundle.id, query, probability),
+            bundle, cache, client, settings, self.store,
+            lambda query, probability: self.doubts.add(bundle.id, query, probability, settings.certain),
         )
 
     def _read_keys(self) -> None:

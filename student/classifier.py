@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from student.merge import KEPT
-from task.codec import Codec
+from task.codec import Tokenizer
 from task.files import read_json, write_json
 
 
-def export_classifier(merged: Path, codec: Codec, out: Path) -> None:
+def shared_symbols(tokenizer: Tokenizer, count: int) -> tuple[int, ...]:
+    """Symbols of a head that serves every task whose codec finds its own among them, in their order of preference."""
+    capitals, small = tokenizer.symbol_candidates()
+    return (*small[: count - count // 4], *capitals[: count // 4])
+
+
+def export_classifier(merged: Path, symbols: Sequence[int], out: Path, *, shared: bool = False) -> None:
     """The merged model as a token classifier: the LM head cut down to the symbols' rows, nothing else changed.
 
     The checkpoint is a plain `…ForSequenceClassification`; vLLM serves it with the pooling task `token_classify`.
+
+    Args:
+        symbols: Token ids, a row of the head each.
+        shared: Note them in `head.json`: they are not those of one codec.
     """
     config = read_json(merged / "config.json")
     architecture = config["architectures"][0]
@@ -27,13 +38,15 @@ def export_classifier(merged: Path, codec: Codec, out: Path) -> None:
         for path in merged.glob(pattern):
             if path.name not in {"config.json", "model.safetensors.index.json"}:
                 shutil.copy2(path, out / path.name)
-    names = [f"s{i}" for i in range(len(codec.symbol_ids))]
+    names = [f"s{i}" for i in range(len(symbols))]
     config |= {
         "architectures": [architecture.replace("ForCausalLM", "ForSequenceClassification")],
         "num_labels": len(names), "id2label": {str(i): n for i, n in enumerate(names)},
         "label2id": {n: i for i, n in enumerate(names)}, "tie_word_embeddings": False,
     }
     write_json(out / "config.json", config)
+    if shared:
+        write_json(out / "head.json", {"symbol_ids": list(symbols)})
     head = "lm_head.weight"
     weight_map: dict[str, str] = {}
     shards = sorted(merged.glob("*.safetensors"))
@@ -42,7 +55,7 @@ def export_classifier(merged: Path, codec: Codec, out: Path) -> None:
     for shard in shards:
         tensors = load_file(str(shard))
         if source in tensors:
-            tensors["score.weight"] = tensors[source][list(codec.symbol_ids)].clone()
+            tensors["score.weight"] = tensors[source][list(symbols)].clone()
         tensors.pop(head, None)
         save_file(tensors, str(out / shard.name), metadata={"format": "pt"})
         weight_map |= dict.fromkeys(tensors, shard.name)

@@ -57,8 +57,24 @@ class Change(Strict):
     keep_s: Seconds = 120.0
 
 
+class Adapters(Strict):
+    """Adapters that an engine adds to one base while it runs.
+
+    `at_once` of them may share a batch, `loaded` stay in memory, none may have more than `rank`. For the form `read`
+    the base's scores have `symbols` columns, so that tasks which come later find theirs among them.
+    """
+
+    at_once: Positive = 4
+    loaded: Positive = 32
+    rank: Literal[8, 16, 32, 64, 128, 256] = 32
+    symbols: Positive = 128
+
+
 class Serving(Engine):
     """Engine, head cache and gateway.
+
+    `weights` makes a bundle of the merged model, or of the base and an `adapter` that the engine adds while it runs, so
+    that tasks with the same base share one engine.
 
     `workers` gateway processes share one port; `admin_port` (0 takes a free one) is for operators. `request_timeout_s`
     is a request's deadline, of which a client may ask for less. At most `max_waiting` queries of a worker wait for the
@@ -66,6 +82,8 @@ class Serving(Engine):
     ask. An engine that answers nothing for `hang_s` seconds is killed and started again.
     """
 
+    weights: Literal["merged", "adapter"] = "merged"
+    adapters: Adapters = Adapters()
     request_timeout_s: Annotated[float, Field(gt=0.0)] = 10.0
     head_queries: Annotated[int, Field(ge=0)] = 1_000
     min_cache_confidence: Fraction = 0.5

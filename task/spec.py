@@ -193,6 +193,8 @@ class Task(Strict):
             if name not in names:
                 valid = ", ".join(names)
                 raise ValueError(f"curriculum.pattern_roles: {name!r} is not a role; expected some of: {valid}")
+        if self.serving.weights == "adapter" and (self.student.quantization != "none" or self.student.peft):
+            raise ValueError("serving.weights `adapter` takes plain LoRA on a base that is not quantised; merge others")
         if self.curriculum.max_per_pattern and not self.curriculum.pattern_roles:
             raise ValueError("curriculum.max_per_pattern needs pattern_roles, roles whose values make no difference")
         return self

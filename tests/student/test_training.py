@@ -297,7 +297,7 @@ def test_the_classifier_reads_what_the_language_model_reads(
 
     made, merged = trained
     out = merged.with_name("classifier")
-    export_classifier(merged, made.codec, out)
+    export_classifier(merged, made.codec.symbol_ids, out)
     classifier = LlamaForSequenceClassification.from_pretrained(out, dtype=torch.float32).eval()
     model = load_base(merged, torch.float32).eval()
     prompt = made.codec.prompt("verdant oat milk", tokenizer)
