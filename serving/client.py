@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import aiohttp
 import numpy as np
@@ -31,6 +31,19 @@ class Judged(NamedTuple):
 
     labels: Labelling
     certainty: float | None
+
+
+class Student(Protocol):
+    """Whoever labels what no cache knows."""
+
+    async def label(self, queries: Sequence[str]) -> list[Judged]:
+        """Labels of queries, in order; raises `EngineUnavailableError`."""
+
+    def prompt_tokens(self, query: str) -> int:
+        """How many tokens the student reads for a query."""
+
+    async def close(self) -> None:
+        """Let go of what is held."""
 
 
 class StudentClient:

@@ -1,7 +1,7 @@
 """The engine: vLLM as a process of its own, on loopback, with arguments that only we choose.
 
-vLLM protects few of its paths, so nothing but the gateway on this machine may reach it. The process dies with its
-parent: by `close`, at exit, and by the kernel when the parent is killed.
+vLLM protects few of its paths, so nothing but the gateway on this machine may reach it. The process and its children
+die with their parent: by `close`, at exit, and by a guard when the parent is killed.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from serving.guard import Guard
 from task.errors import ComponentError
 from task.service import Adapters
 from task.settings import Engine as EngineSettings
@@ -97,6 +98,7 @@ class Engine:
                 arguments(model, name, form, settings, self.port, adapters), stdout=output, stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL, env=environment, start_new_session=True, preexec_fn=die_with_parent,
             )
+        self._guard = Guard(self._process.pid)
         atexit.register(self.close)
 
     def wait_ready(self, on_wait: Callable[[float], None] = lambda _: None) -> Self:
@@ -179,6 +181,7 @@ class Engine:
                 continue
             if sign == signal.SIGTERM:  # children of its own may outlive it
                 continue
+            self._guard.dismiss()
             return
 
     def kill(self) -> None:
@@ -188,6 +191,7 @@ class Engine:
             os.killpg(self._process.pid, signal.SIGKILL)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(5.0)
+            self._guard.dismiss()
 
     def __enter__(self) -> Self:
         return self

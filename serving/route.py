@@ -12,7 +12,7 @@ from typing import Literal
 from serving.breaker import Breaker
 from serving.bundle import Bundle
 from serving.cache import HeadCache, Hit, encoded, moved
-from serving.client import EngineUnavailableError, Judged, StudentClient
+from serving.client import EngineUnavailableError, Judged, Student
 from serving.pace import Pace
 from serving.store import Store, mentions
 from task.check import violation
@@ -56,7 +56,7 @@ class Route:
     """One bundle and its engine; belongs to one event loop."""
 
     def __init__(
-        self, bundle: Bundle, cache: HeadCache, student: StudentClient, settings: Serving, store: Store | None = None,
+        self, bundle: Bundle, cache: HeadCache, student: Student, settings: Serving, store: Store | None = None,
         doubtful: Callable[[str, float], None] = lambda _query, _probability: None,
     ) -> None:
         """Make a route.

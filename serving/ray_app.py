@@ -1,0 +1,167 @@
+"""The service on a Ray cluster: gateways and engines as Ray Serve deployments, as many as the queue asks for.
+
+    serve run serving.ray_app:build bundle=/models/market/bundle      # or a config file: deploy/ray-serve.yaml
+
+A gateway replica is the same gateway as `limbeck serve`'s: caches, limits, router. An engine replica is one vLLM with
+the bundle's student. Ray starts both, replaces those that die or fail their health check, and adds engines while more
+than `waiting_per_engine` questions are in flight for each. The bundle must lie at the same path on every node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import model_validator
+from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import BackPressureError
+from ray.serve.handle import DeploymentHandle
+
+from serving.bundle import Bundle, open_bundle
+from serving.cache import HeadCache
+from serving.client import EngineUnavailableError, Judged, StudentClient
+from serving.gateway import Gateway
+from serving.keeper import engine_of
+from serving.limits import Callers, read_keys
+from serving.route import Route
+from serving.routes import Choice, Routes
+from task.settings import Positive, Strict
+from task.tokens import load_tokenizer
+
+_HEALTH_S = 2.0
+
+
+class Between(Strict):
+    """From how many replicas to how many."""
+
+    least: Positive = 1
+    most: Positive = 1
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Between:
+        if self.least > self.most:
+            raise ValueError(f"least ({self.least}) is more than most ({self.most})")
+        return self
+
+
+class Cluster(Strict):
+    """Arguments of the application.
+
+    Attributes:
+        bundle: A bundle folder that every node sees.
+        waiting_per_engine: Questions in flight for each engine above which another one is started.
+        engine_cpus: Cores that Ray keeps for an engine; `engine_gpus` likewise.
+        grow_after_s: How long there must be more; `shrink_after_s` how long there must be fewer.
+    """
+
+    bundle: Path
+    gateways: Between = Between()
+    engines: Between = Between()
+    waiting_per_engine: Positive = 32
+    engine_cpus: float = 1.0
+    engine_gpus: float = 0.0
+    grow_after_s: float = 10.0
+    shrink_after_s: float = 300.0
+
+
+class EngineReplica:
+    """One vLLM; dies with its replica."""
+
+    def __init__(self, folder: str) -> None:
+        bundle = open_bundle(Path(folder))
+        self._hang_s = bundle.task.serving.hang_s
+        log = Path(tempfile.gettempdir()) / f"limbeck-engine-{os.getpid()}.log"
+        self._engine = engine_of(bundle, log)
+        self._engine.wait_ready()
+        if bundle.adapter is not None:
+            self._engine.load_adapter(bundle.model_name, bundle.adapter)
+        self._client = StudentClient.of(bundle, self._engine.url, load_tokenizer(bundle.model))
+
+    async def label(self, queries: Sequence[str]) -> list[Judged]:
+        """Labels of queries; raises `EngineUnavailableError`."""
+        return await self._client.label(queries)
+
+    async def check_health(self) -> None:
+        """Raise where the engine is dead or hangs: Ray starts another replica then."""
+        if not self._engine.alive:
+            raise RuntimeError(f"vLLM ended with code {self._engine.code}")
+        async with asyncio.timeout(self._hang_s):
+            await self._client.label(["ready"])
+
+    def pids(self) -> tuple[int, int]:
+        """Process ids of replica and engine."""
+        return os.getpid(), self._engine.pid
+
+    def __del__(self) -> None:
+        if hasattr(self, "_engine"):
+            self._engine.kill()
+
+
+class EngineHandle:
+    """Asks whichever engine replica Ray chooses; what a gateway takes for its student."""
+
+    def __init__(self, handle: DeploymentHandle[EngineReplica], bundle: Bundle) -> None:
+        self._handle: Any = handle
+        self._codec, self._tokenizer = bundle.codec, load_tokenizer(bundle.model)
+
+    async def label(self, queries: Sequence[str]) -> list[Judged]:
+        """Labels of queries; raises `EngineUnavailableError` where no replica answers."""
+        try:
+            return list(await self._handle.label.remote(list(queries)))
+        except (RayError, BackPressureError) as error:  # the replica died, or raised what it would raise here
+            raise EngineUnavailableError(f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
+
+    def prompt_tokens(self, query: str) -> int:
+        """How many tokens the student reads for a query."""
+        return len(self._codec.prompt(query, self._tokenizer).ids)
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+
+@serve.ingress()
+class GatewayReplica:
+    """The gateway, with its engines behind a handle."""
+
+    def __init__(self, folder: str, engines: DeploymentHandle[EngineReplica]) -> None:
+        bundle = open_bundle(Path(folder))
+        settings = bundle.task.serving
+        callers = Callers(None if settings.keys is None else read_keys(settings.keys))
+        route = Route(bundle, HeadCache(bundle.folder / "cache"), EngineHandle(engines, bundle), settings)
+        self._gateway = Gateway(Routes({bundle.task.name: Choice(route)}), settings, callers=callers)
+
+    def __serve_build_asgi_app__(self) -> Gateway:
+        """What Ray Serve's proxy sends requests to."""
+        return self._gateway
+
+
+def build(cluster: Cluster) -> serve.Application:
+    """The application, for `serve run` and for config files."""
+    bundle = open_bundle(cluster.bundle)  # refused here, not in a replica that is started again and again
+    settings = bundle.task.serving
+    engines: Any = serve.deployment(
+        name="engine", ray_actor_options={"num_cpus": cluster.engine_cpus, "num_gpus": cluster.engine_gpus},
+        max_ongoing_requests=settings.max_num_seqs, max_queued_requests=settings.max_waiting,
+        health_check_period_s=_HEALTH_S, health_check_timeout_s=settings.hang_s + _HEALTH_S,
+        graceful_shutdown_timeout_s=settings.request_timeout_s,
+        autoscaling_config={
+            "min_replicas": cluster.engines.least, "max_replicas": cluster.engines.most,
+            "target_ongoing_requests": cluster.waiting_per_engine, "upscale_delay_s": cluster.grow_after_s,
+            "downscale_delay_s": cluster.shrink_after_s,
+        },
+    )(EngineReplica)
+    gateways: Any = serve.deployment(
+        name="gateway", ray_actor_options={"num_cpus": 0.5}, max_ongoing_requests=settings.max_waiting,
+        autoscaling_config={
+            "min_replicas": cluster.gateways.least, "max_replicas": cluster.gateways.most,
+            "target_ongoing_requests": max(1, settings.max_waiting // 4),
+        },
+    )(GatewayReplica)
+    folder = str(cluster.bundle.resolve())
+    app: serve.Application = gateways.bind(folder, engines.bind(folder))
+    return app
