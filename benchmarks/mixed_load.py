@@ -13,7 +13,7 @@ from typing import Any
 
 import aiohttp
 
-_AGAIN = 3  # a connection may break with the worker that held it: clients ask again
+_AGAIN = 5  # connections break with the worker that held them, those in a pool as well: clients ask again
 
 
 @dataclass(frozen=True, slots=True)

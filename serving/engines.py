@@ -30,13 +30,16 @@ class Placed:
 class Engines:
     """Keepers by what they run; belongs to one event loop."""
 
-    def __init__(self, state: StateFolder, answered: Callable[[str], int]) -> None:
+    def __init__(
+        self, state: StateFolder, answered: Callable[[str], int], waiting: Callable[[str], int]
+    ) -> None:
         """Prepare.
 
         Args:
             answered: How many queries the student of a bundle has answered so far.
+            waiting: How many wait for it.
         """
-        self._state, self._answered = state, answered
+        self._state, self._answered, self._waiting = state, answered, waiting
         self._running: dict[_Key, tuple[Keeper, asyncio.Task[None]]] = {}
 
     def place(self, bundle: Bundle, settings: Serving) -> Placed:
@@ -45,7 +48,7 @@ class Engines:
         found = self._running.get(key)
         if found is None or found[1].done():
             log = self._state.path / f"engine-{bundle.engine_name.rpartition('@')[2]}.log"
-            keeper = Keeper(settings, log, self._answered)
+            keeper = Keeper(settings, log, self._answered, self._waiting)
             tenant = keeper.admit(bundle)
             self._running[key] = keeper, asyncio.create_task(keeper.run())
         else:

@@ -63,7 +63,7 @@ class Gateway:
             await handler(self, exchange)
         except HttpError as error:
             if error.status in (401, 429, 503):
-                self.metrics.refused.labels(exchange.notes.get("refused", error.kind)).inc()
+                self.metrics.count(self.metrics.refused, exchange.notes.get("refused", error.kind))
             await exchange.answer(error.body(), error.status, headers=error.headers)
         except ClientGoneError:
             exchange.status = 499
@@ -78,9 +78,9 @@ class Gateway:
     def _note(self, exchange: Exchange, path: str) -> None:
         seconds = time.perf_counter() - exchange.started
         source = exchange.notes.get("source", "")
-        self.metrics.requests.labels(path, exchange.status).inc()
+        self.metrics.count(self.metrics.requests, path, exchange.status)
         if exchange.status == 200:
-            self.metrics.seconds.labels(path, source).observe(seconds)
+            self.metrics.observe(self.metrics.seconds, seconds, path, source)
         if self.access is not None:
             client = exchange.scope.get("client")
             self.access.add({
@@ -115,7 +115,7 @@ class Gateway:
             except (RefusedError, EngineUnavailableError, TimeoutError) as error:
                 raise _refused(exchange, error) from error
             self._shadow(choice, route, answer)
-        self.metrics.answers.labels(route.bundle.id, answer.source, answer.status).inc()
+        self.metrics.count(self.metrics.answers, route.bundle.id, answer.source, answer.status)
         exchange.notes |= {"bundle": route.bundle.id, "source": answer.source, "result": answer.status}
         return route, answer
 
@@ -141,7 +141,7 @@ class Gateway:
         counts: dict[str, int] = {}
 
         def line(index: int, answer: Answer, route: Route) -> bytes:
-            self.metrics.answers.labels(route.bundle.id, answer.source, answer.status).inc()
+            self.metrics.count(self.metrics.answers, route.bundle.id, answer.source, answer.status)
             counts[answer.source] = counts.get(answer.source, 0) + 1
             return _line(answer, route) + b',"index":%d}\n' % index
 
@@ -165,7 +165,7 @@ class Gateway:
                     out = b"".join(line(i, outcome, route) for i in missing[query])
                 else:
                     error = _refused(exchange, outcome)
-                    self.metrics.refused.labels(exchange.notes["refused"]).inc()
+                    self.metrics.count(self.metrics.refused, exchange.notes["refused"])
                     problem = error.body()[:-1]
                     text = json.dumps(query, ensure_ascii=False).encode()
                     out = b"".join(problem + b',"query":%s,"index":%d}\n' % (text, i) for i in missing[query])
@@ -284,7 +284,7 @@ class Gateway:
                     other = await trial.answer(answer.query, use_cache=False)
                 same = {x.key for x in other.decoded()} == {x.key for x in answer.decoded()}
                 result = "same" if same else "different"
-            self.metrics.shadowed.labels(trial.bundle.id, result).inc()
+            self.metrics.count(self.metrics.shadowed, trial.bundle.id, result)
 
         task = asyncio.get_running_loop().create_task(compare())
         self._shadows.add(task)

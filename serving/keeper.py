@@ -3,8 +3,8 @@
 The bundles that it serves are its tenants. They share the model, which they all hold; each may bring an adapter, which
 is loaded while the engine runs and loaded again in each of its lives.
 
-An engine hangs when a question of ours goes unanswered for `serving.hang_s` and no worker got an answer either: a full
-queue is slow, not broken.
+An engine hangs when somebody waits and nobody gets an answer for `serving.hang_s`: a full queue is slow, not broken.
+Who nobody asks is asked by us, seldom, because vLLM spins for a second after every question.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from task.tokens import FastTokenizer, load_tokenizer
 
 State = Literal["starting", "ready", "restarting", "failed", "stopped"]
 FIRST_PAUSE_S, LONGEST_PAUSE_S, FORGIVEN_AFTER_S = 1.0, 30.0, 60.0
+_IDLE_S = 30.0
 _WARM_UP = 8
 
 
@@ -56,11 +57,13 @@ class Keeper:
         settings: Of the first tenant, or what the operator put in their place.
         log: Of the engine.
         answered: How many answers of a bundle the workers have had so far.
+        waiting: How many of its queries they wait for.
     """
 
     settings: Serving
     log: Path
     answered: Callable[[str], int] = lambda _bundle: 0
+    waiting: Callable[[str], int] = lambda _bundle: 0
     port: int = field(default_factory=free_port)
     state: State = "starting"
     restarts: int = 0
@@ -163,26 +166,27 @@ class Keeper:
             await asyncio.to_thread(engine.unload_adapter, name)
 
     async def _watch(self, engine: Engine) -> None:
-        """Look whether it lives, and ask it something only where nobody else has had an answer for a while.
-
-        vLLM spins for a second after every question: one that is asked all the time never rests.
-        """
-        last, answered = time.monotonic(), self._progress()
+        """Look whether it lives, and whether those who wait get answers; raises `EngineError` where not."""
+        now = time.monotonic()
+        heard, since, answered = now, None, self._sum(self.answered)  # `since`: when somebody began to wait in vain
         probe: asyncio.Task[bool] | None = None
         try:
             while True:
                 await asyncio.sleep(0.2)
+                now = time.monotonic()
                 if not engine.alive:
                     raise EngineError(f"vLLM ended with code {engine.code}; see {self.log}")
-                progress = self._progress()
+                progress = self._sum(self.answered)
                 if progress != answered or (probe is not None and probe.done() and probe.result()):
-                    last, answered = time.monotonic(), progress
-                silent = time.monotonic() - last
+                    heard, since, answered = now, None, progress
                 if probe is not None and probe.done():
                     probe = None
-                if probe is None and silent > self.settings.hang_s / 2 and self.tenants:
+                if since is None and (probe is not None or self._sum(self.waiting)):
+                    since = now
+                doubtful = since is not None and now - since > self.settings.hang_s / 2
+                if probe is None and self.tenants and (doubtful or now - heard > _IDLE_S):
                     probe = asyncio.create_task(self._asked(self.tenants[0]))
-                if silent > self.settings.hang_s:
+                if since is not None and now - since > self.settings.hang_s:
                     raise EngineError(f"vLLM has answered nothing for {self.settings.hang_s:.0f} s; see {self.log}")
                 names = {t.bundle.model_name for t in self.tenants}
                 if engine.adapters - names or any(t.life != self._life for t in self.tenants):
@@ -192,8 +196,8 @@ class Keeper:
                 probe.cancel()
                 await asyncio.gather(probe, return_exceptions=True)
 
-    def _progress(self) -> int:
-        return sum(self.answered(t.bundle.id) for t in self.tenants)
+    def _sum(self, of: Callable[[str], int]) -> int:
+        return sum(of(t.bundle.id) for t in self.tenants)
 
     def _client(self, tenant: Tenant) -> StudentClient:
         return StudentClient.of(tenant.bundle, self.url, tenant.tokenizer, self.settings.hang_s)

@@ -15,6 +15,7 @@ from typing import Any
 from task.service import Certain
 
 _MOST = 20_000
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 class LineLog:
@@ -28,7 +29,7 @@ class LineLog:
     def add(self, row: dict[str, Any]) -> None:
         """Note a row; it is written with the next `flush`."""
         if len(self._lines) < _MOST:
-            self._lines.append(json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
+            self._lines.append(_encode(row).encode() + b"\n")
         else:
             self.dropped += 1
 

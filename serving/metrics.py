@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -18,6 +19,7 @@ class Metrics:
 
     def __init__(self) -> None:
         r = self._registry = CollectorRegistry()
+        self._series: dict[tuple[Any, ...], Any] = {}
         self.requests = Counter("limbeck_requests", "Requests answered", ["path", "status"], registry=r)
         self.seconds = Histogram(
             "limbeck_request_seconds", "Seconds from the request's head to the end of its answer", ["path", "source"],
@@ -38,6 +40,20 @@ class Metrics:
             "limbeck_lost", "Log lines and kept answers that could not be written", ["what"],
             multiprocess_mode="livesum", registry=r,
         )
+
+    def count(self, counter: Counter, *labels: object) -> None:
+        """Count one; the series is looked up by us, which takes a third of the time that the library takes."""
+        self._of(counter, labels).inc()
+
+    def observe(self, histogram: Histogram, seconds: float, *labels: object) -> None:
+        """Note a duration."""
+        self._of(histogram, labels).observe(seconds)
+
+    def _of(self, metric: Counter | Histogram, labels: tuple[object, ...]) -> Any:
+        found = self._series.get((metric, labels))
+        if found is None:
+            found = self._series[metric, labels] = metric.labels(*labels)
+        return found
 
     def text(self) -> bytes:
         """Prometheus' text format: of all processes where they share a folder, else of this one."""

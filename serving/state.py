@@ -52,6 +52,7 @@ class StateFolder:
         self.access = path / "access.jsonl"
         self.uncertain = path / "uncertain.jsonl"
         self.wanted = path / "wanted.json"
+        self.tally = path / "connections"
 
     def copy_of(self, bundle_id: str) -> Path:
         """Where the supervisor keeps its copy of a bundle's small files and cache."""

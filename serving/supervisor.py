@@ -74,7 +74,7 @@ class Supervisor:
         self.lines: dict[Path, Line] = {}
         self.news: list[dict[str, Any]] = []
         self._crew = Crew(self.state, self.settings, self._tell, self._heal)
-        self._engines = Engines(self.state, self._crew.answered)
+        self._engines = Engines(self.state, self._crew.answered, self._crew.waiting)
         self._house = House(self.state, self._engines, self._crew, override, self._tell)
         for path, bundle in opened:
             self._add(path, bundle)

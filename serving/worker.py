@@ -30,6 +30,7 @@ from serving.route import Route
 from serving.routes import Choice, Routes
 from serving.state import Said, StateFolder, Wanted, WantedRoute
 from serving.store import Store
+from serving.turns import Tally
 from task.errors import InputError
 from task.service import Serving
 from task.tokens import FastTokenizer, load_tokenizer
@@ -143,7 +144,7 @@ class Worker:
             self.gateway, log_level="warning", access_log=False, http="httptools", lifespan="off", ws="none",
             timeout_graceful_shutdown=round(self.settings.request_timeout_s) + 1, server_header=False,
             date_header=False, backlog=2048,
-        ))
+        ), Tally(self.state.tally, self.number, self.settings.workers))
         loop = asyncio.get_running_loop()
         for sign in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(sign, setattr, server, "should_exit", True)

@@ -19,6 +19,7 @@ import pytest
 
 from benchmarks.mixed_load import MixedLoad, Outcome
 from benchmarks.serving_changes import Service
+from benchmarks.serving_fuzz import fuzz
 from serving.bundle import Bundle, build
 from serving.engine import free_port
 from serving.release import release, rollback
@@ -244,6 +245,15 @@ def test_operators_can_purge_and_look(service: Service) -> None:
             assert word in response.read().decode(errors="replace")
     with pytest.raises(urllib.error.HTTPError, match="404"):
         urllib.request.urlopen(service.admin + "/pause", timeout=10)
+
+
+def test_generated_requests_get_labels_or_a_refusal(service: Service) -> None:
+    service.healthy()
+    found = fuzz(service.url, service.admin, requests=2_000, examples=30)
+    assert found["schemathesis"]["ok"], "\n".join(found["schemathesis"]["output"])
+    statuses = set(map(int, found["mutations"]["statuses"]))
+    assert statuses <= {0, 200, 400, 404, 405, 408, 413, 422, 431, 503}
+    assert set(found["vllm_paths"].values()) == {404}
 
 
 def test_two_services_do_not_share_a_folder(stage: Stage, service: Service) -> None:
