@@ -160,7 +160,7 @@ class Pipeline:
                 folder / "bundle", self.task, codec, model, head, {"merge": parity}, certainty, self.console.advance,
                 adapter,
             )
-            shutil.rmtree(folder / "base", ignore_errors=True)  # the bundle has links to its files
+            shutil.rmtree(folder / "engine", ignore_errors=True)  # the bundle has links to its files
             report = certainty.report
             return {
                 "id": made.id, "model": made.model_name, "head_queries": len(head),
@@ -214,9 +214,16 @@ class Pipeline:
         return float(found or 0.0)
 
     def _servable(self, codec: Codec, merged: Path, folder: Path) -> tuple[Path, Path | None]:
-        """What the engine loads: the merged student, or the base that tasks share and the student's adapter."""
+        """What the engine loads: the merged student, in 8 bits if wanted, or the base and the student's adapter."""
         if self.task.serving.weights == "merged":
-            return merged / ("classifier" if codec.form == "read" else "model"), None
+            model = merged / ("classifier" if codec.form == "read" else "model")
+            if self.task.serving.quantization != "int8":
+                return model, None
+            from student.quantise import quantise
+
+            shutil.rmtree(folder / "engine", ignore_errors=True)
+            quantise(model, folder / "engine")
+            return folder / "engine", None
         from serving.adapter import rank
         from student.classifier import export_classifier, shared_symbols
         from task.store import fetch
@@ -238,9 +245,9 @@ class Pipeline:
                 found=adapters.symbols, expected=f"more, for the codec has {len(codec.symbol_ids)}",
                 fix="Raise it for all tasks that share the base",
             )
-        shutil.rmtree(folder / "base", ignore_errors=True)
-        export_classifier(base, symbols, folder / "base", shared=True)
-        return folder / "base", adapter
+        shutil.rmtree(folder / "engine", ignore_errors=True)
+        export_classifier(base, symbols, folder / "engine", shared=True)
+        return folder / "engine", adapter
 
     def _head(self) -> list[Example]:
         """Accepted labels of the most frequent queries."""

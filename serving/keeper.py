@@ -217,6 +217,8 @@ class Keeper:
 def engine_of(bundle: Bundle, log: Path, settings: Serving | None = None, port: int | None = None) -> Engine:
     """Start what a bundle needs; its adapter, if it has one, is yet to be loaded."""
     settings = settings or bundle.task.serving
+    if settings.quantization == "fp8":
+        settings = settings.model_copy(update={"extra_args": (*settings.extra_args, "--quantization", "fp8")})
     return Engine(
         bundle.model, bundle.engine_name, bundle.codec.form, settings, log, port,
         settings.adapters if bundle.adapter is not None else None,

@@ -74,7 +74,8 @@ class Serving(Engine):
     """Engine, head cache and gateway.
 
     `weights` makes a bundle of the merged model, or of the base and an `adapter` that the engine adds while it runs, so
-    that tasks with the same base share one engine.
+    that tasks with the same base share one engine. `quantization: int8` makes the bundle with 8-bit weights and
+    activations, for CPUs and GPUs; `fp8` leaves it to the engine, on GPUs that have it.
 
     `workers` gateway processes share one port; `admin_port` (0 takes a free one) is for operators. `request_timeout_s`
     is a request's deadline, of which a client may ask for less. At most `max_waiting` queries of a worker wait for the
@@ -84,6 +85,7 @@ class Serving(Engine):
 
     weights: Literal["merged", "adapter"] = "merged"
     adapters: Adapters = Adapters()
+    quantization: Literal["none", "int8", "fp8"] = "none"
     request_timeout_s: Annotated[float, Field(gt=0.0)] = 10.0
     head_queries: Annotated[int, Field(ge=0)] = 1_000
     min_cache_confidence: Fraction = 0.5

@@ -193,6 +193,8 @@ class Task(Strict):
             if name not in names:
                 valid = ", ".join(names)
                 raise ValueError(f"curriculum.pattern_roles: {name!r} is not a role; expected some of: {valid}")
+        if self.serving.weights == "adapter" and self.serving.quantization == "int8":
+            raise ValueError("serving.quantization `int8` rounds a merged student; with weights `adapter` leave it out")
         if self.serving.weights == "adapter" and (self.student.quantization != "none" or self.student.peft):
             raise ValueError("serving.weights `adapter` takes plain LoRA on a base that is not quantised; merge others")
         if self.curriculum.max_per_pattern and not self.curriculum.pattern_roles:

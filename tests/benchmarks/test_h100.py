@@ -1,4 +1,4 @@
-"""The GPU script runs at tiny size on a CPU, so that it works on the day that there is a GPU."""
+"""The GPU scripts run at tiny size on a CPU, so that they work on the day that there is a GPU."""
 
 from __future__ import annotations
 
@@ -23,3 +23,20 @@ def test_it_trains_merges_and_measures_both_kinds(tmp_path: Path) -> None:
         assert 0 < kind["spread"][0] <= kind["tokens_per_s"] <= kind["spread"][1]
         assert 0 < kind["share_of_matmul_rate"] < 1
         assert set(kind["planned_gib"]) == {"weights", "adapter, gradient and moments", "activations"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_it_serves_every_form_merged_and_with_an_adapter(tmp_path: Path) -> None:
+    out = tmp_path / "result.json"
+    line = [sys.executable, "-m", "benchmarks.h100_serving", "--size", "tiny", "--seconds", "4", "--rates", "5"]
+    subprocess.run([*line, "--lengths", "4", "--precisions", "bf16", "--out", str(out)], check=True, timeout=580)
+    engines = read_json(out)["engines"]
+    assert [(e["form"], e["weights"]) for e in engines] == [
+        (form, weights) for form in ("read", "write") for weights in ("merged", "adapter")
+    ]
+    for engine in engines:
+        (row,) = engine["rows"]
+        assert row["errors"] == 0
+        assert row["count"] > 5
+        assert row["p50_ms"]["value"] > 0
