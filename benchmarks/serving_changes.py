@@ -28,6 +28,7 @@ import shutil
 import signal
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -128,8 +129,11 @@ class Service:
         out = {}
         for query in queries:
             request = urllib.request.Request(f"{self.url}/v1/label", json.dumps({"query": query}).encode())
-            with urllib.request.urlopen(request, timeout=60) as response:
-                out[query] = _labels(json.load(response))
+            try:
+                with urllib.request.urlopen(request, timeout=60) as response:
+                    out[query] = _labels(json.load(response))
+            except urllib.error.HTTPError as error:
+                raise RuntimeError(f"{query!r}: {error.code} {error.read().decode()}; {self.status()}") from error
         return out
 
 

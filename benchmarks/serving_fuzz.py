@@ -1,6 +1,6 @@
 """A hundred thousand requests that nobody would write, over real sockets to a running service.
 
-    python -m benchmarks.serving_fuzz BUNDLE [--requests 100000] [--examples 2000]
+    python -m benchmarks.serving_fuzz BUNDLE [--requests 100000] [--examples 400]
 
 First schemathesis reads `/openapi.json` and asks what the document allows and what it forbids (`--examples` for each
 operation), and checks every answer against it; then a mutation fuzzer (`benchmarks/mutations.py`) changes bodies,
@@ -58,7 +58,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--requests", type=int, default=100_000)
-    parser.add_argument("--examples", type=int, default=2_000, help="of schemathesis for each operation")
+    parser.add_argument("--examples", type=int, default=400, help="of schemathesis for each operation")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         admin = free_port()

@@ -1,0 +1,192 @@
+"""What one would put together instead: `vllm serve` with a JSON-schema answer behind LiteLLM's proxy.
+
+    python -m benchmarks.serving_peer runs/market --litellm VENV [--queries 60]
+
+The same merged student, machine and queries. Theirs: vLLM as a chat model with `response_format: json_schema`, and
+LiteLLM with its cache in memory before it; an answer may have as many tokens as the teacher's labels take as JSON, so
+nobody waits for idle talk. Ours: `limbeck serve` with the bundle. Misses one at a time, then the same requests again,
+which both caches know, at `--rate` a second (Poisson, time from the scheduled departure). VENV is an environment with
+`litellm[proxy]`, which needs other versions than this project.
+
+Expected: a miss costs a pass of the model for each token of JSON against one, some 20 times; a hit costs LiteLLM some
+10 ms of Python. Writes benchmarks/results/serving_peer.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import yaml
+
+from eval.latency import percentiles
+from limbeck.stage import device, git_commit, versions
+from serving.bundle import Bundle, open_bundle
+from serving.cache import HeadCache
+from serving.engine import Engine, die_with_parent, free_port
+from serving.run import served
+from task.files import write_json
+from task.labels import Example
+from task.tokens import load_tokenizer
+
+RESULT = Path(__file__).parent / "results" / "serving_peer.json"
+WARM_UP = 5
+Ask = Callable[[Any], Awaitable[None]]
+
+
+def main() -> None:
+    """Theirs, then ours."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="a finished market run")
+    parser.add_argument("--litellm", type=Path, required=True, metavar="VENV")
+    parser.add_argument("--queries", type=int, default=60)
+    parser.add_argument("--hits", type=int, default=1_000)
+    parser.add_argument("--rate", type=float, default=50.0, help="of the hits, requests a second")
+    parser.add_argument("--bundle", type=Path, help="in place of the run's")
+    options = parser.parse_args()
+    bundle = open_bundle(options.bundle or options.run / "bundle" / "bundle")
+    cache = HeadCache(bundle.folder / "cache")
+    known = [Example(q, cache.get(q) or ()) for q in cache.queries()]
+    rows = random.Random(0).sample(known, options.queries + WARM_UP)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with litellm(options.run / "merge" / "model", bundle, options.litellm, folder) as url:
+            bodies = [chat(bundle, row) for row in rows]
+            theirs = asyncio.run(measured(f"{url}/v1/chat/completions", bodies, bodies, options.hits, options.rate))
+        print("theirs", theirs, flush=True)
+        with served(bundle.folder, folder / "state") as url:
+            misses: list[Any] = [{"query": row.query, "use_cache": False} for row in rows]
+            hits: list[Any] = [{"query": row.query} for row in rows]
+            ours = asyncio.run(measured(f"{url}/v1/label", misses, hits, options.hits, options.rate))
+        print("ours", ours, flush=True)
+    write_json(RESULT, {
+        "queries": options.queries, "rate": options.rate, "theirs": theirs, "ours": ours,
+        "answer_tokens": [b["max_tokens"] for b in bodies[WARM_UP:]],
+        "litellm": _version(options.litellm), "versions": versions(), "device": device(), "git": git_commit(),
+    })
+    print(RESULT)
+
+
+@contextmanager
+def litellm(model: Path, bundle: Bundle, venv: Path, folder: Path) -> Iterator[str]:
+    """The proxy with its cache before vLLM; gives its address."""
+    settings = bundle.task.serving.model_copy(update={"extra_args": ()})
+    with Engine(model, "student", "json", settings, folder / "engine.log") as engine:
+        engine.wait_ready()
+        config = folder / "litellm.yaml"
+        config.write_text(yaml.safe_dump({
+            "model_list": [{"model_name": "student", "litellm_params": {
+                "model": "hosted_vllm/student", "api_base": f"{engine.url}/v1", "api_key": "none",
+            }}],
+            "litellm_settings": {"cache": True, "cache_params": {"type": "local"}, "telemetry": False},
+        }))
+        port = free_port()
+        with (folder / "litellm.log").open("wb") as log:
+            proxy = subprocess.Popen(
+                [str(venv / "bin" / "litellm"), "--config", str(config), "--host", "127.0.0.1", "--port", str(port)],
+                stdout=log, stderr=log, preexec_fn=die_with_parent,
+                env={**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "PYTHONPATH": "", "NO_PROXY": "*"},
+            )
+        try:
+            url = f"http://127.0.0.1:{port}"
+            _wait(f"{url}/health/liveliness", proxy, folder / "litellm.log")
+            yield url
+        finally:
+            proxy.terminate()
+            proxy.wait(30)
+
+
+def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    end = time.monotonic() + 180
+    while True:
+        if process.poll() is not None or time.monotonic() > end:
+            raise SystemExit(f"LiteLLM did not start:\n{log.read_text(errors='replace')[-2000:]}")
+        try:
+            with urllib.request.urlopen(url, timeout=5) as response:
+                if response.status == 200:
+                    return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.5)
+
+
+def chat(bundle: Bundle, row: Example) -> dict[str, Any]:
+    """The request that somebody would write who has an OpenAI client and a JSON schema."""
+    answer = json.dumps({"labels": [{"role": x.role, "text": x.text} for x in row.labels]}, separators=(",", ":"))
+    label = {
+        "type": "object", "properties": {
+            "role": {"enum": [r.name for r in bundle.task.roles]}, "text": {"type": "string"},
+        }, "required": ["role", "text"], "additionalProperties": False,
+    }
+    schema = {
+        "type": "object", "properties": {"labels": {"type": "array", "items": label}}, "required": ["labels"],
+        "additionalProperties": False,
+    }
+    return {
+        "model": "student", "temperature": 0.0,
+        "max_tokens": len(load_tokenizer(bundle.model).encode(answer)) + 1,
+        "messages": [{"role": "user", "content": f"Label the query: {row.query}"}],
+        "response_format": {"type": "json_schema", "json_schema": {"name": "labels", "schema": schema}},
+    }
+
+
+async def measured(
+    url: str, misses: Sequence[Any], hits: Sequence[Any], count: int, rate: float
+) -> dict[str, Any]:
+    """Misses one by one, of which the first warm up; then hits in an open loop."""
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        async def ask(body: Any) -> None:
+            async with session.post(url, json=body) as response:
+                text = await response.text()
+                if response.status != 200:
+                    raise SystemExit(f"{response.status}: {text[:500]}")
+
+        slow = []
+        for body in misses:
+            started = time.perf_counter()
+            await ask(body)
+            slow.append(time.perf_counter() - started)
+        for body in hits:
+            await ask(body)
+        return {"misses": percentiles(slow[WARM_UP:]), "hits": percentiles(await open_loop(ask, hits, count, rate))}
+
+
+async def open_loop(ask: Ask, bodies: Sequence[Any], count: int, rate: float) -> list[float]:
+    """Seconds of requests from their scheduled departures."""
+    rng = random.Random(1)
+    out: list[float] = []
+    due = time.perf_counter() + 0.1
+
+    async def one(due: float, body: Any) -> None:
+        await asyncio.sleep(max(0.0, due - time.perf_counter()))
+        await ask(body)
+        out.append(time.perf_counter() - due)
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(count):
+            due += rng.expovariate(rate)
+            group.create_task(one(due, bodies[number % len(bodies)]))
+    return out
+
+
+def _version(venv: Path) -> str:
+    code = "from importlib.metadata import version; print(version('litellm'))"
+    return subprocess.run(
+        [str(venv / "bin" / "python"), "-c", code], capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+if __name__ == "__main__":
+    main()
