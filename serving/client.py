@@ -15,6 +15,7 @@ import aiohttp
 import numpy as np
 
 from serving.bundle import Bundle
+from serving.engine import KEPT_OPEN_S
 from task.codec import Codec, Tokenizer
 from task.labels import Labelling
 from task.spec import Task
@@ -63,7 +64,9 @@ class StudentClient:
         self._width = len(codec.symbol_ids if head is None else head)
         self._columns = None if head is None else [head.index(i) for i in codec.symbol_ids]
         timeout = aiohttp.ClientTimeout(total=timeout_s or task.serving.request_timeout_s)
-        self._session = aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0))
+        self._session = aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(
+            limit=0, keepalive_timeout=KEPT_OPEN_S / 2
+        ))
 
     @classmethod
     def of(cls, bundle: Bundle, url: str, tokenizer: Tokenizer, timeout_s: float | None = None) -> Self:
@@ -136,6 +139,15 @@ class StudentClient:
         return Judged(*self._codec.judge_symbols(query, choice["token_ids"], choice["logprobs"]["token_logprobs"]))
 
     async def _post(self, path: str, body: dict[str, Any]) -> Any:
+        """Ask; once more where a kept connection turns out to be closed, for asking changes nothing."""
+        try:
+            return await self._post_once(path, body)
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+            if isinstance(error, aiohttp.ClientConnectorError):  # nobody is there
+                raise
+            return await self._post_once(path, body)
+
+    async def _post_once(self, path: str, body: dict[str, Any]) -> Any:
         async with self._session.post(self._url + path, json=body) as response:
             if response.status != 200:
                 raise EngineUnavailableError(f"HTTP {response.status}: {(await response.text())[:300]}")

@@ -29,6 +29,7 @@ from task.service import Adapters
 from task.settings import Engine as EngineSettings
 
 LOOPBACK = "127.0.0.1"
+KEPT_OPEN_S = 60  # an idle connection; a client that keeps one for longer meets it closed
 _ADAPTER_S = 60.0  # an adapter is some megabytes, but the engine may be busy
 
 
@@ -88,7 +89,7 @@ class Engine:
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
             "OMP_NUM_THREADS": str(settings.cpu_threads or max(1, (os.cpu_count() or 1) - 1)),
             "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1",
-            "TOKENIZERS_PARALLELISM": "false",
+            "TOKENIZERS_PARALLELISM": "false", "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": str(KEPT_OPEN_S),
         }
         if adapters is not None:
             environment["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "True"

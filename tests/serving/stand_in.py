@@ -15,7 +15,7 @@ from aiohttp import web
 from task.codec import Codec
 from task.tokens import FastTokenizer
 
-Mood = Literal["well", "hanging", "broken", "garbled", "short", "gone"]
+Mood = Literal["well", "hanging", "broken", "garbled", "short", "gone", "stale"]
 
 
 @dataclass
@@ -32,6 +32,7 @@ class StandIn:
     asked: list[int] = field(default_factory=list)
     url: str = ""
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _known: set[object] = field(default_factory=set)
 
     async def pooling(self, request: web.Request) -> web.StreamResponse:
         """vLLM's token classification: a row of scores for each token of each prompt."""
@@ -46,7 +47,9 @@ class StandIn:
             return web.json_response({"error": "EngineDeadError"}, status=500)
         if self.mood == "garbled":
             return web.Response(text='{"data": [{"index": 0, "da', content_type="application/json")
-        if self.mood == "gone":
+        stale = self.mood == "stale" and request.transport in self._known  # it waited longer than servers keep one open
+        self._known.add(request.transport)
+        if self.mood == "gone" or stale:
             assert request.transport is not None
             request.transport.abort()
             return web.Response()

@@ -43,6 +43,17 @@ def test_one_who_gives_up_takes_the_answer_from_nobody_else(house: Open) -> None
     asyncio.run(run())
 
 
+def test_a_kept_connection_that_was_closed_costs_nobody_an_answer(house: Open) -> None:
+    async def run() -> None:
+        async with house() as h:
+            h.engine.mood = "stale"
+            for number in range(4):
+                assert (await h.label(f"rice MILK {number}")).status_code == 200
+            assert h.engine.requests > 4  # some had to be asked again
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("mood", ["broken", "garbled", "short", "gone"])
 def test_an_engine_that_misbehaves_is_left_alone_and_tried_again(house: Open, mood: str) -> None:
     async def run() -> None:
