@@ -27,7 +27,7 @@ from task.tokens import FastTokenizer, load_tokenizer
 
 State = Literal["starting", "ready", "restarting", "failed", "stopped"]
 FIRST_PAUSE_S, LONGEST_PAUSE_S, FORGIVEN_AFTER_S = 1.0, 30.0, 60.0
-_IDLE_S = 30.0
+_IDLE_S = 120.0
 _WARM_UP = 8
 
 

@@ -25,7 +25,7 @@ from serving.gateway import Gateway
 from serving.limits import Callers, read_keys
 from serving.logs import DoubtLog, LineLog, keep_flushing
 from serving.metrics import Metrics
-from serving.quiet import QuietServer
+from serving.quiet import ImpatientProtocol, QuietServer
 from serving.route import Route
 from serving.routes import Choice, Routes
 from serving.state import Said, StateFolder, Wanted, WantedRoute
@@ -141,7 +141,7 @@ class Worker:
     async def run(self, listener: socket.socket) -> None:
         """Serve until SIGTERM; then finish what has begun."""
         server = QuietServer(uvicorn.Config(
-            self.gateway, log_level="warning", access_log=False, http="httptools", lifespan="off", ws="none",
+            self.gateway, log_level="warning", access_log=False, http=ImpatientProtocol, lifespan="off", ws="none",
             timeout_graceful_shutdown=round(self.settings.request_timeout_s) + 1, server_header=False,
             date_header=False, backlog=2048,
         ), Tally(self.state.tally, self.number, self.settings.workers))

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from eval.report import milliseconds
+from eval.report import milliseconds, percent
 
 
 def hits(result: Path) -> str:
@@ -50,3 +50,97 @@ def cache(result: Path) -> str:
         f"| {c['rows']:,} | {c['build_s']:,.0f} | {c['disk_mb']:,} | {c['open_ms']:.1f} | {c['hit_us']:.1f} "
         f"| {c['miss_us']:.1f} |" for c in rows
     )])
+
+
+def changes(result: Path) -> str:
+    """Twenty changes of the bundle under load."""
+    r = json.loads(result.read_text(encoding="utf-8"))
+    c = r["changes"]
+    started = [x["seconds"] for x in c["changes"] if x["engine_started"]]
+    kept = [x["seconds"] for x in c["changes"] if not x["engine_started"]]
+    first = [x["first_new_s"] for x in c["changes"] if x["first_new_s"] is not None]
+    answers, total = c["answers"], sum(c["answers"].values())
+    failed = sum(v for k, v in c["statuses"].items() if k != "200")
+    return "\n".join([
+        f"| {len(c['changes'])} changes, the last a rollback, under {r['rate']:g} requests/s | |", "|---|---|",
+        f"| requests, of which failed | {c['requests']:,}, {failed} |",
+        f"| connections that broke | {c['broken_connections']} |",
+        f"| seconds for a change whose engine had to be started ({len(started)}) "
+        f"| {min(started):.1f} to {max(started):.1f} |",
+        f"| seconds for one whose engine ran ({len(kept)}) | {min(kept):.2f} to {max(kept):.2f} |",
+        f"| first answer of the new bundle, seconds after its change was reported | {min(first):.2f} to "
+        f"{max(first):.2f} |",
+        f"| answers as their bundle gives them alone | {100 * answers.get('same', 0) / total:.2f} % |",
+        f"| answers that the other bundle would have given | {answers.get('mixture', 0)} |",
+        f"| p99, ms: hits, misses | {milliseconds(c['hits']['p99_ms'])}, {milliseconds(c['misses']['p99_ms'])} |",
+    ])
+
+
+def faults(result: Path) -> str:
+    """What clients saw of each fault."""
+    r = json.loads(result.read_text(encoding="utf-8"))
+    head = "| fault | back after, s | hits: failed, slowest ms | misses: answered, refused, slowest ms | schema-false |"
+    lines = [head, "|---|---|---|---|---|"]
+    for f in r["faults"]:
+        hits, misses = f["hits"], f["misses"]
+        failed = sum(v for k, v in hits["statuses"].items() if k != "200")
+        lines.append(
+            f"| {f['fault']} | {f['back_s']:.1f} | {failed} of {hits['count']:,}, {hits['slowest_ms']:,.0f} "
+            f"| {misses['statuses'].get('200', 0)}, {misses['statuses'].get('503', 0)}, {misses['slowest_ms']:,.0f} "
+            f"| {f['schema_false']} |"
+        )
+    return "\n".join(lines)
+
+
+def fuzz(result: Path) -> str:
+    """Requests that nobody would write."""
+    r = json.loads(result.read_text(encoding="utf-8"))
+    s, m = r["schemathesis"], r["mutations"]
+    lines = [
+        "| | requests | what came of it |", "|---|---|---|",
+        f"| schemathesis on `/openapi.json` | {s['requests']:,} | "
+        f"{'every check held' if s['ok'] else 'checks failed'} |",
+        f"| mutated bodies, headers, methods, paths | {m['requests']:,} | "
+        + ", ".join(f"{v:,} × {'closed' if k == '0' else k}" for k, v in m["statuses"].items()) + " |",
+    ]
+    for before, after in zip(r["workers"]["a tenth"], r["workers"]["the end"], strict=True):
+        lines.append(
+            f"| a worker's memory and open files, after a tenth and at the end | | {before['rss_kb'] / 1024:.1f} to "
+            f"{after['rss_kb'] / 1024:.1f} MB, {before['files']} to {after['files']} |"
+        )
+    paths = r["vllm_paths"]
+    answered = [k for k, v in paths.items() if v != 404]
+    lines.append(f"| vLLM's own paths through the gateway | {len(paths)} | {answered or 'all 404'} |")
+    return "\n".join(lines)
+
+
+def ladder(result: Path) -> str:
+    """The rungs that run on a CPU."""
+    r = json.loads(result.read_text(encoding="utf-8"))
+    head = "| rung | p50, ms | p95, ms | queries/s | F1, % | less merged, points | on disk, MB |"
+    lines = [head, "|---|---|---|---|---|---|---|"]
+    for name, x in r["rungs"].items():
+        d = x["less_merged"]
+        figures = [100 * d[k] for k in ("value", "low", "high")] if d else []
+        less = "{:+.2f} [{:+.2f}, {:+.2f}]".format(*figures) if d else "–"
+        rates = " and ".join(f"{v:.0f}" for v in x["queries_per_s"])
+        lines.append(
+            f"| `{name}` | {milliseconds(x['p50_ms'])} | {milliseconds(x['p95_ms'])} | {rates} "
+            f"| {percent(x['f1'])} | {less} | {x['disk_mb']:,} |"
+        )
+    return "\n".join(lines)
+
+
+def peer(result: Path) -> str:
+    """LiteLLM before `vllm serve`, and us."""
+    r = json.loads(result.read_text(encoding="utf-8"))
+    head = "| | misses, p50 ms | misses, p95 ms | hits, p50 ms | hits, p99 ms |"
+    lines = [head, "|---|---|---|---|---|"]
+    names = (("theirs", f"`vllm serve`, JSON schema, LiteLLM {r['litellm']}"), ("ours", "`limbeck serve`"))
+    for kind, name in names:
+        misses, hits = r[kind]["misses"], r[kind]["hits"]
+        lines.append(
+            f"| {name} | {milliseconds(misses['p50_ms'])} | {milliseconds(misses['p95_ms'])} "
+            f"| {milliseconds(hits['p50_ms'])} | {milliseconds(hits['p99_ms'])} |"
+        )
+    return "\n".join(lines)

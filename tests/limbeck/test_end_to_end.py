@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,9 +18,11 @@ from typing import Any
 
 import pytest
 
+from eval.quality import label_agreement
 from serving.bundle import open_bundle
 from serving.run import served
 from task.files import read_json, sha256_file
+from task.labels import Example, Label
 from tests.conftest import FIXTURES
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
@@ -211,3 +214,25 @@ def test_only_the_engine_of_the_running_service_is_left(run: Path, url: str) -> 
     """The runs, the prediction and the killed attempts have all ended theirs."""
     found = subprocess.run(["pgrep", "-af", f"api_server.*{run}"], capture_output=True, text=True, check=False)
     assert len(found.stdout.splitlines()) == 1, found.stdout
+
+
+@pytest.mark.parametrize(("setting", "least"), [("weights=adapter", 0.97), ("quantization=int8", 0.8)])
+def test_a_student_served_otherwise_says_the_same(run: Path, tmp_path: Path, setting: str, least: float) -> None:
+    """The adapter added while the engine runs, and 8 bits: the bundle stage alone is run again."""
+    again = tmp_path / run.name
+    shutil.copytree(run, again)
+    subprocess.run(command("bundle", TASK, "--runs", tmp_path, "--set", f"serving.{setting}"), check=True)
+    bundle = open_bundle(again / "bundle" / "bundle")
+    assert (bundle.adapter is not None) == (setting == "weights=adapter")
+    gold = (run / "sample" / "gold_test.jsonl").read_text().splitlines(keepends=True)[:60]
+    (tmp_path / "gold.jsonl").write_text("".join(gold))
+    found = []
+    for folder in (run, again):
+        out = tmp_path / f"{folder.parent.name}.jsonl"
+        subprocess.run(command(
+            "predict", folder / "bundle" / "bundle", "--in", tmp_path / "gold.jsonl", "--out", out, "--no-cache",
+            "--log", tmp_path / "engine.log",
+        ), check=True)
+        rows = map(json.loads, out.read_text().splitlines())
+        found.append([Example(r["query"], tuple(Label.from_json(x) for x in r["labels"])) for r in rows])
+    assert label_agreement(*found) >= least
