@@ -226,13 +226,12 @@ def test_a_student_served_otherwise_says_the_same(run: Path, tmp_path: Path, set
     assert (bundle.adapter is not None) == (setting == "weights=adapter")
     gold = (run / "sample" / "gold_test.jsonl").read_text().splitlines(keepends=True)[:60]
     (tmp_path / "gold.jsonl").write_text("".join(gold))
-    found = []
-    for folder in (run, again):
-        out = tmp_path / f"{folder.parent.name}.jsonl"
-        subprocess.run(command(
-            "predict", folder / "bundle" / "bundle", "--in", tmp_path / "gold.jsonl", "--out", out, "--no-cache",
-            "--log", tmp_path / "engine.log",
-        ), check=True)
-        rows = map(json.loads, out.read_text().splitlines())
-        found.append([Example(r["query"], tuple(Label.from_json(x) for x in r["labels"])) for r in rows])
-    assert label_agreement(*found) >= least
+    subprocess.run(command(
+        "predict", again / "bundle" / "bundle", "--in", tmp_path / "gold.jsonl", "--out", tmp_path / "found.jsonl",
+        "--no-cache", "--log", tmp_path / "engine.log",
+    ), check=True)
+    said = {}
+    for path in (tmp_path / "found.jsonl", run / "evaluate" / "predictions" / "student-merged-and-served.jsonl"):
+        rows = map(json.loads, path.read_text().splitlines()[:60])
+        said[path] = [Example(r["query"], tuple(Label.from_json(x) for x in r["labels"])) for r in rows]
+    assert label_agreement(*said.values()) >= least
