@@ -38,6 +38,7 @@ from task.files import write_json
 RESULT = Path(__file__).parent / "results" / "serving_fuzz.json"
 CONNECTIONS = 16
 PATIENCE_S = 30.0
+SILENT = -1
 # A deadline of a millisecond is a valid one: such a request is refused for being late before its body is looked at.
 REFUSALS = """
 [checks.not_a_server_error]
@@ -115,7 +116,7 @@ def from_document(url: str, examples: int) -> dict[str, Any]:
 
 
 async def mutations(port: int, count: int, seed: int) -> Counter[int]:
-    """Statuses of mutated requests; 0 where the server closed the connection without an answer."""
+    """Statuses of mutated requests; 0 where the connection was closed without an answer, `SILENT` where none came."""
     rng = random.Random(seed)
     statuses: Counter[int] = Counter()
     gate = asyncio.Semaphore(CONNECTIONS)
@@ -147,6 +148,8 @@ async def sent(port: int, method: str, path: str, headers: list[tuple[bytes, byt
             writer.write_eof()
         async with asyncio.timeout(PATIENCE_S):
             answer = await reader.read()
+    except TimeoutError:
+        return SILENT
     except OSError:
         return 0
     finally:

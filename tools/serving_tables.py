@@ -101,7 +101,7 @@ def fuzz(result: Path) -> str:
         f"| schemathesis on `/openapi.json` | {s['requests']:,} | "
         f"{'every check held' if s['ok'] else 'checks failed'} |",
         f"| mutated bodies, headers, methods, paths | {m['requests']:,} | "
-        + ", ".join(f"{v:,} × {'closed' if k == '0' else k}" for k, v in m["statuses"].items()) + " |",
+        + ", ".join(f"{v:,} × {({'0': 'closed', '-1': 'no answer'}).get(k, k)}" for k, v in m["statuses"].items()) + " |",
     ]
     for before, after in zip(r["workers"]["a tenth"], r["workers"]["the end"], strict=True):
         lines.append(
