@@ -92,6 +92,9 @@ def faults(result: Path) -> str:
     return "\n".join(lines)
 
 
+_NAMES = {"0": "closed", "-1": "no answer"}
+
+
 def fuzz(result: Path) -> str:
     """Requests that nobody would write."""
     r = json.loads(result.read_text(encoding="utf-8"))
@@ -101,7 +104,7 @@ def fuzz(result: Path) -> str:
         f"| schemathesis on `/openapi.json` | {s['requests']:,} | "
         f"{'every check held' if s['ok'] else 'checks failed'} |",
         f"| mutated bodies, headers, methods, paths | {m['requests']:,} | "
-        + ", ".join(f"{v:,} × {({'0': 'closed', '-1': 'no answer'}).get(k, k)}" for k, v in m["statuses"].items()) + " |",
+        + ", ".join(f"{v:,} × {_NAMES.get(k, k)}" for k, v in m["statuses"].items()) + " |",
     ]
     for before, after in zip(r["workers"]["a tenth"], r["workers"]["the end"], strict=True):
         lines.append(
