@@ -1,7 +1,7 @@
 """An 8B student behind vLLM on one GPU: one forward pass or a written answer, bf16 or FP8, merged or with an adapter.
 
     python -m benchmarks.h100_serving                      Llama-3-8B's architecture, one H100
-    python -m benchmarks.h100_serving --size tiny --seconds 3 --rates 2 --lengths 4 --precisions bf16
+    python -m benchmarks.h100_serving --size tiny --seconds 3 --rates 2 --lengths 4 --precisions bf16 --eager
 
 The weights are dummies, which vLLM makes itself (`--load-format dummy`): times are those of real ones, answers are not.
 Questions are of the length that the market's have, 40 tokens (a query twice and its probes), all different. For each
@@ -47,6 +47,7 @@ def main() -> None:
     parser.add_argument("--rates", type=float, nargs="+", default=[1, 5, 20, 50])
     parser.add_argument("--lengths", type=int, nargs="+", default=[4, 8, 20, 60], help="tokens of written answers")
     parser.add_argument("--precisions", choices=PRECISIONS, nargs="+", default=list(PRECISIONS))
+    parser.add_argument("--eager", action="store_true", help="compile nothing: slower answers, a faster start")
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
     shape = SIZES[options.size]
@@ -64,7 +65,7 @@ def main() -> None:
                     print(form, precision, weights, flush=True)
                     rows = list(measured(
                         model, form, PRECISIONS[precision], adapter if weights == "adapter" else None, shape, lengths,
-                        options.rates, options.seconds, folder / "engine.log",
+                        options.rates, options.seconds, options.eager, folder / "engine.log",
                     ))
                     result["engines"].append({"form": form, "precision": precision, "weights": weights, "rows": rows})
                     write_json(options.out, result)
@@ -118,11 +119,11 @@ def make_adapter(folder: Path, shape: Architecture) -> Path:
 
 def measured(
     model: Path, form: str, extra: tuple[str, ...], adapter: Path | None, shape: Architecture, lengths: Sequence[int],
-    rates: Sequence[float], seconds: float, log: Path,
+    rates: Sequence[float], seconds: float, eager: bool, log: Path,
 ) -> Iterator[dict[str, Any]]:
     """One engine: a row for each length and rate."""
     settings = Serving(
-        max_model_len=256, enforce_eager=False, start_timeout_s=1_200.0, adapters=Adapters(at_once=1, rank=16),
+        max_model_len=256, enforce_eager=eager, start_timeout_s=1_200.0, adapters=Adapters(at_once=1, rank=16),
         extra_args=("--load-format", "dummy", "--skip-tokenizer-init", *extra),
     )
     adapters = settings.adapters if adapter is not None else None

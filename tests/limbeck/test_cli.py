@@ -92,7 +92,7 @@ def test_a_full_disk_is_told_and_leaves_no_half_file(tmp_path: Path) -> None:
 
 def test_serving_what_is_no_bundle_and_a_port_in_use(tmp_path: Path) -> None:
     done = limbeck("serve", tmp_path)
-    assert (done.returncode, "no bundle here" in done.stderr) == (2, True)
+    assert (done.returncode, "neither a bundle, nor a release pointer" in done.stderr) == (2, True)
 
 
 def test_a_port_in_use_is_found_before_the_engine_starts(tmp_path: Path) -> None:
