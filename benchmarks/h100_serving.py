@@ -73,8 +73,13 @@ def main() -> None:
 
 
 def make_model(folder: Path, shape: Architecture, form: str) -> Path:
-    """A configuration without weights; vLLM makes them."""
+    """A configuration without weights, which vLLM makes, and a tokenizer with a word for each id."""
+    from tokenizers import Tokenizer, models
+
     folder.mkdir()
+    words = {f"t{i}": i for i in range(shape.vocabulary)}
+    Tokenizer(models.WordLevel(words, "t0")).save(str(folder / "tokenizer.json"))
+    write_json(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "t1"})
     kind = "ForSequenceClassification" if form == "read" else "ForCausalLM"
     names = [f"s{i}" for i in range(SYMBOLS)]
     write_json(folder / "config.json", {
@@ -124,7 +129,7 @@ def measured(
     """One engine: a row for each length and rate."""
     settings = Serving(
         max_model_len=256, enforce_eager=eager, start_timeout_s=1_200.0, adapters=Adapters(at_once=1, rank=16),
-        extra_args=("--load-format", "dummy", "--skip-tokenizer-init", *extra),
+        extra_args=("--load-format", "dummy", *extra),
     )
     adapters = settings.adapters if adapter is not None else None
     with Engine(model, "student", form, settings, log, adapters=adapters) as engine:
@@ -186,7 +191,7 @@ def question(name: str, form: str, length: int, prompt: list[int]) -> tuple[str,
         }
     return "/v1/completions", {
         "model": name, "prompt": prompt, "temperature": 0.0, "max_tokens": length, "min_tokens": length,
-        "ignore_eos": True, "logprobs": 0, "detokenize": False,
+        "ignore_eos": True, "logprobs": 1, "add_special_tokens": False,
     }
 
 

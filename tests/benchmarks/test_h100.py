@@ -30,7 +30,8 @@ def test_it_trains_merges_and_measures_both_kinds(tmp_path: Path) -> None:
 def test_it_serves_every_form_merged_and_with_an_adapter(tmp_path: Path) -> None:
     out = tmp_path / "result.json"
     line = [sys.executable, "-m", "benchmarks.h100_serving", "--size", "tiny", "--seconds", "4", "--rates", "5"]
-    subprocess.run([*line, "--lengths", "4", "--precisions", "bf16", "--eager", "--out", str(out)], check=True, timeout=580)
+    line += ["--lengths", "4", "--precisions", "bf16", "--eager", "--out", str(out)]
+    subprocess.run(line, check=True, timeout=580)
     engines = read_json(out)["engines"]
     assert [(e["form"], e["weights"]) for e in engines] == [
         (form, weights) for form in ("read", "write") for weights in ("merged", "adapter")
