@@ -331,10 +331,15 @@ def _overwrite_cache(_: Service, bundle: Bundle) -> None:
 
 
 def _fill_disk(service: Service, _: Bundle) -> None:
-    log = service.state / "access.jsonl"
-    log.unlink()
-    log.symlink_to("/dev/full")
-    time.sleep(3.0)
+    full_disk(service.state / "access.jsonl", 3.0)
+
+
+def full_disk(log: Path, seconds: float) -> None:
+    """Let nothing be written to a log for a while; put in its place at once, for workers make one that is missing."""
+    full = log.with_name("full")
+    full.symlink_to("/dev/full")
+    full.replace(log)
+    time.sleep(seconds)
     log.unlink()
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.mixed_load import MixedLoad, Outcome
-from benchmarks.serving_changes import Service
+from benchmarks.serving_changes import Service, full_disk
 from benchmarks.serving_fuzz import fuzz
 from serving.bundle import Bundle, build
 from serving.engine import free_port
@@ -159,10 +159,7 @@ def test_a_service_that_lost_its_own_copy_heals_it(stage: Stage, service: Servic
 
 def test_a_full_disk_costs_log_lines_only(service: Service, load: Load) -> None:
     log = service.state / "access.jsonl"
-    log.unlink()
-    log.symlink_to("/dev/full")
-    time.sleep(1.5)
-    log.unlink()
+    full_disk(log, 1.5)
     time.sleep(1.0)
     assert json.loads(log.read_text().splitlines()[0])["path"]
     with urllib.request.urlopen(f"{service.admin}/metrics", timeout=10) as response:
