@@ -98,7 +98,10 @@ def litellm(model: Path, bundle: Bundle, venv: Path, folder: Path) -> Iterator[s
             proxy = subprocess.Popen(
                 [str(venv / "bin" / "litellm"), "--config", str(config), "--host", "127.0.0.1", "--port", str(port)],
                 stdout=log, stderr=log, preexec_fn=die_with_parent,
-                env={**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "PYTHONPATH": "", "NO_PROXY": "*"},
+                env={
+                    **os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "PYTHONPATH": "", "NO_PROXY": "*",
+                    "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",  # on loopback, for this measurement
+                },
             )
         try:
             url = f"http://127.0.0.1:{port}"
