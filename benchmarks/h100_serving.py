@@ -25,15 +25,15 @@ from typing import Any
 
 import aiohttp
 
+from benchmarks.h100_student import SIZES
 from eval.latency import percentiles
 from limbeck.stage import device, git_commit, versions
 from serving.engine import Engine
-from student.estimate import KNOWN, Architecture
+from student.estimate import Architecture
 from task.files import write_json
 from task.service import Adapters, Serving
 
 RESULT = Path(__file__).parent / "results" / "h100_serving.json"
-SIZES = {"8B": KNOWN["Meta-Llama-3-8B"], "tiny": Architecture(2, 128, 256, 2, 1, 2_048, tied=False, head_dim=64)}
 PRECISIONS: dict[str, tuple[str, ...]] = {"bf16": (), "fp8": ("--quantization", "fp8")}
 TOKENS, SYMBOLS, RANK, WARM_UP = 40, 33, 16, 20
 ADAPTER = "student@adapter"

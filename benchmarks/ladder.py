@@ -28,7 +28,7 @@ from limbeck.predict import through_engine
 from limbeck.stage import device, git_commit, versions
 from serving.bundle import Bundle, build, open_bundle
 from serving.client import StudentClient
-from serving.keeper import engine_of
+from serving.keeper import started
 from student.classifier import export_classifier, shared_symbols
 from student.quantise import quantise
 from task.files import write_json
@@ -81,23 +81,20 @@ def climbed(
     bundle: Bundle, queries: Sequence[str], gold: Sequence[Example], log: Path
 ) -> tuple[list[float], float, list[Example]]:
     """Seconds of single queries, gold queries a second, and what was said of them."""
-    with engine_of(bundle, log) as engine:
-        engine.wait_ready()
-        if bundle.adapter is not None:
-            engine.load_adapter(bundle.model_name, bundle.adapter)
+    with started(bundle, log) as engine:
         seconds = asyncio.run(_one_by_one(bundle, engine.url, queries))
-        started = time.perf_counter()
+        begun = time.perf_counter()
         said = asyncio.run(through_engine(bundle, engine.url, gold, False, lambda _: None))
-        return seconds, len(gold) / (time.perf_counter() - started), said
+        return seconds, len(gold) / (time.perf_counter() - begun), said
 
 
 async def _one_by_one(bundle: Bundle, url: str, queries: Sequence[str]) -> list[float]:
     out = []
     async with StudentClient.of(bundle, url, load_tokenizer(bundle.model)) as client:
         for query in queries:
-            started = time.perf_counter()
+            begun = time.perf_counter()
             await client.label([query])
-            out.append(time.perf_counter() - started)
+            out.append(time.perf_counter() - begun)
             await asyncio.sleep(0.02)
     return out[WARM_UP:]
 

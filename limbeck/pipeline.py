@@ -215,15 +215,16 @@ class Pipeline:
 
     def _servable(self, codec: Codec, merged: Path, folder: Path) -> tuple[Path, Path | None]:
         """What the engine loads: the merged student, in 8 bits if wanted, or the base and the student's adapter."""
+        made = folder / "engine"
+        shutil.rmtree(made, ignore_errors=True)
         if self.task.serving.weights == "merged":
             model = merged / ("classifier" if codec.form == "read" else "model")
             if self.task.serving.quantization != "int8":
                 return model, None
             from student.quantise import quantise
 
-            shutil.rmtree(folder / "engine", ignore_errors=True)
-            quantise(model, folder / "engine")
-            return folder / "engine", None
+            quantise(model, made)
+            return made, None
         from serving.adapter import rank
         from student.classifier import export_classifier, shared_symbols
         from task.store import fetch
@@ -245,9 +246,8 @@ class Pipeline:
                 found=adapters.symbols, expected=f"more, for the codec has {len(codec.symbol_ids)}",
                 fix="Raise it for all tasks that share the base",
             )
-        shutil.rmtree(folder / "engine", ignore_errors=True)
-        export_classifier(base, symbols, folder / "engine", shared=True)
-        return folder / "engine", adapter
+        export_classifier(base, symbols, made, shared=True)
+        return made, adapter
 
     def _head(self) -> list[Example]:
         """Accepted labels of the most frequent queries."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from serving.bundle import Bundle
 from serving.cache import HeadCache
 from serving.client import StudentClient
-from serving.keeper import engine_of
+from serving.keeper import started
 from serving.route import Route
 from task.labels import Example
 from task.progress import Progress, quiet
@@ -25,10 +25,7 @@ def predict(
 ) -> list[Example]:
     """Start the bundle's engine, label all queries, stop it. Order and number are kept."""
     progress.begin("starting vLLM")
-    with engine_of(bundle, log) as engine:
-        engine.wait_ready()
-        if bundle.adapter is not None:
-            engine.load_adapter(bundle.model_name, bundle.adapter)
+    with started(bundle, log) as engine:
         progress.begin("labelling", len(examples))
         return asyncio.run(through_engine(bundle, engine.url, examples, use_cache, progress.advance))
 

@@ -225,6 +225,19 @@ def engine_of(bundle: Bundle, log: Path, settings: Serving | None = None, port: 
     )
 
 
+def started(bundle: Bundle, log: Path) -> Engine:
+    """An engine that serves one bundle and answers, its adapter loaded; raises `EngineError` and leaves none behind."""
+    engine = engine_of(bundle, log)
+    try:
+        engine.wait_ready()
+        if bundle.adapter is not None:
+            engine.load_adapter(bundle.model_name, bundle.adapter)
+    except BaseException:
+        engine.close()
+        raise
+    return engine
+
+
 def _settle(tenant: Tenant, error: EngineError | None) -> None:
     if tenant.settled.done():
         return

@@ -26,7 +26,7 @@ from serving.bundle import Bundle, open_bundle
 from serving.cache import HeadCache
 from serving.client import EngineUnavailableError, Judged, StudentClient
 from serving.gateway import Gateway
-from serving.keeper import engine_of
+from serving.keeper import started
 from serving.limits import Callers, read_keys
 from serving.route import Route
 from serving.routes import Choice, Routes
@@ -76,10 +76,7 @@ class EngineReplica:
         bundle = open_bundle(Path(folder))
         self._hang_s = bundle.task.serving.hang_s
         log = Path(tempfile.gettempdir()) / f"limbeck-engine-{os.getpid()}.log"
-        self._engine = engine_of(bundle, log)
-        self._engine.wait_ready()
-        if bundle.adapter is not None:
-            self._engine.load_adapter(bundle.model_name, bundle.adapter)
+        self._engine = started(bundle, log)
         self._client = StudentClient.of(bundle, self._engine.url, load_tokenizer(bundle.model))
 
     async def label(self, queries: Sequence[str]) -> list[Judged]:
