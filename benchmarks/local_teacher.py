@@ -20,8 +20,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from eval.bootstrap import draw
 from eval.match import count
-from eval.metrics import bootstrap, interval, micro, resample_weights
+from eval.metrics import MICRO, of_table
+from eval.significance import Paired
 from limbeck.inputs import Inputs
 from limbeck.stage import device, git_commit, versions
 from task.files import write_json
@@ -90,30 +92,21 @@ def measure(task: Task, sources: Sources, gold: Sequence[Example], folder: Path,
         "raw": [replace(g, labels=tuple(x for x in raw.get(g.query, ()) if x.role in known)) for g in gold],
         "guarded": [replace(g, labels=rows[g.query].labels) for g in gold],
     }
-    weights = resample_weights(len(gold), task.eval.resamples, task.eval.seed)
     tables = {
         name: count(gold, side, sorted(known), "value", normaliser(task.normaliser)) for name, side in sides.items()
     }
-    samples = {name: bootstrap(t, weights, micro) for name, t in tables.items()}
-    points = {name: micro(t.sum(axis=0)) for name, t in tables.items()}
+    micro = {what: of_table(f, len(known)) for what, f in MICRO.items()}
     out: dict[str, Any] = {
-        name: {
-            what: _figure(float(points[name][k]), interval(samples[name][:, k], 0.95))
-            for k, what in enumerate(("precision", "recall", "f1"))
-        }
-        for name in sides
+        name: {what: draw(t, task.eval.resamples, task.eval.seed).figure(f, 0.95) for what, f in micro.items()}
+        for name, t in tables.items()
     }
-    gain = samples["guarded"][:, 0] - samples["raw"][:, 0]
-    out["precision_gain"] = _figure(float(points["guarded"][0] - points["raw"][0]), interval(gain, 0.95))
+    both = Paired.of(tables["guarded"], tables["raw"], task.eval.resamples, task.eval.seed)
+    out["precision_gain"] = both.figure(micro["precision"], 0.95)
     out |= {
         "statuses": dict(done.statuses), "verdicts": done.verdicts[:12], "attempts": spent["attempts"],
         "tokens": spent["prompt_tokens"] + spent["completion_tokens"], "seconds": round(time.monotonic() - started, 1),
     }
     return out
-
-
-def _figure(value: float, bounds: tuple[float, float]) -> dict[str, float]:
-    return {"value": round(value, 6), "low": round(bounds[0], 6), "high": round(bounds[1], 6)}
 
 
 if __name__ == "__main__":

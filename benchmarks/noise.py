@@ -1,15 +1,17 @@
 """Labels that are wrong on purpose: what a student makes of them, with and without the options that are meant for it.
 
     python -m benchmarks.noise runs/market [--work runs/noise] [--seeds 3] [--steps 480] [--rates 0 0.05 0.1 0.2]
+                               [--manners plain cross-fit]
 
 The labels of a finished market run, its teacher's, are spoilt: every label with the given probability becomes another
 role, loses or gains a word, gets another value (closed roles), or is left out. The same hand spoils the teacher's
 labels of the gold queries: that is the noisy teacher whom the student is compared with, on gold that nobody spoilt. For
 each rate and seed (of the noise and of the training) one student learns the spoilt curriculum as it is (`plain`), one
-after `curriculum.cross_fit` has masked what students of the other fold contradict (`cross-fit`). Differences are paired
-over queries and drawn over seeds. Each student is kept, so a run that was cut goes on. Expected: noise of this kind has
-no pattern, so a student learns around it: 10 % of wrong labels should cost it a point or two, where its teacher loses
-ten. Writes benchmarks/results/noise.json.
+after `curriculum.cross_fit` has masked what students of the other fold contradict (`cross-fit`; these students train
+for as many steps as it does: with a third of 240 they contradicted three right words for each wrong one). Differences
+are paired over queries and drawn over seeds. Each student is kept, so a run that was cut goes on. Expected: noise of
+this kind has no pattern, so a student learns around it: 10 % of wrong labels should cost it a point or two, where its
+teacher loses ten. Writes benchmarks/results/noise.json.
 """
 
 from __future__ import annotations
@@ -24,9 +26,9 @@ from typing import Any
 
 from eval.seeds import difference_over_seeds, over_seeds
 from limbeck.cross_fit import contradicted, without
-from limbeck.evaluate import teacher_labels
 from limbeck.inputs import Inputs
 from limbeck.stage import device, git_commit, versions
+from limbeck.systems import teacher_labels
 from limbeck.variants import answers, make_job, read_predictions
 from student.connect import connected
 from student.launch import launch
@@ -54,6 +56,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=480)
     parser.add_argument("--rates", type=float, nargs="+", default=[0.0, 0.05, 0.1, 0.2])
+    parser.add_argument("--manners", choices=MANNERS, nargs="+", default=list(MANNERS))
     options = parser.parse_args()
     settings = {"student.max_steps": options.steps, "student.keep_best": "false", "student.eval_every": "1000000"}
     task = load_task(Path("configs/market.yaml"), [f"{k}={v}" for k, v in settings.items()]).task
@@ -65,21 +68,24 @@ def main() -> None:
     found: list[dict[str, Any]] = []
     with connected(task.student):
         for rate in options.rates:
-            runs: dict[str, list[list[Example]]] = {"teacher": [], **{m: [] for m in MANNERS}}
+            runs: dict[str, list[list[Example]]] = {"teacher": [], **{m: [] for m in options.manners}}
             masked: list[dict[str, float]] = []
             for seed in range(options.seeds):
                 runs["teacher"].append([spoilt(x, task, rate, seed + 1_000) for x in teacher])
-                for manner in MANNERS:
+                for manner in options.manners:
                     folder = options.work / f"{options.steps}" / f"{rate:g}-{seed}-{manner}"
                     runs[manner].append(student(task, rows, inputs.test, rate, seed, manner, folder))
                     print(rate, seed, manner, over_seeds(inputs.test, runs[manner][-1:], task), flush=True)
-                masked.append(read_json(folder / "masked.json"))
+                    if manner == "cross-fit":
+                        masked.append(read_json(folder / "masked.json"))
+            both = set(MANNERS) <= set(options.manners)
             found.append({
                 "rate": rate, "f1": {m: over_seeds(inputs.test, r, task) for m, r in runs.items()},
                 "less_teacher": {
-                    m: difference_over_seeds(inputs.test, runs[m], runs["teacher"], task) for m in MANNERS
+                    m: difference_over_seeds(inputs.test, runs[m], runs["teacher"], task) for m in options.manners
                 },
-                "cross-fit_less_plain": difference_over_seeds(inputs.test, runs["cross-fit"], runs["plain"], task),
+                "cross-fit_less_plain": difference_over_seeds(inputs.test, runs["cross-fit"], runs["plain"], task)
+                if both else None,
                 "masked": masked,
             })
     write_json(RESULT, {
@@ -115,7 +121,7 @@ def _masked(
     base = fetch(task.student.base)
     codec = Codec.compile(task, [r.example for r in bad], load_tokenizer(base), form="read")
     usable = [i for i, r in enumerate(bad) if codec.representable(r.example)]
-    found = contradicted(task, CrossFit(), base, codec, [bad[i] for i in usable], folder)
+    found = contradicted(task, CrossFit(steps=task.student.max_steps), base, codec, [bad[i] for i in usable], folder)
     doubts: dict[str, list[Doubt]] = {}
     hits = 0
     for x in found:

@@ -27,8 +27,9 @@ from typing import Any
 import torch
 
 from benchmarks.h100_student import matmul_rate
+from eval.bootstrap import draw
 from eval.match import count
-from eval.metrics import bootstrap, interval, micro, resample_weights
+from eval.metrics import MICRO, of_table
 from limbeck.stage import device, git_commit, versions
 from student.adapters import load_adapter
 from student.estimate import KNOWN, training_flops
@@ -213,10 +214,7 @@ def quality(data: Path, client: str, adapter: Path) -> dict[str, Any]:
         dev, predict(model, codec, tokenizer, task, dev), [r.name for r in task.roles], "span",
         normaliser(task.normaliser),
     )
-    weights = resample_weights(len(dev), 2_000, 0)
-    low, high = interval(bootstrap(table, weights, micro)[:, 2], 0.95)
-    value = float(micro(table.sum(axis=0))[2])
-    return out | {"dev_f1": {"value": round(value, 4), "low": round(low, 4), "high": round(high, 4)}}
+    return out | {"dev_f1": draw(table, 10_000, 0).figure(of_table(MICRO["f1"], len(task.roles)), 0.95)}
 
 
 def task_of(data: Path, form: str) -> Task:

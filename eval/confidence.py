@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from eval.metrics import interval
+from eval.bootstrap import percentile
 
 Floats = npt.NDArray[np.float64]
 
@@ -151,7 +151,7 @@ def assess(
     ones = np.ones(len(p))
     for name, statistic in statistics.items():
         value = statistic(ones)
-        low, high = interval(draws[name], level)
+        low, high = percentile(draws[name], level)
         found = {"value": value, "low": low, "high": high}
         out[name] = {k: None if np.isnan(v) else round(v, 6) for k, v in found.items()}
     out["reliability"] = reliability(p, y)

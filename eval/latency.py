@@ -1,122 +1,35 @@
-"""Open-loop load: requests leave when the schedule says, whether or not earlier ones have come back.
+"""What a load run says: percentiles with intervals, apart for hits and misses, and whether it may be believed.
 
-Latency counts from the scheduled departure, so a stalled server cannot hide the requests that it kept waiting
-(coordinated omission). A run that could not keep its schedule is invalid, not merely slow. Hits and misses are
-reported apart: blended, the student would vanish behind its cache.
+An error is infinitely slow. A run that could not keep its schedule is invalid, not merely slow. A percentile stands
+only where there are enough samples for it, and percentiles are never averaged: they are taken of all raw samples, or of
+an HDR histogram. Blended, the student would vanish behind its cache; so hits, misses and all are three rows.
 """
 
 from __future__ import annotations
 
-import asyncio
-import random
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
-import aiohttp
 import numpy as np
+import numpy.typing as npt
 
-Kind = Literal["hit", "miss"]
+from eval.arrivals import Plan
+from eval.bootstrap import figure
+from eval.generator import Samples, joined
+
 MIN_ACHIEVED: Final = 0.99
+LATE_S: Final = 0.1
+MIN_REPEATS: Final = 5
 # Samples below which a percentile has no upper 95 % confidence bound: smallest n with 1 - p^n >= 0.95.
 MIN_SAMPLES: Final = {"p50": 5, "p95": 59, "p99": 299}
+_HDR: Final = (1, 3_600_000_000, 3)  # microseconds from 1 to an hour, three digits
+_DRIFT: Final = 2.0  # times as slow at the end as at the start: a queue grows
+_DRIFT_LEAST_S: Final = 0.02
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One request. Times in seconds; `latency` from the scheduled departure, infinite when it failed."""
-
-    kind: Kind
-    scheduled: float
-    delay: float
-    latency: float
-    ok: bool
-
-
-def schedule(rate: float, seconds: float, hit_share: float, seed: int) -> list[tuple[float, Kind]]:
-    """Poisson departures: (offset in seconds, kind)."""
-    rng = random.Random(seed)
-    out: list[tuple[float, Kind]] = []
-    at = rng.expovariate(rate)
-    while at < seconds:
-        out.append((at, "hit" if rng.random() < hit_share else "miss"))
-        at += rng.expovariate(rate)
-    return out
-
-
-async def open_loop(
-    url: str, plan: Sequence[tuple[float, Kind]], queries: dict[Kind, Sequence[str]], timeout_s: float = 30.0,
-    on_done: Callable[[int], None] = lambda _: None,
-) -> list[Sample]:
-    """Send the plan to `url/v1/label`, one query a request; hits may use the cache, misses skip it."""
-    samples: list[Sample] = []
-    connector = aiohttp.TCPConnector(limit=0)
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=timeout_s), connector=connector) as session:
-        start = time.perf_counter() + 0.05
-
-        async def one(number: int, at: float, kind: Kind) -> None:
-            due = start + at
-            await asyncio.sleep(max(0.0, due - time.perf_counter()))
-            sent = time.perf_counter()
-            pool = queries[kind]
-            ok = await _ask(session, url, pool[number % len(pool)], kind)
-            latency = time.perf_counter() - due
-            samples.append(Sample(kind, at, sent - due, latency if ok else float("inf"), ok))
-            on_done(1)
-
-        await asyncio.gather(*(one(n, at, kind) for n, (at, kind) in enumerate(plan)))
-    return sorted(samples, key=lambda s: s.scheduled)
-
-
-async def one_by_one(url: str, queries: Sequence[str], kind: Kind, timeout_s: float = 60.0) -> list[float]:
-    """Seconds of single requests on an otherwise idle server."""
-    out = []
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=timeout_s)) as session:
-        for query in queries:
-            started = time.perf_counter()
-            ok = await _ask(session, url, query, kind)
-            out.append(time.perf_counter() - started if ok else float("inf"))
-    return out
-
-
-async def _ask(session: aiohttp.ClientSession, url: str, query: str, kind: Kind) -> bool:
-    try:
-        async with session.post(f"{url}/v1/label", json={"query": query, "use_cache": kind == "hit"}) as response:
-            await response.read()
-            return response.status == 200
-    except (aiohttp.ClientError, TimeoutError):
-        return False
-
-
-def summarise(samples: Sequence[Sample], rate: float, seconds: float, planned: int) -> dict[str, Any]:
-    """Percentiles per kind and blended, with what is needed to believe them.
-
-    Returns:
-        JSON-ready: `valid` and `problem`, offered and achieved rate, dispatch delay, and per kind `count`, `errors`,
-        `p50_ms`, `p95_ms`, `p99_ms` (None where there are too few samples).
-    """
-    sent_in_time = sum(s.delay < 0.1 for s in samples)
-    achieved = sent_in_time / planned if planned else 0.0
-    problem = None
-    if achieved < MIN_ACHIEVED:
-        problem = f"only {achieved:.1%} of the requests left within 100 ms of their time: the generator was too slow"
-    delays = np.array([s.delay for s in samples]) if samples else np.zeros(1)
-    groups = {
-        "hit": [s for s in samples if s.kind == "hit"], "miss": [s for s in samples if s.kind == "miss"],
-        "blended": list(samples),
-    }
-    return {
-        "valid": problem is None, "problem": problem, "offered_rate": rate, "seconds": seconds,
-        "requests": len(samples), "sent_in_time": round(achieved, 5),
-        "dispatch_delay_p99_ms": round(float(np.quantile(delays, 0.99)) * 1e3, 3),
-        **{name: percentiles([s.latency for s in group]) for name, group in groups.items()},
-    }
-
-
-def percentiles(seconds: Sequence[float]) -> dict[str, Any]:
+def percentiles(seconds: Sequence[float] | npt.NDArray[np.float64]) -> dict[str, Any]:
     """Count, errors and percentiles in ms with distribution-free 95 % intervals (order statistics)."""
-    values = np.sort(np.array(seconds, dtype=np.float64))
+    values = np.sort(np.asarray(seconds, dtype=np.float64))
     out: dict[str, Any] = {"count": len(values), "errors": int(np.isinf(values).sum())}
     for name, least in MIN_SAMPLES.items():
         p = int(name[1:]) / 100
@@ -125,7 +38,144 @@ def percentiles(seconds: Sequence[float]) -> dict[str, Any]:
             continue
         spread = 1.96 * np.sqrt(len(values) * p * (1 - p))
         ranks = [np.clip(round(len(values) * p + d), 0, len(values) - 1) for d in (0, -spread, spread)]
-        at, low, high = (float(values[int(r)]) * 1e3 for r in ranks)
-        out[f"{name}_ms"] = {k: None if np.isinf(v) else round(v, 3) for k, v in
-                             (("value", at), ("low", low), ("high", high))}
+        out[f"{name}_ms"] = _figure(*(float(values[int(r)]) for r in ranks))
     return out
+
+
+def over_repeats(runs: Sequence[npt.NDArray[np.float64]]) -> dict[str, Any]:
+    """The same of repeated runs: the percentile of all samples, and an interval that knows how runs differ.
+
+    Order statistics take every sample for independent; within a run they are not, for a busy second is busy for all.
+    From five runs on, each with enough samples, the interval is Student's t over the runs' own percentiles around that
+    of all samples.
+    """
+    out = percentiles(np.concatenate(list(runs)) if runs else np.zeros(0))
+    out["runs"] = len(runs)
+    if len(runs) < MIN_REPEATS:
+        return out
+    from scipy.stats import t
+
+    for name, least in MIN_SAMPLES.items():
+        own = [percentiles(r)[f"{name}_ms"] for r in runs]
+        values = [p["value"] for p in own if p is not None and p["value"] is not None]
+        if len(values) < len(runs) or out[f"{name}_ms"] is None or min(len(r) for r in runs) < least:
+            continue
+        half = float(t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))) / 1e3
+        at = out[f"{name}_ms"]["value"] / 1e3
+        out[f"{name}_ms"] = _figure(at, max(0.0, at - half), at + half)
+    return out
+
+
+def summarise(
+    runs: Sequence[tuple[Plan, Samples]], *, slo_ms: float | None = None, kinds: bool = True
+) -> dict[str, Any]:
+    """Everything about runs of one plan (or of several with the same rate).
+
+    Args:
+        slo_ms: Say what share of the requests was answered within it, and how many a second (goodput).
+        kinds: Whether the server tells hits from misses.
+
+    Returns:
+        JSON-ready: `valid` and `problem`; `saturated`; offered and achieved rate, what left in time, dispatch delay,
+        processor share of the generator; and by kind (`hit`, `miss`, `blended`) what `over_repeats` gives, with an
+        `hdr` histogram in V2 encoding. TTFT and TPOT where answers were streamed.
+    """
+    whole = joined([s for _, s in runs])
+    planned = sum(len(p) for p, _ in runs)
+    seconds = sum(p.seconds for p, _ in runs)
+    late = float((whole.delay > LATE_S).mean()) if len(whole) else 1.0
+    ends = [float((s.scheduled + s.latency)[np.isfinite(s.latency)].max(initial=p.seconds)) for p, s in runs]
+    answered = int(np.isfinite(whole.latency).sum())
+    problem = None
+    if not planned:
+        problem = "no request was due: the rate is too low, or the time too short"
+    elif 1 - late < MIN_ACHIEVED:
+        problem = (
+            f"only {1 - late:.1%} of the requests left within {1e3 * LATE_S:.0f} ms of their time: the generator was "
+            "too slow; lower the rate, or give it more processes"
+        )
+    delays = whole.delay[np.isfinite(whole.delay)]
+    out: dict[str, Any] = {
+        "valid": problem is None, "problem": problem, "saturated": any(saturated(s) for _, s in runs),
+        "offered_rate": runs[0][0].rate if runs else 0.0, "seconds": round(seconds, 3), "requests": planned,
+        "achieved_rate": round(answered / max(sum(ends), 1e-9), 3), "sent_in_time": round(1 - late, 5),
+        "dispatch_delay_ms": {
+            name: round(1e3 * float(np.quantile(delays, q)), 3) if len(delays) else None
+            for name, q in (("p50", 0.5), ("p99", 0.99))
+        },
+        "generator_cpu": round(float(whole.cpu.sum()) / max(seconds, 1e-9), 3),
+        "statuses": {str(k): int(n) for k, n in zip(*np.unique(whole.status, return_counts=True), strict=True)},
+    }
+    groups = [("hit", True), ("miss", False)] if kinds else []
+    for name, is_hit in groups:
+        out[name] = _kind([s.latency[s.hit == is_hit] for _, s in runs], slo_ms, seconds)
+    out["blended"] = _kind([s.latency for _, s in runs], slo_ms, seconds)
+    streamed = np.isfinite(whole.first)
+    if streamed.any():
+        out["ttft"] = percentiles(whole.first[streamed])
+        many = streamed & (whole.tokens > 1)
+        out["tpot"] = percentiles((whole.latency - whole.first)[many] / (whole.tokens[many] - 1))
+    return out
+
+
+def _kind(runs: Sequence[npt.NDArray[np.float64]], slo_ms: float | None, seconds: float) -> dict[str, Any]:
+    values = np.concatenate(list(runs)) if runs else np.zeros(0)
+    found = over_repeats(runs) | {"hdr": hdr(values)}
+    if slo_ms is not None and len(values):
+        within = int((values * 1e3 <= slo_ms).sum())
+        found |= {"slo_ms": slo_ms, "within_slo": round(within / len(values), 6), "goodput": round(within / seconds, 3)}
+    return found
+
+
+def saturated(samples: Samples) -> bool:
+    """Whether the server fell behind: a tenth failed, or the last quarter was at least twice as slow as the first.
+
+    The medians of quarters are compared, so that a single stall is not taken for a queue that grows.
+    """
+    if len(samples) < 20:
+        return False
+    if np.isinf(samples.latency).mean() > 0.1:
+        return True
+    quarter = len(samples) // 4
+    early, late = (float(np.median(x)) for x in (samples.latency[:quarter], samples.latency[-quarter:]))
+    return late > _DRIFT * early and late - early > _DRIFT_LEAST_S
+
+
+def hdr(seconds: npt.NDArray[np.float64]) -> str | None:
+    """An HDR histogram in microseconds, V2 encoding in base64, as its tools read it; errors count as an hour."""
+    from hdrh.histogram import HdrHistogram
+
+    if not len(seconds):
+        return None
+    histogram = HdrHistogram(*_HDR)
+    micros = np.clip(np.where(np.isfinite(seconds), seconds * 1e6, _HDR[1]), _HDR[0], _HDR[1]).astype(np.int64)
+    for value, count in zip(*np.unique(micros, return_counts=True), strict=True):
+        histogram.record_value(int(value), int(count))
+    encoded = histogram.encode()
+    return encoded.decode() if isinstance(encoded, bytes) else str(encoded)
+
+
+def difference_of_medians(
+    a: npt.NDArray[np.float64], b: npt.NDArray[np.float64], resamples: int = 2_000, seed: int = 0
+) -> Mapping[str, float | None]:
+    """Median of `a` less that of `b` in ms, paired samples resampled together."""
+    picks = np.random.default_rng(seed).integers(0, len(a), (resamples, len(a)))
+    drawn = np.median(a[picks], axis=1) - np.median(b[picks], axis=1)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return _figure(float(np.median(a) - np.median(b)), float(low), float(high))
+
+
+def times_as_slow(
+    a: npt.NDArray[np.float64], b: npt.NDArray[np.float64], resamples: int = 2_000, seed: int = 0
+) -> Mapping[str, float | None]:
+    """Median of `a` divided by that of `b`, less 1: 0.2 is a fifth slower; paired samples resampled together."""
+    picks = np.random.default_rng(seed).integers(0, len(a), (resamples, len(a)))
+    with np.errstate(invalid="ignore"):
+        drawn = np.median(a[picks], axis=1) / np.median(b[picks], axis=1) - 1
+        return figure(float(np.median(a) / np.median(b)) - 1, *np.quantile(drawn, [0.025, 0.975]))
+
+
+def _figure(value: float, low: float, high: float) -> dict[str, float | None]:
+    """Seconds as `{"value", "low", "high"}` in ms; None for what is infinite."""
+    numbers = {"value": value, "low": low, "high": high}
+    return {k: round(1e3 * v, 3) if np.isfinite(v) else None for k, v in numbers.items()}

@@ -1,21 +1,24 @@
 """What counts as right: multisets of labels, compared without regard to order.
 
-Two schemes. `value`: a label is right when gold has the role with the same normalised value. `span`: role and
-character span must agree (strict, as in CoNLL); closed roles, which have no span, compare by value in both.
+`value`: gold has the role with the same normalised value; `raw`: with the same characters. `span`: role and character
+span agree (strict, as in CoNLL). `exact`, `partial` and `type` are SemEval-2013's ways to be lenient (`eval.semeval`).
+Closed roles, which have no span, compare by value in all of them.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
-from typing import Literal
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from eval import semeval
 from task.labels import Example, Label
 
-Scheme = Literal["value", "span"]
+Scheme = Literal["value", "raw", "span", "exact", "partial", "type"]
+SCHEMES: Final[tuple[Scheme, ...]] = ("value", "raw", "span", "exact", "partial", "type")
 Counts = npt.NDArray[np.int64]
 
 
@@ -23,7 +26,7 @@ def key_of(label: Label, scheme: Scheme, normalise: Callable[[str], str]) -> tup
     """What two labels must share to be the same."""
     if scheme == "span" and label.start is not None:
         return label.role, (label.start, label.end)
-    return label.role, normalise(label.text)
+    return label.role, label.text if scheme == "raw" else normalise(label.text)
 
 
 def exact(a: Sequence[Label], b: Sequence[Label], normalise: Callable[[str], str]) -> bool:
@@ -32,18 +35,24 @@ def exact(a: Sequence[Label], b: Sequence[Label], normalise: Callable[[str], str
 
 
 def count(
-    gold: Sequence[Example],
-    predicted: Sequence[Example],
-    roles: Sequence[str],
-    scheme: Scheme,
+    gold: Sequence[Example], predicted: Sequence[Example], roles: Sequence[str], scheme: Scheme,
     normalise: Callable[[str], str],
 ) -> Counts:
-    """True positives, false positives and false negatives per query and role.
+    """`tables` for one scheme."""
+    return tables(gold, predicted, roles, normalise, (scheme,))[scheme]
+
+
+def tables(
+    gold: Sequence[Example], predicted: Sequence[Example], roles: Sequence[str], normalise: Callable[[str], str],
+    schemes: Sequence[Scheme] = SCHEMES,
+) -> dict[Scheme, Counts]:
+    """True positives, false positives and false negatives per query and role, for each scheme.
 
     A label of a role outside `roles` cannot occur in gold; in a prediction it is a mistake of the reader, refused.
 
     Returns:
-        Shape (queries, roles, 3), last axis TP, FP, FN.
+        Shape (queries, roles, 3), last axis TP, FP, FN. `partial` counts in halves of a label, for half is what it
+        gives; precision, recall and F1 are the same.
 
     Raises:
         ValueError: The two sides are not about the same queries in the same order.
@@ -51,13 +60,48 @@ def count(
     if len(gold) != len(predicted):
         raise ValueError(f"{len(gold)} gold rows and {len(predicted)} predictions")
     index = {role: i for i, role in enumerate(roles)}
-    out = np.zeros((len(gold), len(roles), 3), dtype=np.int64)
+    out: dict[Scheme, Counts] = {s: np.zeros((len(gold), len(roles), 3), dtype=np.int64) for s in schemes}
+    known: dict[str, str] = {}
+
+    def normal(text: str) -> str:
+        found = known.get(text)
+        if found is None:
+            found = known[text] = normalise(text)
+        return found
+
+    whole: tuple[list[int], list[int]] = ([], [])  # (rows, roles) of labels in rows where both sides say the same
     for row, (g, p) in enumerate(zip(gold, predicted, strict=True)):
         if g.query != p.query:
             raise ValueError(f"row {row + 1}: gold is {g.query!r}, the prediction is for {p.query!r}")
-        want = Counter(key_of(x, scheme, normalise) for x in g.labels)
-        have = Counter(key_of(x, scheme, normalise) for x in p.labels)
-        for kind, part in enumerate((want & have, have - want, want - have)):
-            for (role, _), n in part.items():
-                out[row, index[role], kind] += n
+        if _same(g.labels, p.labels):
+            whole[0].extend([row] * len(g.labels))
+            whole[1].extend(index[x.role] for x in g.labels)
+            continue
+        for scheme in schemes:
+            for role, kind, n in _compared(g.labels, p.labels, scheme, normal):
+                out[scheme][row, index[role], kind] += n
+    for scheme, table in out.items():
+        np.add.at(table[:, :, 0], whole, 2 if scheme == "partial" else 1)
     return out
+
+
+def _same(a: Sequence[Label], b: Sequence[Label]) -> bool:
+    """Whether two labellings are the same label by label, in this order; the usual case, and right in every scheme."""
+    return len(a) == len(b) and all(
+        x.start == y.start and x.end == y.end and x.role == y.role and x.text == y.text
+        for x, y in zip(a, b, strict=True)
+    )
+
+
+def _compared(
+    gold: Sequence[Label], predicted: Sequence[Label], scheme: Scheme, normalise: Callable[[str], str]
+) -> Iterable[tuple[str, int, int]]:
+    """(role, kind of count, how many) of one query; a kind is a place on the last axis."""
+    if scheme in ("exact", "partial", "type"):
+        yield from semeval.compare(gold, predicted, scheme, normalise)
+        return
+    want = Counter(key_of(x, scheme, normalise) for x in gold)
+    have = Counter(key_of(x, scheme, normalise) for x in predicted)
+    for kind, part in enumerate((want & have, have - want, want - have)):
+        for (role, _), n in part.items():
+            yield role, kind, n

@@ -39,15 +39,14 @@ def f1_by_role(systems: Mapping[str, Mapping[str, Any]]) -> str:
     return _svg(figure)
 
 
-def f1_by_slice(systems: Mapping[str, Mapping[str, Any]], order: Sequence[str]) -> str:
-    """Bars of micro-F1 per traffic slice and system, with intervals."""
-    with_slices = {k: v for k, v in systems.items() if v.get("slices")}
-    names = [s for s in order if any(s in v["slices"] for v in with_slices.values())]
+def f1_by_slice(systems: Mapping[str, Mapping[str, Any]], dimension: str, names: Sequence[str]) -> str:
+    """Bars of micro-F1 per part of a dimension and system, with intervals."""
+    cut = {k: v["slices"][dimension] for k, v in systems.items() if dimension in v.get("slices", {})}
     figure, axes = plt.subplots(figsize=(7.0, 2.8))
-    width = 0.8 / max(1, len(with_slices))
-    for number, (system, found) in enumerate(with_slices.items()):
-        f1 = [found["slices"].get(s, {}).get("f1", {"value": None, "low": None, "high": None}) for s in names]
-        x = np.arange(len(names)) + (number - (len(with_slices) - 1) / 2) * width
+    width = 0.8 / max(1, len(cut))
+    for number, (system, found) in enumerate(cut.items()):
+        f1 = [found.get(s, {}).get("f1", {"value": None, "low": None, "high": None}) for s in names]
+        x = np.arange(len(names)) + (number - (len(cut) - 1) / 2) * width
         _bars(axes, x, f1, width * 0.92, COLOURS[number % len(COLOURS)], system)
     axes.set_xticks(range(len(names)), names)
     axes.set_ylabel("F1, %")
@@ -69,6 +68,84 @@ def latency_cdf(groups: Mapping[str, Sequence[float]]) -> str:
     axes.set_ylabel("% of requests")
     axes.grid(alpha=0.2)
     axes.legend(loc="lower right")
+    return _svg(figure)
+
+
+def latency_over_time(groups: Mapping[str, Sequence[tuple[float, float]]], every_s: float = 1.0) -> str:
+    """Median and 99th percentile of the requests of each second, by kind: stalls and drift show here, not in a CDF.
+
+    Args:
+        groups: (seconds from the start, seconds of latency) of each request.
+    """
+    figure, axes = plt.subplots(figsize=(7.0, 2.8))
+    for number, (name, samples) in enumerate(groups.items()):
+        if not len(samples):
+            continue
+        at, latency = np.array(samples).T
+        bins = (at // every_s).astype(int)
+        seconds = [b for b in np.unique(bins) if np.isfinite(latency[bins == b]).any()]
+        for quantile, style in ((0.5, "-"), (0.99, ":")):
+            values = [1e3 * np.quantile(latency[(bins == b) & np.isfinite(latency)], quantile) for b in seconds]
+            label = f"{name}, {'p50' if quantile == 0.5 else 'p99'}"
+            axes.plot([s * every_s for s in seconds], values, style, color=COLOURS[number], linewidth=1, label=label)
+    axes.set_yscale("log")
+    axes.set_xlabel("seconds from the start")
+    axes.set_ylabel("milliseconds")
+    axes.grid(alpha=0.2)
+    axes.legend(ncols=3, loc="upper center", bbox_to_anchor=(0.5, 1.27))
+    return _svg(figure)
+
+
+def latency_by_rate(rates: Sequence[Mapping[str, Any]]) -> str:
+    """Percentiles against the offered rate, up to where the server gives in; hollow where it did not hold."""
+    figure, axes = plt.subplots(figsize=(7.0, 2.8))
+    for number, name in enumerate(("p50", "p95", "p99")):
+        points = [(r["rate"], r["blended"][f"{name}_ms"]["value"], r["holds"]) for r in rates
+                  if r["blended"][f"{name}_ms"] and r["blended"][f"{name}_ms"]["value"] is not None]
+        if points:
+            axes.plot([p[0] for p in points], [p[1] for p in points], color=COLOURS[number], linewidth=1, label=name)
+            for rate, value, holds in points:
+                face = COLOURS[number] if holds else "none"
+                axes.plot(rate, value, "o", markersize=4, markerfacecolor=face, markeredgecolor=COLOURS[number])
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("requests a second")
+    axes.set_ylabel("milliseconds")
+    axes.grid(alpha=0.2)
+    axes.legend(loc="upper left")
+    return _svg(figure)
+
+
+def cache_sizes(sizes: Sequence[Mapping[str, float]], now: float | None) -> str:
+    """What a million queries cost with head caches of different sizes; the dashed line is the one of the bundle."""
+    figure, axes = plt.subplots(figsize=(7.0, 2.4))
+    axes.plot([max(1, s["queries"]) for s in sizes], [s["per_million"] for s in sizes], color=COLOURS[0], marker="o",
+              markersize=3)
+    if now:
+        axes.axvline(now, color=_INK, linewidth=0.8, linestyle="--")
+    axes.set_xscale("log")
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("cached queries")
+    axes.set_ylabel("$ a million queries")
+    axes.grid(alpha=0.2)
+    return _svg(figure)
+
+
+def pareto(points: Sequence[Mapping[str, Any]]) -> str:
+    """F1 against the median latency, both with intervals; nothing is better in both than what is drawn filled."""
+    figure, axes = plt.subplots(figsize=(7.0, 3.2))
+    for number, p in enumerate(points):
+        colour = COLOURS[number % len(COLOURS)]
+        x, y = p["p50_ms"], p["f1"]
+        axes.plot([x["low"], x["high"]], [100 * y["value"]] * 2, color=colour, linewidth=1)
+        axes.plot([x["value"]] * 2, [100 * y["low"], 100 * y["high"]], color=colour, linewidth=1)
+        axes.plot(x["value"], 100 * y["value"], "o", markersize=6, markeredgecolor=colour,
+                  markerfacecolor=colour if p["best"] else "none", label=p["name"])
+    axes.set_xscale("log")
+    axes.set_xlabel("median latency, milliseconds")
+    axes.set_ylabel("F1, %")
+    axes.grid(alpha=0.2)
+    axes.legend(ncols=3, loc="upper center", bbox_to_anchor=(0.5, 1.25))
     return _svg(figure)
 
 

@@ -1,115 +1,171 @@
-"""The quality of one set of predictions against gold: overall, per role, per slice, with intervals."""
+"""The quality of one set of predictions against gold, or against the teacher: overall, per role, per slice."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
 
 import numpy as np
 
-from eval.match import Counts, Scheme, count
-from eval.metrics import bootstrap, exact, interval, macro_f1, micro, prf, resample_weights
+from eval.bootstrap import Bootstrap, draw
+from eval.match import SCHEMES, Counts, Scheme, tables
+from eval.metrics import MICRO, exact, macro_f1, of_table, prf, weighted_f1
+from eval.significance import Paired, detectable, holm, mcnemar
+from eval.slices import Slices, parts
 from task.labels import Example
 from task.normalize import normaliser
 from task.spec import Task
 
-
-def traffic_slices(gold: Sequence[Example], log: Sequence[Example], task: Task) -> list[str]:
-    """`head`, `torso` or `tail` of each gold row by its query's traffic rank in the log; unlogged queries are tail."""
-    normalise = normaliser(task.normaliser)
-    ranked = sorted(log, key=lambda x: -x.count)
-    ranks = {normalise(x.query): i for i, x in reversed(list(enumerate(ranked)))}
-    out = []
-    for row in gold:
-        rank = ranks.get(normalise(row.query), len(ranked))
-        out.append("head" if rank < task.eval.head else "torso" if rank < task.eval.torso else "tail")
-    return out
+Figure = Mapping[str, float | None]
+IN_FULL: Final[tuple[Scheme, ...]] = ("value", "span")  # the other schemes are told in three figures
 
 
 def quality(
-    gold: Sequence[Example], predicted: Sequence[Example], task: Task, slices: Sequence[str] | None = None
+    gold: Sequence[Example], predicted: Sequence[Example], task: Task, slices: Slices | None = None,
+    invalid: Sequence[bool] | None = None,
 ) -> dict[str, Any]:
     """Everything that the report says about one set of predictions.
 
     Args:
-        gold: The truth.
+        gold: The truth, or another system that is taken for it; never a mixture.
         predicted: The same queries in the same order; a failed query is one with no labels.
-        slices: A name per row.
+        slices: A part per row, for each dimension.
+        invalid: Whether a row's output could not be read as a labelling; such a row has no labels.
 
     Returns:
-        JSON-ready: `value` and `span` (micro, macro, exact match, per role), `slices` (micro by value per slice).
-        Every figure is `{"value", "low", "high"}`, None where it is not defined.
+        JSON-ready. `value` and `span`: micro precision, recall, F1, `macro_f1`, `weighted_f1`, `exact_match`, `roles`;
+        `raw`, `exact`, `partial`, `type`: micro figures; `hallucinated`: share of the predicted open labels whose text
+        the query does not have; `invalid`: share of rows; `slices`: by dimension and part. Every figure is
+        `{"value", "low", "high"}`, None where it is not defined.
     """
+    e = task.eval
     roles = [r.name for r in task.roles]
-    normalise = normaliser(task.normaliser)
-    weights = resample_weights(len(gold), task.eval.resamples, task.eval.seed)
+    found = tables(gold, predicted, roles, normaliser(task.normaliser))
     out: dict[str, Any] = {"rows": len(gold)}
-    tables: dict[Scheme, Counts] = {}
-    for scheme in ("value", "span"):
-        tables[scheme] = count(gold, predicted, roles, scheme, normalise)
-        out[scheme] = _overall(tables[scheme], weights, roles, task.eval.confidence)
+    for scheme in SCHEMES:
+        drawn = draw(found[scheme], e.resamples, e.seed)
+        out[scheme] = _micro(drawn, len(roles), task)
+        if scheme in IN_FULL:
+            out[scheme] |= _in_full(found[scheme], drawn, roles, task)
+    out["hallucinated"] = _share(*_hallucinated(predicted, task), task)
+    if invalid is not None:
+        out["invalid"] = _share(np.asarray(invalid, dtype=np.int64), np.ones(len(gold), dtype=np.int64), task)
     if slices is not None:
-        out["slices"] = {}
-        for name in sorted(set(slices)):
-            rows = np.array([s == name for s in slices])
-            part = tables["value"][rows]
-            part_weights = resample_weights(len(part), task.eval.resamples, task.eval.seed)
-            out["slices"][name] = {
-                "rows": len(part), **_micro(part, part_weights, task.eval.confidence),
-                "exact_match": _mean(exact(part), part_weights, task.eval.confidence),
-            }
+        out["slices"] = {
+            dimension: {name: _part(found["value"], of, name, task) for name in parts(dimension, of)}
+            for dimension, of in ((d, np.asarray(v)) for d, v in slices.items())
+        }
     return out
 
 
-def _overall(table: Counts, weights: Any, roles: Sequence[str], level: float) -> dict[str, Any]:
-    macro = bootstrap(table, weights, macro_f1)
-    per_role = {}
-    samples = bootstrap(table, weights, lambda sums: np.stack(prf(sums), axis=-1))
-    point = np.stack(prf(table.sum(axis=0)), axis=-1)
-    for i, role in enumerate(roles):
-        support = int(table[:, i, 0].sum() + table[:, i, 2].sum())
-        figures = {
-            name: _figure(point[i, k], interval(samples[:, i, k], level))
-            for k, name in enumerate(("precision", "recall", "f1"))
-        }
-        per_role[role] = {"support": support, **figures}
+def _in_full(table: Counts, drawn: Bootstrap, roles: Sequence[str], task: Task) -> dict[str, Any]:
+    level, method = task.eval.confidence, task.eval.interval
+    support = table[:, :, 0].sum(axis=0) + table[:, :, 2].sum(axis=0)
+
+    def of_role(i: int, k: int) -> Callable[[Any], Any]:
+        return of_table(lambda counts: prf(counts[..., i, :])[k], len(roles))
+
     return {
-        **_micro(table, weights, level),
-        "macro_f1": _figure(float(macro_f1(table.sum(axis=0))), interval(macro, level)),
-        "exact_match": _mean(exact(table), weights, level),
-        "roles": per_role,
+        "macro_f1": drawn.figure(of_table(macro_f1, len(roles)), level, method),
+        "weighted_f1": drawn.figure(of_table(weighted_f1, len(roles)), level, method),
+        "exact_match": _share(exact(table), np.ones(len(table), dtype=np.int64), task),
+        "roles": {
+            role: {"support": int(support[i])} | {
+                name: drawn.figure(of_role(i, k), level, method) for k, name in enumerate(("precision", "recall", "f1"))
+            }
+            for i, role in enumerate(roles)
+        },
     }
 
 
-def _micro(table: Counts, weights: Any, level: float) -> dict[str, Any]:
-    point, samples = micro(table.sum(axis=0)), bootstrap(table, weights, micro)
-    names = ("precision", "recall", "f1")
-    return {n: _figure(point[k], interval(samples[:, k], level)) for k, n in enumerate(names)}
+def _part(table: Counts, of: Any, name: str, task: Task) -> dict[str, Any]:
+    """A slice: its rows are resampled by themselves."""
+    rows = table[of == name]
+    summed = rows.sum(axis=1, keepdims=True)
+    return {
+        "rows": len(rows), **_micro(draw(summed, task.eval.resamples, task.eval.seed), 1, task),
+        "exact_match": _share(exact(rows), np.ones(len(rows), dtype=np.int64), task),
+    }
 
 
-def _mean(values: Any, weights: Any, level: float) -> dict[str, float | None]:
-    if not len(values):
-        return _figure(float("nan"), (float("nan"), float("nan")))
-    samples = (weights @ values.astype(np.float32)) / len(values)
-    return _figure(float(values.mean()), interval(samples.astype(np.float64), level))
+def _micro(drawn: Bootstrap, roles: int, task: Task) -> dict[str, Any]:
+    e = task.eval
+    return {name: drawn.figure(of_table(f, roles), e.confidence, e.interval) for name, f in MICRO.items()}
 
 
-def _figure(value: float, bounds: tuple[float, float]) -> dict[str, float | None]:
-    numbers = {"value": float(value), "low": bounds[0], "high": bounds[1]}
-    return {k: None if np.isnan(v) else round(v, 6) for k, v in numbers.items()}
+def _share(hits: Any, of: Any, task: Task) -> Figure:
+    """Sum over sum, with an interval over rows."""
+    drawn = draw(np.stack([hits, of], axis=1), task.eval.resamples, task.eval.seed)
+
+    def ratio(sums: Any) -> Any:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return sums[..., 0] / sums[..., 1]
+
+    return drawn.figure(ratio, task.eval.confidence, task.eval.interval)
+
+
+def _hallucinated(predicted: Sequence[Example], task: Task) -> tuple[Any, Any]:
+    """Per row: labels of open roles that are not words of the query; labels of open roles."""
+    open_roles = {r.name for r in task.roles if r.kind == "open"}
+    made_up = np.zeros(len(predicted), dtype=np.int64)
+    all_ = np.zeros(len(predicted), dtype=np.int64)
+    for row, example in enumerate(predicted):
+        for label in example.labels:
+            if label.role in open_roles:
+                all_[row] += 1
+                made_up[row] += label.start is None and label.text not in example.query
+    return made_up, all_
+
+
+# -- two systems ------------------------------------------------------------------------------------------------------
+
+
+def paired(gold: Sequence[Example], a: Sequence[Example], b: Sequence[Example], task: Task) -> dict[str, Any]:
+    """`a` less `b` by value: what differs, how surely, and what could have been seen.
+
+    Returns:
+        `precision`, `recall`, `f1` as figures of the difference; `p` of the F1 by bootstrap and by `randomisation`;
+        `detectable`, the least difference in F1 that these rows would show (80 % power); `mcnemar` over whole queries;
+        `roles`: the difference in F1 with p-values adjusted over roles (Holm).
+    """
+    e = task.eval
+    roles = [r.name for r in task.roles]
+    normalise = normaliser(task.normaliser)
+    left, right = (tables(gold, side, roles, normalise, ("value",))["value"] for side in (a, b))
+    both = Paired.of(left, right, e.resamples, e.seed)
+    micro = {name: of_table(f, len(roles)) for name, f in MICRO.items()}
+    out: dict[str, Any] = {name: both.figure(f, e.confidence, e.interval) for name, f in micro.items()}
+    out["p"] = _p(both.p_value(micro["f1"]))
+    out["p_randomisation"] = _p(both.randomisation(micro["f1"], e.resamples, e.seed))
+    out["detectable"] = _p(detectable(both.difference(micro["f1"])(both.drawn.samples), e.confidence))
+    out["mcnemar"] = mcnemar(exact(left), exact(right))
+    raw: dict[str, float] = {}
+    per_role: dict[str, dict[str, Any]] = {}
+    for i, role in enumerate(roles):
+        one = Paired.of(left[:, i : i + 1], right[:, i : i + 1], e.resamples, e.seed)
+        f1 = of_table(MICRO["f1"], 1)
+        found = one.figure(f1, e.confidence, e.interval)
+        if found["value"] is not None:
+            raw[role], per_role[role] = one.p_value(f1), {"f1": found}
+    adjusted = holm(raw)
+    out["roles"] = {role: v | {"p_holm": _p(adjusted[role])} for role, v in per_role.items()}
+    return out
 
 
 def paired_difference(
-    gold: Sequence[Example], a: Sequence[Example], b: Sequence[Example], task: Task
-) -> Mapping[str, float | None]:
-    """Micro-F1 by value of `a` minus `b`, with a paired bootstrap interval (shared resampling indices)."""
+    gold: Sequence[Example], a: Sequence[Example], b: Sequence[Example], task: Task, statistic: str = "f1"
+) -> Figure:
+    """Micro F1 (or `precision`, `recall`) by value of `a` minus `b`, with a paired bootstrap interval."""
+    e = task.eval
     roles = [r.name for r in task.roles]
     normalise = normaliser(task.normaliser)
-    weights = resample_weights(len(gold), task.eval.resamples, task.eval.seed)
-    tables = [count(gold, side, roles, "value", normalise) for side in (a, b)]
-    points = [float(micro(t.sum(axis=0))[2]) for t in tables]
-    left, right = (bootstrap(t, weights, micro)[:, 2] for t in tables)
-    return _figure(points[0] - points[1], interval(left - right, task.eval.confidence))
+    left, right = (tables(gold, side, roles, normalise, ("value",))["value"] for side in (a, b))
+    both = Paired.of(left, right, e.resamples, e.seed)
+    return both.figure(of_table(MICRO[statistic], len(roles)), e.confidence, e.interval)
+
+
+def _p(value: float) -> float | None:
+    return None if np.isnan(value) else round(value, 6)
 
 
 def label_agreement(a: Sequence[Example], b: Sequence[Example]) -> float:
@@ -117,3 +173,20 @@ def label_agreement(a: Sequence[Example], b: Sequence[Example]) -> float:
     left = {(i, x.key) for i, row in enumerate(a) for x in row.labels}
     right = {(i, x.key) for i, row in enumerate(b) for x in row.labels}
     return len(left & right) / len(left | right) if left | right else 1.0
+
+
+def annotator_ceiling(annotations: Sequence[Sequence[Example]], task: Task, by: Scheme = "span") -> dict[str, Any]:
+    """How well people agree: F1 of every two sets of annotations of the same rows, and their mean.
+
+    A student is not to be expected above it, for gold that one person wrote another would contradict as often.
+    """
+    e = task.eval
+    roles = [r.name for r in task.roles]
+    normalise = normaliser(task.normaliser)
+    f1 = of_table(MICRO["f1"], len(roles))
+    pairs = [
+        draw(tables(a, b, roles, normalise, (by,))[by], e.resamples, e.seed).figure(f1, e.confidence, e.interval)
+        for i, a in enumerate(annotations) for b in annotations[i + 1 :]
+    ]
+    known = [p["value"] for p in pairs if p["value"] is not None]
+    return {"scheme": by, "pairs": pairs, "mean": round(float(np.mean(known)), 6) if known else None}

@@ -2,25 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from eval.predictions import read_predictions
 from eval.quality import quality
+from eval.slices import slices_of
 from task.errors import InputError
 from task.io import read_labels, rows_of
 from task.labels import Example
 from task.spec import Task
 
 
-def score_files(gold: Path, predictions: Path, resamples: int) -> dict[str, Any]:
-    """Quality of a prediction file; a query without a prediction counts as an empty one.
+def score_files(gold: Path, predictions: Path, resamples: int, by: Sequence[str] = ()) -> dict[str, Any]:
+    """Quality of a prediction file; a query without a prediction counts as an empty one, and so does an invalid one.
+
+    Args:
+        by: Columns of the gold file to slice by, besides the number of words and of labels.
 
     Raises:
-        InputError: Either file is malformed, or a prediction is for no gold query.
+        InputError: Gold is malformed, a prediction has no query or is for no gold query, or no row has a column.
     """
-    task = _task_of(gold, predictions, resamples)
+    task = task_of(gold, predictions, resamples=resamples)
     truth = read_labels(gold, task)
-    found = {p.query: p for p in read_labels(predictions, task)}
+    rows, invalid, missing = aligned(truth, predictions, task)
+    columns = {name: _column(gold, name) for name in by}
+    slices = slices_of(truth, task, columns=columns)
+    return {**quality(truth, rows, task, slices, invalid), "missing": missing}
+
+
+def aligned(truth: Sequence[Example], predictions: Path, task: Task) -> tuple[list[Example], list[bool], int]:
+    """Predictions in the order of gold, whether each is invalid, and how many queries have none.
+
+    Raises:
+        InputError: A prediction is for no gold query.
+    """
+    found = {p.query: (p, invalid) for p, invalid in read_predictions(predictions, task)}
     known = {g.query for g in truth}
     stray = next((q for q in found if q not in known), None)
     if stray is not None:
@@ -28,21 +46,22 @@ def score_files(gold: Path, predictions: Path, resamples: int) -> dict[str, Any]
             "a prediction for a query that gold does not have", file=predictions, found=stray,
             expected="the gold file's queries",
         )
-    rows = [found.get(g.query, Example(g.query)) for g in truth]
-    return {**quality(truth, rows, task), "missing": sum(g.query not in found for g in truth)}
+    rows = [found.get(g.query, (Example(g.query), False)) for g in truth]
+    return [r for r, _ in rows], [i for _, i in rows], sum(g.query not in found for g in truth)
 
 
-def _task_of(gold: Path, predictions: Path, resamples: int) -> Task:
-    """A task whose roles are those that occur; a role whose labels have texts that are not in the query is closed."""
+def task_of(gold: Path, *predictions: Path, resamples: int) -> Task:
+    """A task whose roles are those that occur; one that gold gives texts that are not in the query is closed."""
     values: dict[str, set[str]] = {}
     closed: set[str] = set()
-    for path in (gold, predictions):
+    for path in (gold, *predictions):
         for _, row in rows_of(path):
-            for label in row.get("labels") or ():
+            labels = row.get("labels")
+            for label in labels if isinstance(labels, list) else ():
                 if isinstance(label, dict) and isinstance(label.get("role"), str):
-                    text = label.get("text")
-                    values.setdefault(label["role"], set()).add(str(text))
-                    if label.get("start") is None and str(text) not in str(row.get("query")):
+                    text = str(label.get("text"))
+                    values.setdefault(label["role"], set()).add(text)
+                    if path == gold and label.get("start") is None and text not in str(row.get("query")):
                         closed.add(label["role"])
     roles = [
         {"name": n, "kind": "closed", "values": sorted(v)} if n in closed else {"name": n} for n, v in values.items()
@@ -51,3 +70,10 @@ def _task_of(gold: Path, predictions: Path, resamples: int) -> Task:
         "name": "score", "roles": roles or [{"name": "none"}], "teacher": {"backend": "labels"},
         "data": {"dir": ".", "labels": "none", "max_query_chars": 1_000_000}, "eval": {"resamples": resamples},
     })
+
+
+def _column(source: Path, name: str) -> list[str]:
+    found = [row.get(name) for _, row in rows_of(source)]
+    if all(x is None for x in found):
+        raise InputError("no row has this column", file=source, field=name, fix="Name a column of the gold file")
+    return ["none" if x is None else str(x) for x in found]

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from eval.bootstrap import Floats, draw, percentile
 from eval.match import Scheme, count
-from eval.metrics import Floats, bootstrap, interval, micro, resample_weights
+from eval.metrics import MICRO, of_table
+from eval.significance import pooled
 from task.labels import Example
 from task.normalize import normaliser
 from task.spec import Task
@@ -20,16 +22,11 @@ def over_seeds(gold: Sequence[Example], runs: Runs, task: Task, by: Scheme = "va
     """Micro-F1.
 
     Returns:
-        `{"value", "low", "high"}`: the mean over seeds with a bootstrap interval over queries; `seeds`: each run's own;
-        `spread`: their standard deviation, None for one.
+        `{"value", "low", "high"}`: the mean over seeds with an interval over queries and seeds (`pooled`); `seeds`:
+        each run's own; `spread`: their standard deviation, None for one.
     """
     points, samples = _f1(gold, runs, task, by)
-    low, high = interval(samples.mean(axis=0), task.eval.confidence)
-    spread = round(float(points.std(ddof=1)), 6) if len(points) > 1 else None
-    return {
-        "value": round(float(points.mean()), 6), "low": round(low, 6), "high": round(high, 6),
-        "seeds": [round(float(p), 6) for p in points], "spread": spread,
-    }
+    return pooled(points, samples, task.eval.confidence) | {"seeds": [round(float(p), 6) for p in points]}
 
 
 def difference_over_seeds(
@@ -40,11 +37,12 @@ def difference_over_seeds(
     Queries are paired (the same resampling indices for both); seeds are drawn for each side on its own, so that a
     difference that one lucky seed makes has a wide interval.
     """
-    (left, left_samples), (right, right_samples) = (_f1(gold, runs, task, by) for runs in (a, b))
+    points, samples = _f1(gold, [*a, *b], task, by)
     rng = np.random.default_rng(task.eval.seed)
-    delta = _drawn(left_samples, rng) - _drawn(right_samples, rng)
-    low, high = interval(delta, task.eval.confidence)
-    return {"value": round(float(left.mean() - right.mean()), 6), "low": round(low, 6), "high": round(high, 6)}
+    delta = _drawn(samples[: len(a)], rng) - _drawn(samples[len(a) :], rng)
+    low, high = percentile(delta, task.eval.confidence)
+    value = float(points[: len(a)].mean() - points[len(a) :].mean())
+    return {"value": round(value, 6), "low": round(low, 6), "high": round(high, 6)}
 
 
 def _drawn(samples: Floats, rng: np.random.Generator) -> Floats:
@@ -55,11 +53,17 @@ def _drawn(samples: Floats, rng: np.random.Generator) -> Floats:
 
 
 def _f1(gold: Sequence[Example], runs: Runs, task: Task, by: Scheme) -> tuple[Floats, Floats]:
-    """F1 of each run, shape (seeds,), and under every resample, shape (seeds, resamples); undefined is 0."""
+    """F1 of each run, shape (seeds,), and under every resample, shape (seeds, resamples); undefined is 0.
+
+    All runs are drawn together: a resample has the same queries for each.
+    """
     roles = [r.name for r in task.roles]
     normalise = normaliser(task.normaliser)
-    weights = resample_weights(len(gold), task.eval.resamples, task.eval.seed)
-    tables = [count(gold, run, roles, by, normalise) for run in runs]
-    points = np.array([float(micro(t.sum(axis=0))[2]) for t in tables])
-    samples = np.stack([bootstrap(t, weights, micro)[:, 2] for t in tables])
+    counts = [count(gold, run, roles, by, normalise).reshape(len(gold), -1) for run in runs]
+    drawn = draw(np.hstack(counts), task.eval.resamples, task.eval.seed)
+    width = counts[0].shape[1]
+    f1 = of_table(MICRO["f1"], len(roles))
+    parts = [slice(i * width, (i + 1) * width) for i in range(len(runs))]
+    points = np.array([float(f1(drawn.total[p])) for p in parts])
+    samples = np.stack([f1(drawn.samples[:, p]) for p in parts])
     return np.nan_to_num(points), np.nan_to_num(samples)

@@ -31,8 +31,8 @@ def audit(pipeline: Pipeline, gold_name: str) -> Path:
     """
     if gold_name not in GOLD:
         raise InputError("unknown gold split", field="--gold", found=gold_name, expected=" or ".join(GOLD))
-    from eval.quality import traffic_slices
     from eval.report import write_audit
+    from eval.slices import TRAFFIC, traffic
 
     task = pipeline.task
     pipeline.inputs.prepare()
@@ -47,8 +47,8 @@ def audit(pipeline: Pipeline, gold_name: str) -> Path:
     found = {name: _label(pipeline, variant, gold) for name, variant in reversed(variants(task).items())}
     slices = {"all queries": list(range(len(gold)))}
     if has_traffic(pipeline):
-        names = traffic_slices(gold, sources.log, task)
-        slices |= {s: [i for i, n in enumerate(names) if n == s] for s in ("head", "torso", "tail")}
+        names = traffic(gold, sources.log, task)
+        slices |= {s: [i for i, n in enumerate(names) if n == s] for s in TRAFFIC}
     folder = pipeline.run / "audit"
     write_audit(folder, {
         "task": task.name, "backend": task.teacher.backend, "gold": gold_name, "rows": len(gold),

@@ -1,4 +1,4 @@
-"""The command line: the stages of a run, serving, and files; `limbeck.studies` has the commands that compare.
+"""The command line: the stages of a run. Other commands are in `studies`, `measures` and `operations`.
 
 Each command is a typed function; heavy imports wait until a command needs them.
 """
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from limbeck import __version__
+from limbeck.measures import app as measures
 from limbeck.operations import BundleFolder
 from limbeck.operations import app as operations
 from limbeck.options import RUNS, Overrides, Runs, TaskFile, opened
@@ -37,8 +38,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 app.add_typer(studies)
+app.add_typer(measures)
 app.add_typer(operations)
-
 
 
 def main() -> None:
@@ -91,7 +92,7 @@ def _evaluate(task: Path, overrides: list[str] | None, runs: Path) -> None:
 
     pipeline, result = _stage(task, overrides, runs, "evaluate")
     print_summary(result.folder)
-    pipeline.check_gates(result.manifest["figures"])
+    pipeline.gate(result.manifest["figures"])
 
 
 @app.command()
@@ -202,34 +203,6 @@ def evaluate(task: TaskFile, set_: Overrides = None, runs: Runs = RUNS) -> None:
 
 
 @app.command()
-def bench(
-    url: Annotated[str, typer.Argument(help="Where `limbeck serve` listens, such as http://127.0.0.1:8080")],
-    queries: Annotated[Path, typer.Option("--queries", help="A file of queries to send")],
-    rate: Annotated[float, typer.Option(help="Requests per second", min=0.01)] = 16.0,
-    seconds: Annotated[float, typer.Option(help="How long", min=1.0)] = 60.0,
-    hit_share: Annotated[float, typer.Option(help="Share of requests that may use the cache", min=0.0, max=1.0)] = 0.0,
-    seed: Annotated[int, typer.Option(help="Seed of the arrival times")] = 0,
-    out: Annotated[Path | None, typer.Option("--json", help="Write the figures here")] = None,
-) -> None:
-    """Measure latency in an open loop: Poisson arrivals, time from the scheduled departure."""
-    import asyncio
-
-    from eval.latency import open_loop, schedule, summarise
-    from task.files import write_json
-    from task.io import read_queries
-
-    texts = [q.query for q in read_queries(queries)]
-    departures = schedule(rate, seconds, hit_share, seed)
-    samples = asyncio.run(open_loop(url.rstrip("/"), departures, {"hit": texts, "miss": texts}))
-    found = summarise(samples, rate, seconds, len(departures))
-    if out:
-        write_json(out, found)
-    print(json.dumps(found, indent=2))
-    if not found["valid"] or not samples:
-        raise typer.Exit(3)
-
-
-@app.command()
 def predict(
     folder: BundleFolder,
     source: Annotated[Path, typer.Option("--in", help="Queries: .jsonl, .csv or .parquet")],
@@ -248,29 +221,6 @@ def predict(
     with Console() as console:
         found = predict_file(opened, rows, log, use_cache=use_cache, progress=console)
     print(f"{write_jsonl(out, (x.to_json() for x in found)):,} rows in {out}")
-
-
-@app.command()
-def score(
-    gold: Annotated[Path, typer.Argument(help="Gold labels")],
-    predictions: Annotated[Path, typer.Argument(help="Predictions for the same queries")],
-    out: Annotated[Path | None, typer.Option("--json", help="Write the figures here")] = None,
-    resamples: Annotated[int, typer.Option(help="Bootstrap resamples", min=1)] = 2_000,
-) -> None:
-    """Precision, recall and F1 of a prediction file, with intervals.
-
-    Rows are matched by query; a gold query without a prediction counts as an empty answer.
-    """
-    from eval.score import score_files
-    from task.files import write_json
-
-    found = score_files(gold, predictions, resamples)
-    if out:
-        write_json(out, found)
-    print(json.dumps({k: found[k] for k in ("rows", "missing")} | {
-        scheme: {k: found[scheme][k] for k in ("precision", "recall", "f1", "exact_match")}
-        for scheme in ("value", "span")
-    }, indent=2))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -72,8 +71,10 @@ def _one(pipeline: Pipeline, form: str, steps: int | None) -> dict[str, Any]:
 
 def _measure(pipeline: Pipeline, task: Task, merged: Path, folder: Path) -> dict[str, Any]:
     """Serve a merged model and measure it: one by one for the latency, then all gold rows for the quality."""
-    from eval.latency import one_by_one, percentiles
+    from eval.generator import one_by_one
+    from eval.latency import percentiles
     from eval.quality import quality
+    from eval.target import Target
     from serving.bundle import build
     from serving.run import label_all, served
     from task.codec import load_codec
@@ -89,15 +90,16 @@ def _measure(pipeline: Pipeline, task: Task, merged: Path, folder: Path) -> dict
     pipeline.console.begin("starting vLLM and the gateway")
     with served(bundle.folder, folder / "serve") as url:
         queries = [g.query for g in gold]
-        asyncio.run(one_by_one(url, queries[-3:], "miss"))  # warm-up with other queries
-        idle = asyncio.run(one_by_one(url, queries[: _IDLE[codec.form]], "miss"))
+        one_by_one(Target(url), queries[-3:], use_cache=False)  # warm-up with other queries
+        idle = one_by_one(Target(url), queries[: _IDLE[codec.form]], use_cache=False)
         pipeline.console.begin("the served student", len(gold))
         rows = label_all(url, gold, batch=16, timeout_s=_PATIENCE_S, done=pipeline.console.advance)
     answer_tokens = _answer_tokens(gold[: _IDLE[codec.form]], codec, load_tokenizer(bundle.model))
     shutil.rmtree(folder / "bundle")  # a second copy of the model
     return {
         "rows": len(gold), "f1": quality(gold, rows, task)["value"]["f1"], "answer_tokens": round(answer_tokens, 2),
-        "latency": percentiles(idle), "merge_label_agreement": read_json(merged / "parity.json")["label_agreement"],
+        "latency": percentiles(idle.latency),
+        "merge_label_agreement": read_json(merged / "parity.json")["label_agreement"],
     }
 
 

@@ -54,13 +54,14 @@ def release(
     canary: Annotated[float, typer.Option(help="Share of the queries to answer next", min=0, max=1)] = 0.0,
     canary_s: Annotated[float, typer.Option(help="For how many seconds", min=0)] = 0.0,
     keep_s: Annotated[float, typer.Option(help="How long the old engine stays for a rollback", min=0)] = 120.0,
+    ungated: Annotated[bool, typer.Option("--ungated", help="Release a bundle that no gate has passed")] = False,
 ) -> None:
-    """Point to a bundle, verified first; services that follow the pointer change to it."""
+    """Point to a bundle that the gate has passed, verified first; services that follow the pointer change to it."""
     from serving.release import release as point
     from task.service import Change
 
     change = Change(shadow=shadow, shadow_s=shadow_s, canary=canary, canary_s=canary_s, keep_s=keep_s)
-    found = point(pointer, folder, change)
+    found = point(pointer, folder, change, ungated=ungated)
     before = found.previous.id if found.previous else "nothing"
     print(f"{pointer}: {found.current.id}, before it {before}")
 

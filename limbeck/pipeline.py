@@ -193,17 +193,19 @@ class Pipeline:
             inputs=inputs | {"gold": self.inputs.fingerprint("test")}, work=work,
         )
 
-    def check_gates(self, figures: Mapping[str, Any]) -> None:
-        """Raise `GateError` when an evaluation misses a gate of the task."""
-        gates = self.task.gates
-        agreement, f1 = figures.get("engine_label_agreement"), figures.get("served_f1")
-        if agreement is not None and agreement < gates.engine_label_agreement:
-            raise GateError(
-                f"served ≠ merged: {agreement:.2%} of labels agree, the gate gates.engine_label_agreement asks for "
-                f"{gates.engine_label_agreement:.2%}"
-            )
-        if gates.min_f1 is not None and f1 is not None and f1 < gates.min_f1:
-            raise GateError(f"the student's F1 is {f1:.2%}, the gate gates.min_f1 asks for {gates.min_f1:.2%}")
+    def gate(self, figures: Mapping[str, Any]) -> None:
+        """Note the verdict of an evaluation in the bundle, which may then be released or not.
+
+        Raises:
+            GateError: A rule of the task's `gates` does not hold; the message names each.
+        """
+        from serving.bundle import stamp
+
+        checks = figures["checks"]
+        stamp(self.run / "bundle" / "bundle", checks)
+        failed = [c["text"] for c in checks if not c["ok"]]
+        if failed:
+            raise GateError("the bundle does not pass: " + "; ".join(failed))
 
     # -- helpers --------------------------------------------------------------------------------------------------
 

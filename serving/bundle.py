@@ -16,7 +16,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -163,6 +163,31 @@ def open_bundle(folder: Path) -> Bundle:
             expected=expected_key, fix="Make the bundle again with `limbeck bundle TASK`",
         )
     return bundle
+
+
+def stamp(folder: Path, checks: Sequence[Mapping[str, Any]]) -> None:
+    """Note in the manifest what the gate found, bound to the content that it was found on.
+
+    Args:
+        checks: `eval.gate.Check.to_json` of each rule.
+    """
+    path = folder / "manifest.json"
+    manifest = read_json(path)
+    write_json(path, manifest | {"gate": {
+        "bundle": manifest["id"], "ok": bool(checks) and all(c["ok"] for c in checks),
+        "at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "checks": list(checks),
+    }})
+
+
+def gated(bundle: Bundle) -> str | None:
+    """Why a bundle has not passed a gate, or None where it has."""
+    gate = bundle.manifest.get("gate")
+    if gate is None:
+        return "no gate has judged it"
+    if gate["bundle"] != bundle.id:
+        return f"the gate judged another content, {gate['bundle']}"
+    failed = [c["text"] for c in gate["checks"] if not c["ok"]]
+    return None if gate["ok"] else "it did not pass: " + "; ".join(failed)
 
 
 def copy_small(bundle: Bundle, target: Path) -> Path:

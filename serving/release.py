@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from serving.bundle import open_bundle
+from serving.bundle import gated, open_bundle
 from task.errors import InputError
 from task.files import read_json, write_json
 from task.service import Change
@@ -60,13 +60,23 @@ def read_pointer(path: Path) -> Pointer:
     return found.model_copy(update={"current": absolute(found.current), "previous": previous})
 
 
-def release(path: Path, folder: Path, change: Change) -> Pointer:
-    """Point to a bundle, once everything in it has been verified.
+def release(path: Path, folder: Path, change: Change, *, ungated: bool = False) -> Pointer:
+    """Point to a bundle, once everything in it has been verified and the gate has passed it.
+
+    Args:
+        ungated: Release it whatever the gate says.
 
     Raises:
-        InputError: The bundle is not fit to be served; the pointer stays as it was.
+        InputError: The bundle is not fit to be served, or has not passed; the pointer stays as it was.
     """
-    new = Release(bundle=folder.resolve(), id=open_bundle(folder).id)
+    bundle = open_bundle(folder)
+    reason = None if ungated else gated(bundle)
+    if reason is not None:
+        raise InputError(
+            f"the bundle is not released: {reason}", file=folder, expected="a bundle that `limbeck gate` has passed",
+            fix="Run `limbeck gate BUNDLE --gold FILE`, or release it all the same with --ungated",
+        )
+    new = Release(bundle=folder.resolve(), id=bundle.id)
     old = read_pointer(path) if path.exists() else None
     if old is not None and old.current == new:
         return old

@@ -88,12 +88,21 @@ def served(
 def label_all(
     url: str, rows: Sequence[Example], *, batch: int, done: Callable[[int], None], timeout_s: float = 120.0
 ) -> list[Example]:
-    """Rows with the student's labels for their queries, the cache passed by; `batch` queries a request.
+    """`answer_all` without the probabilities."""
+    return [row for row, _ in answer_all(url, rows, batch=batch, done=done, timeout_s=timeout_s)]
+
+
+def answer_all(
+    url: str, rows: Sequence[Example], *, batch: int, done: Callable[[int], None], timeout_s: float = 120.0
+) -> list[tuple[Example, float | None]]:
+    """Rows with the student's labels for their queries, and the probability that each labelling is right.
+
+    The cache is passed by; `batch` queries go in a request.
 
     Raises:
         EngineError: The service answered with an error, which is in the message.
     """
-    out: list[Example] = []
+    out: list[tuple[Example, float | None]] = []
     for at in range(0, len(rows), batch):
         part = rows[at : at + batch]
         body = json.dumps({"queries": [r.query for r in part], "use_cache": False}).encode()
@@ -107,7 +116,8 @@ def label_all(
         for row, result in zip(part, results, strict=True):
             if "error" in result:
                 raise EngineError(f"no labels for {row.query!r}: {result['error']['message']}")
-            out.append(replace(row, labels=tuple(Label.from_json(x) for x in result["labels"])))
+            labels = tuple(Label.from_json(x) for x in result["labels"])
+            out.append((replace(row, labels=labels), result["probability"]))
         done(len(part))
     return out
 

@@ -77,6 +77,29 @@ def override_serving(settings: Serving, overrides: Sequence[str]) -> Serving:
         raise _explain(error, config, {}, Path("--set"), changed, ("serving",)) from error
 
 
+def override_judging(task: Task, overrides: Sequence[str]) -> Task:
+    """A bundle's task with other values in `gates` and `eval`; the rest is what the student was made with.
+
+    Raises:
+        InputError: Another section, no such setting, or not a value that it takes.
+    """
+    config = task.model_dump(mode="json")
+    changed: dict[tuple[str, ...], str] = {}
+    for override in overrides:
+        keys, value = _parse_override(override)
+        if keys[0] not in ("gates", "eval"):
+            raise InputError(
+                "a bundle's task cannot be changed", field="--set", found=override, expected="gates.NAME or eval.NAME",
+                fix="Change the task file and make the bundle again",
+            )
+        _set(config, keys, value, override)
+        changed[keys] = f"--set {override}"
+    try:
+        return Task.model_validate(config)
+    except ValidationError as error:
+        raise _explain(error, config, {}, Path("--set"), changed) from error
+
+
 def _read(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, Any], dict[tuple[str, ...], tuple[Path, int]]]:
     """The merged mapping and, per key path, the file and line that set it."""
     if path.resolve() in seen:

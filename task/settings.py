@@ -239,24 +239,53 @@ class Student(Strict):
 
 
 class Latency(Strict):
-    """The open-loop run of the report; 0 seconds leaves it out."""
+    """The open-loop runs of the report, `repeats` times `seconds` at `rate` a second; 0 seconds leaves them out.
+
+    `hit_share` of the requests asks what the head cache knows. From five repeats on, intervals know how runs differ.
+    """
 
     rate: Annotated[float, Field(gt=0.0)] = 16.0
-    seconds: Annotated[float, Field(ge=0.0)] = 42.0
+    seconds: Annotated[float, Field(ge=0.0)] = 10.0
+    repeats: Positive = 5
     hit_share: Fraction = 0.5
 
 
+class Cost(Strict):
+    """What money is reckoned with; what is not given comes from the dated list `eval/prices.yaml`.
+
+    `*_hour` are dollars for an hour of the machine that labels, trains, serves; `log_days` is how long it took to
+    collect the query log; `cache_rate` is how many hits a second the serving machine answers; `teacher_per_query`
+    prices a teacher that the ledger knows no price of.
+    """
+
+    label_hour: Annotated[float, Field(ge=0.0)] | None = None
+    train_hour: Annotated[float, Field(ge=0.0)] | None = None
+    serve_hour: Annotated[float, Field(ge=0.0)] | None = None
+    log_days: Annotated[float, Field(gt=0.0)] = 30.0
+    cache_rate: Annotated[float, Field(gt=0.0)] = 1_000.0
+    cache_gib_month: Annotated[float, Field(ge=0.0)] | None = None
+    teacher_per_query: Annotated[float, Field(ge=0.0)] | None = None
+
+
 class Eval(Strict):
-    """The evaluation: slices by traffic rank, bootstrap, latency run."""
+    """The evaluation: slices by traffic rank, bootstrap, latency run.
+
+    `interval` is `percentile` or `bca` (bias-corrected and accelerated: better where a figure is near 0 or 1). `errors`
+    is how many wrong answers the report shows, `note` a text for its top: what a reader must know about the gold.
+    """
 
     head: Positive = 1_000
     torso: Positive = 6_000
-    resamples: Positive = 2_000
+    resamples: Positive = 10_000
+    interval: Literal["percentile", "bca"] = "percentile"
     confidence: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.95
     seed: int = 0
     max_rows: Positive | None = None
     reference_rows: Positive = 500
     latency: Latency = Latency()
+    cost: Cost = Cost()
+    errors: Positive = 300
+    note: str = ""
 
     @model_validator(mode="after")
     def _ranks(self) -> Self:
@@ -265,10 +294,31 @@ class Eval(Strict):
         return self
 
 
+class Slo(Strict):
+    """What the student's answers may take, the cache's apart: a percentile in milliseconds at `eval.latency.rate`."""
+
+    percentile: Literal["p50", "p95", "p99"] = "p99"
+    ms: Annotated[float, Field(gt=0.0)]
+
+
 class Gates(Strict):
-    """What fails a run (exit code 1)."""
+    """What fails a run (exit code 1), and keeps a bundle from being released; leave a rule out with null.
+
+    The student must not be worse than its teacher, nor than the bundle that is released now, by more than a margin in
+    F1 and in recall: the whole interval of the paired difference lies above it. `slice_margin` says the same of traffic
+    slices with at least `slice_rows` rows. `max_slower` is how much slower than the released bundle's its median answer
+    may be, both asked in turns.
+    """
 
     merge_max_logit_delta: Annotated[float, Field(gt=0.0)] = 1.0
     merge_label_agreement: Fraction = 0.99
     engine_label_agreement: Fraction = 0.99
     min_f1: Fraction | None = None
+    teacher_margin: Fraction | None = None
+    released_margin: Fraction | None = 0.005
+    slice_margin: Fraction | None = None
+    slice_rows: Positive = 100
+    max_slower: Annotated[float, Field(ge=0.0)] | None = 0.1
+    max_invalid: Fraction | None = 0.0
+    max_ece: Fraction | None = None
+    slo: Slo | None = None

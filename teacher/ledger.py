@@ -273,6 +273,18 @@ class Ledger:
         """Status → number of queries and their traffic."""
         return {s: (n, t) for s, n, t in self._read("SELECT status, COUNT(*), SUM(count) FROM rows GROUP BY 1")}
 
+    def evidence(self, queries: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """What retrieval gave for queries at the last attempt to label each."""
+        out: dict[str, dict[str, Any]] = {}
+        for part in _parts(list(queries)):
+            marks = ",".join("?" * len(part))
+            sql = (
+                "SELECT a.query, e.content FROM attempts a JOIN evidence e ON e.hash = a.evidence "
+                f"WHERE a.query IN ({marks}) ORDER BY a.id"
+            )
+            out.update((query, json.loads(content)) for query, content in self._read(sql, part))
+        return out
+
     def attempts(self, query: str | None = None) -> Iterator[dict[str, Any]]:
         """Attempts, all or one query's, oldest first, each with its evidence."""
         last = 0

@@ -1,81 +1,178 @@
-"""The load generator against servers whose answer times are known."""
+"""The load generator against servers whose answer times are known, and what is made of its samples."""
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import itertools
+import math
 import random
-import time
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 
+import numpy as np
 import pytest
-from aiohttp import web
 
-from eval.latency import Sample, one_by_one, open_loop, percentiles, schedule, summarise
+from eval.arrivals import Plan, poisson, replay
+from eval.bench import Settings, bench, sweep
+from eval.generator import Samples, one_by_one, run
+from eval.latency import difference_of_medians, hdr, over_repeats, percentiles, saturated, summarise
+from eval.target import Target, streamed_tokens
+from task.errors import InputError
 
-
-class Server:
-    """Answers `/v1/label` after a delay; `stall` freezes everything once, `fail` answers 500 to every n-th."""
-
-    def __init__(self, delay: float, stall: tuple[float, float] | None = None, fail_every: int = 0) -> None:
-        self.delay, self.stall, self.fail_every = delay, stall, fail_every
-        self.numbers = itertools.count(1)
-
-    async def __aenter__(self) -> str:
-        self.started = time.perf_counter()
-        app = web.Application()
-        app.router.add_post("/v1/label", self.answer)
-        self.runner = web.AppRunner(app)
-        await self.runner.setup()
-        site = web.TCPSite(self.runner, "127.0.0.1", 0)
-        await site.start()
-        port = self.runner.addresses[0][1]
-        return f"http://127.0.0.1:{port}"
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.runner.cleanup()
-
-    async def answer(self, request: web.Request) -> web.Response:
-        at = time.perf_counter() - self.started
-        if self.stall and self.stall[0] <= at < self.stall[1]:
-            await asyncio.sleep(self.stall[1] - at)
-        await asyncio.sleep(self.delay)
-        if self.fail_every and next(self.numbers) % self.fail_every == 0:
-            return web.Response(status=500)
-        return web.json_response({})
+QUERIES = [f"oat milk {i}" for i in range(500)]
 
 
-def test_arrivals_are_poisson_and_seeded() -> None:
-    plan = schedule(100, 50, 0.3, seed=1)
-    assert plan == schedule(100, 50, 0.3, seed=1)
-    assert plan != schedule(100, 50, 0.3, seed=2)
-    assert len(plan) == pytest.approx(5000, rel=0.06)
-    gaps = [b[0] - a[0] for a, b in itertools.pairwise(plan)]
-    mean = sum(gaps) / len(gaps)
-    variance = sum((g - mean) ** 2 for g in gaps) / len(gaps)
-    assert variance**0.5 == pytest.approx(mean, rel=0.1)  # exponential: deviation = mean
-    assert sum(k == "hit" for _, k in plan) / len(plan) == pytest.approx(0.3, abs=0.03)
+@contextlib.contextmanager
+def known(kind: str, *numbers: float) -> Iterator[str]:
+    command = [sys.executable, "-m", "tests.eval.known_server", kind, *map(str, numbers)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield f"http://127.0.0.1:{int(process.stdout.readline())}"
+        finally:
+            process.kill()
+
+
+def samples_of(latency: np.ndarray, delay: np.ndarray | None = None, rate: float = 10.0) -> tuple[Plan, Samples]:
+    n = len(latency)
+    at = np.arange(n) / rate
+    none = np.full(n, np.nan)
+    zeros = np.zeros(n, dtype=np.int64)
+    found = Samples(
+        at, np.full(n, 0.001) if delay is None else delay, latency, none, zeros, np.full(n, 200), zeros.astype(bool),
+        np.zeros(1),
+    )
+    return Plan(at, ["x"] * n, zeros.astype(bool), rate, n / rate), found
+
+
+# -- when requests leave ----------------------------------------------------------------------------------------------
+
+
+def test_arrivals_are_poisson_seeded_and_ask_every_query_once_before_any_again() -> None:
+    plan = poisson(100, 50, QUERIES, 1, hits=["hit"], hit_share=0.3)
+    again = poisson(100, 50, QUERIES, 1, hits=["hit"], hit_share=0.3)
+    assert np.array_equal(plan.at, again.at)
+    assert plan.queries == again.queries
+    assert not np.array_equal(plan.at[:10], poisson(100, 50, QUERIES, 2).at[:10])
+    assert len(plan) == pytest.approx(5_000, rel=0.06)
+    gaps = np.diff(plan.at)
+    assert gaps.std() == pytest.approx(gaps.mean(), rel=0.1)  # exponential: deviation = mean
+    assert plan.use_cache.mean() == pytest.approx(0.3, abs=0.03)
+    assert plan.at[-1] < 50
+    first = [q for q, h in zip(plan.queries, plan.use_cache, strict=True) if not h][:500]
+    assert len(set(first)) == 500
+
+
+def test_shares_of_a_plan_are_the_plan() -> None:
+    plan = poisson(50, 10, QUERIES, 0)
+    parts = [plan.share(i, 3) for i in range(3)]
+    assert sorted(itertools.chain(*(p.at for p in parts))) == list(plan.at)
+    assert sorted(itertools.chain(*(p.queries for p in parts))) == sorted(plan.queries)
+
+
+def test_a_log_is_replayed_with_its_own_timing(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    log.write_text(
+        '{"query": "a", "at": "2026-11-22T10:00:00"}\n{"query": "b", "at": "2026-11-22T10:00:00.500"}\n'
+        '{"query": "a", "at": "2026-11-22T10:00:02"}\n'
+    )
+    plan = replay(log, speed=2)
+    assert plan.at.tolist() == [0.0, 0.25, 1.0]
+    assert list(plan.queries) == ["a", "b", "a"]
+    log.write_text('{"query": "a", "at": 3}\n{"query": "b", "at": 2}\n')
+    with pytest.raises(InputError, match=r"log\.jsonl.*2"):
+        replay(log)
+    log.write_text('{"query": "a"}\n')
+    with pytest.raises(InputError, match="at"):
+        replay(log)
+
+
+# -- against known servers --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_constant_server_is_measured_as_constant(processes: int) -> None:
+    with known("constant", 0.02) as url:
+        plan = poisson(100, 3, QUERIES, 0)
+        found = run(plan, Target(url), processes=processes)
+    assert len(found) == len(plan)
+    assert np.allclose(found.scheduled, plan.at)
+    assert (found.status == 200).all()
+    assert found.latency.min() >= 0.0199
+    assert np.median(found.latency) < 0.03
+    assert len(found.cpu) == processes
+
+
+def test_a_queue_is_seen_as_its_own_arrivals_and_services_make_it() -> None:
+    """One server at 70 % load, request by request: the wait is what Lindley's recursion gives for the same numbers."""
+    plan = poisson(70, 5, QUERIES, 3)
+    with known("mm1", 100, 1) as url:
+        found = run(plan, Target(url))
+    services, free, expected = random.Random(1), 0.0, []
+    for at in plan.at:
+        free = max(at, free) + services.expovariate(100)
+        expected.append(free - at)
+    assert found.latency.min() > 0
+    late = found.latency - np.array(expected)  # two that came at once may have changed places
+    assert np.quantile(late, 0.02) > -0.01
+    assert np.median(found.latency - np.array(expected)) < 0.5 * np.mean(expected)
 
 
 def test_a_stall_is_seen_by_everyone_it_kept_waiting() -> None:
-    """A closed loop would send one slow request; an open one sees all that were due in the stalled second."""
-
-    async def run() -> list[Sample]:
-        async with Server(0.0, stall=(0.5, 1.5)) as url:
-            return await open_loop(url, schedule(100, 2.0, 0.0, 0), {"hit": ["x"], "miss": ["x"]})
-
-    samples = asyncio.run(run())
-    slow = sum(s.latency > 0.1 for s in samples) / len(samples)
-    assert 0.3 < slow < 0.6  # 0.9 of 2 seconds, by theory 0.45
+    """One second in every two: a closed loop would send one slow request, here all that were due are late."""
+    with known("stall", 2, 1) as url:
+        found = run(poisson(100, 4, QUERIES, 0), Target(url))
+    assert 0.35 < (found.latency > 0.1).mean() < 0.55  # 0.9 of 2 seconds, by theory 0.45
 
 
-def test_errors_count_as_infinitely_slow() -> None:
-    async def run() -> list[float]:
-        async with Server(0.0, fail_every=4) as url:
-            return await one_by_one(url, ["x"] * 40, "miss")
+def test_errors_and_broken_connections_count_as_infinitely_slow() -> None:
+    with known("fail", 4) as url:
+        found = one_by_one(Target(url), QUERIES[:40], use_cache=False)
+    assert percentiles(found.latency)["errors"] == 10
+    assert sorted(set(found.status.tolist())) == [200, 500]
+    with known("drop", 1) as url:
+        found = run(poisson(50, 1, QUERIES, 0), Target(url))
+    assert np.isinf(found.latency).all()
+    assert (found.status == 0).all()
 
-    found = percentiles(asyncio.run(run()))
-    assert found["errors"] == 10
-    assert found["p50_ms"]["value"] is not None
+
+def test_a_connection_that_closes_before_a_byte_comes_back_is_tried_once_more() -> None:
+    with known("drop", 7) as url:
+        found = one_by_one(Target(url), QUERIES[:30], use_cache=False)
+    assert np.isfinite(found.latency).all()
+
+
+def test_nobody_listens_and_nobody_answers() -> None:
+    found = run(poisson(50, 0.5, QUERIES, 0), Target("http://127.0.0.1:9"))
+    assert (found.status == 0).all()
+    with known("constant", 5) as url:
+        found = run(poisson(20, 0.5, QUERIES, 0), Target(url), timeout_s=0.3)
+    assert np.isinf(found.latency).all()
+    with pytest.raises(InputError, match="address"):
+        _ = Target("localhost:80").address
+
+
+def test_hits_and_misses_are_told_apart_by_what_the_gateway_says() -> None:
+    with known("constant", 0) as url:
+        plan = poisson(200, 1, QUERIES, 0, hits=["hit"], hit_share=0.5)
+        found = run(plan, Target(url))
+    assert np.array_equal(found.hit, plan.use_cache)
+
+
+def test_streams_give_the_time_to_the_first_token_and_between_tokens() -> None:
+    with known("stream", 0.05, 0.01, 5) as url:
+        plan = poisson(30, 1.5, QUERIES, 0)
+        found = run(plan, Target(url, api="chat"))
+    assert (found.tokens == 5).all()
+    said = summarise([(plan, found)], kinds=False)
+    assert said["ttft"]["p50_ms"]["value"] == pytest.approx(50, abs=15)
+    assert said["tpot"]["p50_ms"]["value"] == pytest.approx(10, abs=4)
+    assert streamed_tokens(b'data: {"choices":[{"delta":{"content":""}}]}\n\ndata: [DONE]\n\n') == 0
+
+
+# -- what is made of it -----------------------------------------------------------------------------------------------
 
 
 def test_percentiles_know_when_there_are_too_few_samples() -> None:
@@ -94,10 +191,90 @@ def test_percentile_intervals_hold_the_truth_about_as_often_as_they_say() -> Non
     assert 0.9 <= held / 300 <= 0.99
 
 
+def test_over_repeats_the_interval_knows_that_runs_differ() -> None:
+    """Runs whose level varies by a tenth: order statistics of all samples would hold the truth far too rarely."""
+    rng = np.random.default_rng(0)
+    held = naive = 0
+    for _ in range(200):
+        runs = [np.exp(rng.normal(0, 0.1)) * rng.exponential(0.02, 400) for _ in range(6)]
+        truth = 1e3 * 0.02 * math.log(2)
+        found, plain = over_repeats(runs)["p50_ms"], percentiles(np.concatenate(runs))["p50_ms"]
+        held += found["low"] <= truth <= found["high"]
+        naive += plain["low"] <= truth <= plain["high"]
+    assert held / 200 >= 0.9
+    assert naive / 200 < 0.85
+    assert over_repeats(runs[:2])["p50_ms"] == percentiles(np.concatenate(runs[:2]))["p50_ms"]
+
+
 def test_a_late_generator_makes_the_run_invalid() -> None:
-    late = [Sample("miss", i / 10, 0.5 if i % 20 == 0 else 0.001, 0.02, True) for i in range(100)]
-    found = summarise(late, 10, 10, 100)
+    late = np.where(np.arange(100) % 20 == 0, 0.5, 0.001)
+    found = summarise([samples_of(np.full(100, 0.02), late)])
     assert not found["valid"]
     assert "too slow" in found["problem"]
-    on_time = [Sample("miss", i / 10, 0.001, 0.02, True) for i in range(100)]
-    assert summarise(on_time, 10, 10, 100)["valid"]
+    assert summarise([samples_of(np.full(100, 0.02))])["valid"]
+    assert not summarise([samples_of(np.zeros(0))])["valid"]
+
+
+def test_a_growing_queue_is_saturation_and_a_stall_is_not() -> None:
+    rising = samples_of(np.linspace(0.02, 2.0, 400))[1]
+    stalled = np.full(400, 0.02)
+    stalled[300:330] = 1.0
+    assert saturated(rising)
+    assert not saturated(samples_of(stalled)[1])
+    assert saturated(samples_of(np.where(np.arange(400) % 5 == 0, np.inf, 0.02))[1])
+
+
+def test_goodput_counts_what_came_within_the_slo() -> None:
+    latency = np.where(np.arange(100) % 4 == 0, 0.5, 0.02)
+    latency[1] = np.inf
+    found = summarise([samples_of(latency)], slo_ms=100)["blended"]
+    assert (found["within_slo"], found["goodput"]) == (0.74, 7.4)
+
+
+def test_the_hdr_histogram_can_be_read_by_its_tools() -> None:
+    from hdrh.histogram import HdrHistogram
+
+    rng = np.random.default_rng(0)
+    seconds = rng.exponential(0.03, 5_000)
+    seconds[0] = np.inf
+    text = hdr(seconds)
+    assert text is not None
+    read = HdrHistogram.decode(text)
+    assert read.get_total_count() == 5_000
+    assert read.get_value_at_percentile(50) / 1e6 == pytest.approx(float(np.median(seconds)), rel=0.01)
+    assert read.get_max_value() >= 3_500_000_000
+
+
+def test_paired_medians() -> None:
+    base = np.random.default_rng(1).exponential(0.02, 300)
+    found = difference_of_medians(base + 0.005, base)
+    assert found["value"] == pytest.approx(5.0, abs=1e-6)
+
+
+# -- the whole benchmark ----------------------------------------------------------------------------------------------
+
+
+def test_a_benchmark_has_every_phase_and_uses_other_queries_to_warm_up() -> None:
+    with known("constant", 0.01) as url:
+        found = bench(Target(url), QUERIES, Settings(
+            rate=80, seconds=1.0, repeats=5, single=10, warm_up=20, slo_ms=100, percentile="p95", hit_share=0.5,
+        ), hits=["hit 1", "hit 2"])
+    figures = found.figures
+    assert figures["cold"]["count"] == figures["warm_prefix"]["count"] == 10
+    assert figures["steady"]["blended"]["runs"] == 5
+    assert {"hit", "miss", "blended"} <= figures["steady"].keys()
+    assert figures["slo"]["ok"]
+    assert len(found.samples["steady"]) == 5
+
+
+def test_a_sweep_finds_the_rate_at_which_a_server_gives_in() -> None:
+    with known("limit", 100) as url:
+        found = sweep(Target(url), QUERIES, (), Settings(rate=30, sweep_seconds=2.0))
+    assert found["limit"] == "server"
+    assert 60 <= found["sustained"] <= 125
+    assert [r["rate"] for r in found["rates"]] == sorted(r["rate"] for r in found["rates"])
+
+
+def test_a_server_that_answers_nothing_but_errors_is_no_benchmark() -> None:
+    with known("fail", 1) as url, pytest.raises(InputError, match="HTTP 500"):
+        bench(Target(url), QUERIES, Settings(rate=10, seconds=0.5, repeats=1))

@@ -151,7 +151,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory, bundles: dict[str, Bundle]) 
     folder, admin = tmp_path_factory.mktemp("fleet"), free_port()
     pointers = folder / "tasks"
     for name in ("one", "two"):
-        release(pointers / f"{name}.json", bundles[name].folder, Change())
+        release(pointers / f"{name}.json", bundles[name].folder, Change(), ungated=True)
     with served(pointers, folder / "state", options=["--admin-port", str(admin)]) as url:
         yield Fleet(url, f"http://127.0.0.1:{admin}", pointers)
 
@@ -177,7 +177,7 @@ def test_a_task_comes_and_goes_while_the_engine_runs(
 ) -> None:
     pid = fleet.status()["tasks"]["one"]["active"]["pid"]
     pointer = fleet.pointers / "three.json"
-    release(pointer, bundles["three"].folder, Change())
+    release(pointer, bundles["three"].folder, Change(), ungated=True)
     fleet.until(lambda s: s["news"][-1]["text"] == f"serving {bundles['three'].id}")
     assert fleet.says("three") == expected(tiny_llama, bundles["three"], tokenizer)
     (fleet.pointers / "again.json").write_text(pointer.read_text())

@@ -88,7 +88,7 @@ def stage(
     first = made(folder / "a", tiny_llama, tokenizer, "oat")
     second = made(folder / "b", tiny_llama_untied, tokenizer, "milk")
     pointer, state = folder / "live.json", folder / "state"
-    release(pointer, first.folder, Change())
+    release(pointer, first.folder, Change(), ungated=True)
     admin = free_port()
     with served(pointer, state, options=["--admin-port", str(admin)]) as url:
         yield Stage(Service(url, f"http://127.0.0.1:{admin}", state, pointer), first, second)
@@ -171,7 +171,7 @@ def test_a_full_disk_costs_log_lines_only(service: Service, load: Load) -> None:
 def test_a_release_and_a_rollback_lose_no_request(stage: Stage, service: Service, load: Load) -> None:
     release(service.pointer, stage.second.folder, Change(
         shadow=1.0, shadow_s=1.0, canary=0.5, canary_s=1.0, keep_s=600.0
-    ))
+    ), ungated=True)
     service.until(lambda s: s["active"]["bundle"] == stage.second.id and s["kept"] is not None)
     time.sleep(0.5)
     now = time.time()
@@ -196,7 +196,7 @@ def test_a_bundle_that_is_not_what_was_released_is_refused(
     shutil.copytree(stage.second.model, tmp_path / "model")  # no links to the weights of a bundle that is served
     build(broken, TASK, stage.second.codec, tmp_path / "model", [], {})
     before = service.pointer.read_text()
-    release(service.pointer, broken, Change())
+    release(service.pointer, broken, Change(), ungated=True)
     weights = broken / "model" / "model.safetensors"
     pointed = service.pointer.read_text()
     service.pointer.write_text(before)  # then the file is damaged between release and start

@@ -1,0 +1,216 @@
+"""A latency benchmark of a running server: cold, warm, steady, and up to the rate at which it gives in."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from eval.arrivals import Plan, poisson
+from eval.generator import Samples, one_by_one, run
+from eval.latency import percentiles, summarise
+from eval.target import Target
+from task.errors import InputError
+from task.progress import Progress, quiet
+
+SCHEMA: Final = 1
+PER_PROCESS: Final = 2_500.0  # requests a second that one process of the generator sends without being late
+_STEP: Final = 1.6  # of the rate, while it rises
+_HALVINGS: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a server is measured.
+
+    Attributes:
+        rate: Requests a second of the steady runs.
+        seconds: How long each lasts.
+        repeats: How many; five or more have intervals that know how runs differ.
+        hit_share: Share of the requests that asks one of the hits.
+        single: Queries asked one by one, cold and again at once.
+        warm_up: Other queries, sent before anything steady is measured.
+        slo_ms: What an answer may take.
+        percentile: The one that the SLO is about.
+        sweep_seconds: How long each rate of the sweep lasts; 0 leaves it out.
+        processes: Of the generator; None takes as many as the rate needs.
+        plan: Requests to replay instead of Poisson arrivals.
+    """
+
+    rate: float = 16.0
+    seconds: float = 60.0
+    repeats: int = 5
+    hit_share: float = 0.0
+    single: int = 60
+    warm_up: int = 64
+    slo_ms: float | None = None
+    percentile: str = "p99"
+    sweep_seconds: float = 0.0
+    processes: int | None = None
+    timeout_s: float = 30.0
+    seed: int = 0
+    plan: Plan | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """Figures, JSON-ready, and the raw samples by phase."""
+
+    figures: dict[str, Any]
+    samples: dict[str, list[Samples]]
+
+
+def bench(
+    target: Target, queries: Sequence[str], settings: Settings, hits: Sequence[str] = (), progress: Progress = quiet
+) -> Bench:
+    """Measure a server.
+
+    Queries are used once as long as there are enough: `single` of them one by one, others to warm up, the rest in the
+    steady runs and the sweep. How many requests repeated an earlier query of their run is said, for a prefix cache
+    makes those faster.
+
+    Raises:
+        InputError: No query, or the server does not answer the first ones.
+    """
+    s = settings
+    order = np.random.default_rng(s.seed).permutation(len(queries))
+    shuffled = [queries[i] for i in order]
+    if not shuffled:
+        raise InputError("there is no query to ask", field="--queries", fix="Give a file with some hundred of them")
+    single, rest = _apart(shuffled, s.single)
+    warm, rest = _apart(rest, s.warm_up)
+    samples: dict[str, list[Samples]] = {}
+    progress.begin("one by one, cold", 2 * len(single))
+    for name in ("cold", "warm_prefix"):
+        samples[name] = [one_by_one(target, single, use_cache=False, timeout_s=s.timeout_s)]
+        progress.advance(len(single))
+        if name == "cold":
+            _answers(samples[name][0], target)
+    out: dict[str, Any] = {
+        "schema": SCHEMA, "url": target.url, "api": target.api, "model": target.model if target.api == "chat" else None,
+        "single": len(single), **{name: percentiles(found[0].latency) for name, found in samples.items()},
+    }
+    progress.begin("warming up", len(warm))
+    run(poisson(s.rate, max(1.0, len(warm) / s.rate), warm, s.seed), target, timeout_s=s.timeout_s)
+    runs = _steady(target, rest, hits, s, progress)
+    samples["steady"] = [found for _, found in runs]
+    out["steady"] = summarise(runs, slo_ms=s.slo_ms, kinds=target.api == "label") | {
+        "arrivals": "replayed" if s.plan is not None else "poisson",
+        "queries_repeated": round(float(np.mean([_repeated(p) for p, _ in runs])), 4),
+        "processes": _processes(s, s.plan.rate if s.plan is not None else s.rate),
+    }
+    if s.sweep_seconds:
+        out["sweep"] = sweep(target, rest, hits, s, progress)
+    out["slo"] = _slo(out["steady"], s)
+    return Bench(out, samples)
+
+
+def _steady(
+    target: Target, queries: Sequence[str], hits: Sequence[str], s: Settings, progress: Progress
+) -> list[tuple[Plan, Samples]]:
+    rate = s.plan.rate if s.plan is not None else s.rate
+    processes = _processes(s, rate)
+    runs = []
+    for number in range(s.repeats):
+        plan = s.plan or poisson(
+            s.rate, s.seconds, _turned(queries, number, s.repeats), s.seed + 1 + number, hits=hits,
+            hit_share=s.hit_share,
+        )
+        progress.begin(f"steady, {rate:g}/s, run {number + 1} of {s.repeats}", len(plan))
+        runs.append((plan, run(
+            plan, target, processes=processes, timeout_s=s.timeout_s, on_done=progress.advance
+        )))
+    return runs
+
+
+def sweep(
+    target: Target, queries: Sequence[str], hits: Sequence[str], s: Settings, progress: Progress = quiet
+) -> dict[str, Any]:
+    """The highest rate that the server sustains: rates rise until one does not hold, then the gap is halved.
+
+    A rate holds where the server is not saturated, 999 of 1,000 requests are answered, what is answered is at least
+    95 % of what was offered, and the SLO's percentile is met, if there is one.
+
+    Returns:
+        `rates`: what each run gave, by rate; `sustained`: the highest that held, None where none did; `limit`:
+        `server`, or `generator` where the runs became invalid first and the server's limit is not known.
+    """
+    rows: list[dict[str, Any]] = []
+
+    def holds(rate: float) -> bool:
+        plan = poisson(
+            rate, s.sweep_seconds, _turned(queries, len(rows), 7), s.seed + 1_000 + len(rows), hits=hits,
+            hit_share=s.hit_share,
+        )
+        progress.begin(f"sweep, {rate:.4g}/s", len(plan))
+        found = run(plan, target, processes=_processes(s, rate), timeout_s=s.timeout_s, on_done=progress.advance)
+        row = summarise([(plan, found)], slo_ms=s.slo_ms, kinds=target.api == "label")
+        errors = row["blended"]["errors"] / max(1, row["requests"])
+        met = _slo(row, s)
+        row["holds"] = bool(
+            row["valid"] and not row["saturated"] and errors <= 0.001 and (met is None or met["ok"])
+            and row["achieved_rate"] >= 0.95 * len(plan) / s.sweep_seconds
+        )
+        rows.append(row | {"rate": round(rate, 3)})
+        return bool(row["holds"])
+
+    rate = s.rate
+    low, high = 0.0, None
+    while high is None and len(rows) < 20:
+        if holds(rate):
+            low, rate = rate, rate * _STEP
+        elif low == 0.0 and rate > 0.25:
+            rate /= 4
+        else:
+            high = rate
+    for _ in range(_HALVINGS if high is not None and low else 0):
+        middle = (low * high) ** 0.5 if high is not None else low
+        if holds(middle):
+            low = middle
+        else:
+            high = middle
+    rows.sort(key=lambda r: r["rate"])
+    first_bad = next((r for r in rows if not r["holds"] and r["rate"] > low), None)
+    limit = None if first_bad is None else "server" if first_bad["valid"] else "generator"
+    return {"rates": rows, "sustained": round(low, 3) if low else None, "limit": limit, "seconds": s.sweep_seconds}
+
+
+def _slo(found: dict[str, Any], s: Settings) -> dict[str, Any] | None:
+    """Whether the percentile lies within the SLO, its whole interval where it has one."""
+    if s.slo_ms is None:
+        return None
+    at = found["blended"][f"{s.percentile}_ms"]
+    high = None if at is None else at["high"]
+    return {"ms": s.slo_ms, "percentile": s.percentile, "measured": at, "ok": high is not None and high <= s.slo_ms}
+
+
+def _answers(samples: Samples, target: Target) -> None:
+    """Stop at once where nothing but errors comes back."""
+    if (samples.status != 200).all():
+        status = int(samples.status[0])
+        raise InputError(
+            "no request was answered", field="URL", found=target.url if not status else f"{target.url}: HTTP {status}",
+            expected="a server that answers 200", fix="Is it running, and is this its port? Does it need --key?",
+        )
+
+
+def _apart(queries: list[str], number: int) -> tuple[list[str], list[str]]:
+    """So many for themselves, if at least as many are left; else all of them for both."""
+    return (queries[:number], queries[number:]) if len(queries) >= 2 * number else (queries[:number], queries)
+
+
+def _turned(queries: Sequence[str], part: int, parts: int) -> list[str]:
+    """The pool, beginning at another place for each run."""
+    at = (len(queries) * part // max(1, parts)) % max(1, len(queries))
+    return [*queries[at:], *queries[:at]]
+
+
+def _repeated(plan: Plan) -> float:
+    return 1 - len(set(plan.queries)) / len(plan) if len(plan) else 0.0
+
+
+def _processes(s: Settings, rate: float) -> int:
+    return s.processes or max(1, min(os.cpu_count() or 1, round(rate / PER_PROCESS)))

@@ -1,0 +1,154 @@
+"""Is the difference real? Tests of two systems on the same queries, and what a set of queries can show at all.
+
+All of them pair: what one system gets right by luck of the queries, the other gets right too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from eval.bootstrap import Bootstrap, Floats, Statistic, draw, figure, percentile
+from eval.bootstrap import Interval as Method
+
+
+@dataclass(frozen=True, slots=True)
+class Paired:
+    """Two systems' counts on the same queries, resampled together.
+
+    Attributes:
+        drawn: Of the counts of `a` and, after them, those of `b`; shape of each (queries, columns).
+        columns: How many each system has.
+    """
+
+    drawn: Bootstrap
+    columns: int
+
+    @classmethod
+    def of(cls, a: npt.NDArray[Any], b: npt.NDArray[Any], resamples: int, seed: int) -> Paired:
+        """Draw queries; `a` and `b` have the same shape (queries, ...)."""
+        if a.shape != b.shape:
+            raise ValueError(f"systems with counts of different shapes: {a.shape} and {b.shape}")
+        flat = [x.reshape(len(x), -1) for x in (a, b)]
+        return cls(draw(np.hstack(flat), resamples, seed), flat[0].shape[1])
+
+    def difference(self, statistic: Statistic) -> Statistic:
+        """The statistic of `a` less that of `b`."""
+        return lambda sums: statistic(sums[..., : self.columns]) - statistic(sums[..., self.columns :])
+
+    def figure(self, statistic: Statistic, level: float, method: Method = "percentile") -> dict[str, float | None]:
+        """The difference with its interval."""
+        return self.drawn.figure(self.difference(statistic), level, method)
+
+    def p_value(self, statistic: Statistic) -> float:
+        """Two-sided: how far the resamples lie on both sides of no difference (Efron and Tibshirani 1993, 16.4).
+
+        It goes with the percentile interval: below 0.05 where the 95 % interval leaves out zero. At least 2/(resamples
+        + 1), for more than that resampling cannot say.
+        """
+        samples = self.difference(statistic)(self.drawn.samples)
+        samples = samples[~np.isnan(samples)]
+        tail = min(int((samples <= 0).sum()), int((samples >= 0).sum())) + 1
+        return min(1.0, 2 * tail / (len(samples) + 1))
+
+    def randomisation(self, statistic: Statistic, rounds: int, seed: int) -> float:
+        """Approximate randomisation (Noreen 1989): were the systems the same, swapping their answers would not matter.
+
+        Each round swaps the two answers of every query or leaves them, by a coin; p is the share of rounds with a
+        difference at least as large as the one seen. Queries with the same counts are swapped together, as many as a
+        binomial draw says.
+        """
+        a, b = self.drawn.kinds[:, : self.columns], self.drawn.kinds[:, self.columns :]
+        moved = b - a
+        differ = moved.any(axis=1)
+        swapped = np.random.default_rng(seed).binomial(self.drawn.frequency[differ], 0.5, (rounds, int(differ.sum())))
+        gain = swapped.astype(np.float64) @ moved[differ]
+        total_a, total_b = self.drawn.total[: self.columns], self.drawn.total[self.columns :]
+        seen = abs(float(statistic(total_a) - statistic(total_b)))
+        drawn = np.abs(statistic(total_a + gain) - statistic(total_b - gain))
+        return float(((drawn >= seen - 1e-12).sum() + 1) / (rounds + 1))
+
+
+def mcnemar(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> dict[str, Any]:
+    """Whether two systems get the same share of queries entirely right (McNemar 1947, mid-p of Fagerland et al. 2013).
+
+    Args:
+        a: 1 where system `a` is right, shape (queries,).
+        b: The same of system `b`.
+
+    Returns:
+        `only_a`, `only_b`: queries that one alone gets right; `p`.
+    """
+    from scipy.stats import binom
+
+    only_a, only_b = int((a > b).sum()), int((b > a).sum())
+    n = only_a + only_b
+    if n == 0:
+        return {"only_a": 0, "only_b": 0, "p": 1.0}
+    low = min(only_a, only_b)
+    p = min(1.0, float(2 * binom.cdf(low, n, 0.5) - binom.pmf(low, n, 0.5)))
+    return {"only_a": only_a, "only_b": only_b, "p": p}
+
+
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """Adjusted p-values (Holm 1979): of many roles, one differs by chance sooner or later."""
+    ordered = sorted(p_values, key=lambda k: p_values[k])
+    out: dict[str, float] = {}
+    worst = 0.0
+    for rank, name in enumerate(ordered):
+        worst = max(worst, min(1.0, (len(ordered) - rank) * p_values[name]))
+        out[name] = worst
+    return {name: out[name] for name in p_values}
+
+
+def detectable(samples: Floats, level: float, power: float = 0.8) -> float:
+    """The least difference that a test at this level finds with this probability, from a difference's resamples.
+
+    (z of the level + z of the power) times the standard error, two-sided (Card et al. 2020 on why to state it).
+    """
+    from scipy.stats import norm
+
+    kept = samples[~np.isnan(samples)]
+    if len(kept) < 2:
+        return float("nan")
+    return float((norm.ppf((1 + level) / 2) + norm.ppf(power)) * kept.std(ddof=1))
+
+
+def not_inferior(difference: Mapping[str, float | None], margin: float) -> bool:
+    """Whether `a` is at most `margin` worse than `b`: the whole interval lies above -margin.
+
+    An undefined difference proves nothing.
+    """
+    low = difference["low"]
+    return low is not None and low > -margin
+
+
+def pooled(points: npt.NDArray[Any], samples: npt.NDArray[Any], level: float) -> dict[str, Any]:
+    """Runs that are repeated: their mean, with queries and runs both as sources of chance.
+
+    Args:
+        points: A figure of each run, shape (runs,).
+        samples: The same under every resample of the queries, shape (runs, resamples), drawn together.
+
+    Returns:
+        `value`, `low`, `high`, and `spread`, the standard deviation over runs (None for one). The interval adds the
+        variance over queries and that over runs, the latter with Student's t for so few (Bouthillier et al. 2021).
+    """
+    from scipy.stats import t
+
+    value = float(np.mean(points))
+    means = np.nanmean(samples, axis=0)
+    low, high = percentile(means, level)
+    if len(points) < 2:
+        return {**figure(value, low, high), "spread": None}
+    spread = float(np.std(points, ddof=1))
+    runs = float(t.ppf((1 + level) / 2, len(points) - 1)) * spread / math.sqrt(len(points))
+    down, up = (math.hypot(x, runs) for x in (value - low, high - value))
+    return {**figure(value, value - down, value + up), "spread": round(spread, 6)}
+
+
