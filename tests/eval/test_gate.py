@@ -1,0 +1,86 @@
+"""The gate: what it lets through, what it stops, and what it says about it."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from eval.gate import Evidence, judge, junit, passed
+from task.settings import Gates, Slo
+
+
+def figure(value: float, low: float, high: float) -> dict[str, float]:
+    return {"value": value, "low": low, "high": high}
+
+
+SAME = {"rows": 2_000, "f1": figure(0.0, -0.004, 0.004), "recall": figure(0.0, -0.004, 0.004)}
+WORSE = {"rows": 2_000, "f1": figure(-0.01, -0.013, -0.007), "recall": figure(-0.01, -0.013, -0.007)}
+GOOD = {
+    "f1": figure(0.95, 0.94, 0.96), "engine_agreement": 0.999, "invalid": figure(0.0, 0.0, 0.0), "teacher": SAME,
+    "teacher_slices": {"head": SAME, "tail": SAME}, "released": SAME, "slower": figure(0.01, -0.02, 0.04),
+    "ece": figure(0.01, 0.005, 0.02), "latency": {"p99_ms": figure(80, 75, 90)}, "latency_valid": True,
+    "first_release": False,
+}
+ALL = Gates(
+    min_f1=0.9, teacher_margin=0.01, released_margin=0.005, slice_margin=0.02, max_slower=0.1, max_ece=0.05,
+    slo=Slo(ms=100),
+)
+
+
+def failing(gates: Gates, **changed: object) -> list[str]:
+    return [c.rule for c in judge(gates, Evidence(**GOOD | changed)) if not c.ok]  # type: ignore[arg-type]
+
+
+def test_a_good_student_passes_every_rule() -> None:
+    checks = judge(ALL, Evidence(**GOOD))  # type: ignore[arg-type]
+    assert passed(checks)
+    assert {c.rule for c in checks} == {
+        "engine_label_agreement", "min_f1", "teacher_margin", "slice_margin", "released_margin", "max_slower",
+        "max_invalid", "max_ece", "slo",
+    }
+
+
+@pytest.mark.parametrize(("changed", "rule"), [
+    ({"f1": figure(0.89, 0.88, 0.95)}, "min_f1"),
+    ({"engine_agreement": 0.98}, "engine_label_agreement"),
+    ({"invalid": figure(0.0005, 0.0, 0.002)}, "max_invalid"),
+    ({"teacher": WORSE}, "teacher_margin"),
+    ({"released": WORSE}, "released_margin"),
+    ({"released": {**SAME, "recall": WORSE["recall"]}}, "released_margin"),
+    ({"teacher_slices": {"head": SAME, "tail": {**SAME, "recall": figure(-0.03, -0.05, -0.01)}}}, "slice_margin"),
+    ({"slower": figure(0.2, 0.15, 0.25)}, "max_slower"),
+    ({"slower": figure(0.05, -0.05, 0.15)}, "max_slower"),
+    ({"ece": figure(0.04, 0.03, 0.06)}, "max_ece"),
+    ({"latency": {"p99_ms": figure(99, 90, 110)}}, "slo"),
+    ({"latency": {"p99_ms": {"value": 99.0, "low": 90.0, "high": None}}}, "slo"),
+    ({"latency_valid": False}, "slo"),
+])
+def test_each_rule_stops_what_it_is_for(changed: dict[str, object], rule: str) -> None:
+    assert set(failing(ALL, **changed)) == {rule}
+
+
+@pytest.mark.parametrize("missing", ["f1", "engine_agreement", "invalid", "teacher", "teacher_slices", "released",
+                                     "slower", "ece", "latency"])
+def test_what_was_not_measured_has_not_been_shown(missing: str) -> None:
+    assert len(failing(ALL, **{missing: None})) == 1
+
+
+def test_too_few_rows_do_not_pass_and_small_slices_are_not_judged() -> None:
+    wide = {"rows": 50, "f1": figure(0.0, -0.05, 0.05), "recall": figure(0.0, -0.05, 0.05)}
+    assert set(failing(ALL, released=wide)) == {"released_margin"}
+    assert not failing(ALL, teacher_slices={"head": SAME, "tail": wide})
+
+
+def test_a_first_release_has_nothing_to_be_compared_with_and_rules_can_be_left_out() -> None:
+    assert not failing(ALL, first_release=True, released=None, slower=None)
+    bare = Gates(released_margin=None, max_slower=None, max_invalid=None)
+    assert [c.rule for c in judge(bare, Evidence(**GOOD))] == ["engine_label_agreement"]  # type: ignore[arg-type]
+
+
+def test_junit_says_what_failed() -> None:
+    checks = judge(ALL, Evidence(**GOOD | {"released": WORSE}))  # type: ignore[arg-type]
+    root = ET.fromstring(junit(checks, "gate"))
+    assert (root.get("tests"), root.get("failures")) == (str(len(checks)), "2")
+    messages = [f.get("message") or "" for f in root.iter("failure")]
+    assert any("F1 less that of the released bundle: -1.0 [-1.3, -0.7]" in m for m in messages)
