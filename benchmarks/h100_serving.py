@@ -15,18 +15,18 @@ published system needed 300. Writes benchmarks/results/h100_serving.json.
 from __future__ import annotations
 
 import argparse
-import asyncio
+import json
 import random
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import aiohttp
-
 from benchmarks.h100_student import SIZES
-from eval.latency import percentiles
+from eval.arrivals import poisson
+from eval.generator import one_by_one, run
+from eval.latency import summarise
+from eval.target import Target
 from limbeck.stage import device, git_commit, versions
 from serving.engine import Engine
 from student.estimate import Architecture
@@ -139,47 +139,28 @@ def measured(
         name = "student" if adapter is None else ADAPTER
         for length in lengths:
             for rate in rates:
-                row = asyncio.run(open_loop(engine.url, name, form, length, rate, seconds, shape.vocabulary))
+                row = open_loop(engine.url, name, form, length, rate, seconds, shape.vocabulary)
                 print(row, flush=True)
                 yield row
 
 
-async def open_loop(
+def open_loop(
     url: str, name: str, form: str, length: int, rate: float, seconds: float, vocabulary: int
 ) -> dict[str, Any]:
-    """Poisson departures; latency from the scheduled departure, infinite where there was no answer."""
+    """Poisson departures of prompts that no prefix cache knows; the first warm up."""
     rng = random.Random(0)
-    latencies: list[float] = []
-    delays: list[float] = []
-    timeout = aiohttp.ClientTimeout(total=60)
-    async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0)) as session:
-        async def ask(prompt: list[int]) -> bool:
-            path, body = question(name, form, length, prompt)
-            try:
-                async with session.post(url + path, json=body) as response:
-                    await response.read()
-                    return response.status == 200
-            except (aiohttp.ClientError, TimeoutError):
-                return False
-
-        async def one(due: float, prompt: list[int]) -> None:
-            await asyncio.sleep(max(0.0, due - time.perf_counter()))
-            delays.append(time.perf_counter() - due)
-            ok = await ask(prompt)
-            latencies.append(time.perf_counter() - due if ok else float("inf"))
-
-        def prompt() -> list[int]:
-            return [rng.randrange(2, vocabulary) for _ in range(TOKENS)]
-
-        for _ in range(WARM_UP):
-            await ask(prompt())
-        due = time.perf_counter() + 0.1
-        end = due + seconds
-        async with asyncio.TaskGroup() as group:
-            while (due := due + rng.expovariate(rate)) < end:
-                group.create_task(one(due, prompt()))
-    return {"tokens": length, "rate": rate, "latest_departure_ms": round(1e3 * max(delays, default=0.0), 2),
-            **percentiles(latencies)}
+    path, _ = question(name, form, length, [])
+    bodies = [
+        json.dumps(question(name, form, length, [rng.randrange(2, vocabulary) for _ in range(TOKENS)])[1])
+        for _ in range(WARM_UP + int(2 * rate * seconds) + 20)
+    ]
+    target = Target(url, path=path)
+    one_by_one(target, bodies[:WARM_UP], use_cache=True)
+    plan = poisson(rate, seconds, bodies[WARM_UP:], 0)
+    said = summarise([(plan, run(plan, target, timeout_s=60.0))], kinds=False)
+    found = {k: v for k, v in said["blended"].items() if k not in ("hdr", "runs")}
+    return {"tokens": length, "rate": rate, "valid": said["valid"], "dispatch_delay_ms": said["dispatch_delay_ms"],
+            **found}
 
 
 def question(name: str, form: str, length: int, prompt: list[int]) -> tuple[str, dict[str, Any]]:

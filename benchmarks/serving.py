@@ -26,15 +26,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import uvloop
 
-from eval.latency import percentiles
+from eval.arrivals import poisson
+from eval.generator import run
+from eval.latency import difference_of_medians, percentiles, summarise
+from eval.target import Target
 from limbeck.stage import device, git_commit, versions
 from serving.bundle import open_bundle
 from serving.cache import HeadCache, build
@@ -98,106 +99,40 @@ def hits(url: str, queries: Sequence[str], seconds: float) -> dict[str, Any]:
     constant = subprocess.Popen([sys.executable, "-c", CONSTANT, str(port)])
     try:
         time.sleep(1.0)
-        limit = climb("127.0.0.1", port, queries, seconds / 6)
+        limit = climb(f"http://127.0.0.1:{port}", queries, seconds / 6)
     finally:
         constant.kill()
         constant.wait()
-    host, _, service_port = url.removeprefix("http://").partition(":")
-    steady = uvloop.run(load(host, int(service_port), queries, RATES[0], seconds))
+    steady = load(url, queries, RATES[0], seconds)
     print("1,000/s", steady, flush=True)
-    rates = climb(host, int(service_port), queries, seconds / 6)
+    rates = climb(url, queries, seconds / 6)
     return {"steady": steady, "rates": rates, "generator": limit}
 
 
-def climb(host: str, port: int, queries: Sequence[str], seconds: float) -> list[dict[str, Any]]:
+def climb(url: str, queries: Sequence[str], seconds: float) -> list[dict[str, Any]]:
     """Runs at rising rates, up to the first two that could not be sustained."""
     out: list[dict[str, Any]] = []
     for rate in RATES:
-        out.append(uvloop.run(load(host, port, queries, rate, seconds)))
+        out.append(load(url, queries, rate, seconds))
         print(rate, out[-1], flush=True)
         if len(out) > 1 and not out[-1]["sustained"] and not out[-2]["sustained"]:
             break
     return out
 
 
-class Connection(asyncio.Protocol):
-    """One kept connection; a request at a time."""
-
-    def __init__(self, pool: deque[Connection], done: Any) -> None:
-        self.pool, self.done = pool, done
-        self.buffer = b""
-        self.due = 0.0
-        self.transport: Any = None
-
-    def connection_made(self, transport: Any) -> None:
-        """Join those that are free."""
-        self.transport = transport
-        self.pool.append(self)
-
-    def data_received(self, data: bytes) -> None:
-        """Bytes of an answer; with its last one the connection is free again."""
-        self.buffer += data
-        head, found, body = self.buffer.partition(b"\r\n\r\n")
-        if not found:
-            return
-        at = head.lower().index(b"content-length:")
-        if len(body) >= int(head[at + 15 :].split(b"\r\n", 1)[0]):
-            ok = head.startswith(b"HTTP/1.1 200")
-            self.buffer = b""
-            self.done(time.perf_counter() - self.due if ok else float("inf"))
-            self.pool.append(self)
-
-
-async def load(host: str, port: int, queries: Sequence[str], rate: float, seconds: float) -> dict[str, Any]:
-    """Poisson departures at a rate; a request waits for a free connection, and that counts."""
-    loop = asyncio.get_running_loop()
-    pool: deque[Connection] = deque()
-    latencies: list[float] = []
-    for _ in range(128):
-        await loop.create_connection(lambda: Connection(pool, latencies.append), host, port)
-    bodies = [_request(q) for q in queries]
-    rng = random.Random(0)
-    planned: deque[float] = deque()
-    at = rng.expovariate(rate)
-    while at < seconds:
-        planned.append(at)
-        at += rng.expovariate(rate)
-    count, late, number = len(planned), 0, 0
-    cpu = time.process_time()
-    start = time.perf_counter() + 0.1
-    while planned:
-        now = time.perf_counter() - start
-        while planned and planned[0] <= now and pool:
-            due = planned.popleft()
-            late += now - due > 0.1
-            connection = pool.popleft()
-            connection.due = start + due
-            connection.transport.write(bodies[number % len(bodies)])
-            number += 1
-        await asyncio.sleep(0.001)  # to spin would take the service's core; what it delays is counted
-        if now > 2 * seconds + 10:
-            break
-    patience = time.perf_counter() + 5
-    while len(latencies) < number and time.perf_counter() < patience:
-        await asyncio.sleep(0.01)
-    took = time.perf_counter() - start
-    for connection in pool:
-        connection.transport.close()
-    latencies += [float("inf")] * (count - len(latencies))
-    found = percentiles(latencies)
+def load(url: str, queries: Sequence[str], rate: float, seconds: float) -> dict[str, Any]:
+    """Poisson departures at a rate; hits may come from the cache, which is what they are for."""
+    plan = poisson(rate, seconds, (), 0, hits=queries, hit_share=1.0)
+    said = summarise([(plan, run(plan, Target(url)))])
+    found = said["blended"]
     p99 = (found["p99_ms"] or {}).get("value")
+    late = 1 - said["sent_in_time"]
     return {
-        "rate": rate, "seconds": seconds, "achieved": round(count / max(took, seconds), 1),
-        "late": round(late / count, 5), "generator_cpu": round((time.process_time() - cpu) / took, 3),
-        "sustained": found["errors"] == 0 and late <= 0.01 * count and p99 is not None and p99 < 100, **found,
+        "rate": rate, "seconds": seconds, "achieved": said["achieved_rate"], "late": round(late, 5),
+        "generator_cpu": said["generator_cpu"], "dispatch_delay_ms": said["dispatch_delay_ms"],
+        "sustained": found["errors"] == 0 and said["valid"] and p99 is not None and p99 < 100,
+        **{k: v for k, v in found.items() if k != "hdr"},
     }
-
-
-def _request(query: str) -> bytes:
-    body = json.dumps({"query": query}, ensure_ascii=False).encode()
-    return b"POST /v1/label HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (
-        len(body), body,
-    )
 
 
 # -- misses -----------------------------------------------------------------------------------------------------------
@@ -229,16 +164,9 @@ async def gateway(url: str, engine: str, bundle: Any, count: int) -> dict[str, A
                 await asyncio.sleep(0.02)
     await student.close()
     added = sorted(a - b for a, b in zip(through, straight, strict=True))
-    rng = np.random.default_rng(0)
-    picks = rng.integers(0, len(through), (2_000, len(through)))
-    differences = np.median(np.array(through)[picks], axis=1) - np.median(np.array(straight)[picks], axis=1)
     return {
         "pairs": len(through), "through": percentiles(through), "straight": percentiles(straight),
-        "added_p50_ms": {
-            "value": round(1e3 * (statistics.median(through) - statistics.median(straight)), 3),
-            "low": round(1e3 * float(np.quantile(differences, 0.025)), 3),
-            "high": round(1e3 * float(np.quantile(differences, 0.975)), 3),
-        },
+        "added_p50_ms": difference_of_medians(np.array(through), np.array(straight)),
         "median_of_differences_ms": round(1e3 * statistics.median(added), 3),
     }
 

@@ -15,7 +15,6 @@ Expected: a miss costs a pass of the model for each token of JSON against one, s
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
 import random
@@ -24,15 +23,17 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import yaml
 
-from eval.latency import percentiles
+from eval.arrivals import poisson
+from eval.generator import one_by_one, run
+from eval.latency import percentiles, summarise
+from eval.target import Target
 from limbeck.stage import device, git_commit, versions
 from serving.bundle import Bundle, open_bundle
 from serving.cache import HeadCache
@@ -44,7 +45,6 @@ from task.tokens import load_tokenizer
 
 RESULT = Path(__file__).parent / "results" / "serving_peer.json"
 WARM_UP = 5
-Ask = Callable[[Any], Awaitable[None]]
 
 
 def main() -> None:
@@ -65,12 +65,12 @@ def main() -> None:
         folder = Path(name)
         with litellm(options.run / "merge" / "model", bundle, options.litellm, folder) as url:
             bodies = [chat(bundle, row) for row in rows]
-            theirs = asyncio.run(measured(f"{url}/v1/chat/completions", bodies, bodies, options.hits, options.rate))
+            theirs = measured(url, "/v1/chat/completions", bodies, bodies, options.hits, options.rate)
         print("theirs", theirs, flush=True)
         with served(bundle.folder, folder / "state") as url:
             misses: list[Any] = [{"query": row.query, "use_cache": False} for row in rows]
             hits: list[Any] = [{"query": row.query} for row in rows]
-            ours = asyncio.run(measured(f"{url}/v1/label", misses, hits, options.hits, options.rate))
+            ours = measured(url, "/v1/label", misses, hits, options.hits, options.rate)
         print("ours", ours, flush=True)
     write_json(RESULT, {
         "queries": options.queries, "rate": options.rate, "theirs": theirs, "ours": ours,
@@ -145,43 +145,19 @@ def chat(bundle: Bundle, row: Example) -> dict[str, Any]:
     }
 
 
-async def measured(
-    url: str, misses: Sequence[Any], hits: Sequence[Any], count: int, rate: float
+def measured(
+    url: str, path: str, misses: Sequence[Any], hits: Sequence[Any], count: int, rate: float
 ) -> dict[str, Any]:
     """Misses one by one, of which the first warm up; then hits in an open loop."""
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-        async def ask(body: Any) -> None:
-            async with session.post(url, json=body) as response:
-                text = await response.text()
-                if response.status != 200:
-                    raise SystemExit(f"{response.status}: {text[:500]}")
-
-        slow = []
-        for body in misses:
-            started = time.perf_counter()
-            await ask(body)
-            slow.append(time.perf_counter() - started)
-        for body in hits:
-            await ask(body)
-        return {"misses": percentiles(slow[WARM_UP:]), "hits": percentiles(await open_loop(ask, hits, count, rate))}
-
-
-async def open_loop(ask: Ask, bodies: Sequence[Any], count: int, rate: float) -> list[float]:
-    """Seconds of requests from their scheduled departures."""
-    rng = random.Random(1)
-    out: list[float] = []
-    due = time.perf_counter() + 0.1
-
-    async def one(due: float, body: Any) -> None:
-        await asyncio.sleep(max(0.0, due - time.perf_counter()))
-        await ask(body)
-        out.append(time.perf_counter() - due)
-
-    async with asyncio.TaskGroup() as group:
-        for number in range(count):
-            due += rng.expovariate(rate)
-            group.create_task(one(due, bodies[number % len(bodies)]))
-    return out
+    target = Target(url, path=path)
+    slow = one_by_one(target, [json.dumps(b) for b in misses], use_cache=True, timeout_s=120.0)
+    bodies = [json.dumps(b) for b in hits]
+    known = one_by_one(target, bodies, use_cache=True)
+    if (known.status != 200).any() or (slow.status != 200).any():
+        raise SystemExit(f"{url}: {sorted(set(known.status.tolist()) | set(slow.status.tolist()))}")
+    plan = poisson(rate, count / rate, bodies, 1)
+    found = summarise([(plan, run(plan, target))], kinds=False)["blended"]
+    return {"misses": percentiles(slow.latency[WARM_UP:]), "hits": {k: v for k, v in found.items() if k != "hdr"}}
 
 
 def _version(venv: Path) -> str:

@@ -102,8 +102,7 @@ def bench(
         "queries_repeated": round(float(np.mean([_repeated(p) for p, _ in runs])), 4),
         "processes": _processes(s, s.plan.rate if s.plan is not None else s.rate),
     }
-    if s.sweep_seconds:
-        out["sweep"] = sweep(target, rest, hits, s, progress)
+    out["sweep"] = sweep(target, rest, hits, s, progress) if s.sweep_seconds else None
     out["slo"] = _slo(out["steady"], s)
     return Bench(out, samples)
 

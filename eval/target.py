@@ -26,6 +26,7 @@ class Target:
         instruction: System message for `chat`.
         extra: More of the body.
         key: API key, sent as a bearer token.
+        path: Where to ask instead; what is asked is then the JSON body itself.
     """
 
     url: str
@@ -34,6 +35,7 @@ class Target:
     instruction: str = ""
     extra: dict[str, Any] = field(default_factory=dict)
     key: str | None = None
+    path: str | None = None
 
     @property
     def address(self) -> tuple[str, int, bool]:
@@ -51,8 +53,11 @@ class Target:
         """The whole HTTP request."""
         parts = urlsplit(self.url)
         path = parts.path.rstrip("/")
-        path += PATHS[self.api].removeprefix("/v1") if path.endswith("/v1") else PATHS[self.api]
-        body = json.dumps(self._body(query, use_cache=use_cache), ensure_ascii=False).encode()
+        if self.path is not None:
+            path, body = path + self.path, query.encode()
+        else:
+            path += PATHS[self.api].removeprefix("/v1") if path.endswith("/v1") else PATHS[self.api]
+            body = json.dumps(self._body(query, use_cache=use_cache), ensure_ascii=False).encode()
         bearer = f"authorization: Bearer {self.key}\r\n" if self.key else ""
         head = (
             f"POST {path} HTTP/1.1\r\nhost: {parts.netloc}\r\ncontent-type: application/json\r\n{bearer}"

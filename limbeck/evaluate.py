@@ -24,10 +24,11 @@ _EVIDENCE_SHOWN = 4
 
 def evaluate(pipeline: Pipeline, folder: Path) -> Mapping[str, Any]:
     """Write predictions, `report.json`, `.html`, `.md` and `.csv` into `folder`; returns the manifest's figures."""
+    from eval.changes import changes
     from eval.gate import judge
     from eval.mistakes import by_kind
     from eval.quality import label_agreement, paired, quality
-    from eval.report import write
+    from eval.report import SCHEMA, write
     from eval.slices import slices_of
 
     task, console = pipeline.task, pipeline.console
@@ -62,7 +63,7 @@ def evaluate(pipeline: Pipeline, folder: Path) -> Mapping[str, Any]:
     )
     checks = judge(task.gates, evidence)
     figures = _figures(systems, evidence, bench)
-    write(folder, {
+    report: dict[str, Any] = {
         "task": task.name, "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "bundle": _bundle(pipeline), "verdict": [c.to_json() | {"ok": c.ok} for c in checks] + _words(differences),
         "confidence": task.eval.confidence, "resamples": task.eval.resamples, "interval": task.eval.interval,
@@ -75,7 +76,11 @@ def evaluate(pipeline: Pipeline, folder: Path) -> Mapping[str, Any]:
         "errors": _errors(pipeline, gold, predictions, traffic), "training": _resources(pipeline),
         "stages": _stages(pipeline), "versions": versions(), "device": device(), "git": git_commit(),
         "note": task.eval.note,
-    }, served.bench.samples if served.bench else {})
+    }
+    earlier = pipeline.run / "evaluate" / "report.json"
+    before = read_json(earlier) if earlier.exists() else None
+    report["changes"] = changes(before, report) if before and before.get("schema") == SCHEMA else None
+    write(folder, report, served.bench.samples if served.bench else {})
     return figures | {"checks": [c.to_json() for c in checks]}
 
 

@@ -215,7 +215,7 @@ def _print_bench(found: dict[str, Any]) -> None:
     ]
     said += [f"✗ {steady['problem']}"] if steady["problem"] else []
     said += ["✗ saturated: the server fell behind"] if steady["saturated"] else []
-    if "sweep" in found:
+    if found["sweep"]:
         said.append(f"highest rate that holds: {found['sweep']['sustained'] or 'none'}/s")
     if found["slo"]:
         slo = found["slo"]

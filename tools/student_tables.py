@@ -72,7 +72,7 @@ def noise(result: Path) -> str:
         f, d = n["f1"], n["less_teacher"]
         lines.append(
             f"| {100 * n['rate']:g} % | {percent(f['teacher'])} | {percent(f['plain'])} | {percent(d['plain'])} "
-            f"| {percent(f['cross-fit'])} | {percent(d['cross-fit'])} | {percent(n['cross-fit_less_plain'])} |"
+            f"| {percent(f.get('cross-fit'))} | {percent(d.get('cross-fit'))} | {percent(n['cross-fit_less_plain'])} |"
         )
     return "\n".join(lines)
 

@@ -17,6 +17,7 @@ sys.path.insert(0, str(ROOT))
 
 from eval.report import milliseconds, percent  # noqa: E402  (the checkout is importable only from here on)
 from limbeck.summary import render, render_audit, render_forms  # noqa: E402
+from tools import eval_tables as evaluation  # noqa: E402
 from tools import serving_tables as serving  # noqa: E402
 from tools import student_tables as student  # noqa: E402
 
@@ -129,7 +130,8 @@ def student_by_traffic(result: Path) -> str:
 def by_traffic(system: Any) -> str:
     """A system's quality by traffic slice."""
     lines = ["| queries | rows | precision | recall | F1 | exact match |", "|---|---|---|---|---|---|"]
-    slices = ((name, system["slices"][name]) for name in ("head", "torso", "tail"))
+    found = system["slices"]["traffic"]
+    slices = ((name, found[name]) for name in ("head", "torso", "tail"))
     for name, part in (("all", system["value"] | {"rows": system["rows"]}), *slices):
         cells = " | ".join(percent(part[k]) for k in ("precision", "recall", "f1", "exact_match"))
         lines.append(f"| {name} | {part['rows']:,} | {cells} |")
@@ -146,6 +148,9 @@ BLOCKS = {
     ("docs/benchmarks.md", "queryner"): ("queryner.json", render),
     ("docs/benchmarks.md", "queryner-seeds"): ("queryner_student.json", student.queryner),
     ("docs/benchmarks.md", "training"): ("training.json", student.training),
+    ("docs/benchmarks.md", "evaluation-speed"): ("evaluation.json", evaluation.speed),
+    ("docs/benchmarks.md", "load-generator"): ("load_generator.json", evaluation.generator),
+    ("docs/benchmarks.md", "gate"): ("gate.json", evaluation.gate),
     ("docs/benchmarks.md", "read-forms"): ("read_forms.json", student.read_forms),
     ("docs/benchmarks.md", "noise"): ("noise.json", student.noise),
     ("docs/benchmarks.md", "qlora-merge"): ("qlora_merge.json", student.qlora_merge),

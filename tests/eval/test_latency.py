@@ -101,7 +101,7 @@ def test_a_constant_server_is_measured_as_constant(processes: int) -> None:
     assert np.allclose(found.scheduled, plan.at)
     assert (found.status == 200).all()
     assert found.latency.min() >= 0.0199
-    assert np.median(found.latency) < 0.03
+    assert np.median(found.latency) < 0.05
     assert len(found.cpu) == processes
 
 

@@ -109,6 +109,23 @@ def test_the_report_is_self_contained_and_its_numbers_are_the_jsons(run: Path) -
     f1_of = {k: v["value"]["f1"]["value"] for k, v in report["systems"].items()}
     assert f1_of["base, not tuned"] < 0.2 < f1_of["student, merged and served"]
     assert report["latency"]["hit"]["errors"] == report["latency"]["miss"]["errors"] == 0
+    served = report["systems"][report["served"]]
+    assert served["invalid"]["value"] == served["hallucinated"]["value"] == 0.0
+    assert {"words", "labels", "values"} <= set(served["slices"])
+    assert report["cost"]["per_million"]["student"] > report["cost"]["per_million"]["cache"] > 0
+    assert all((run / "evaluate" / f"report.{kind}").exists() for kind in ("md", "csv"))
+
+
+def test_the_gate_is_kept_in_the_bundle_and_lets_it_be_released(run: Path, tmp_path: Path) -> None:
+    gate = open_bundle(run / "bundle" / "bundle").manifest["gate"]
+    report = read_json(run / "evaluate" / "report.json")
+    assert gate["ok"]
+    assert gate["bundle"] == report["bundle"]["id"]
+    assert [c["text"] for c in gate["checks"]] == [v["text"] for v in report["verdict"] if v["rule"]]
+    pointer = tmp_path / "live.json"
+    done = subprocess.run(command("release", run / "bundle" / "bundle", pointer), capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert pointer.exists()
 
 
 def test_a_second_run_does_nothing_again(run: Path) -> None:

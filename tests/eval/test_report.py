@@ -1,0 +1,193 @@
+"""The report: the page has the numbers of the JSON, fetches nothing, and says first what matters."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from eval.arrivals import poisson
+from eval.changes import changes
+from eval.confidence import assess
+from eval.cost import Measured, cost
+from eval.gate import Evidence, judge
+from eval.generator import Samples
+from eval.latency import percentiles, summarise
+from eval.mistakes import by_kind
+from eval.quality import paired, quality
+from eval.report import percent, write, write_bench, write_comparison
+from eval.slices import slices_of
+from task.files import read_json
+from task.settings import Cost, Gates
+from tests.conftest import make_task
+from tests.eval.test_match import random_rows
+
+SERVED = "student, merged and served"
+
+
+def samples(seed: int) -> tuple[Any, Samples]:
+    rng = np.random.default_rng(seed)
+    plan = poisson(50, 8, [f"q{i}" for i in range(300)], seed, hits=["h"], hit_share=0.5)
+    n = len(plan)
+    latency = np.where(plan.use_cache, rng.exponential(0.002, n), 0.05 + rng.exponential(0.01, n))
+    none = np.zeros(n, dtype=np.int64)
+    return plan, Samples(
+        plan.at, np.full(n, 0.0002), latency, np.full(n, np.nan), none, np.full(n, 200), plan.use_cache, np.zeros(1)
+    )
+
+
+@pytest.fixture(scope="module")
+def content() -> tuple[dict[str, Any], dict[str, list[Samples]]]:
+    """A report's content from made-up predictions, by the code that fills a real one."""
+    task = make_task(eval={"resamples": 200})
+    gold, predicted = random_rows(0, 400)
+    student = [p if i % 3 == 0 else g for i, (g, p) in enumerate(zip(gold, predicted, strict=True))]
+    cut = slices_of(gold, task, log=[*gold[:100], gold[0].__class__("x", count=7)], train=gold[:200])
+    runs = [samples(i) for i in range(5)]
+    steady = summarise(runs, slo_ms=100)
+    checks = judge(Gates(min_f1=0.99, max_ece=0.5), Evidence(
+        f1=quality(gold, student, task)["value"]["f1"], engine_agreement=1.0, invalid={"value": 0, "low": 0, "high": 0},
+    ))
+    rng = np.random.default_rng(0)
+    right = rng.random(400) < 0.8
+    found = {
+        "task": "toy <script>", "finished": "now", "bundle": {"id": "0", "model": "m", "form": "read"},
+        "verdict": [c.to_json() for c in checks], "confidence": 0.95, "resamples": 200, "interval": "percentile",
+        "systems": {
+            "teacher": quality(gold, gold, task, cut), SERVED: quality(gold, student, task, cut, [False] * 400),
+        },
+        "served": SERVED, "copied": quality(gold, student, task),
+        "differences": [{"a": "student", "b": "teacher", **paired(gold, student, gold, task)}],
+        "teacher_confidence": None, "student_confidence": assess(rng.random(400), right, range(400), resamples=50),
+        "idle": percentiles([0.05] * 60), "latency": steady, "bench": {"sweep": None, "steady": steady},
+        "cost": cost(Measured(100, 5.0, {"label": 1, "train": 1}, 10.0, [9, 3, 1], 400.0), Cost(), {"cores": 2}, 1)
+        | {"cached": 1},
+        "forgetting": None, "forms": [], "history": [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 0.5, "dev_f1": 0.4}],
+        "mistakes": by_kind(gold, student, task), "errors": [{
+            "query": "oat <b>milk", "slice": "tail", "kind": "role", "gold": "a", "teacher": "b", "student": "c",
+            "evidence": "items: d",
+        }],
+        "training": [], "stages": [{"name": "label", "wall_s": 1.0, "figures": {"rows": 1}}],
+        "versions": {"limbeck": "0"}, "device": {"cpu": "x", "cores": 2, "memory_gib": 1}, "git": None,
+        "note": "people agree at 58",
+    }
+    before = json.loads(json.dumps(found))
+    before["systems"][SERVED]["value"]["f1"] = {"value": 0.2, "low": 0.1, "high": 0.3}
+    found["changes"] = changes(before, found)
+    return found, {"steady": [s for _, s in runs]}
+
+
+@pytest.fixture(scope="module")
+def written(content: tuple[dict[str, Any], dict[str, list[Samples]]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    write(folder, *content)
+    return folder
+
+
+def test_every_figure_of_the_json_that_the_page_shows_is_the_same(written: Path) -> None:
+    page = html.unescape((written / "report.html").read_text())
+    report = read_json(written / "report.json")
+    assert report["schema"] == 2
+    served = report["systems"][SERVED]
+    shown = [s["value"][k] for s in report["systems"].values() for k in ("precision", "recall", "f1", "macro_f1")]
+    shown += [served[k]["f1"] for k in ("raw", "span", "exact", "partial", "type")]
+    shown += [part["f1"] for cut in served["slices"].values() for part in cut.values()]
+    shown += [r["f1"] for r in served["value"]["roles"].values()]
+    shown += [report["differences"][0]["f1"], report["student_confidence"]["ece"], served["invalid"]]
+    assert len(shown) > 25
+    for figure in shown:
+        assert percent(figure) in page
+    for kind in ("hit", "miss", "blended"):
+        p50 = report["latency"][kind]["p50_ms"]
+        assert f"{p50['value']:.1f} [{p50['low']:.1f}, {p50['high']:.1f}]" in page
+
+
+def test_the_page_stands_alone_and_is_small(written: Path) -> None:
+    page = (written / "report.html").read_text()
+    assert len(page) < 2_000_000
+    assert "http" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
+        "http://creativecommons.org", "").replace("https://matplotlib.org", "")
+    assert "<script src" not in page
+    assert "<link" not in page
+    assert "prefers-color-scheme: dark" in page
+
+
+def test_the_verdict_comes_first_and_names_the_rule_that_failed(written: Path) -> None:
+    page = (written / "report.html").read_text()
+    assert page.index("does not pass the gate") < page.index("<h2>Quality")
+    assert "gate min_f1" in page
+    assert "people agree at 58" in page
+
+
+def test_what_queries_hold_is_text_and_not_markup(written: Path) -> None:
+    page = (written / "report.html").read_text()
+    assert "oat &lt;b&gt;milk" in page
+    assert "toy <script>" not in page
+
+
+def test_the_table_has_every_figure(written: Path) -> None:
+    rows = list(csv.DictReader(io.StringIO((written / "report.csv").read_text())))
+    report = read_json(written / "report.json")
+    found = {(r["system"], r["scheme"], r["part"], r["figure"]): r["value"] for r in rows}
+    assert float(found[SERVED, "value", "all", "f1"]) == report["systems"][SERVED]["value"]["f1"]["value"]
+    role = report["systems"]["teacher"]["span"]["roles"]["brand"]["recall"]["value"]
+    assert float(found["teacher", "span", "role brand", "recall"]) == role
+    assert float(found[SERVED, "latency", "miss", "p50_ms"]) == report["latency"]["miss"]["p50_ms"]["value"]
+    assert any(k[2].startswith("values ") for k in found)
+
+
+def test_the_summary_for_a_pull_request_is_a_table(written: Path) -> None:
+    text = (written / "report.md").read_text()
+    assert text.startswith("## toy <script>: the student does not pass the gate")
+    assert f"| {SERVED} | 400 |" in text
+
+
+def test_what_changed_since_an_earlier_report(written: Path) -> None:
+    found = read_json(written / "report.json")["changes"]["rows"]
+    assert [r["what"] for r in found if r["clear"]] == [f"{SERVED}: f1"]
+    assert "20.0 [10.0, 30.0]" in (written / "report.html").read_text()
+
+
+def test_raw_samples_are_kept(written: Path, content: tuple[dict[str, Any], dict[str, list[Samples]]]) -> None:
+    kept = np.load(written / "samples.npz")
+    assert np.array_equal(kept["steady.3.latency"], content[1]["steady"][3].latency)
+
+
+def test_a_benchmarks_page(tmp_path: Path) -> None:
+    runs = [samples(i) for i in range(2)]
+    steady = summarise(runs, slo_ms=100) | {"arrivals": "poisson", "queries_repeated": 0.1, "processes": 1}
+    rate = summarise(runs[:1]) | {"rate": 50.0, "holds": True}
+    found = {
+        "schema": 1, "url": "http://x", "api": "label", "model": None, "single": 5, "cold": percentiles([0.1] * 9),
+        "warm_prefix": percentiles([0.1] * 9), "steady": steady, "slo": {
+            "ms": 100, "percentile": "p95", "measured": steady["blended"]["p95_ms"], "ok": True,
+        }, "sweep": {"rates": [rate, rate | {"rate": 80.0, "holds": False}], "sustained": 50.0, "limit": "server",
+                     "seconds": 5},
+    }
+    write_bench(tmp_path, found, {"steady": [s for _, s in runs]})
+    page = (tmp_path / "bench.html").read_text()
+    assert "highest rate that holds: <b>50.0</b>" in page
+    assert json.loads((tmp_path / "bench.json").read_text())["steady"]["valid"]
+
+
+def test_a_comparisons_page_marks_what_nothing_beats(tmp_path: Path) -> None:
+    task = make_task(eval={"resamples": 50})
+    gold, predicted = random_rows(1, 100)
+    systems = [{
+        "name": name, "kind": "bundle", "source": name, "f1": quality(gold, rows, task)["value"]["f1"],
+        "quality": quality(gold, rows, task, invalid=[False] * 100), "latency": percentiles([0.05] * 60),
+        "p50_ms": percentiles([0.05] * 60)["p50_ms"], "best": name == "a", "slower_than_first": None,
+        "less_first": None if name == "a" else paired(gold, rows, gold, task),
+    } for name, rows in (("a", gold), ("b|c", predicted))]
+    write_comparison(tmp_path, {
+        "task": "toy", "rows": 100, "first": "a", "resamples": 50, "confidence": 0.95, "pairs": 10, "systems": systems,
+        "finished": "now", "versions": {}, "device": {"cpu": "x", "cores": 2}, "git": None,
+    })
+    assert "★ a" in (tmp_path / "comparison.html").read_text()
+    assert "b\\|c" in (tmp_path / "comparison.md").read_text()

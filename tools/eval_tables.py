@@ -1,0 +1,75 @@
+"""Tables of the benchmarks that are about evaluation itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from eval.report import milliseconds
+
+
+def _read(result: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
+    return found
+
+
+def speed(result: Path) -> str:
+    """The table of `benchmarks/evaluation.py`."""
+    r = _read(result)
+
+    def spread(key: str) -> str:
+        return "{median:,.1f} [{low:,.1f}, {high:,.1f}]".format(**r[key])
+
+    slices = ", ".join(f"{k} ({n})" for k, n in r["slices"].items())
+    return "\n".join([
+        f"| {r['rows']:,} queries, median and range of {r['rounds']} rounds | seconds |", "|---|---|",
+        f"| Limbeck: six schemes, roles, slices by {slices}, {r['resamples']:,} resamples each | {spread('ours_s')} |",
+        f"| seqeval, strict F1 once, no interval | {spread('seqeval_once_s')} |",
+        f"| seqeval in a naive bootstrap, {r['resamples']:,} resamples (reckoned from {r['peer_resamples']}) "
+        f"| {spread('seqeval_naive_s')} |",
+    ])
+
+
+def generator(result: Path) -> str:
+    """The table of `benchmarks/load_generator.py`."""
+    r = _read(result)
+    head = "| server | requests | mean, ms: theory | measured | p99, ms: theory | measured |"
+    lines = [head, "|---|---|---|---|---|---|"]
+    names = {"constant": "20 ms each", "mm1": "M/M/1 at 70 % load", "stall": "stands still one second in ten"}
+    for key, name in names.items():
+        x = r[key]
+        t = x["theory"]
+        mean, tail = (f"{t[k]:g}" + (" [{:g}, {:g}]".format(*t[f"{k}_95"]) if f"{k}_95" in t else "")
+                      for k in ("mean", "p99"))
+        lines.append(f"| {name} | {x['requests']:,} | {mean} | {x['mean']:g} | {tail} | {milliseconds(x['p99'])} |")
+    if r["wrk"]:
+        w = r["wrk"]
+        name = "the same, by wrk (closed loop, 8 connections)"
+        lines.append(f"| {name} | {w['requests']:,} | 50 | – | 900 | {w['p99']:g} |")
+    lines += ["", "| the generator's own limit | requests/s | p50, ms | p99, ms | dispatch delay p99, ms | cores |",
+              "|---|---|---|---|---|---|"]
+    for x in r["limit"]:
+        h, n = x["held"], x["processes"]
+        name = f"{n} process{'es' if n > 1 else ''}"
+        lines.append(f"| {name} | {h['rate']:,} | {milliseconds(h['p50'])} | {milliseconds(h['p99'])} "
+                     f"| {h['dispatch_delay_ms']['p99']} | {h['cpu']} |" if h else f"| {name} | none held | | | | |")
+    return "\n".join(lines)
+
+
+def gate(result: Path) -> str:
+    """The table of `benchmarks/gate.py`."""
+    r = _read(result)
+    names = {
+        "flipped": "1 % of the labels flipped", "perturbed": "one layer perturbed", "codec": "another codec",
+        "cache": "the cache of another task", "slower": "a fifth slower",
+    }
+    lines = ["| candidate | gate | rules that stopped it | what they found |", "|---|---|---|---|"]
+    for key, name in names.items():
+        x = r[key]
+        said = "; ".join(x["found"][:2])
+        lines.append(f"| {name} | {'passed' if x['ok'] else 'refused'} | {', '.join(x['rules'])} | {said} |")
+    a = r["aa"]
+    stopped = ", ".join(f"{k} {n}" for k, n in a["stopped"].items() if n) or "none"
+    said = f"A/A: {a['passed']} of {a['repetitions']} repetitions pass (stopped by: {stopped})."
+    return "\n".join([*lines, "", said])
