@@ -92,7 +92,7 @@ def _evaluate(task: Path, overrides: list[str] | None, runs: Path) -> None:
 
     pipeline, result = _stage(task, overrides, runs, "evaluate")
     print_summary(result.folder)
-    pipeline.gate(result.manifest["figures"])
+    pipeline.gate(result)
 
 
 @app.command()

@@ -31,6 +31,7 @@ from task.settings import Engine as EngineSettings
 LOOPBACK = "127.0.0.1"
 KEPT_OPEN_S = 60  # an idle connection; a client that keeps one for longer meets it closed
 _ADAPTER_S = 60.0  # an adapter is some megabytes, but the engine may be busy
+_NICE = 5  # below the gateway, above training
 
 
 class EngineError(ComponentError):
@@ -97,7 +98,7 @@ class Engine:
         with log.open("ab") as output:
             self._process = subprocess.Popen(
                 arguments(model, name, form, settings, self.port, adapters), stdout=output, stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL, env=environment, start_new_session=True, preexec_fn=die_with_parent,
+                stdin=subprocess.DEVNULL, env=environment, start_new_session=True, preexec_fn=_beneath,
             )
         self._guard = Guard(self._process.pid)
         atexit.register(self.close)
@@ -214,6 +215,12 @@ def free_port() -> int:
 
 def _has_gpu() -> bool:
     return Path("/dev/nvidia0").exists()
+
+
+def _beneath() -> None:
+    """Where gateway and engine share processors, a hit must not wait for an engine that starts."""
+    die_with_parent()
+    os.nice(_NICE)
 
 
 def die_with_parent() -> None:

@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 
 import pytest
-import uvloop
 
 from benchmarks.serving import CONSTANT, cache, load
 from serving.engine import free_port
@@ -33,7 +32,7 @@ def constant() -> Iterator[int]:
 
 
 def test_every_departure_is_accounted_for(constant: int) -> None:
-    found = uvloop.run(load("127.0.0.1", constant, ["oat milk", "Käse"], 300, 1.0))
+    found = load(f"http://127.0.0.1:{constant}", ["oat milk", "Käse"], 300, 1.0)
     assert found["errors"] == 0
     assert 200 < found["count"] < 400
     assert found["p99_ms"] is None or found["p50_ms"]["value"] <= found["p99_ms"]["value"]

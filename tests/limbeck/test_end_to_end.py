@@ -128,6 +128,29 @@ def test_the_gate_is_kept_in_the_bundle_and_lets_it_be_released(run: Path, tmp_p
     assert pointer.exists()
 
 
+def test_a_bundle_is_judged_beside_the_released_one(run: Path, tmp_path: Path) -> None:
+    """The same bundle, served twice: as good and as fast as itself, and a threshold nobody reaches stops it."""
+    released = shutil.copytree(run / "bundle" / "bundle", tmp_path / "released")
+    common = ("gate", run / "bundle" / "bundle", "--gold", run / "sample" / "gold_test.jsonl", "--pairs", "40",
+              "--log", run / "sample" / "queries.jsonl", "--teacher", run / "label" / "labels.jsonl",
+              "--set", "gates.max_slower=1.0", "--set", "gates.min_f1=0.99", "--set", "gates.slice_margin=1.0")
+    xml = tmp_path / "gate.xml"
+    done = subprocess.run(
+        command(*common, "--released", released, "--junit", xml), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1, done.stderr[-3000:]
+    failures = re.findall(r'name="\d+\. (\w+):[^"]*">\s*<failure', xml.read_text())
+    assert failures == ["min_f1"]
+    for rule in ("released_margin", "max_slower", "slice_margin", "engine_label_agreement"):
+        assert f". {rule}:" in xml.read_text()
+    assert not open_bundle(run / "bundle" / "bundle").manifest["gate"]["ok"]
+    pointer = tmp_path / "live.json"
+    refused = subprocess.run(
+        command("release", run / "bundle" / "bundle", pointer), capture_output=True, text=True, check=False
+    )
+    assert (refused.returncode, "did not pass" in refused.stderr) == (2, True)
+
+
 def test_a_second_run_does_nothing_again(run: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in run.glob("*/manifest.json")}
     done = subprocess.run(command("run", TASK, "--runs", run.parent), capture_output=True, text=True, check=False)
