@@ -120,10 +120,10 @@ def climb(url: str, queries: Sequence[str], seconds: float) -> list[dict[str, An
     return out
 
 
-def load(url: str, queries: Sequence[str], rate: float, seconds: float) -> dict[str, Any]:
+def load(url: str, queries: Sequence[str], rate: float, seconds: float, timeout_s: float = 5.0) -> dict[str, Any]:
     """Poisson departures at a rate; hits may come from the cache, which is what they are for."""
     plan = poisson(rate, seconds, (), 0, hits=queries, hit_share=1.0)
-    said = summarise([(plan, run(plan, Target(url)))])
+    said = summarise([(plan, run(plan, Target(url), timeout_s=timeout_s))])
     found = said["blended"]
     p99 = (found["p99_ms"] or {}).get("value")
     late = 1 - said["sent_in_time"]

@@ -23,7 +23,7 @@ Interval = Literal["percentile", "bca"]
 
 # A binomial draw for a kind of row costs about as much as this many draws of single rows.
 _FREQUENT: Final = 32
-_BLOCK: Final = 1 << 21  # single rows drawn at a time
+_BLOCK: Final = 1 << 21  # weights held at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +88,14 @@ def _one_by_one(
 ) -> Floats:
     """Sums over `wanted[i]` rows drawn for resample i; `of_row` says of which kind each row is."""
     out = np.empty((len(wanted), kinds.shape[1]))
-    step = max(1, _BLOCK // max(len(of_row), len(kinds)))
+    step = max(1, _BLOCK // len(kinds))
+    weights = np.empty((step, len(kinds)))
     for at in range(0, len(wanted), step):
         part = wanted[at : at + step]
-        which = of_row[rng.integers(0, len(of_row), int(part.sum()))]
-        cell = which + np.repeat(np.arange(len(part)) * len(kinds), part)
-        weights = np.bincount(cell, minlength=len(part) * len(kinds)).reshape(len(part), len(kinds))
-        out[at : at + step] = weights.astype(np.float64) @ kinds
+        for i, number in enumerate(part):
+            drawn = rng.integers(0, len(of_row), number, dtype=np.int32)  # half the random bits of int64
+            weights[i] = np.bincount(of_row[drawn], minlength=len(kinds))
+        out[at : at + step] = weights[: len(part)] @ kinds
     return out
 
 

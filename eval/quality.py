@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 
-from eval.bootstrap import Bootstrap, draw
+from eval.bootstrap import Bootstrap, Statistic, draw
 from eval.match import SCHEMES, Counts, Scheme, tables
 from eval.metrics import MICRO, exact, macro_f1, of_table, prf, weighted_f1
 from eval.significance import Paired, detectable, holm, mcnemar
@@ -43,10 +43,11 @@ def quality(
     found = tables(gold, predicted, roles, normaliser(task.normaliser))
     out: dict[str, Any] = {"rows": len(gold)}
     for scheme in SCHEMES:
-        drawn = draw(found[scheme], e.resamples, e.seed)
-        out[scheme] = _micro(drawn, len(roles), task)
-        if scheme in IN_FULL:
-            out[scheme] |= _in_full(found[scheme], drawn, roles, task)
+        # Summed over roles, rows of counts are few and fast to draw; figures by role need them apart.
+        out[scheme] = _micro(draw(found[scheme].sum(axis=1), e.resamples, e.seed), 1, task)
+    drawn = draw(np.concatenate([found[s] for s in IN_FULL], axis=1), e.resamples, e.seed)
+    for number, scheme in enumerate(IN_FULL):
+        out[scheme] |= _in_full(found[scheme], drawn, number, roles, task)
     out["hallucinated"] = _share(*_hallucinated(predicted, task), task)
     if invalid is not None:
         out["invalid"] = _share(np.asarray(invalid, dtype=np.int64), np.ones(len(gold), dtype=np.int64), task)
@@ -58,16 +59,21 @@ def quality(
     return out
 
 
-def _in_full(table: Counts, drawn: Bootstrap, roles: Sequence[str], task: Task) -> dict[str, Any]:
+def _in_full(table: Counts, drawn: Bootstrap, number: int, roles: Sequence[str], task: Task) -> dict[str, Any]:
+    """Figures that need counts by role; those of this scheme are the `number`-th in what was drawn."""
     level, method = task.eval.confidence, task.eval.interval
     support = table[:, :, 0].sum(axis=0) + table[:, :, 2].sum(axis=0)
+    width = 3 * len(roles)
 
-    def of_role(i: int, k: int) -> Callable[[Any], Any]:
-        return of_table(lambda counts: prf(counts[..., i, :])[k], len(roles))
+    def here(statistic: Statistic) -> Statistic:
+        return lambda sums: of_table(statistic, len(roles))(sums[..., number * width :])
+
+    def of_role(i: int, k: int) -> Statistic:
+        return here(lambda counts: prf(counts[..., i, :])[k])
 
     return {
-        "macro_f1": drawn.figure(of_table(macro_f1, len(roles)), level, method),
-        "weighted_f1": drawn.figure(of_table(weighted_f1, len(roles)), level, method),
+        "macro_f1": drawn.figure(here(macro_f1), level, method),
+        "weighted_f1": drawn.figure(here(weighted_f1), level, method),
         "exact_match": _share(exact(table), np.ones(len(table), dtype=np.int64), task),
         "roles": {
             role: {"support": int(support[i])} | {
@@ -132,8 +138,8 @@ def paired(gold: Sequence[Example], a: Sequence[Example], b: Sequence[Example], 
     roles = [r.name for r in task.roles]
     normalise = normaliser(task.normaliser)
     left, right = (tables(gold, side, roles, normalise, ("value",))["value"] for side in (a, b))
-    both = Paired.of(left, right, e.resamples, e.seed)
-    micro = {name: of_table(f, len(roles)) for name, f in MICRO.items()}
+    both = Paired.of(left.sum(axis=1), right.sum(axis=1), e.resamples, e.seed)
+    micro = {name: of_table(f, 1) for name, f in MICRO.items()}
     out: dict[str, Any] = {name: both.figure(f, e.confidence, e.interval) for name, f in micro.items()}
     out["p"] = _p(both.p_value(micro["f1"]))
     out["p_randomisation"] = _p(both.randomisation(micro["f1"], e.resamples, e.seed))
@@ -160,8 +166,8 @@ def paired_difference(
     roles = [r.name for r in task.roles]
     normalise = normaliser(task.normaliser)
     left, right = (tables(gold, side, roles, normalise, ("value",))["value"] for side in (a, b))
-    both = Paired.of(left, right, e.resamples, e.seed)
-    return both.figure(of_table(MICRO[statistic], len(roles)), e.confidence, e.interval)
+    both = Paired.of(left.sum(axis=1), right.sum(axis=1), e.resamples, e.seed)
+    return both.figure(of_table(MICRO[statistic], 1), e.confidence, e.interval)
 
 
 def _p(value: float) -> float | None:

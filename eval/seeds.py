@@ -59,11 +59,10 @@ def _f1(gold: Sequence[Example], runs: Runs, task: Task, by: Scheme) -> tuple[Fl
     """
     roles = [r.name for r in task.roles]
     normalise = normaliser(task.normaliser)
-    counts = [count(gold, run, roles, by, normalise).reshape(len(gold), -1) for run in runs]
+    counts = [count(gold, run, roles, by, normalise).sum(axis=1) for run in runs]
     drawn = draw(np.hstack(counts), task.eval.resamples, task.eval.seed)
-    width = counts[0].shape[1]
-    f1 = of_table(MICRO["f1"], len(roles))
-    parts = [slice(i * width, (i + 1) * width) for i in range(len(runs))]
+    f1 = of_table(MICRO["f1"], 1)
+    parts = [slice(3 * i, 3 * i + 3) for i in range(len(runs))]
     points = np.array([float(f1(drawn.total[p])) for p in parts])
     samples = np.stack([f1(drawn.samples[:, p]) for p in parts])
     return np.nan_to_num(points), np.nan_to_num(samples)
