@@ -24,6 +24,7 @@ Interval = Literal["percentile", "bca"]
 # A binomial draw for a kind of row costs about as much as this many draws of single rows.
 _FREQUENT: Final = 32
 _BLOCK: Final = 1 << 21  # weights held at a time
+_CACHED: Final = 1 << 15  # rows drawn at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,34 +69,38 @@ def draw(counts: npt.NDArray[Any], resamples: int, seed: int) -> Bootstrap:
     first, _, frequency = _distinct(matrix)
     kinds = matrix[first].astype(np.float64)
     rng = np.random.default_rng(seed)
-    frequent = frequency >= _FREQUENT
-    rows = len(matrix)
     samples = np.zeros((resamples, matrix.shape[1]))
-    if rows:
-        rare = int(frequency[~frequent].sum())
-        shares = np.append(frequency[frequent], rare) / rows
-        drawn = rng.multinomial(rows, shares, size=resamples)
+    if len(matrix):
+        frequent = frequency >= _FREQUENT
+        places = np.flatnonzero(~frequent)
+        of_row = np.repeat(np.arange(len(places)), frequency[places])
+        drawn = rng.multinomial(len(matrix), np.append(frequency[frequent], len(of_row)) / len(matrix), size=resamples)
         samples += drawn[:, :-1].astype(np.float64) @ kinds[frequent]
-        if rare:
-            places = np.flatnonzero(~frequent)
-            of_row = np.repeat(np.arange(len(places)), frequency[places])
-            samples += _one_by_one(kinds[places], of_row, drawn[:, -1], rng)
+        step = max(1, _BLOCK // max(1, len(places)))
+        for at in range(0, resamples if len(places) else 0, step):
+            samples[at : at + step] += _weights(of_row, drawn[at : at + step, -1], len(places), rng) @ kinds[places]
     return Bootstrap(matrix.sum(axis=0).astype(np.float64), samples, kinds, frequency)
 
 
-def _one_by_one(
-    kinds: Floats, of_row: npt.NDArray[np.int64], wanted: npt.NDArray[np.int64], rng: np.random.Generator
+def _weights(
+    of_row: npt.NDArray[np.int64], wanted: npt.NDArray[np.int64], kinds: int, rng: np.random.Generator
 ) -> Floats:
-    """Sums over `wanted[i]` rows drawn for resample i; `of_row` says of which kind each row is."""
-    out = np.empty((len(wanted), kinds.shape[1]))
-    step = max(1, _BLOCK // len(kinds))
-    weights = np.empty((step, len(kinds)))
+    """How often each rare kind is among `wanted[i]` rows drawn for resample i, shape (resamples, kinds).
+
+    Some resamples at a time: as many as one call of numpy is worth, as few as stay in the processor's cache.
+
+    Args:
+        of_row: The kind of each row.
+    """
+    out = np.empty((len(wanted), kinds))
+    step = max(1, _CACHED // len(of_row))
     for at in range(0, len(wanted), step):
         part = wanted[at : at + step]
-        for i, number in enumerate(part):
-            drawn = rng.integers(0, len(of_row), number, dtype=np.int32)  # half the random bits of int64
-            weights[i] = np.bincount(of_row[drawn], minlength=len(kinds))
-        out[at : at + step] = weights[: len(part)] @ kinds
+        places = rng.integers(0, len(of_row), int(part.sum()), dtype=np.int32)  # half the random bits of int64
+        cell = of_row.take(places)
+        if len(part) > 1:
+            cell += np.repeat(np.arange(len(part)) * kinds, part)
+        out[at : at + step] = np.bincount(cell, minlength=len(part) * kinds).reshape(len(part), kinds)
     return out
 
 

@@ -8,7 +8,7 @@ Closed roles, which have no span, compare by value in all of them.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Final, Literal
 
 import numpy as np
@@ -16,9 +16,11 @@ import numpy.typing as npt
 
 from eval import semeval
 from task.labels import Example, Label
+from task.normalize import remembering
 
 Scheme = Literal["value", "raw", "span", "exact", "partial", "type"]
 SCHEMES: Final[tuple[Scheme, ...]] = ("value", "raw", "span", "exact", "partial", "type")
+LENIENT: Final[tuple[semeval.Lenient, ...]] = ("exact", "partial", "type")
 Counts = npt.NDArray[np.int64]
 
 
@@ -61,14 +63,7 @@ def tables(
         raise ValueError(f"{len(gold)} gold rows and {len(predicted)} predictions")
     index = {role: i for i, role in enumerate(roles)}
     out: dict[Scheme, Counts] = {s: np.zeros((len(gold), len(roles), 3), dtype=np.int64) for s in schemes}
-    known: dict[str, str] = {}
-
-    def normal(text: str) -> str:
-        found = known.get(text)
-        if found is None:
-            found = known[text] = normalise(text)
-        return found
-
+    normal = remembering(normalise)
     whole: tuple[list[int], list[int]] = ([], [])  # (rows, roles) of labels in rows where both sides say the same
     for row, (g, p) in enumerate(zip(gold, predicted, strict=True)):
         if g.query != p.query:
@@ -77,9 +72,8 @@ def tables(
             whole[0].extend([row] * len(g.labels))
             whole[1].extend(index[x.role] for x in g.labels)
             continue
-        for scheme in schemes:
-            for role, kind, n in _compared(g.labels, p.labels, scheme, normal):
-                out[scheme][row, index[role], kind] += n
+        for scheme, role, kind, n in _compared(g.labels, p.labels, schemes, normal):
+            out[scheme][row, index[role], kind] += n
     for scheme, table in out.items():
         np.add.at(table[:, :, 0], whole, 2 if scheme == "partial" else 1)
     return out
@@ -87,21 +81,25 @@ def tables(
 
 def _same(a: Sequence[Label], b: Sequence[Label]) -> bool:
     """Whether two labellings are the same label by label, in this order; the usual case, and right in every scheme."""
-    return len(a) == len(b) and all(
-        x.start == y.start and x.end == y.end and x.role == y.role and x.text == y.text
-        for x, y in zip(a, b, strict=True)
-    )
+    if len(a) != len(b):
+        return False
+    for x, y in zip(a, b, strict=True):
+        if x.start != y.start or x.end != y.end or x.role != y.role or x.text != y.text:
+            return False
+    return True
 
 
 def _compared(
-    gold: Sequence[Label], predicted: Sequence[Label], scheme: Scheme, normalise: Callable[[str], str]
-) -> Iterable[tuple[str, int, int]]:
-    """(role, kind of count, how many) of one query; a kind is a place on the last axis."""
-    if scheme in ("exact", "partial", "type"):
-        yield from semeval.compare(gold, predicted, scheme, normalise)
-        return
-    want = Counter(key_of(x, scheme, normalise) for x in gold)
-    have = Counter(key_of(x, scheme, normalise) for x in predicted)
-    for kind, part in enumerate((want & have, have - want, want - have)):
-        for (role, _), n in part.items():
-            yield role, kind, n
+    gold: Sequence[Label], predicted: Sequence[Label], schemes: Sequence[Scheme], normalise: Callable[[str], str]
+) -> Iterator[tuple[Scheme, str, int, int]]:
+    """(scheme, role, kind of count, how many) of one query; a kind is a place on the last axis."""
+    for scheme in schemes:
+        if scheme not in LENIENT:
+            want = Counter(key_of(x, scheme, normalise) for x in gold)
+            have = Counter(key_of(x, scheme, normalise) for x in predicted)
+            for kind, part in enumerate((want & have, have - want, want - have)):
+                for (role, _), n in part.items():
+                    yield scheme, role, kind, n
+    lenient = [s for s in LENIENT if s in schemes]
+    if lenient:
+        yield from semeval.compare(gold, predicted, lenient, normalise)

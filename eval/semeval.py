@@ -26,58 +26,70 @@ TP, FP, FN = range(3)
 
 
 def compare(
-    gold: Sequence[Label], predicted: Sequence[Label], scheme: Lenient, normalise: Callable[[str], str]
-) -> Iterator[tuple[str, int, int]]:
-    """(role, TP, FP or FN, how many) of one query; `partial` in halves of a label.
+    gold: Sequence[Label], predicted: Sequence[Label], schemes: Sequence[Lenient], normalise: Callable[[str], str]
+) -> Iterator[tuple[Lenient, str, int, int]]:
+    """(scheme, role, TP, FP or FN, how many) of one query; `partial` in halves of a label.
 
     What a pair earns and misses is booked on gold's role, what it has too much on the predicted one: sums over roles
     are those of the query.
     """
-    unit = 2 if scheme == "partial" else 1
-    want = Counter((x.role, normalise(x.text)) for x in gold if x.start is None)
-    have = Counter((x.role, normalise(x.text)) for x in predicted if x.start is None)
-    for kind, part in enumerate((want & have, have - want, want - have)):
-        for (role, _), n in part.items():
-            yield role, kind, unit * n
     spans, guesses = [x for x in gold if x.start is not None], [x for x in predicted if x.start is not None]
-    pairs = pair(spans, guesses, scheme)
-    for i, j in pairs.items():
-        g, p = spans[i], guesses[j]
-        if _right(g, p, scheme):
-            yield g.role, TP, unit
-        elif scheme == "partial":
-            yield g.role, TP, 1
-            yield g.role, FN, 1
-            yield p.role, FP, 1
-        else:
-            yield g.role, FN, 1
-            yield p.role, FP, 1
-    for i, g in enumerate(spans):
-        if i not in pairs:
-            yield g.role, FN, unit
-    taken = set(pairs.values())
-    for j, p in enumerate(guesses):
-        if j not in taken:
-            yield p.role, FP, unit
+    closed: list[tuple[str, int, int]] = []
+    if len(spans) < len(gold) or len(guesses) < len(predicted):
+        want = Counter((x.role, normalise(x.text)) for x in gold if x.start is None)
+        have = Counter((x.role, normalise(x.text)) for x in predicted if x.start is None)
+        for kind, part in enumerate((want & have, have - want, want - have)):
+            closed += [(role, kind, n) for (role, _), n in part.items()]
+    touching = _touching(spans, guesses)
+    for scheme in schemes:
+        unit = 2 if scheme == "partial" else 1
+        for role, kind, n in closed:
+            yield scheme, role, kind, unit * n
+        pairs = _paired(spans, guesses, touching, scheme)
+        for i, j in pairs.items():
+            g, p = spans[i], guesses[j]
+            if _right(g, p, scheme):
+                yield scheme, g.role, TP, unit
+                continue
+            if scheme == "partial":
+                yield scheme, g.role, TP, 1
+            yield scheme, g.role, FN, 1
+            yield scheme, p.role, FP, 1
+        taken = set(pairs.values())
+        for i, g in enumerate(spans):
+            if i not in pairs:
+                yield scheme, g.role, FN, unit
+        for j, p in enumerate(guesses):
+            if j not in taken:
+                yield scheme, p.role, FP, unit
 
 
 def pair(gold: Sequence[Label], predicted: Sequence[Label], scheme: Lenient) -> dict[int, int]:
     """Which predicted label each label of gold is paired with: most right pairs, then most pairs."""
-    worth = {
-        (i, j): 1 + (len(gold) + 1) * _right(g, p, scheme)
-        for i, g in enumerate(gold) for j, p in enumerate(predicted)
+    return _paired(gold, predicted, _touching(gold, predicted), scheme)
+
+
+def _touching(gold: Sequence[Label], predicted: Sequence[Label]) -> list[tuple[int, int]]:
+    """Places of labels that have a character in common."""
+    return [
+        (i, j) for i, g in enumerate(gold) for j, p in enumerate(predicted)
         if p.start is not None and p.end is not None and over(g, p.start, p.end)
-    }
-    left, right = Counter(i for i, _ in worth), Counter(j for _, j in worth)
-    if all(n == 1 for n in (*left.values(), *right.values())):
-        return dict(worth.keys())  # nothing to choose
+    ]
+
+
+def _paired(
+    gold: Sequence[Label], predicted: Sequence[Label], touching: Sequence[tuple[int, int]], scheme: Lenient
+) -> dict[int, int]:
+    alone = dict(touching)
+    if len(alone) == len(touching) == len(set(alone.values())):
+        return alone  # nothing to choose
     from scipy.optimize import linear_sum_assignment
 
     weights = np.zeros((len(gold), len(predicted)))
-    for (i, j), value in worth.items():
-        weights[i, j] = value
+    for i, j in touching:
+        weights[i, j] = 1 + (len(gold) + 1) * _right(gold[i], predicted[j], scheme)
     return {int(i): int(j) for i, j in zip(*linear_sum_assignment(weights, maximize=True), strict=True)
-            if (i, j) in worth}
+            if weights[i, j]}
 
 
 def _right(gold: Label, predicted: Label, scheme: Lenient) -> bool:

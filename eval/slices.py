@@ -7,8 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from task.labels import Example
-from task.normalize import normaliser
-from task.segment import units
+from task.normalize import normaliser, remembering
 from task.spec import Task
 
 Slices = Mapping[str, Sequence[str]]  # dimension → the part that each row belongs to
@@ -34,7 +33,7 @@ def slices_of(
     out: dict[str, list[str]] = {}
     if len({q.count for q in log}) > 1:
         out["traffic"] = traffic(gold, log, task)
-    out["words"] = [_range(max(1, len(units(g.query, "whitespace"))), (1, 3, 5), "word", 1) for g in gold]
+    out["words"] = [_range(max(1, len(g.query.split())), (1, 3, 5), "word", 1) for g in gold]
     out["labels"] = [_range(len(g.labels), (0, 1, 2, 3), "label", 0) for g in gold]
     if train is not None:
         out["values"] = seen_values(gold, train, task)
@@ -46,7 +45,7 @@ def slices_of(
 
 def traffic(gold: Sequence[Example], log: Sequence[Example], task: Task) -> list[str]:
     """`head`, `torso` or `tail` of each gold row by its query's traffic rank in the log; unlogged queries are tail."""
-    normalise = normaliser(task.normaliser)
+    normalise = remembering(normaliser(task.normaliser))
     ranked = sorted(log, key=lambda x: -x.count)
     ranks = {normalise(x.query): i for i, x in reversed(list(enumerate(ranked)))}
     head, torso, tail = TRAFFIC
@@ -59,7 +58,7 @@ def traffic(gold: Sequence[Example], log: Sequence[Example], task: Task) -> list
 
 def seen_values(gold: Sequence[Example], train: Iterable[Example], task: Task) -> list[str]:
     """Whether every (role, value) of a row's open labels occurs in what was learned from."""
-    normalise = normaliser(task.normaliser)
+    normalise = remembering(normaliser(task.normaliser))
     seen = {(x.role, normalise(x.text)) for e in train for x in e.labels}
     open_roles = {r.name for r in task.roles if r.kind == "open"}
 

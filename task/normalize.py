@@ -42,3 +42,16 @@ def normaliser(version: str) -> Callable[[str], str]:
     if version not in NORMALISERS:
         raise KeyError(f"unknown normaliser {version!r}; known: {', '.join(NORMALISERS)}")
     return NORMALISERS[version]
+
+
+def remembering(normalise: Callable[[str], str]) -> Callable[[str], str]:
+    """The same function, for texts that come again and again: values of labels do."""
+    known: dict[str, str] = {}
+
+    def found(text: str) -> str:
+        out = known.get(text)
+        if out is None:
+            out = known[text] = normalise(text)
+        return out
+
+    return found
