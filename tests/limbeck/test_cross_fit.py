@@ -10,12 +10,14 @@ import pytest
 import yaml
 
 from limbeck.console import Console
-from limbeck.cross_fit import after_review, cross_fit, without
+from limbeck.cross_fit import after_review, cross_fit, doubted, without
 from limbeck.pipeline import Pipeline
+from task.codec import Codec
 from task.labels import Doubt, Example, Label
 from task.load import load_task
 from teacher import curriculum
 from teacher.records import LedgerRow
+from tests.conftest import make_task
 
 BRANDS, PRODUCTS = ["verdant", "oatly", "zing", "kora"], ["milk", "bread", "tea", "rice", "soap", "juice"]
 ENDS = ["", "1l", "fresh", "cheap", "big", "new", "best", "500g", "online", "today"]
@@ -31,20 +33,27 @@ def labelled() -> list[dict[str, object]]:
     return out
 
 
-@pytest.mark.slow
-def test_planted_errors_are_found_and_not_learned_from(tiny_llama: Path, tmp_path: Path) -> None:
+def planted(tmp_path: Path, tiny_llama: Path, steps: int, console: Console) -> Pipeline:
+    """A task with the planted errors, run as far as its curriculum."""
     (tmp_path / "labels.jsonl").write_text("".join(json.dumps(r) + "\n" for r in labelled()))
     (tmp_path / "task.yaml").write_text(yaml.safe_dump({
         "name": "planted", "roles": [{"name": "brand"}, {"name": "product"}],
         "data": {"dir": ".", "labels": "labels.jsonl"}, "teacher": {"backend": "labels"},
-        "curriculum": {"dev_fraction": 0.05, "cross_fit": {"folds": 2, "steps": 60}},
+        "curriculum": {"dev_fraction": 0.05, "cross_fit": {"folds": 2, "steps": steps}},
         "student": {
             "base": str(tiny_llama), "dtype": "float32", "batch_size": 16, "max_steps": 4, "learning_rate": 0.01,
             "lora": {"rank": 4, "alpha": 8}, "eval_every": 100, "cpus_per_worker": 1, "warmup_steps": 2,
         },
     }))
+    pipeline = Pipeline(load_task(tmp_path / "task.yaml"), tmp_path / "runs", console)
+    pipeline.upto("curriculum")
+    return pipeline
+
+
+@pytest.mark.slow
+def test_planted_errors_are_found_and_not_learned_from(tiny_llama: Path, tmp_path: Path) -> None:
     with Console() as console:
-        pipeline = Pipeline(load_task(tmp_path / "task.yaml"), tmp_path / "runs", console)
+        pipeline = planted(tmp_path, tiny_llama, 60, console)
         pipeline.upto("train")
         done = cross_fit(pipeline)
     assert done.skipped  # it stands already: training wanted it
@@ -59,6 +68,32 @@ def test_planted_errors_are_found_and_not_learned_from(tiny_llama: Path, tmp_pat
     job = json.loads((pipeline.folder("train") / "job.json").read_text())
     assert {r["query"] for r in job["train"] if r["doubts"]} == found
     assert not (done.folder / "folds").exists()
+
+
+def test_the_share_of_decisions_that_are_doubted() -> None:
+    """Words of every query, and each closed role once."""
+    task = make_task()
+    examples = [Example("oat milk"), Example("rye")]
+    codec = Codec(
+        form="read", segmentation="whitespace", roles=("brand", "product"), single=(), closed=(),
+        symbol_ids=(1, 2, 3, 4, 5), separator=(0,), eos_id=0,
+    )
+    assert doubted(2, examples, codec, task) == round(2 / (3 + 2 * 2), 4)
+    assert doubted(0, [], codec, task) == 0.0
+
+
+@pytest.mark.slow
+def test_students_that_doubt_too_much_change_nothing(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("limbeck.cross_fit._MOST", -1.0)  # whatever they doubt is too much
+    with Console() as console:
+        pipeline = planted(tmp_path, tiny_llama, steps=2, console=console)
+        done = cross_fit(pipeline)
+    assert done.manifest["figures"]["rows_with_suspects"] == 0
+    rows = {r.example.query: r for r in curriculum.read(pipeline.folder("curriculum"), "train")}
+    left = {r.example.query: r for r in curriculum.read(done.folder, "train")}
+    assert left == rows
 
 
 def test_what_is_suspected_is_masked_or_its_row_dropped() -> None:
