@@ -156,7 +156,7 @@ def refused(folder: Path, gold: Path, released: Bundle) -> dict[str, Any]:
     """`limbeck gate` on a candidate, the released bundle beside it."""
     try:
         checks = gate(folder, gold, quiet, released_from=released.folder, pairs=WINDOW, overrides=[
-            "gates.engine_label_agreement=0", "gates.min_f1=null",  # what catches it here must be the comparison
+            "gates.engine_label_agreement=null", "gates.min_f1=null",  # what catches it here must be the comparison
         ])
     except InputError as error:
         return {"ok": False, "rules": ["verification"], "found": [error.problem]}

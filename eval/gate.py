@@ -75,16 +75,20 @@ class Check:
 
 def judge(gates: Gates, e: Evidence) -> list[Check]:
     """Every rule that the task file has."""
-    out = [_at_least("engine_label_agreement", e.engine_agreement, gates.engine_label_agreement, "served = merged on",
-                     "of labels")]
+    out: list[Check] = []
+    if gates.engine_label_agreement is not None:
+        found = e.engine_agreement
+        out.append(_at_least(
+            "engine_label_agreement", found, gates.engine_label_agreement, "served = merged on", "of labels"
+        ))
     if gates.min_f1 is not None:
         out.append(_at_least("min_f1", None if e.f1 is None else e.f1["value"], gates.min_f1, "F1", "", e.f1))
     if gates.teacher_margin is not None:
         out += _margin("teacher_margin", e.teacher, gates.teacher_margin, "the teacher")
     if gates.slice_margin is not None:
-        for name, found in (e.teacher_slices or {}).items():
-            if found["rows"] >= gates.slice_rows:
-                out += _margin("slice_margin", found, gates.slice_margin, f"the teacher on {name} queries")
+        for name, part in (e.teacher_slices or {}).items():
+            if part["rows"] >= gates.slice_rows:
+                out += _margin("slice_margin", part, gates.slice_margin, f"the teacher on {name} queries")
         if not e.teacher_slices:
             out += _margin("slice_margin", None, gates.slice_margin, "the teacher by slice")
     if gates.released_margin is not None and not e.first_release:

@@ -312,7 +312,7 @@ class Gates(Strict):
 
     merge_max_logit_delta: Annotated[float, Field(gt=0.0)] = 1.0
     merge_label_agreement: Fraction = 0.99
-    engine_label_agreement: Fraction = 0.99
+    engine_label_agreement: Fraction | None = 0.99
     min_f1: Fraction | None = None
     teacher_margin: Fraction | None = None
     released_margin: Fraction | None = 0.005

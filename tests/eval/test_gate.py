@@ -76,6 +76,7 @@ def test_a_first_release_has_nothing_to_be_compared_with_and_rules_can_be_left_o
     assert not failing(ALL, first_release=True, released=None, slower=None)
     bare = Gates(released_margin=None, max_slower=None, max_invalid=None)
     assert [c.rule for c in judge(bare, Evidence(**GOOD))] == ["engine_label_agreement"]  # type: ignore[arg-type]
+    assert judge(bare.model_copy(update={"engine_label_agreement": None}), Evidence()) == []
 
 
 def test_junit_says_what_failed() -> None:
