@@ -44,21 +44,27 @@ class Plan:
 
 def poisson(
     rate: float, seconds: float, misses: Sequence[str], seed: int, *, hits: Sequence[str] = (), hit_share: float = 0.0,
+    to: float | None = None,
 ) -> Plan:
     """Independent arrivals: exponential gaps of 1/rate seconds in the mean.
 
     Args:
+        to: The rate rises, or falls, evenly to this one.
         misses: Queries that a cache must not answer, each asked once before any is asked again.
         hits: Queries that it may, likewise.
         hit_share: What share of the requests asks one of these.
     """
     rng = np.random.default_rng(seed)
-    gaps = rng.exponential(1 / rate, int(rate * seconds + 12 * (rate * seconds) ** 0.5 + 40))
-    at = np.cumsum(gaps)
-    at = at[at < seconds]
+    mean = rate if to is None else (rate + to) / 2
+    expected = mean * seconds
+    # Arrivals of rate 1, their time stretched so that at each moment as many come as the rate says there.
+    unit = np.cumsum(rng.exponential(1.0, int(expected + 12 * expected**0.5 + 40)))
+    unit = unit[unit < expected]
+    rise = 0.0 if to is None else (to - rate) / seconds
+    at = unit / rate if rise == 0.0 else (np.sqrt(rate**2 + 2 * rise * unit) - rate) / rise
     hit = rng.random(len(at)) < (hit_share if hits else 0.0)
     pools = {True: _Endless(hits, rng), False: _Endless(misses, rng)}
-    return Plan(at, [next(pools[bool(h)]) for h in hit], hit, rate, seconds)
+    return Plan(at, [next(pools[bool(h)]) for h in hit], hit, mean, seconds)
 
 
 def replay(source: Path, speed: float = 1.0) -> Plan:

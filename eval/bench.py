@@ -28,6 +28,7 @@ class Settings:
 
     Attributes:
         rate: Requests a second of the steady runs.
+        ramp_to: The rate rises evenly to this one in each of them, and is then steady only by name.
         seconds: How long each lasts.
         repeats: How many; five or more have intervals that know how runs differ.
         hit_share: Share of the requests that asks one of the hits.
@@ -41,6 +42,7 @@ class Settings:
     """
 
     rate: float = 16.0
+    ramp_to: float | None = None
     seconds: float = 60.0
     repeats: int = 5
     hit_share: float = 0.0
@@ -98,7 +100,7 @@ def bench(
     runs = _steady(target, rest, hits, s, progress)
     samples["steady"] = [found for _, found in runs]
     out["steady"] = summarise(runs, slo_ms=s.slo_ms, kinds=target.api == "label") | {
-        "arrivals": "replayed" if s.plan is not None else "poisson",
+        "arrivals": "replayed" if s.plan is not None else "poisson" if s.ramp_to is None else "rising poisson",
         "queries_repeated": round(float(np.mean([_repeated(p) for p, _ in runs])), 4),
         "processes": _processes(s, s.plan.rate if s.plan is not None else s.rate),
     }
@@ -111,12 +113,12 @@ def _steady(
     target: Target, queries: Sequence[str], hits: Sequence[str], s: Settings, progress: Progress
 ) -> list[tuple[Plan, Samples]]:
     rate = s.plan.rate if s.plan is not None else s.rate
-    processes = _processes(s, rate)
+    processes = _processes(s, max(rate, s.ramp_to or 0.0))
     runs = []
     for number in range(s.repeats):
         plan = s.plan or poisson(
             s.rate, s.seconds, _turned(queries, number, s.repeats), s.seed + 1 + number, hits=hits,
-            hit_share=s.hit_share,
+            hit_share=s.hit_share, to=s.ramp_to,
         )
         progress.begin(f"steady, {rate:g}/s, run {number + 1} of {s.repeats}", len(plan))
         runs.append((plan, run(

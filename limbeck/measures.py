@@ -25,6 +25,7 @@ def bench(
     hits: Annotated[Path | None, typer.Option(help="Queries that the cache may answer")] = None,
     hit_share: Annotated[float, typer.Option(help="Share of the requests that asks them", min=0.0, max=1.0)] = 0.0,
     rate: Annotated[float, typer.Option(help="Requests per second", min=0.01)] = 16.0,
+    ramp_to: Annotated[float | None, typer.Option(help="Let the rate rise evenly to this one", min=0.01)] = None,
     seconds: Annotated[float, typer.Option(help="How long a run lasts", min=0.5)] = 60.0,
     repeats: Annotated[int, typer.Option(help="Runs; from five on, intervals know how runs differ", min=1)] = 5,
     sweep: Annotated[float, typer.Option(help="Seconds at each rate in search of the highest one that holds", min=0.0)]
@@ -72,8 +73,8 @@ def bench(
     target = Target(url.rstrip("/"), api, model, instruction, _object(extra), key)
     with Console() as console:
         found = measure(target, [q.query for q in read_queries(queries)], Settings(
-            rate=rate, seconds=seconds, repeats=repeats, hit_share=hit_share if hits else 0.0, slo_ms=slo_ms,
-            percentile=percentile, sweep_seconds=sweep, processes=processes, seed=seed,
+            rate=rate, ramp_to=ramp_to, seconds=seconds, repeats=repeats, hit_share=hit_share if hits else 0.0,
+            slo_ms=slo_ms, percentile=percentile, sweep_seconds=sweep, processes=processes, seed=seed,
             plan=arrivals.replay(replay, speed) if replay else None,
         ), [q.query for q in read_queries(hits)] if hits else [], console)
     if out:

@@ -65,6 +65,17 @@ def test_arrivals_are_poisson_seeded_and_ask_every_query_once_before_any_again()
     assert len(set(first)) == 500
 
 
+def test_a_rising_rate_rises_evenly() -> None:
+    plan = poisson(20, 100, QUERIES, 0, to=100)
+    assert len(plan) == pytest.approx(60 * 100, rel=0.05)
+    assert plan.rate == 60
+    counts, _ = np.histogram(plan.at, bins=10, range=(0, 100))
+    assert counts == pytest.approx([10 * (24 + 8 * i) for i in range(10)], rel=0.15)
+    down = poisson(100, 100, QUERIES, 0, to=20)
+    assert (down.at < 50).mean() == pytest.approx(80 / 120, abs=0.03)
+    assert down.at.max() < 100
+
+
 def test_shares_of_a_plan_are_the_plan() -> None:
     plan = poisson(50, 10, QUERIES, 0)
     parts = [plan.share(i, 3) for i in range(3)]
