@@ -24,8 +24,9 @@ def render(report: Path) -> str:
             f"| {name} | {s['rows']:,} | {percent(v['precision'])} | {percent(v['recall'])} | {percent(v['f1'])} "
             f"| {percent(s['span']['f1'])} |"
         )
-    lines += ["", "| one query, ms | requests | p50 | p95 | p99 |", "|---|---|---|---|---|"]
-    kinds = [("student, one at a time", r["idle"])]
+    kinds = [("student, one at a time", r["idle"])] if r["idle"] else []
+    if kinds:
+        lines += ["", "| one query, ms | requests | p50 | p95 | p99 |", "|---|---|---|---|---|"]
     if r["latency"]:
         at = f"at {r['latency']['offered_rate']:g}/s"
         kinds += [(f"cache hit, {at}", r["latency"]["hit"]), (f"student, {at}", r["latency"]["miss"])]
