@@ -185,6 +185,7 @@ class _Sender:
         self, target: Target, requests: int, timeout_s: float, on_done: Callable[[int], None] = lambda _: None
     ) -> None:
         self.target, self.timeout_s = target, timeout_s
+        self.address = target.address  # what is no address is said here, not in a task that nobody waits for
         self.due = np.zeros(requests)
         self.delay = np.full(requests, _NEVER)
         self.latency = np.full(requests, _NEVER)
@@ -234,7 +235,7 @@ class _Sender:
         )
 
     async def _connect(self) -> None:
-        host, port, tls = self.target.address
+        host, port, tls = self.address
         try:
             async with asyncio.timeout(self.timeout_s):
                 await asyncio.get_running_loop().create_connection(
@@ -242,8 +243,10 @@ class _Sender:
                 )
         except (OSError, TimeoutError):
             self.connections -= 1
-            if self.waiting:  # nobody listens: the request that asked for this connection has failed
-                self.done(self.waiting.popleft()[0], 0)
+            if self.waiting:  # nobody listens: the request that asked for this connection has failed, and left in time
+                number, _ = self.waiting.popleft()
+                self.delay[number] = 0.0
+                self.done(number, 0)
 
     def free(self, connection: _Connection) -> None:
         """A connection has nothing to do: it takes what waits."""

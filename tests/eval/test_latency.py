@@ -156,13 +156,17 @@ def test_a_connection_that_closes_before_a_byte_comes_back_is_tried_once_more() 
 
 
 def test_nobody_listens_and_nobody_answers() -> None:
-    found = run(poisson(50, 0.5, QUERIES, 0), Target("http://127.0.0.1:9"))
+    plan = poisson(50, 1.0, QUERIES, 0)
+    found = run(plan, Target("http://127.0.0.1:9"))
     assert (found.status == 0).all()
+    said = summarise([(plan, found)])
+    assert said["valid"]  # it is the server that is not there, not the generator that is late
+    assert said["saturated"]
     with known("constant", 5) as url:
         found = run(poisson(20, 0.5, QUERIES, 0), Target(url), timeout_s=0.3)
     assert np.isinf(found.latency).all()
     with pytest.raises(InputError, match="address"):
-        _ = Target("localhost:80").address
+        run(plan, Target("localhost:80"))
 
 
 def test_hits_and_misses_are_told_apart_by_what_the_gateway_says() -> None:
