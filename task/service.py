@@ -98,7 +98,7 @@ class Serving(Engine):
     workers: Positive = 1
     keys: Path | None = None
     access_log: bool = True
-    hang_s: Annotated[float, Field(gt=0.0)] = 8.0
+    hang_s: Annotated[float, Field(gt=0.0)] = 10.0
     certain: Certain = Certain()
     write_back: WriteBack = WriteBack()
     change: Change = Change()
