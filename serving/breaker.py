@@ -6,7 +6,8 @@ import time
 from dataclasses import dataclass
 
 FAILURES = 5
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 8.0
+# One question in two seconds is nothing to an engine, and a longer pause would be added to every restart.
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 2.0
 
 
 @dataclass(slots=True)

@@ -16,7 +16,7 @@ import numpy as np
 
 from serving.bundle import Bundle
 from serving.engine import KEPT_OPEN_S
-from task.codec import Codec, Tokenizer
+from task.codec import Codec, Encoded, Tokenizer
 from task.labels import Labelling
 from task.spec import Task
 
@@ -32,6 +32,9 @@ class Judged(NamedTuple):
 
     labels: Labelling
     certainty: float | None
+
+
+_UNREADABLE = Judged((), 0.0)
 
 
 class Student(Protocol):
@@ -52,15 +55,17 @@ class StudentClient:
 
     def __init__(
         self, url: str, name: str, task: Task, codec: Codec, tokenizer: Tokenizer, timeout_s: float | None = None,
-        head: Sequence[int] | None = None,
+        head: Sequence[int] | None = None, most_tokens: int | None = None,
     ) -> None:
         """Make a client.
 
         Args:
             name: The model, or the adapter, to ask for.
+            most_tokens: What the engine takes, prompt and answer together; by default what the task says.
             head: Token ids of the columns of the model's scores, where it serves more tasks than this one.
         """
         self._url, self._name, self._task, self._codec, self._tokenizer = url, name, task, codec, tokenizer
+        self._most = most_tokens or task.serving.max_model_len
         self._width = len(codec.symbol_ids if head is None else head)
         self._columns = None if head is None else [head.index(i) for i in codec.symbol_ids]
         timeout = aiohttp.ClientTimeout(total=timeout_s or task.serving.request_timeout_s)
@@ -69,9 +74,12 @@ class StudentClient:
         ))
 
     @classmethod
-    def of(cls, bundle: Bundle, url: str, tokenizer: Tokenizer, timeout_s: float | None = None) -> Self:
+    def of(
+        cls, bundle: Bundle, url: str, tokenizer: Tokenizer, timeout_s: float | None = None,
+        most_tokens: int | None = None,
+    ) -> Self:
         """A client for the student of a bundle."""
-        return cls(url, bundle.model_name, bundle.task, bundle.codec, tokenizer, timeout_s, bundle.head)
+        return cls(url, bundle.model_name, bundle.task, bundle.codec, tokenizer, timeout_s, bundle.head, most_tokens)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -90,21 +98,35 @@ class StudentClient:
     async def label(self, queries: Sequence[str]) -> list[Judged]:
         """Labels of queries, in order, each with the student's own probability that they are right as a whole.
 
+        A query of more tokens than the engine takes is not sent, for the engine would refuse all that is asked with it:
+        it gets no labels, with certainty 0. Few characters can be many tokens.
+
         Raises:
             EngineUnavailableError: Refused, broken, timed out or malformed.
         """
-        if not queries:
-            return []
+        prompts = [self._codec.prompt(q, self._tokenizer) for q in queries]
+        fit = [i for i, (q, p) in enumerate(zip(queries, prompts, strict=True)) if self._fits(q, p)]
+        out = [_UNREADABLE] * len(queries)
         try:
             if self._codec.form == "read":
-                return await self._read(queries)
-            return list(await asyncio.gather(*(self._written(q) for q in queries)))
+                found = await self._read([queries[i] for i in fit], [prompts[i] for i in fit])
+            else:
+                found = list(await asyncio.gather(*(self._written(queries[i], prompts[i]) for i in fit)))
         except (aiohttp.ClientError, TimeoutError, LookupError, ValueError) as error:
             raise EngineUnavailableError(f"{type(error).__name__}: {error}") from error
+        for i, judged in zip(fit, found, strict=True):
+            out[i] = judged
+        return out
 
-    async def _read(self, queries: Sequence[str]) -> list[Judged]:
+    def _fits(self, query: str, prompt: Encoded) -> bool:
+        form = self._codec.form
+        answer = 0 if form == "read" else JSON_TOKENS if form == "json" else self._codec.answer_length(query)
+        return len(prompt.ids) + answer <= self._most
+
+    async def _read(self, queries: Sequence[str], prompts: Sequence[Encoded]) -> list[Judged]:
         """One forward pass; raw logits come back as base64 floats, a row per prompt token."""
-        prompts = [self._codec.prompt(q, self._tokenizer) for q in queries]
+        if not queries:
+            return []
         answer = await self._post("/pooling", {
             "model": self._name, "input": [p.ids for p in prompts], "task": "token_classify",
             "add_special_tokens": False, "use_activation": False, "encoding_format": "base64",
@@ -120,9 +142,9 @@ class StudentClient:
             out.append(Judged(*self._codec.judge_scores(query, scores)))
         return out
 
-    async def _written(self, query: str) -> Judged:
+    async def _written(self, query: str, prompt: Encoded) -> Judged:
         body: dict[str, Any] = {
-            "model": self._name, "prompt": self._codec.prompt(query, self._tokenizer).ids, "temperature": 0.0,
+            "model": self._name, "prompt": prompt.ids, "temperature": 0.0,
             "add_special_tokens": False, "return_token_ids": True,
         }
         if self._codec.form == "json":

@@ -106,7 +106,7 @@ class Worker:
 
         bundle, cache, tokenizer = await asyncio.to_thread(read)
         settings = wanted.settings
-        client = StudentClient.of(bundle, wanted.engine, tokenizer, settings.request_timeout_s)
+        client = StudentClient.of(bundle, wanted.engine, tokenizer, settings.request_timeout_s, settings.max_model_len)
         return Route(
             bundle, cache, client, settings, self.store,
             lambda query, probability: self.doubts.add(bundle.id, query, probability, settings.certain),

@@ -53,7 +53,8 @@ def house(bundle: Bundle, tokenizer: FastTokenizer, tmp_path: Path) -> Open:
         s = Serving.model_validate(settings)
         async with engine(bundle.codec, tokenizer) as stand_in:
             client = StudentClient(
-                stand_in.url, bundle.model_name, bundle.task, bundle.codec, tokenizer, s.request_timeout_s
+                stand_in.url, bundle.model_name, bundle.task, bundle.codec, tokenizer, s.request_timeout_s,
+                most_tokens=s.max_model_len,
             )
             store = Store(tmp_path / "store.sqlite", s.write_back.ttl_s, s.write_back.rows)
             doubtful: list[tuple[str, float]] = []

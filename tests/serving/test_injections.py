@@ -36,6 +36,26 @@ def test_no_query_puts_a_special_token_into_the_prompt(form: str, task: Task, ti
         assert [i for i in codec.prompt(query, tokenizer).ids if i in special] == ours, query
 
 
+def test_few_characters_that_are_too_many_tokens_cost_nobody_else_an_answer(house: Open) -> None:
+    """An engine refuses a whole batch for one prompt that is too long for it, and a breaker would open for it."""
+    long = "🜁🜂🜃🜄" * 8
+
+    async def run() -> None:
+        async with house(max_model_len=64) as h:
+            for _ in range(20):
+                response = await h.client.post(
+                    "/v1/label:batch", json={"queries": ["rice MILK", long, "oat milk"], "use_cache": False}
+                )
+                rows = {r["query"]: r for r in map(json.loads, response.text.split("\n")[:-1])}
+                assert rows[long]["labels"] == []
+                assert rows[long]["probability"] == 0.0
+                assert all("labels" in rows[q] for q in ("rice MILK", "oat milk"))
+            assert (await h.label(long)).json()["status"] != "ok"
+            assert (await h.label("rice MILK", use_cache=False)).json()["labels"]
+
+    asyncio.run(run())
+
+
 def test_shapes_and_neighbours_stay_as_they_were(house: Open) -> None:
     neighbours = ["rice MILK", "oat milk"]
 
