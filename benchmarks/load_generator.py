@@ -18,13 +18,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import re
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +37,7 @@ from eval.target import Target
 from limbeck.stage import device, git_commit, versions
 from serving.engine import free_port
 from task.files import write_json
+from tests.eval.known_server import known
 
 RESULT = Path(__file__).parent / "results" / "load_generator.json"
 QUERIES = [f"oat milk {i}" for i in range(1_000)]
@@ -71,18 +70,6 @@ def main() -> None:
     }
     write_json(RESULT, found | {"versions": versions(), "device": device(), "git": git_commit()})
     print(RESULT)
-
-
-@contextlib.contextmanager
-def known(kind: str, *numbers: float) -> Iterator[str]:
-    """One of the tests' servers, in a process of its own."""
-    command = [sys.executable, "-m", "tests.eval.known_server", kind, *map(str, numbers)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            yield f"http://127.0.0.1:{int(process.stdout.readline())}"
-        finally:
-            process.kill()
 
 
 def _told(plan: Any, url: str) -> dict[str, Any]:

@@ -97,12 +97,14 @@ def bench(
     }
     progress.begin("warming up", len(warm))
     run(poisson(s.rate, max(1.0, len(warm) / s.rate), warm, s.seed), target, timeout_s=s.timeout_s)
-    runs = _steady(target, rest, hits, s, progress)
+    rate = s.plan.rate if s.plan is not None else s.rate
+    processes = _processes(s, max(rate, s.ramp_to or 0.0))
+    runs = _steady(target, rest, hits, s, rate, processes, progress)
     samples["steady"] = [found for _, found in runs]
     out["steady"] = summarise(runs, slo_ms=s.slo_ms, kinds=target.api == "label") | {
         "arrivals": "replayed" if s.plan is not None else "poisson" if s.ramp_to is None else "rising poisson",
         "queries_repeated": round(float(np.mean([_repeated(p) for p, _ in runs])), 4),
-        "processes": _processes(s, s.plan.rate if s.plan is not None else s.rate),
+        "processes": processes,
     }
     out["sweep"] = sweep(target, rest, hits, s, progress) if s.sweep_seconds else None
     out["slo"] = _slo(out["steady"], s)
@@ -110,10 +112,9 @@ def bench(
 
 
 def _steady(
-    target: Target, queries: Sequence[str], hits: Sequence[str], s: Settings, progress: Progress
+    target: Target, queries: Sequence[str], hits: Sequence[str], s: Settings, rate: float, processes: int,
+    progress: Progress,
 ) -> list[tuple[Plan, Samples]]:
-    rate = s.plan.rate if s.plan is not None else s.rate
-    processes = _processes(s, max(rate, s.ramp_to or 0.0))
     runs = []
     for number in range(s.repeats):
         plan = s.plan or poisson(

@@ -43,11 +43,6 @@ class Bootstrap:
     kinds: Floats
     frequency: npt.NDArray[np.int64]
 
-    @property
-    def rows(self) -> int:
-        """How many rows the matrix had."""
-        return int(self.frequency.sum())
-
     def figure(self, statistic: Statistic, level: float, method: Interval = "percentile") -> dict[str, float | None]:
         """One number with its interval, `{"value", "low", "high"}`; None where it is not defined."""
         point = float(statistic(self.total))
@@ -66,7 +61,7 @@ def draw(counts: npt.NDArray[Any], resamples: int, seed: int) -> Bootstrap:
         counts: Integers, shape (rows, ...); what comes after the rows is flattened into columns.
     """
     matrix = counts.reshape(len(counts), -1) if len(counts) else np.zeros((0, int(np.prod(counts.shape[1:]))))
-    first, _, frequency = _distinct(matrix)
+    first, frequency = _distinct(matrix)
     kinds = matrix[first].astype(np.float64)
     rng = np.random.default_rng(seed)
     samples = np.zeros((resamples, matrix.shape[1]))
@@ -104,8 +99,8 @@ def _weights(
     return out
 
 
-def _distinct(matrix: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """First place of each distinct row, the kind of every row, how often each kind occurs.
+def _distinct(matrix: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """First place of each distinct row, and how often it occurs.
 
     Rows are told apart by a random linear hash modulo 2^64, and the outcome is checked: sorting whole rows would take
     longer than all the rest.
@@ -115,13 +110,11 @@ def _distinct(matrix: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int64], npt.NDAr
         hashed = (matrix.astype(np.int64) * factors).sum(axis=1)
     _, first, member, frequency = np.unique(hashed, return_index=True, return_inverse=True, return_counts=True)
     if not np.array_equal(matrix[first][member], matrix):  # two rows with one hash: once in 10^10 years
-        _, first, member, frequency = np.unique(
-            matrix, axis=0, return_index=True, return_inverse=True, return_counts=True
-        )
+        _, first, frequency = np.unique(matrix, axis=0, return_index=True, return_counts=True)
     # In an order that follows from which rows are alike and from nothing else: with one seed, matrices that tell the
     # same rows apart are drawn alike.
     order = np.lexsort((first, -frequency))
-    return first[order], np.argsort(order)[member.reshape(-1)], frequency[order]
+    return first[order], frequency[order]
 
 
 def percentile(samples: Floats, level: float) -> tuple[float, float]:

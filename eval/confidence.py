@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from eval.bootstrap import percentile
+from eval.bootstrap import figure, percentile
 
 Floats = npt.NDArray[np.float64]
 
@@ -152,8 +152,7 @@ def assess(
     for name, statistic in statistics.items():
         value = statistic(ones)
         low, high = percentile(draws[name], level)
-        found = {"value": value, "low": low, "high": high}
-        out[name] = {k: None if np.isnan(v) else round(v, 6) for k, v in found.items()}
+        out[name] = figure(value, low, high)
     out["reliability"] = reliability(p, y)
     out["risk_coverage"] = risk_coverage(p, y)
     return out

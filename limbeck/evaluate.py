@@ -61,11 +61,11 @@ def evaluate(pipeline: Pipeline, folder: Path) -> Mapping[str, Any]:
         task, gold, served, systems[SERVED], confidence, teacher=teacher, traffic=traffic,
         agreement=label_agreement(predictions[MERGED], served.rows),
     )
-    checks = judge(task.gates, evidence)
+    said = [c.to_json() for c in judge(task.gates, evidence)]
     figures = _figures(systems, evidence, bench)
     report: dict[str, Any] = {
         "task": task.name, "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "bundle": _bundle(pipeline), "verdict": [c.to_json() | {"ok": c.ok} for c in checks] + _words(differences),
+        "bundle": _bundle(pipeline), "verdict": said + _words(differences),
         "confidence": task.eval.confidence, "resamples": task.eval.resamples, "interval": task.eval.interval,
         "systems": systems, "served": SERVED, "copied": copied, "differences": differences,
         "teacher_confidence": teacher_confidence(pipeline, gold), "student_confidence": confidence,
@@ -81,7 +81,7 @@ def evaluate(pipeline: Pipeline, folder: Path) -> Mapping[str, Any]:
     before = read_json(earlier) if earlier.exists() else None
     report["changes"] = changes(before, report) if before and before.get("schema") == SCHEMA else None
     write(folder, report, served.bench.samples if served.bench else {})
-    return figures | {"checks": [c.to_json() for c in checks]}
+    return figures | {"checks": said}
 
 
 def has_traffic(pipeline: Pipeline) -> bool:

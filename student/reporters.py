@@ -65,7 +65,12 @@ class TensorBoard:
     def __init__(self, folder: Path, _: str, config: Mapping[str, Any], first: int) -> None:
         from tensorboardX import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first + 1 if first else None)
+        # tensorboardX names a file by the second and truncates one of that name: a run that goes on at once would
+        # wipe out what came before. Files are read in the order of their names.
+        self._writer = SummaryWriter(
+            str(folder / "tensorboard"), purge_step=first + 1 if first else None,
+            filename_suffix=f".{first:09}.{os.getpid()}",
+        )
         if not first:
             self._writer.add_text("config", "\n".join(f"    {k}: {v}" for k, v in config.items()))
 

@@ -14,12 +14,27 @@ Prints its port. Answers leave by timers of `select`, exact to 0.1 ms.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import random
 import selectors
+import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
+
+
+@contextlib.contextmanager
+def known(kind: str, *numbers: float) -> Iterator[str]:
+    """One of them, in a process of its own; gives its URL."""
+    command = [sys.executable, "-m", "tests.eval.known_server", kind, *map(str, numbers)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield f"http://127.0.0.1:{int(process.stdout.readline())}"
+        finally:
+            process.kill()
 
 
 class Server:

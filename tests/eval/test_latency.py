@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
 import random
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,19 +16,9 @@ from eval.generator import Samples, one_by_one, run
 from eval.latency import difference_of_medians, hdr, over_repeats, percentiles, saturated, summarise
 from eval.target import Target, streamed_tokens
 from task.errors import InputError
+from tests.eval.known_server import known
 
 QUERIES = [f"oat milk {i}" for i in range(500)]
-
-
-@contextlib.contextmanager
-def known(kind: str, *numbers: float) -> Iterator[str]:
-    command = [sys.executable, "-m", "tests.eval.known_server", kind, *map(str, numbers)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            yield f"http://127.0.0.1:{int(process.stdout.readline())}"
-        finally:
-            process.kill()
 
 
 def samples_of(latency: np.ndarray, delay: np.ndarray | None = None, rate: float = 10.0) -> tuple[Plan, Samples]:

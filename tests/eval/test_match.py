@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.evaluation import tags
 from eval.match import SCHEMES, count, tables
 from eval.metrics import macro_f1, micro, prf, weighted_f1
 from eval.quality import annotator_ceiling, label_agreement, paired, paired_difference, quality
@@ -41,18 +42,6 @@ def random_rows(seed: int, rows: int) -> tuple[list[Example], list[Example]]:
                     labels.append(Label(role, query[s:e], s, e))
                 at = end
             side.append(Example(query, ordered(labels)))
-    return out
-
-
-def tags(example: Example) -> list[str]:
-    out, at = [], 0
-    for word in example.query.split():
-        tag = "O"
-        for x in example.labels:
-            if x.start is not None and x.end is not None and x.start <= at < x.end:
-                tag = f"{'B' if x.start == at else 'I'}-{x.role}"
-        out.append(tag)
-        at += len(word) + 1
     return out
 
 

@@ -56,7 +56,7 @@ def test_the_command_writes_its_pages(tmp_path: Path, files: dict[str, Path]) ->
 
 
 def test_bench_measures_a_server_and_says_by_its_exit_code_what_came_of_it(tmp_path: Path) -> None:
-    from tests.eval.test_latency import known
+    from tests.eval.known_server import known
 
     queries = tmp_path / "queries.jsonl"
     queries.write_text("".join(json.dumps({"query": f"oat milk {i}"}) + "\n" for i in range(200)))

@@ -3,8 +3,10 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from tensorboardX import event_file_writer
 
 from student import reporters
 from student.train import train
@@ -31,9 +33,10 @@ def scalars(folder: Path) -> dict[str, dict[int, float]]:
     return found
 
 
-def test_tensorboard_has_what_the_history_has_also_after_a_cut(
-    tiny_llama: Path, tmp_path: Path, tokenizer: FastTokenizer
+def test_tensorboard_has_what_the_history_has_also_after_a_cut_within_the_second(
+    tiny_llama: Path, tmp_path: Path, tokenizer: FastTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(event_file_writer, "time", SimpleNamespace(time=lambda: 1_700_000_000.0))
     made = job(tiny_llama, tmp_path, tokenizer, report_to=("tensorboard",), eval_every=4)
     train(made)
     lines = (tmp_path / "history.jsonl").read_text().splitlines(keepends=True)
