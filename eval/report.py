@@ -15,6 +15,7 @@ import numpy as np
 from eval import plots
 from eval.generator import Samples
 from eval.match import SCHEMES
+from eval.pareto import marked
 from eval.slices import parts
 from task.files import write_json, write_text
 
@@ -43,6 +44,7 @@ def write(folder: Path, content: Mapping[str, Any], samples: Mapping[str, Sequen
         "over_time": plots.latency_over_time(groups) if groups else "",
         "rates": plots.latency_by_rate(content["bench"]["sweep"]["rates"])
         if content.get("bench") and content["bench"].get("sweep") else "",
+        "pareto": plots.pareto(_forms(content["forms"])) if content.get("forms") else "",
         "learning": plots.learning_curve(content["history"]) if content.get("history") else "",
         "cache": plots.cache_sizes(cost["cache_sizes"], content["cost"].get("cached"))
         if cost and cost["cache_sizes"] else "",
@@ -102,6 +104,11 @@ def _by_kind(runs: Sequence[Samples]) -> dict[str, list[tuple[float, float]]]:
             )
         start += float(run.scheduled[-1]) + 1 if len(run) else 0.0
     return {name: found for name, found in out.items() if found}
+
+
+def _forms(forms: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Answer forms as systems with a quality and a latency."""
+    return marked([{"name": f["form"], "f1": f["f1"], "p50_ms": f["latency"]["p50_ms"]} for f in forms])
 
 
 def _calibration(found: Mapping[str, Any] | None) -> dict[str, str]:

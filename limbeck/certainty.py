@@ -1,4 +1,8 @@
-"""How often the student is right when it is how sure: fitted on gold rows that nobody learned from."""
+"""The trained student asked outside of any engine: what it says, and how often it is right when it is how sure.
+
+Gold rows that nobody learned from are what it is asked about. Its answers go into the bundle, for an engine must give
+the same.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +20,14 @@ if TYPE_CHECKING:
 _FOLDS = 5
 
 
-def certainty_of(pipeline: Pipeline, model: Path, codec: Codec) -> Certainty:
+def certainty_of(pipeline: Pipeline, model: Path, codec: Codec) -> tuple[Certainty, list[Example]]:
     """Ask the merged student about the calibration rows, or about the dev rows where a task has none.
 
-    A student that writes is asked by its engine only, and JSON has no probability: there the map stays empty.
+    A student that writes is asked by its engine only, and JSON has no probability: there the map stays empty, and there
+    is no answer.
+
+    Returns:
+        What makes a probability of its certainty; the queries with its labels.
     """
     from eval.match import exact
     from task.normalize import normaliser
@@ -30,12 +38,13 @@ def certainty_of(pipeline: Pipeline, model: Path, codec: Codec) -> Certainty:
     if not rows:
         rows, source = [r.example for r in read(pipeline.run / "curriculum", "dev")], "dev"
     if codec.form != "read" or not rows:
-        return Certainty()
+        return Certainty(), []
     normalise = normaliser(pipeline.task.normaliser)
     judged = _judged(pipeline, model, codec, rows)
     right = [exact(labels, row.labels, normalise) for row, (labels, _) in zip(rows, judged, strict=True)]
     certainties = [c for _, c in judged]
-    return Certainty.fit(certainties, right, _report(certainties, right, source))
+    answers = [Example(row.query, labels) for row, (labels, _) in zip(rows, judged, strict=True)]
+    return Certainty.fit(certainties, right, _report(certainties, right, source)), answers
 
 
 def _judged(pipeline: Pipeline, model: Path, codec: Codec, rows: Sequence[Example]) -> list[tuple[Any, float]]:

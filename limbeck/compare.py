@@ -74,6 +74,7 @@ def compare(
         `slower_than_first`), and `best`: whether none of the others is both better and faster.
     """
     from eval.latency import percentiles, times_as_slow
+    from eval.pareto import marked
     from eval.quality import paired, quality
     from eval.score import aligned
     from task.io import read_labels
@@ -101,23 +102,10 @@ def compare(
         progress.advance()
     return {
         "task": task.name, "rows": len(gold), "first": first, "resamples": task.eval.resamples,
-        "confidence": task.eval.confidence, "pairs": pairs if times else 0, "systems": [
-            x | {"best": _undominated(x, out)} for x in out
-        ],
+        "confidence": task.eval.confidence, "pairs": pairs if times else 0, "systems": marked(out),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "versions": versions(),
         "device": device(), "git": git_commit(),
     }
-
-
-def _undominated(one: dict[str, Any], others: Sequence[dict[str, Any]]) -> bool:
-    """Whether no other system has at least this F1 at less latency, or more F1 at no more latency."""
-    if one["p50_ms"] is None:
-        return False
-    x, y = one["p50_ms"]["value"], one["f1"]["value"]
-    return not any(
-        (o["p50_ms"]["value"] < x and o["f1"]["value"] >= y) or (o["p50_ms"]["value"] <= x and o["f1"]["value"] > y)
-        for o in others if o["p50_ms"] is not None
-    )
 
 
 def _task(systems: Sequence[System], gold: Path, resamples: int) -> Task:

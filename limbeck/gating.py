@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from serving.bundle import Bundle
     from task.spec import Task
 
-_WARM_UP = 20
+_WARM_UP, _BATCH = 20, 64
 
 
 def gate(
@@ -40,7 +40,7 @@ def gate(
         InputError: The bundle is damaged, or a file is not what it should be.
     """
     from eval.gate import judge
-    from eval.quality import quality
+    from eval.quality import label_agreement, quality
     from eval.slices import traffic as by_traffic
     from serving.bundle import open_bundle, stamp
     from task.io import read_labels, read_queries
@@ -52,39 +52,44 @@ def gate(
     teacher = _of_gold(teacher_file, gold, task) if teacher_file else None
     slices = by_traffic(gold, read_queries(log_file), task) if log_file else None
     other = _released(released_from, bundle)
-    served, before, slower = _measured(bundle, other, gold, task, pairs, progress)
+    reference = bundle.reference()
+    served, said, before, slower = _measured(bundle, other, gold, reference, task, pairs, progress)
+    agreement = label_agreement(reference, said) if reference else _engine_agreement(bundle)
     found = quality(gold, served.rows, task, invalid=served.invalid)
     checks = judge(task.gates, evidence_of(
         task, gold, served, found, student_confidence(task, gold, served), teacher=teacher, traffic=slices,
-        agreement=_engine_agreement(bundle), released=before, slower=slower,
+        agreement=agreement, released=before, slower=slower,
     ))
     stamp(bundle.folder, [c.to_json() for c in checks])
     return checks
 
 
 def _measured(
-    bundle: Bundle, other: Bundle | None, gold: Sequence[Example], task: Task, pairs: int, progress: Progress
-) -> tuple[Served, list[Example] | None, Any]:
-    """The bundle's answers, the released one's, and how much slower it is."""
+    bundle: Bundle, other: Bundle | None, gold: Sequence[Example], reference: Sequence[Example], task: Task, pairs: int,
+    progress: Progress,
+) -> tuple[Served, list[Example], list[Example] | None, Any]:
+    """The bundle's answers, those to its reference queries, the released one's, and how much slower it is."""
     from eval.generator import in_turns
     from eval.latency import times_as_slow
     from eval.target import Target
-    from serving.run import answer_all, served
+    from serving.run import label_all, served
 
     with tempfile.TemporaryDirectory(prefix="limbeck-gate-") as state, contextlib.ExitStack() as stack:
         progress.begin("starting vLLM and the gateway")
         url = stack.enter_context(served(bundle.folder, Path(state) / "new"))
         new = ask(url, bundle.folder, gold, task, progress, load=task.gates.slo is not None)
+        progress.begin("what the student said outside of an engine", len(reference))
+        said = label_all(url, reference, batch=_BATCH, done=progress.advance)
         if other is None:
-            return new, None, None
+            return new, said, None, None
         progress.begin("starting the released bundle")
         beside = stack.enter_context(served(other.folder, Path(state) / "released"))
         progress.begin("the released bundle", len(gold))
-        before = [row for row, _ in answer_all(beside, gold, batch=64, done=progress.advance)]
+        before = label_all(beside, gold, batch=_BATCH, done=progress.advance)
         queries = [gold[i % len(gold)].query for i in range(pairs + _WARM_UP)]
         progress.begin("both in turns", len(queries))
         mine, theirs = in_turns([Target(url), Target(beside)], queries, use_cache=False, on_done=progress.advance)
-        return new, before, times_as_slow(mine.latency[_WARM_UP:], theirs.latency[_WARM_UP:])
+        return new, said, before, times_as_slow(mine.latency[_WARM_UP:], theirs.latency[_WARM_UP:])
 
 
 def _released(source: Path | None, bundle: Bundle) -> Bundle | None:
@@ -113,7 +118,7 @@ def _of_gold(source: Path, gold: Sequence[Example], task: Task) -> list[Example]
 
 
 def _engine_agreement(bundle: Bundle) -> float | None:
-    """What `limbeck evaluate` measured on this very content; None where it did not."""
+    """What `limbeck evaluate` measured on this very content, for a form without reference; None where it did not."""
     noted = bundle.manifest.get("gate")
     if not noted or noted["bundle"] != bundle.id:
         return None

@@ -154,11 +154,11 @@ class Pipeline:
             shutil.rmtree(folder / "bundle", ignore_errors=True)
             model, adapter = self._servable(codec, merged, folder)
             parity = read_json(merged / "parity.json")
-            certainty = certainty_of(self, merged / "model", codec)
+            certainty, answers = certainty_of(self, merged / "model", codec)
             self.console.begin("head cache", len(head))
             made = build(
                 folder / "bundle", self.task, codec, model, head, {"merge": parity}, certainty, self.console.advance,
-                adapter,
+                adapter, answers,
             )
             shutil.rmtree(folder / "engine", ignore_errors=True)  # the bundle has links to its files
             report = certainty.report

@@ -4,6 +4,7 @@ manifest.json   format, id, form, model name, hashes, and what the student was m
 task.json       the task as resolved
 codec.json      the codec that the student was trained with
 confidence.json how often the student is right when it is how sure (`task.certainty`)
+reference.jsonl what the trained student said to some queries outside of any engine: an engine must say the same
 model/          what the engine loads: a token classifier (`read`) or a causal LM (`write`, `json`)
 adapter/        a LoRA adapter that the engine adds to it while it runs, where the student was not merged
 cache/          head queries with their labels (`serving.cache`)
@@ -26,11 +27,12 @@ from serving.adapter import ADAPTER_FILES, refuse_odd
 from task.certainty import Certainty
 from task.codec import Codec
 from task.errors import InputError
-from task.files import read_json, sha256_file, sha256_json, write_json
+from task.files import read_json, sha256_file, sha256_json, write_json, write_jsonl
+from task.io import rows_of
 from task.labels import Example
 from task.spec import Task
 
-FORMAT = 3
+FORMAT = 4
 _MODEL_FILES = {".json", ".safetensors", ".jinja", ".txt", ".model"}
 
 
@@ -74,6 +76,10 @@ class Bundle:
         """The folder that the engine loads."""
         return self.folder / "model"
 
+    def reference(self) -> list[Example]:
+        """Queries with the labels that the trained student gave them outside of any engine; none where nobody asked."""
+        return [Example.from_json(row) for _, row in rows_of(self.folder / "reference.jsonl")]
+
     @property
     def small_files(self) -> dict[str, str]:
         """SHA-256 by name of all that a gateway reads, that is all but the weights."""
@@ -83,6 +89,7 @@ class Bundle:
 def build(
     folder: Path, task: Task, codec: Codec, model: Path, head: Iterable[Example], quality: Mapping[str, Any],
     certainty: Certainty | None = None, done: Callable[[int], None] = lambda _: None, adapter: Path | None = None,
+    reference: Iterable[Example] = (),
 ) -> Bundle:
     """Write a bundle into `folder`, which must not exist.
 
@@ -93,6 +100,7 @@ def build(
         certainty: What makes a probability of the student's certainty; None leaves it as it is.
         done: Told of head queries as they are written.
         adapter: A trained LoRA adapter for `model`, which is then the base that tasks share.
+        reference: Queries with the labels that the trained student gives them outside of any engine.
 
     Raises:
         InputError: The adapter is of a kind that the engine cannot add while it runs.
@@ -109,6 +117,7 @@ def build(
     write_json(folder / "task.json", task.model_dump(mode="json"))
     write_json(folder / "codec.json", codec.to_json())
     write_json(folder / "confidence.json", (certainty or Certainty()).to_json())
+    write_jsonl(folder / "reference.jsonl", (x.to_json() for x in reference))
     engine, weights = _names(_hashes(folder))
     cache.build(folder / "cache", head, task.normaliser, _cache_key(task, codec, weights), done)
     files = _hashes(folder)

@@ -3,6 +3,9 @@
 The bundles that it serves are its tenants. They share the model, which they all hold; each may bring an adapter, which
 is loaded while the engine runs and loaded again in each of its lives.
 
+Before anybody else, a tenant is asked what the trained student was asked outside of any engine: one whose engine says
+something else, for whatever reason, is not served.
+
 An engine hangs when somebody waits and nobody gets an answer for `serving.hang_s`: a full queue is slow, not broken.
 Who nobody asks is asked by us, seldom, because vLLM spins for a second after every question.
 """
@@ -18,17 +21,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from eval.quality import label_agreement
 from serving.bundle import Bundle
 from serving.cache import HeadCache
-from serving.client import EngineUnavailableError, StudentClient
+from serving.client import EngineUnavailableError, Student, StudentClient
 from serving.engine import Engine, EngineError, free_port
+from task.labels import Example
 from task.service import Serving
 from task.tokens import FastTokenizer, load_tokenizer
 
 State = Literal["starting", "ready", "restarting", "failed", "stopped"]
 FIRST_PAUSE_S, LONGEST_PAUSE_S, FORGIVEN_AFTER_S = 1.0, 30.0, 60.0
 _IDLE_S = 120.0
-_WARM_UP = 8
+_WARM_UP, _CHECKED = 8, 32
 
 
 @dataclass(eq=False, slots=True)
@@ -36,8 +41,8 @@ class Tenant:
     """A bundle that an engine serves.
 
     Attributes:
-        tokenizer: Read, like the queries, while the bundle is as it was verified: a later life of the engine must not
-            depend on what has become of it.
+        tokenizer: Read, like the queries and their answers, while the bundle is as it was verified: a later life of the
+            engine must not depend on what has become of it.
         settled: Done once it has been answered; with `EngineError` where it never will be.
         life: The last life of the engine in which it was welcomed.
     """
@@ -45,6 +50,7 @@ class Tenant:
     bundle: Bundle
     tokenizer: FastTokenizer
     warm_up: Sequence[str]
+    reference: Sequence[Example]
     settled: asyncio.Future[None]
     life: int = -1
 
@@ -86,7 +92,7 @@ class Keeper:
         """Serve a bundle from now on."""
         tenant = Tenant(
             bundle, load_tokenizer(bundle.model), _some_of(HeadCache(bundle.folder / "cache")),
-            asyncio.get_running_loop().create_future(),
+            bundle.reference()[:_CHECKED], asyncio.get_running_loop().create_future(),
         )
         self.tenants.append(tenant)
         return tenant
@@ -153,6 +159,7 @@ class Keeper:
                     for query in tenant.warm_up:
                         await client.label([query])
                     await client.label(tenant.warm_up)
+                    await check(client, tenant.reference, self.settings.self_check)
             except (EngineError, EngineUnavailableError) as error:
                 self.why = f"{bundle.model_name}: {error}"
                 if tenant.settled.done() or not engine.alive:  # it was served before: the engine has lost it
@@ -212,6 +219,20 @@ class Keeper:
 
     def _tell(self, text: str) -> None:
         print(f"engine on port {self.port}: {text}", file=sys.stderr, flush=True)
+
+
+async def check(student: Student, reference: Sequence[Example], least: float) -> None:
+    """Raise `EngineError` where an engine gives less than this share of the labels that the trained student gave."""
+    if not reference:
+        return
+    said = await student.label([x.query for x in reference])
+    answers = [Example(x.query, judged.labels) for x, judged in zip(reference, said, strict=True)]
+    same = label_agreement(reference, answers)
+    if same < least:
+        raise EngineError(
+            f"the engine gives {same:.1%} of the labels that the trained student gave to {len(reference)} queries; "
+            f"serving.self_check asks for {least:.0%}"
+        )
 
 
 def engine_of(bundle: Bundle, log: Path, settings: Serving | None = None, port: int | None = None) -> Engine:

@@ -80,7 +80,9 @@ class Serving(Engine):
     `workers` gateway processes share one port; `admin_port` (0 takes a free one) is for operators. `request_timeout_s`
     is a request's deadline, of which a client may ask for less. At most `max_waiting` queries of a worker wait for the
     student; more are refused. `keys` names the file of API keys that `limbeck key` writes; without it everybody may
-    ask. An engine that answers nothing for `hang_s` seconds is killed and started again.
+    ask. An engine that answers nothing for `hang_s` seconds is killed and started again. Each time it starts it must
+    give at least the share `self_check` of the labels that the trained student gave outside of it to queries that are
+    kept in the bundle.
     """
 
     weights: Literal["merged", "adapter"] = "merged"
@@ -99,6 +101,7 @@ class Serving(Engine):
     keys: Path | None = None
     access_log: bool = True
     hang_s: Annotated[float, Field(gt=0.0)] = 10.0
+    self_check: Fraction = 0.9
     certain: Certain = Certain()
     write_back: WriteBack = WriteBack()
     change: Change = Change()

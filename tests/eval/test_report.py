@@ -42,6 +42,13 @@ def samples(seed: int) -> tuple[Any, Samples]:
     )
 
 
+def form(name: str, seconds: float) -> dict[str, Any]:
+    return {
+        "form": name, "steps": 120, "answer_tokens": 4.0, "rows": 400, "f1": {"value": 0.8, "low": 0.7, "high": 0.9},
+        "latency": percentiles([seconds] * 60), "times_read": 1.0,
+    }
+
+
 @pytest.fixture(scope="module")
 def content() -> tuple[dict[str, Any], dict[str, list[Samples]]]:
     """A report's content from made-up predictions, by the code that fills a real one."""
@@ -68,7 +75,8 @@ def content() -> tuple[dict[str, Any], dict[str, list[Samples]]]:
         "idle": percentiles([0.05] * 60), "latency": steady, "bench": {"sweep": None, "steady": steady},
         "cost": cost(Measured(100, 5.0, {"label": 1, "train": 1}, 10.0, [9, 3, 1], 400.0), Cost(), {"cores": 2}, 1)
         | {"cached": 1},
-        "forgetting": None, "forms": [], "history": [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 0.5, "dev_f1": 0.4}],
+        "forgetting": None, "forms": [form("read", 0.05), form("json", 1.5)],
+        "history": [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 0.5, "dev_f1": 0.4}],
         "mistakes": by_kind(gold, student, task), "errors": [{
             "query": "oat <b>milk", "slice": "tail", "kind": "role", "gold": "a", "teacher": "b", "student": "c",
             "evidence": "items: d",
@@ -123,6 +131,10 @@ def test_the_verdict_comes_first_and_names_the_rule_that_failed(written: Path) -
     assert page.index("does not pass the gate") < page.index("<h2>Quality")
     assert "gate min_f1" in page
     assert "people agree at 58" in page
+
+
+def test_answer_forms_are_drawn_with_what_they_cost_and_are_worth(written: Path) -> None:
+    assert "median latency, milliseconds" in (written / "report.html").read_text()
 
 
 def test_what_queries_hold_is_text_and_not_markup(written: Path) -> None:

@@ -243,6 +243,22 @@ def test_a_bundle_that_is_not_what_was_released_is_refused(
     assert load.broken == 0
 
 
+def test_a_bundle_whose_engine_says_something_else_than_its_student_is_refused(
+    stage: Stage, service: Service, load: Load, tmp_path: Path
+) -> None:
+    other = [Example(q, (Label("product", "oat milk", 0, 8),)) for q in HITS[:5]]
+    build(
+        tmp_path / "other", TASK, stage.first.codec, stage.first.model, [], {}, reference=other
+    )  # the model of the engine that runs
+    before = service.pointer.read_text()
+    release(service.pointer, tmp_path / "other", Change(), ungated=True)
+    found = service.until(lambda s: "serving.self_check" in s["news"][-1]["text"])
+    assert found["active"]["bundle"] == stage.first.id
+    service.pointer.write_text(before)
+    time.sleep(0.5)
+    assert {x.status for x in load.outcomes} == {200}
+
+
 def test_operators_can_purge_and_look(service: Service) -> None:
     service.healthy()
 
