@@ -59,7 +59,9 @@ def batch(rows: Sequence[Supervised], device: str) -> tuple[Tensor, Tensor, Tens
     return *collate([r.encoded for r in rows], device), weights.to(device)
 
 
-def weighted_loss(scores: Tensor, targets: Tensor, weights: Tensor, smoothing: float = 0.0) -> Tensor:
+def weighted_loss(
+    scores: Tensor, targets: Tensor, weights: Tensor, smoothing: float = 0.0, robust: float = 0.0
+) -> Tensor:
     """Cross-entropy summed over targets, each times its weight.
 
     Args:
@@ -67,6 +69,16 @@ def weighted_loss(scores: Tensor, targets: Tensor, weights: Tensor, smoothing: f
         targets: (targets,) indices into the alphabet.
         weights: (targets,).
         smoothing: Share of the target distribution that is spread evenly (Szegedy et al. 2016).
+        robust: q of the generalised cross-entropy (1 − p^q) / q (Zhang and Sabuncu 2018): a target pulls as p^q of what
+            it would, p being what the student gives it already, so that one which everything else contradicts pulls
+            little. 0 is cross-entropy, 1 the mean absolute error.
     """
     losses = torch.nn.functional.cross_entropy(scores, targets, reduction="none", label_smoothing=smoothing)
+    if robust:
+        losses = -torch.expm1(-robust * losses) / robust
     return (losses * weights).sum()
+
+
+def robustness(step: int, *, wanted: float, steps: int) -> float:
+    """What `weighted_loss` calls q, at a step: a student that knows nothing yet contradicts everything."""
+    return wanted * min(1.0, 2 * step / steps)

@@ -27,7 +27,7 @@ from student.history import append, forget_after, read_history
 from student.infer import predict
 from student.job import Job
 from student.model import DTYPES, TargetLogits, alphabet_of, load_base
-from student.objective import Supervised, batch, supervise, weighted_loss
+from student.objective import Supervised, batch, robustness, supervise, weighted_loss
 from student.optim import make_optimizer
 from student.order import chained, learning_rate, order_digest, plan_batches, share_of_rank, total_steps
 from student.packed import pack
@@ -82,7 +82,7 @@ def train(job: Job, rank: int = 0, world: int = 1, device: str = "cpu", threads:
             group["lr"] = rate
         loss, tokens = _step(
             logits, _micro_batches(rows, batches[step], rank, world, s.accumulation), job, parameters, optimizer, world,
-            device, dtype,
+            device, dtype, robustness(step, wanted=s.robust, steps=steps),
         )
         seconds = time.monotonic() - started
         digest = chained(digest, batches[step])
@@ -174,7 +174,7 @@ def _micro_batches(
 
 def _step(
     logits: TargetLogits, micro_batches: Sequence[Sequence[Supervised]], job: Job, parameters: Sequence[Tensor],
-    optimizer: torch.optim.Optimizer, world: int, device: str, dtype: torch.dtype,
+    optimizer: torch.optim.Optimizer, world: int, device: str, dtype: torch.dtype, robust: float,
 ) -> tuple[float, int]:
     """One optimiser step: the weighted mean of the loss over all ranks, and the number of targets that count."""
     s = job.task.student
@@ -194,7 +194,7 @@ def _step(
         mixed = torch.autocast(device.split(":")[0], dtype=dtype) if dtype != torch.float32 else nullcontext()
         with mixed:
             scores = logits(ids, row_of, columns)
-        loss = weighted_loss(scores, targets, weights, s.label_smoothing)
+        loss = weighted_loss(scores, targets, weights, s.label_smoothing, robust)
         torch.autograd.backward(loss / whole)
         summed += float(loss.detach())
     if world > 1:

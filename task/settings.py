@@ -177,13 +177,14 @@ class Student(Strict):
 
     `peft` replaces `lora` by another method of PEFT: its configuration as PEFT takes it, with `peft_type`.
     `init_adapter` goes on from an adapter that was trained before. `weighting: confidence` weighs each unit's loss by
-    the teacher's confidence in its label. Training ends early after `early_stop` evaluations without a better dev F1;
-    the adapter is the one with the best dev F1 where `keep_best`, else the last. `paged_adamw_8bit` keeps the moments
-    in 8 bits, on a GPU in memory that moves to the host under pressure (Dettmers et al. 2022, 2023). With
-    `quantization: nf4` the base is held in 4 bits (QLoRA), and the adapter is merged into the base as it was rounded,
-    or into the `plain` one (`merge_base`). `sharding: full` slices the base over the workers (FSDP), for one that fits
-    on none of them. `report_to` also sends loss, rate and dev F1 to TensorBoard, MLflow or
-    Weights & Biases.
+    the teacher's confidence in its label. `robust` lets targets that the student finds unlikely pull less: q of the
+    generalised cross-entropy, reached half-way; 0.7 is for labels of which many are wrong. Training ends early after
+    `early_stop` evaluations without a better dev F1; the adapter is the one with the best dev F1 where `keep_best`,
+    else the last. `paged_adamw_8bit` keeps the moments in 8 bits, on a GPU in memory that moves to the host under
+    pressure (Dettmers et al. 2022, 2023). With `quantization: nf4` the base is held in 4 bits (QLoRA), and the adapter
+    is merged into the base as it was rounded, or into the `plain` one (`merge_base`). `sharding: full` slices the base
+    over the workers (FSDP), for one that fits on none of them. `report_to` also sends loss, rate and dev F1 to
+    TensorBoard, MLflow or Weights & Biases.
     """
 
     base: str = "SmolLM2-135M-Instruct"
@@ -199,6 +200,7 @@ class Student(Strict):
     warmup_steps: Annotated[int, Field(ge=0)] = 20
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
     label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    robust: Fraction = 0.0
     weighting: Literal["none", "confidence"] = "none"
     batch_size: Positive = 32
     accumulation: Positive = 1
@@ -227,6 +229,8 @@ class Student(Strict):
     def _consistent(self) -> Self:
         if self.quantization == "nf4" and self.dtype != "bfloat16":
             raise ValueError("quantization `nf4` computes in bfloat16; set dtype to match")
+        if self.robust and self.label_smoothing:
+            raise ValueError("`robust` with `label_smoothing`: one trusts unlikely targets less, the other more")
         if self.sharding == "full" and self.workers < 2:
             raise ValueError("sharding `full` slices the base over workers: set `workers` to 2 or more")
         if self.sharding == "full" and self.quantization != "none":

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from student.job import Row
-from student.objective import supervise, weighted_loss
+from student.objective import robustness, supervise, weighted_loss
 from task.codec import Codec
 from task.labels import Doubt, Example, Label
 from task.tokens import FastTokenizer
@@ -61,3 +61,23 @@ def test_the_loss_is_the_weighted_sum_of_each_targets_own(count: int, smoothing:
         for i, (t, w) in enumerate(zip(targets, given_weights, strict=True))
     )
     assert torch.isclose(weighted_loss(scores, targets, given_weights, smoothing), torch.as_tensor(wanted))
+
+
+@given(st.floats(0.05, 1.0), st.integers(0, 1000))
+def test_a_robust_loss_is_pulled_by_each_target_as_far_as_it_is_believed(q: float, seed: int) -> None:
+    random = torch.Generator().manual_seed(seed)
+    scores = torch.randn(6, 5, generator=random, dtype=torch.float64) * 3
+    targets = torch.randint(0, 5, (6,), generator=random)
+    pulls = []
+    for robust in (0.0, q):
+        mine = scores.clone().requires_grad_()
+        weighted_loss(mine, targets, torch.ones(6, dtype=torch.float64), robust=robust).backward()
+        assert mine.grad is not None
+        pulls.append(mine.grad)
+    believed = scores.softmax(-1).gather(1, targets[:, None]) ** q
+    assert torch.allclose(pulls[1], pulls[0] * believed)
+
+
+def test_robustness_comes_with_what_the_student_knows() -> None:
+    assert [robustness(i, wanted=0.7, steps=100) for i in (0, 25, 50, 99)] == [0.0, 0.35, 0.7, 0.7]
+    assert robustness(99, wanted=0.0, steps=100) == 0.0
