@@ -42,7 +42,7 @@ from tests.eval.known_server import known
 RESULT = Path(__file__).parent / "results" / "load_generator.json"
 QUERIES = [f"oat milk {i}" for i in range(1_000)]
 SERVICE, ARRIVALS = 500.0, 350.0
-RATES = (500, 1_000, 2_000, 3_000, 4_000, 5_000, 6_000, 8_000, 10_000, 12_000)
+RATES = (500, 1_000, 2_000, 3_000, 4_000, 5_000, 6_000, 8_000, 10_000, 12_000, 14_000, 16_000, 18_000, 20_000)
 
 
 def main() -> None:

@@ -1,39 +1,45 @@
 """Labels that are wrong on purpose: what a student makes of them, with and without the options that are meant for it.
 
     python -m benchmarks.noise runs/market [--work runs/noise] [--seeds 3] [--steps 480] [--rates 0 0.05 0.1 0.2]
-                               [--manners plain cross-fit]
+                               [--manners plain robust cross-fit]
 
 The labels of a finished market run, its teacher's, are spoilt: every label with the given probability becomes another
 role, loses or gains a word, gets another value (closed roles), or is left out. The same hand spoils the teacher's
 labels of the gold queries: that is the noisy teacher whom the student is compared with, on gold that nobody spoilt. For
 each rate and seed (of the noise and of the training) one student learns the spoilt curriculum as it is (`plain`), one
-after `curriculum.cross_fit` has masked what students of the other fold contradict (`cross-fit`; these students train
-for as many steps as it does: with a third of 240 they contradicted three right words for each wrong one). Differences
-are paired over queries and drawn over seeds. Each student is kept, so a run that was cut goes on. Expected: noise of
-this kind has no pattern, so a student learns around it: 10 % of wrong labels should cost it a point or two, where its
-teacher loses ten. Writes benchmarks/results/noise.json.
+with `student.robust: 0.7`, and where that is asked for one after `curriculum.cross_fit` has masked what students of the
+other fold contradict (these train for as many steps as it does: with a third of 240 they contradicted three right words
+for each wrong one). Differences are paired over queries and drawn over seeds. What each student gets right of each
+query is kept in the result, so a run that was cut, or that asks for more, goes on. Expected: noise of this kind has no
+pattern, so a student learns around it: 10 % of wrong labels should cost it a point or two, where its teacher loses ten.
+Writes benchmarks/results/noise.json.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
 import random
 import shutil
-from collections.abc import Sequence
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from eval.seeds import difference_over_seeds, over_seeds
+import numpy as np
+
+from eval.match import Counts
+from eval.seeds import per_query, pooled_difference, pooled_f1
 from limbeck.cross_fit import contradicted, without
 from limbeck.inputs import Inputs
 from limbeck.stage import device, git_commit, versions
 from limbeck.systems import teacher_labels
-from limbeck.variants import answers, make_job, read_predictions
+from limbeck.variants import answers, make_job
 from student.connect import connected
 from student.launch import launch
 from task.codec import Codec
-from task.files import read_json, write_json, write_jsonl
+from task.files import read_json, sha256_json, write_json
 from task.labels import Doubt, Example, Label, over
 from task.load import load_task
 from task.segment import units
@@ -45,18 +51,19 @@ from teacher import curriculum
 from teacher.curriculum import CurriculumRow
 
 RESULT = Path(__file__).parent / "results" / "noise.json"
-MANNERS = ("plain", "cross-fit")
+MANNERS = ("plain", "robust", "cross-fit")
+ROBUST = 0.7
 
 
 def main() -> None:
-    """Train what is missing; write what is complete."""
+    """Train what is missing, and write after each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="the run folder of the market")
     parser.add_argument("--work", type=Path, default=Path("runs/noise"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=480)
     parser.add_argument("--rates", type=float, nargs="+", default=[0.0, 0.05, 0.1, 0.2])
-    parser.add_argument("--manners", choices=MANNERS, nargs="+", default=list(MANNERS))
+    parser.add_argument("--manners", choices=MANNERS, nargs="+", default=["plain", "robust"])
     options = parser.parse_args()
     settings = {"student.max_steps": options.steps, "student.keep_best": "false", "student.eval_every": "1000000"}
     task = load_task(Path("configs/market.yaml"), [f"{k}={v}" for k, v in settings.items()]).task
@@ -65,59 +72,96 @@ def main() -> None:
     rows = curriculum.read(options.run / "curriculum", "train")
     teacher = teacher_labels(options.run / "label" / "labels.jsonl", inputs.test)
     assert teacher is not None
-    found: list[dict[str, Any]] = []
+    about = {"steps": options.steps, "gold": len(inputs.test), "rows": len(rows), "data": sha256_json(
+        [[x.to_json() for x in part] for part in (inputs.test, teacher, [r.example for r in rows])]
+    )}
+    students = _kept(about)
     with connected(task.student):
-        for rate in options.rates:
-            runs: dict[str, list[list[Example]]] = {"teacher": [], **{m: [] for m in options.manners}}
-            masked: list[dict[str, float]] = []
-            for seed in range(options.seeds):
-                runs["teacher"].append([spoilt(x, task, rate, seed + 1_000) for x in teacher])
-                for manner in options.manners:
-                    folder = options.work / f"{options.steps}" / f"{rate:g}-{seed}-{manner}"
-                    runs[manner].append(student(task, rows, inputs.test, rate, seed, manner, folder))
-                    print(rate, seed, manner, over_seeds(inputs.test, runs[manner][-1:], task), flush=True)
-                    if manner == "cross-fit":
-                        masked.append(read_json(folder / "masked.json"))
-            both = set(MANNERS) <= set(options.manners)
-            found.append({
-                "rate": rate, "f1": {m: over_seeds(inputs.test, r, task) for m, r in runs.items()},
-                "less_teacher": {
-                    m: difference_over_seeds(inputs.test, runs[m], runs["teacher"], task) for m in options.manners
-                },
-                "cross-fit_less_plain": difference_over_seeds(inputs.test, runs["cross-fit"], runs["plain"], task)
-                if both else None,
-                "masked": masked,
+        for seed, rate, manner in ((s, r, m) for s in range(options.seeds) for r in options.rates
+                                   for m in options.manners):
+            name = f"{rate:g}-{seed}-{manner}"
+            if name in students:
+                continue
+            found, notes = student(task, rows, inputs.test, rate, seed, manner, options.work / name)
+            counts = per_query(inputs.test, found, task)
+            students[name] = {"counts": packed(counts), "f1": pooled_f1([counts], task)["value"], **notes}
+            print(name, students[name]["f1"], flush=True)
+            write_json(RESULT, about | {
+                "students": students, "rates": summary(task, inputs.test, teacher, students),
+                "versions": versions(), "device": device(), "git": git_commit(),
             })
-    write_json(RESULT, {
-        "gold": len(inputs.test), "rows": len(rows), "steps": options.steps, "seeds": options.seeds, "rates": found,
-        "versions": versions(), "device": device(), "git": git_commit(),
-    })
     print(RESULT)
+
+
+def _kept(about: Mapping[str, Any]) -> dict[str, Any]:
+    """The students that an earlier run trained on the same data for as many steps."""
+    known = read_json(RESULT) if RESULT.exists() else {}
+    return dict(known["students"]) if all(known.get(k) == v for k, v in about.items()) else {}
+
+
+def summary(
+    task: Task, gold: Sequence[Example], teacher: Sequence[Example], students: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """For each rate the F1 of the teacher and of each manner over the seeds that there are, and what differs."""
+    out = []
+    for rate in sorted({float(name.split("-")[0]) for name in students}):
+        runs: dict[str, dict[int, Counts]] = {}
+        for name, found in students.items():
+            at, seed, manner = name.split("-", 2)
+            if float(at) == rate:
+                runs.setdefault(manner, {})[int(seed)] = unpacked(found["counts"])
+        seeds = sorted(set().union(*runs.values()))
+        spoilt_by = {s: per_query(gold, [spoilt(x, task, rate, s + 1_000) for x in teacher], task) for s in seeds}
+        out.append({
+            "rate": rate, "f1": {
+                "teacher": pooled_f1(list(spoilt_by.values()), task),
+                **{m: pooled_f1(list(r.values()), task) for m, r in runs.items()},
+            },
+            "less_teacher": {
+                m: pooled_difference(list(r.values()), [spoilt_by[s] for s in r], task) for m, r in runs.items()
+            },
+            "less_plain": {
+                m: pooled_difference(list(r.values()), list(runs["plain"].values()), task)
+                for m, r in runs.items() if m != "plain" and "plain" in runs
+            },
+        })
+    return out
+
+
+def packed(counts: Counts) -> str:
+    """Counts of a query are small: a byte each, compressed, in base64."""
+    return base64.b64encode(zlib.compress(counts.astype(np.uint8).tobytes(), 9)).decode()
+
+
+def unpacked(text: str) -> Counts:
+    """The inverse of `packed`."""
+    return np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype=np.uint8).reshape(-1, 3).astype(np.int64)
 
 
 def student(
     task: Task, rows: Sequence[CurriculumRow], gold: Sequence[Example], rate: float, seed: int, manner: str,
     folder: Path,
-) -> list[Example]:
-    """What a student of the spoilt rows says about gold; asked only once."""
-    if not (folder / "predictions.jsonl").exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        task = task.model_copy(update={"student": task.student.model_copy(update={"seed": seed})})
-        bad = [replace(r, example=spoilt(r.example, task, rate, seed)) for r in rows]
-        if manner == "cross-fit":
-            bad = _masked(task, rows, bad, folder)
-        job = make_job(task, bad, [], folder / "student", "shuffled")
-        launch(job)
-        found = answers(job, gold)
-        shutil.rmtree(folder / "student")
-        write_jsonl(folder / "predictions.jsonl", (x.to_json() for x in found))
-    return read_predictions(folder / "predictions.jsonl")
+) -> tuple[list[Example], dict[str, Any]]:
+    """What a student of the spoilt rows says about gold, and what was masked."""
+    shutil.rmtree(folder / "student", ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    changes = {"seed": seed, "robust": ROBUST if manner == "robust" else 0.0}
+    task = task.model_copy(update={"student": task.student.model_copy(update=changes)})
+    bad = [replace(r, example=spoilt(r.example, task, rate, seed)) for r in rows]
+    notes: dict[str, Any] = {}
+    if manner == "cross-fit":
+        bad, notes["masked"] = _masked(task, rows, bad, folder)
+    job = make_job(task, bad, [], folder / "student", "shuffled")
+    launch(job)
+    found = answers(job, gold)
+    shutil.rmtree(folder)
+    return found, notes
 
 
 def _masked(
     task: Task, rows: Sequence[CurriculumRow], bad: Sequence[CurriculumRow], folder: Path
-) -> list[CurriculumRow]:
-    """The spoilt rows without what the other fold's students contradict; notes how much of the noise that was."""
+) -> tuple[list[CurriculumRow], dict[str, Any]]:
+    """The spoilt rows without what the other fold's students contradict; how much of the noise that was."""
     base = fetch(task.student.base)
     codec = Codec.compile(task, [r.example for r in bad], load_tokenizer(base), form="read")
     usable = [i for i, r in enumerate(bad) if codec.representable(r.example)]
@@ -132,10 +176,9 @@ def _masked(
         _said(r.example, Doubt("", *place)) != _said(b.example, Doubt("", *place))
         for r, b in zip(rows, bad, strict=True) for place in units(r.example.query, codec.segmentation)
     )
-    write_json(folder / "masked.json", {
+    return without(bad, doubts, "mask"), {
         "doubted": len(found), "of_them_spoilt": round(hits / len(found), 4) if found else 0.0, "words_spoilt": changed,
-    })
-    return without(bad, doubts, "mask")
+    }
 
 
 def _said(example: Example, about: Doubt) -> set[tuple[str, str]]:

@@ -1,12 +1,13 @@
 """What one would put together instead: `vllm serve` with a JSON-schema answer behind LiteLLM's proxy.
 
-    python -m benchmarks.serving_peer runs/market --litellm VENV [--queries 60]
+    python -m benchmarks.serving_peer runs/market --litellm VENV [--queries 60] [--rates 5 20 50]
 
 The same merged student, machine and queries. Theirs: vLLM as a chat model with `response_format: json_schema`, and
 LiteLLM with its cache in memory before it; an answer may have as many tokens as the teacher's labels take as JSON, so
 nobody waits for idle talk. Ours: `limbeck serve` with the bundle. Misses one at a time, then the same requests again,
-which both caches know, at `--rate` a second (Poisson, time from the scheduled departure). VENV is an environment with
-`litellm[proxy]`, which needs other versions than this project.
+which both caches know: one at a time, and at each of `--rates` a second (Poisson, time from the scheduled departure).
+How many questions reached vLLM meanwhile is counted there. VENV is an environment with `litellm[proxy]`, which needs
+other versions than this project.
 
 Expected: a miss costs a pass of the model for each token of JSON against one, some 20 times; a hit costs LiteLLM some
 10 ms of Python. Writes benchmarks/results/serving_peer.json.
@@ -53,8 +54,8 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="a finished market run")
     parser.add_argument("--litellm", type=Path, required=True, metavar="VENV")
     parser.add_argument("--queries", type=int, default=60)
-    parser.add_argument("--hits", type=int, default=1_000)
-    parser.add_argument("--rate", type=float, default=50.0, help="of the hits, requests a second")
+    parser.add_argument("--seconds", type=float, default=20.0, help="that hits are asked for at each rate")
+    parser.add_argument("--rates", type=float, nargs="+", default=[5.0, 20.0, 50.0], help="of the hits, a second")
     parser.add_argument("--bundle", type=Path, help="in place of the run's")
     options = parser.parse_args()
     bundle = open_bundle(options.bundle or options.run / "bundle" / "bundle")
@@ -63,17 +64,20 @@ def main() -> None:
     rows = random.Random(0).sample(known, options.queries + WARM_UP)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        with litellm(options.run / "merge" / "model", bundle, options.litellm, folder) as url:
+        with litellm(options.run / "merge" / "model", bundle, options.litellm, folder) as (url, engine):
             bodies = [chat(bundle, row) for row in rows]
-            theirs = measured(url, "/v1/chat/completions", bodies, bodies, options.hits, options.rate)
+            target = Target(url, path="/v1/chat/completions")
+            theirs = measured(target, f"{engine}/metrics", bodies, bodies, options.seconds, options.rates)
         print("theirs", theirs, flush=True)
-        with served(bundle.folder, folder / "state") as url:
+        admin = free_port()
+        with served(bundle.folder, folder / "state", options=("--set", f"admin_port={admin}")) as url:
             misses: list[Any] = [{"query": row.query, "use_cache": False} for row in rows]
             hits: list[Any] = [{"query": row.query} for row in rows]
-            ours = measured(url, "/v1/label", misses, hits, options.hits, options.rate)
+            metrics = f"http://127.0.0.1:{admin}/engine/metrics"
+            ours = measured(Target(url, path="/v1/label"), metrics, misses, hits, options.seconds, options.rates)
         print("ours", ours, flush=True)
     write_json(RESULT, {
-        "queries": options.queries, "rate": options.rate, "theirs": theirs, "ours": ours,
+        "queries": options.queries, "seconds": options.seconds, "theirs": theirs, "ours": ours,
         "answer_tokens": [b["max_tokens"] for b in bodies[WARM_UP:]],
         "litellm": _version(options.litellm), "versions": versions(), "device": device(), "git": git_commit(),
     })
@@ -81,8 +85,8 @@ def main() -> None:
 
 
 @contextmanager
-def litellm(model: Path, bundle: Bundle, venv: Path, folder: Path) -> Iterator[str]:
-    """The proxy with its cache before vLLM; gives its address."""
+def litellm(model: Path, bundle: Bundle, venv: Path, folder: Path) -> Iterator[tuple[str, str]]:
+    """The proxy with its cache before vLLM; gives the addresses of both."""
     settings = bundle.task.serving.model_copy(update={"extra_args": ()})
     with Engine(model, "student", "json", settings, folder / "engine.log") as engine:
         engine.wait_ready()
@@ -106,7 +110,7 @@ def litellm(model: Path, bundle: Bundle, venv: Path, folder: Path) -> Iterator[s
         try:
             url = f"http://127.0.0.1:{port}"
             _wait(f"{url}/health/liveliness", proxy, folder / "litellm.log")
-            yield url
+            yield url, engine.url
         finally:
             proxy.terminate()
             proxy.wait(30)
@@ -146,18 +150,36 @@ def chat(bundle: Bundle, row: Example) -> dict[str, Any]:
 
 
 def measured(
-    url: str, path: str, misses: Sequence[Any], hits: Sequence[Any], count: int, rate: float
+    target: Target, metrics: str, misses: Sequence[Any], hits: Sequence[Any], seconds: float, rates: Sequence[float]
 ) -> dict[str, Any]:
-    """Misses one by one, of which the first warm up; then hits in an open loop."""
-    target = Target(url, path=path)
+    """Misses one by one, of which the first warm up; then hits one by one and in an open loop at each rate.
+
+    Args:
+        metrics: Where vLLM tells how many questions it has answered.
+    """
     slow = one_by_one(target, [json.dumps(b) for b in misses], use_cache=True, timeout_s=120.0)
     bodies = [json.dumps(b) for b in hits]
+    before = asked(metrics)
     known = one_by_one(target, bodies, use_cache=True)
     if (known.status != 200).any() or (slow.status != 200).any():
-        raise SystemExit(f"{url}: {sorted(set(known.status.tolist()) | set(slow.status.tolist()))}")
-    plan = poisson(rate, count / rate, bodies, 1)
-    found = summarise([(plan, run(plan, target))], kinds=False)["blended"]
-    return {"misses": percentiles(slow.latency[WARM_UP:]), "hits": {k: v for k, v in found.items() if k != "hdr"}}
+        raise SystemExit(f"{target.url}: {sorted(set(known.status.tolist()) | set(slow.status.tolist()))}")
+    at_rates = []
+    for rate in rates:
+        plan = poisson(rate, seconds, bodies, 1)
+        found = summarise([(plan, run(plan, target))], kinds=False)
+        kept = {k: v for k, v in found["blended"].items() if k != "hdr"}
+        at_rates.append({"rate": rate, "saturated": found["saturated"], "valid": found["valid"], **kept})
+    return {
+        "misses": percentiles(slow.latency[WARM_UP:]), "hits": percentiles(known.latency[WARM_UP:]),
+        "hits_at": at_rates, "hits_that_reached_vllm": asked(metrics) - before,
+    }
+
+
+def asked(metrics: str) -> int:
+    """Questions that vLLM has finished."""
+    with urllib.request.urlopen(metrics, timeout=10) as response:
+        text = response.read().decode()
+    return round(sum(float(x.split()[-1]) for x in text.splitlines() if x.startswith("vllm:request_success_total")))
 
 
 def _version(venv: Path) -> str:

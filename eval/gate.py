@@ -94,7 +94,7 @@ def judge(gates: Gates, e: Evidence) -> list[Check]:
     if gates.released_margin is not None and not e.first_release:
         out += _margin("released_margin", e.released, gates.released_margin, "the released bundle")
     if gates.max_slower is not None and not e.first_release:
-        out.append(_at_most("max_slower", e.slower, gates.max_slower, "median answer slower by", 100, "%"))
+        out.append(_at_most("max_slower", e.slower, gates.max_slower, "answers slower by (median of pairs)", 100, "%"))
     if gates.max_invalid is not None:
         value = None if e.invalid is None else {**e.invalid, "high": e.invalid["value"]}
         out.append(_at_most("max_invalid", value, gates.max_invalid, "invalid answers", 100, "%"))

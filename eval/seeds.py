@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from eval.bootstrap import Floats, draw, percentile
-from eval.match import Scheme, count
+from eval.match import Counts, Scheme, count
 from eval.metrics import MICRO, of_table
 from eval.significance import pooled
 from task.labels import Example
@@ -19,25 +19,42 @@ Runs = Sequence[Sequence[Example]]  # one set of predictions for each seed, rows
 
 
 def over_seeds(gold: Sequence[Example], runs: Runs, task: Task, by: Scheme = "value") -> dict[str, Any]:
-    """Micro-F1.
-
-    Returns:
-        `{"value", "low", "high"}`: the mean over seeds with an interval over queries and seeds (`pooled`); `seeds`:
-        each run's own; `spread`: their standard deviation, None for one.
-    """
-    points, samples = _f1(gold, runs, task, by)
-    return pooled(points, samples, task.eval.confidence) | {"seeds": [round(float(p), 6) for p in points]}
+    """Micro-F1 of predictions; see `pooled_f1`."""
+    return pooled_f1([per_query(gold, run, task, by) for run in runs], task)
 
 
 def difference_over_seeds(
     gold: Sequence[Example], a: Runs, b: Runs, task: Task, by: Scheme = "value"
 ) -> dict[str, float]:
+    """The mean F1 of predictions `a` less that of `b`; see `pooled_difference`."""
+    ours, theirs = ([per_query(gold, run, task, by) for run in runs] for runs in (a, b))
+    return pooled_difference(ours, theirs, task)
+
+
+def per_query(gold: Sequence[Example], run: Sequence[Example], task: Task, by: Scheme = "value") -> Counts:
+    """True positives, false positives and false negatives of each query, shape (queries, 3): all that F1 needs."""
+    found = count(gold, run, [r.name for r in task.roles], by, normaliser(task.normaliser))
+    return np.asarray(found.sum(axis=1), dtype=np.int64)
+
+
+def pooled_f1(runs: Sequence[Counts], task: Task) -> dict[str, Any]:
+    """Micro-F1 from what `per_query` counts in each run.
+
+    Returns:
+        `{"value", "low", "high"}`: the mean over seeds with an interval over queries and seeds (`pooled`); `seeds`:
+        each run's own; `spread`: their standard deviation, None for one.
+    """
+    points, samples = _f1(runs, task)
+    return pooled(points, samples, task.eval.confidence) | {"seeds": [round(float(p), 6) for p in points]}
+
+
+def pooled_difference(a: Sequence[Counts], b: Sequence[Counts], task: Task) -> dict[str, float]:
     """Mean F1 of `a` less that of `b`: a bootstrap over queries and, within each resample, over seeds.
 
     Queries are paired (the same resampling indices for both); seeds are drawn for each side on its own, so that a
     difference that one lucky seed makes has a wide interval.
     """
-    points, samples = _f1(gold, [*a, *b], task, by)
+    points, samples = _f1([*a, *b], task)
     rng = np.random.default_rng(task.eval.seed)
     delta = _drawn(samples[: len(a)], rng) - _drawn(samples[len(a) :], rng)
     low, high = percentile(delta, task.eval.confidence)
@@ -52,15 +69,12 @@ def _drawn(samples: Floats, rng: np.random.Generator) -> Floats:
     return np.asarray(samples[rows, np.arange(resamples)].mean(axis=0), dtype=np.float64)
 
 
-def _f1(gold: Sequence[Example], runs: Runs, task: Task, by: Scheme) -> tuple[Floats, Floats]:
+def _f1(runs: Sequence[Counts], task: Task) -> tuple[Floats, Floats]:
     """F1 of each run, shape (seeds,), and under every resample, shape (seeds, resamples); undefined is 0.
 
     All runs are drawn together: a resample has the same queries for each.
     """
-    roles = [r.name for r in task.roles]
-    normalise = normaliser(task.normaliser)
-    counts = [count(gold, run, roles, by, normalise).sum(axis=1) for run in runs]
-    drawn = draw(np.hstack(counts), task.eval.resamples, task.eval.seed)
+    drawn = draw(np.hstack(list(runs)), task.eval.resamples, task.eval.seed)
     f1 = of_table(MICRO["f1"], 1)
     parts = [slice(3 * i, 3 * i + 3) for i in range(len(runs))]
     points = np.array([float(f1(drawn.total[p])) for p in parts])

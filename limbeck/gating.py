@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck.evidence import evidence_of, student_confidence
-from limbeck.served import Served, ask
+from limbeck.served import UNCHECKED, Served, ask
 from task.errors import InputError
 from task.labels import Example
 from task.progress import Progress
@@ -76,7 +76,7 @@ def _measured(
 
     with tempfile.TemporaryDirectory(prefix="limbeck-gate-") as state, contextlib.ExitStack() as stack:
         progress.begin("starting vLLM and the gateway")
-        url = stack.enter_context(served(bundle.folder, Path(state) / "new"))
+        url = stack.enter_context(served(bundle.folder, Path(state) / "new", options=UNCHECKED))
         new = ask(url, bundle.folder, gold, task, progress, load=task.gates.slo is not None)
         progress.begin("what the student said outside of an engine", len(reference))
         said = label_all(url, reference, batch=_BATCH, done=progress.advance)

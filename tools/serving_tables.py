@@ -38,8 +38,8 @@ def gateway(result: Path) -> str:
     for name, kind in (("through the gateway", "through"), ("straight to vLLM", "straight")):
         x = g[kind]
         lines.append(f"| {name} | {x['count']} | {milliseconds(x['p50_ms'])} | {milliseconds(x['p95_ms'])} |")
-    d = g["added_p50_ms"]
-    return "\n".join([*lines, "", f"Added to the median: **{d['value']:.2f} ms [{d['low']:.2f}, {d['high']:.2f}]**."])
+    added = "{value:.2f} ms [{low:.2f}, {high:.2f}]".format(**g["added_ms"])
+    return "\n".join([*lines, "", f"Added to a miss, median of pairs: **{added}**."])
 
 
 def cache(result: Path) -> str:
@@ -137,9 +137,18 @@ def ladder(result: Path) -> str:
 def peer(result: Path) -> str:
     """LiteLLM before `vllm serve`, and us."""
     r = json.loads(result.read_text(encoding="utf-8"))
-    lines = ["| | misses | p50, ms |", "|---|---|---|"]
+    rates = [x["rate"] for x in r["ours"]["hits_at"]]
+    lines = [
+        "| p50 and p99, ms | misses, one by one | hits, one by one | "
+        + " | ".join(f"hits at {x:g}/s" for x in rates) + " | hits that reached vLLM |",
+        "|---" * (4 + len(rates)) + "|",
+    ]
     names = (("theirs", f"`vllm serve`, JSON schema, LiteLLM {r['litellm']}"), ("ours", "`limbeck serve`"))
     for kind, name in names:
-        misses = r[kind]["misses"]
-        lines.append(f"| {name} | {misses['count']} | {milliseconds(misses['p50_ms'])} |")
+        x = r[kind]
+        cells = " | ".join(
+            f"{milliseconds(c['p50_ms'])}; {milliseconds(c['p99_ms'])}" + (" (saturated)" if c.get("saturated") else "")
+            for c in (x["misses"], x["hits"], *x["hits_at"])
+        )
+        lines.append(f"| {name} | {cells} | {x['hits_that_reached_vllm']} |")
     return "\n".join(lines)

@@ -64,16 +64,14 @@ def read_forms(result: Path) -> str:
 def noise(result: Path) -> str:
     """The table of `benchmarks/noise.py`."""
     r = _read(result)
-    lines = [
-        "| labels spoilt | teacher | student | less teacher | with cross-fit | less teacher | less without |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    manners = [m for m in ("plain", "robust", "cross-fit") if any(m in n["f1"] for n in r["rates"])]
+    columns = [x for m in manners for x in (f"student, {m}", "less teacher")]
+    lines = ["| labels spoilt | seeds | teacher | " + " | ".join(columns) + " |", "|---" * (3 + len(columns)) + "|"]
     for n in r["rates"]:
         f, d = n["f1"], n["less_teacher"]
-        lines.append(
-            f"| {100 * n['rate']:g} % | {percent(f['teacher'])} | {percent(f['plain'])} | {percent(d['plain'])} "
-            f"| {percent(f.get('cross-fit'))} | {percent(d.get('cross-fit'))} | {percent(n['cross-fit_less_plain'])} |"
-        )
+        cells = [x for m in manners for x in (percent(f.get(m)), percent(d.get(m)))]
+        seeds = len(f["teacher"]["seeds"])
+        lines.append(f"| {100 * n['rate']:g} % | {seeds} | {percent(f['teacher'])} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
