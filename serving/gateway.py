@@ -26,6 +26,7 @@ from serving.messages import BatchRequest, ChatRequest, LabelRequest
 from serving.metrics import Metrics
 from serving.route import Answer, RefusedError, Route
 from serving.routes import Choice, Routes
+from serving.traces import Traces
 from task.service import Serving
 
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -41,6 +42,7 @@ class Gateway:
     metrics: Metrics = field(default_factory=Metrics)
     callers: Callers = field(default_factory=lambda: Callers(None))
     access: LineLog | None = None
+    traces: Traces | None = None
     _ready: bool = False
     _shadows: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -81,6 +83,8 @@ class Gateway:
         self.metrics.count(self.metrics.requests, path, exchange.status)
         if exchange.status == 200:
             self.metrics.observe(self.metrics.seconds, seconds, path, source)
+        if self.traces is not None:
+            self.traces.add(exchange, path, seconds)
         if self.access is not None:
             client = exchange.scope.get("client")
             self.access.add({
@@ -111,7 +115,7 @@ class Gateway:
         if answer is None:
             try:
                 async with asyncio.timeout_at(due):
-                    answer = await route.missed(query, keep=use_cache)
+                    answer = await route.missed(query, keep=use_cache, due=due)
             except (RefusedError, EngineUnavailableError, TimeoutError) as error:
                 raise _refused(exchange, error) from error
             self._shadow(choice, route, answer)

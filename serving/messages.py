@@ -51,8 +51,8 @@ class LabelResponse(BaseModel):
         Field(description="`uncertain`: probably not right; `abstained`: so probably wrong that nothing is said"),
     ]
     source: Annotated[
-        Literal["cache", "kept", "student"],
-        Field(description="The head cache, an answer that the student gave before, or the student now"),
+        Literal["cache", "kept", "student", "teacher"],
+        Field(description="The head cache, an answer given before, the student now, or a teacher in its stead"),
     ]
     probability: Annotated[
         float | None, Field(description="That the labelling is right as a whole; null from a cache")

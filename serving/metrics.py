@@ -30,6 +30,9 @@ class Metrics:
             ["bundle", "source", "status"], registry=r,
         )
         self.refused = Counter("limbeck_refused", "Requests refused", ["reason"], registry=r)
+        self.consulted = Counter(
+            "limbeck_consulted", "Doubtful queries for the teacher, by what came of it", ["outcome"], registry=r
+        )
         self.shadowed = Counter(
             "limbeck_shadow", "Queries that a bundle not yet released was asked too", ["bundle", "result"], registry=r
         )

@@ -13,13 +13,15 @@ from serving.breaker import Breaker
 from serving.bundle import Bundle
 from serving.cache import HeadCache, Hit, encoded, moved
 from serving.client import EngineUnavailableError, Judged, Student
+from serving.consult import Teacher
 from serving.pace import Pace
 from serving.store import Store, mentions
 from task.check import violation
 from task.labels import Labelling
 from task.service import Serving
 
-Source = Literal["cache", "kept", "student"]
+Source = Literal["cache", "kept", "student", "teacher"]
+_SPARE_S = 0.05  # of a request's time, to answer after a teacher did not
 Status = Literal["ok", "uncertain", "abstained"]
 _TOGETHER = 16  # queries of a batch that go to the engine in one request
 
@@ -68,6 +70,7 @@ class Route:
         """
         self.bundle, self.cache, self.student, self.breaker = bundle, cache, student, Breaker()
         self._store, self._doubtful = store, doubtful
+        self._teacher: Teacher | None = None
         self._settings = settings
         self.made = int(datetime.datetime.fromisoformat(bundle.manifest["created"]).timestamp())
         self.task_json = json.dumps(bundle.task.name, ensure_ascii=False).encode()
@@ -75,6 +78,10 @@ class Route:
         self._tasks: set[asyncio.Task[None]] = set()
         self.waiting = self.answered = 0
         self._pace = Pace()
+
+    def use_teacher(self, teacher: Teacher) -> None:
+        """Ask this teacher about doubtful queries while the client waits, where it asks for a single one."""
+        self._teacher = teacher
 
     def known(self, query: str) -> Answer | None:
         """The answer from the head cache, or one that the student gave a while ago."""
@@ -166,9 +173,8 @@ class Route:
         if wrong or status == "abstained":
             return Answer(query, b"[]", "student", "abstained", probability)
         raw = encoded(labels)
-        if keep and self._store is not None and probability is not None and status == "ok" \
-                and probability >= settings.write_back.probability:
-            self._store.put(self.bundle.id, self.cache.normalise(query), query, raw)
+        if keep and probability is not None and status == "ok" and probability >= settings.write_back.probability:
+            self._keep(query, raw)
         return Answer(query, raw, "student", status, probability)
 
     async def answer(self, query: str, *, use_cache: bool = True) -> Answer:
@@ -186,9 +192,23 @@ class Route:
         futures = self.ask([q for q, answer in known.items() if answer is None and q.strip()])
         return [known[q] or await self._landed(q, futures.get(q), use_cache) for q in queries]
 
-    async def missed(self, query: str, *, keep: bool = True) -> Answer:
-        """The student's answer to one query; raises like `answer`."""
-        return await self._landed(query, self.ask([query])[query] if query.strip() else None, keep)
+    async def missed(self, query: str, *, keep: bool = True, due: float | None = None) -> Answer:
+        """The answer to one query that no cache knows; raises like `answer`.
+
+        Args:
+            due: The loop's time by which it is wanted; a teacher is asked only where this is given.
+        """
+        answer = await self._landed(query, self.ask([query])[query] if query.strip() else None, keep)
+        if self._teacher is None or due is None or not keep or answer.status == "ok":
+            return answer
+        patience = due - asyncio.get_running_loop().time() - _SPARE_S
+        labels = await self._teacher.label(query, patience, lambda found: self._keep(query, encoded(found)))
+        return answer if labels is None else Answer(query, encoded(labels), "teacher")
+
+    def _keep(self, query: str, labels: bytes) -> None:
+        """Let later requests find an answer."""
+        if self._store is not None:
+            self._store.put(self.bundle.id, self.cache.normalise(query), query, labels)
 
     async def _landed(self, query: str, future: asyncio.Future[Judged] | None, keep: bool) -> Answer:
         """What was asked for, once it is there; a blank query was not."""
@@ -231,3 +251,5 @@ class Route:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.student.close()
+        if self._teacher is not None:
+            await self._teacher.close()

@@ -32,10 +32,13 @@ def serve(source: Path, state: Path, override: Callable[[Serving], Serving]) -> 
     """
     from serving.admin import listen
     from serving.supervisor import Supervisor
+    from serving.traces import Traces
 
     async def run() -> None:
         supervisor = Supervisor(source, state, override)
         settings = supervisor.settings
+        if settings.traces:
+            Traces(settings.traces).close()  # here, not in every worker, is where somebody reads what is missing
         with _bound(settings.host, settings.port) as listener:
             if settings.admin_port:
                 with _bound(LOOPBACK, settings.admin_port, field="serving.admin_port"):

@@ -21,6 +21,7 @@ import uvloop
 from serving.bundle import Bundle, open_copy
 from serving.cache import HeadCache
 from serving.client import StudentClient
+from serving.consult import Teacher
 from serving.gateway import Gateway
 from serving.limits import Callers, read_keys
 from serving.logs import DoubtLog, LineLog, keep_flushing
@@ -30,6 +31,7 @@ from serving.route import Route
 from serving.routes import Choice, Routes
 from serving.state import Said, StateFolder, Wanted, WantedRoute
 from serving.store import Store
+from serving.traces import Traces
 from serving.turns import Tally
 from task.errors import InputError
 from task.service import Serving
@@ -54,6 +56,7 @@ class Worker:
         self.gateway = Gateway(
             Routes(), self.settings, self.metrics, Callers(None, self.settings.workers),
             self.log if self.settings.access_log else None,
+            Traces(self.settings.traces, self.settings.trace_share) if self.settings.traces else None,
         )
         self._open: dict[tuple[Path, str], Route] = {}
         self._stamp = self._keys_stamp = -1
@@ -107,10 +110,16 @@ class Worker:
         bundle, cache, tokenizer = await asyncio.to_thread(read)
         settings = wanted.settings
         client = StudentClient.of(bundle, wanted.engine, tokenizer, settings.request_timeout_s, settings.max_model_len)
-        return Route(
+        route = Route(
             bundle, cache, client, settings, self.store,
             lambda query, probability: self.doubts.add(bundle.id, query, probability, settings.certain),
         )
+        if settings.consult.per_hour:
+            route.use_teacher(Teacher(
+                settings.consult, bundle.task, self.settings.workers,
+                lambda outcome: self.metrics.count(self.metrics.consulted, outcome),
+            ))
+        return route
 
     def _read_keys(self) -> None:
         path = self.settings.keys
@@ -171,6 +180,8 @@ class Worker:
             for route in self._open.values():
                 await route.close()
             self.store.close()
+            if self.gateway.traces is not None:
+                self.gateway.traces.close()
 
 
 def _loud(task: asyncio.Task[None]) -> None:

@@ -42,6 +42,20 @@ class WriteBack(Strict):
     rows: Positive = 1_000_000
 
 
+class Consult(Strict):
+    """A teacher that is asked while the client waits, at most `per_hour` times, about what the student doubts.
+
+    Any OpenAI-compatible endpoint; the key is read from the environment variable `api_key_env`. One query in a hundred
+    that waits for an LLM makes the service's p99 the LLM's: 0, the default, asks nobody.
+    """
+
+    per_hour: Annotated[int, Field(ge=0)] = 0
+    base_url: str = "https://api.openai.com/v1"
+    model: str = "gpt-4.1-mini"
+    api_key_env: str = "OPENAI_API_KEY"
+    timeout_s: Annotated[float, Field(gt=0.0)] = 3.0
+
+
 class Change(Strict):
     """How a new bundle takes over.
 
@@ -80,9 +94,10 @@ class Serving(Engine):
     `workers` gateway processes share one port; `admin_port` (0 takes a free one) is for operators. `request_timeout_s`
     is a request's deadline, of which a client may ask for less. At most `max_waiting` queries of a worker wait for the
     student; more are refused. `keys` names the file of API keys that `limbeck key` writes; without it everybody may
-    ask. An engine that answers nothing for `hang_s` seconds is killed and started again. Each time it starts it must
-    give at least the share `self_check` of the labels that the trained student gave outside of it to queries that are
-    kept in the bundle.
+    ask. `traces` is where an OpenTelemetry collector takes OTLP over HTTP; `trace_share` of the requests that bring no
+    trace of their own get one. An engine that answers nothing for `hang_s` seconds is killed and started again. Each
+    time it starts it must give at least the share `self_check` of the labels that the trained student gave outside of
+    it to queries that are kept in the bundle.
     """
 
     weights: Literal["merged", "adapter"] = "merged"
@@ -100,8 +115,17 @@ class Serving(Engine):
     workers: Positive = 1
     keys: Path | None = None
     access_log: bool = True
+    traces: str | None = None
+    trace_share: Fraction = 1.0
     hang_s: Annotated[float, Field(gt=0.0)] = 10.0
     self_check: Fraction = 0.9
     certain: Certain = Certain()
     write_back: WriteBack = WriteBack()
+    consult: Consult = Consult()
     change: Change = Change()
+
+    @model_validator(mode="after")
+    def _paid_once(self) -> Self:
+        if self.consult.per_hour and not self.write_back.ttl_s:
+            raise ValueError("`consult` without `write_back.ttl_s`: an answer must be kept, or is paid for again")
+        return self
