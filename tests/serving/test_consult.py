@@ -41,7 +41,7 @@ class Llm:
 
 @asynccontextmanager
 async def consulting(
-    h: House, llm: Llm, *, per_hour: int = 100, sharers: int = 1, outcomes: list[str] | None = None,
+    h: House, llm: Llm, *, per_hour: int = 100, sharers: int = 1, outcomes: list[str] | None = None, sure: float = 1.0,
 ) -> AsyncIterator[None]:
     app = web.Application()
     app.router.add_post("/v1/chat/completions", llm.chat)
@@ -54,6 +54,7 @@ async def consulting(
         api_key_env="LIMBECK_TEST_KEY",
     )
     said = outcomes if outcomes is not None else []
+    h.engine.sure = sure
     h.route.use_teacher(Teacher(settings, h.route.bundle.task, sharers, said.append))
     try:
         yield
@@ -119,7 +120,7 @@ def test_labels_that_the_task_does_not_know_are_left_out(house: Open) -> None:
 def test_nobody_is_asked_about_what_is_sure_cached_or_one_of_many(house: Open) -> None:
     async def run() -> None:
         llm = Llm()
-        async with house(write_back={"ttl_s": 600.0}) as h, consulting(h, llm):
+        async with house(write_back={"ttl_s": 600.0}) as h, consulting(h, llm, sure=20.0):
             await h.label("RICE milk")
         async with house(**DOUBT) as h, consulting(h, llm):
             await h.label("oat milk")
