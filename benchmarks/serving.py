@@ -6,7 +6,7 @@
   1,000/s, then rising rates until the service or the generator cannot follow. The generator is one process on the same
   two cores; its own limit is measured against a server that answers each request with a constant.
 - `gateway`: single misses through the gateway and the same question sent straight to vLLM, in turns on an idle
-  machine; the difference of the medians is what the gateway adds.
+  machine; the median difference of a pair is what the gateway adds.
 - `cache`: head caches of a million and of ten million queries: build time, size, time to open, memory, look-ups.
 
 Expected: a hit costs the gateway some 100 µs of CPU, so two cores that also run the generator bear about 8,000/s; a

@@ -198,7 +198,9 @@ def _page(template: str, **values: Any) -> str:
         lstrip_blocks=True,
         autoescape=jinja2.select_autoescape(enabled_extensions=("html", "html.j2"), disabled_extensions=("md.j2",)),
     )
-    environment.filters |= {"percent": percent, "plain": plain, "ms": milliseconds, "dollars": dollars, "cell": cell}
+    environment.filters |= {
+        "percent": percent, "plain": plain, "ms": milliseconds, "dollars": dollars, "cell": cell, "p_value": p_value,
+    }
     return environment.get_template(template).render(**values)
 
 
@@ -221,6 +223,11 @@ def dollars(amount: float | None) -> str:
     if amount is None or amount != amount:
         return "–"
     return f"{amount:,.2f}" if abs(amount) >= 1 or amount == 0 else f"{amount:.3g}"
+
+
+def p_value(p: float) -> str:
+    """Two digits; none is zero, however small."""
+    return "< 1e-12" if p < 1e-12 else f"{p:.2g}"
 
 
 def cell(text: object) -> str:
