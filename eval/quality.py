@@ -179,20 +179,3 @@ def label_agreement(a: Sequence[Example], b: Sequence[Example]) -> float:
     left = {(i, x.key) for i, row in enumerate(a) for x in row.labels}
     right = {(i, x.key) for i, row in enumerate(b) for x in row.labels}
     return len(left & right) / len(left | right) if left | right else 1.0
-
-
-def annotator_ceiling(annotations: Sequence[Sequence[Example]], task: Task, by: Scheme = "span") -> dict[str, Any]:
-    """How well people agree: F1 of every two sets of annotations of the same rows, and their mean.
-
-    A student is not to be expected above it, for gold that one person wrote another would contradict as often.
-    """
-    e = task.eval
-    roles = [r.name for r in task.roles]
-    normalise = normaliser(task.normaliser)
-    f1 = of_table(MICRO["f1"], len(roles))
-    pairs = [
-        draw(tables(a, b, roles, normalise, (by,))[by], e.resamples, e.seed).figure(f1, e.confidence, e.interval)
-        for i, a in enumerate(annotations) for b in annotations[i + 1 :]
-    ]
-    known = [p["value"] for p in pairs if p["value"] is not None]
-    return {"scheme": by, "pairs": pairs, "mean": round(float(np.mean(known)), 6) if known else None}

@@ -200,6 +200,7 @@ def _page(template: str, **values: Any) -> str:
     )
     environment.filters |= {
         "percent": percent, "plain": plain, "ms": milliseconds, "dollars": dollars, "cell": cell, "p_value": p_value,
+        "share": lambda x: plain(None if x is None else {"value": x}),
     }
     return environment.get_template(template).render(**values)
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from eval.people import ceiling
 from eval.predictions import read_predictions
 from eval.quality import quality
 from eval.slices import slices_of
@@ -15,21 +16,25 @@ from task.labels import Example
 from task.spec import Task
 
 
-def score_files(gold: Path, predictions: Path, resamples: int, by: Sequence[str] = ()) -> dict[str, Any]:
+def score_files(
+    gold: Path, predictions: Path, resamples: int, by: Sequence[str] = (), annotations: Sequence[Path] = ()
+) -> dict[str, Any]:
     """Quality of a prediction file; a query without a prediction counts as an empty one, and so does an invalid one.
 
     Args:
         by: Columns of the gold file to slice by, besides the number of words and of labels.
+        annotations: Labels of the same queries by several people: what they agree on comes with the figures.
 
     Raises:
         InputError: Gold is malformed, a prediction has no query or is for no gold query, or no row has a column.
     """
-    task = task_of(gold, predictions, resamples=resamples)
+    task = task_of(gold, predictions, *annotations, resamples=resamples)
     truth = read_labels(gold, task)
     rows, invalid, missing = aligned(truth, predictions, task)
     columns = {name: _column(gold, name) for name in by}
     slices = slices_of(truth, task, columns=columns)
-    return {**quality(truth, rows, task, slices, invalid), "missing": missing}
+    people = ceiling(truth, [read_labels(a, task) for a in annotations], task) if annotations else None
+    return {**quality(truth, rows, task, slices, invalid), "missing": missing, "people": people}
 
 
 def aligned(truth: Sequence[Example], predictions: Path, task: Task) -> tuple[list[Example], list[bool], int]:

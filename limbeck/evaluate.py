@@ -27,6 +27,7 @@ def evaluate(pipeline: Pipeline, folder: Path) -> Mapping[str, Any]:
     from eval.changes import changes
     from eval.gate import judge
     from eval.mistakes import by_kind
+    from eval.people import ceiling
     from eval.quality import label_agreement, paired, quality
     from eval.report import SCHEMA, write
     from eval.slices import slices_of
@@ -67,6 +68,7 @@ def evaluate(pipeline: Pipeline, folder: Path) -> Mapping[str, Any]:
         "task": task.name, "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "bundle": _bundle(pipeline), "verdict": said + _words(differences),
         "confidence": task.eval.confidence, "resamples": task.eval.resamples, "interval": task.eval.interval,
+        "people": ceiling(gold, pipeline.inputs.annotations, task) if pipeline.inputs.annotations else None,
         "systems": systems, "served": SERVED, "copied": copied, "differences": differences,
         "teacher_confidence": teacher_confidence(pipeline, gold), "student_confidence": confidence,
         "idle": bench["cold"] if bench else None, "latency": bench["steady"] if bench else None, "bench": bench,

@@ -47,15 +47,30 @@ class Inputs:
             return self._run / "sample" / FILES[name] if name in FILES else None
         holder: object = data.gold if name in {"calibration", "test"} else data
         given: str | None = getattr(holder, name)
-        if given is None:
-            return None
+        return None if given is None else self._place(given)
+
+    def _place(self, given: str) -> Path | str:
+        data = self.task.data
         if data.dir is None:
             return f"hub:{data.hub}:{_HUB_SPLITS.get(given, given)}"
         return data.dir / given
 
+    @functools.cached_property
+    def annotations(self) -> list[list[Example]]:
+        """What each of several people said about test queries."""
+        return [read_labels(s, self.task) for s in self.annotation_sources]
+
+    @property
+    def annotation_sources(self) -> list[Path | str]:
+        """Where that stands."""
+        return [self._place(a) for a in self.task.data.gold.annotations]
+
     def fingerprint(self, *names: str) -> str:
         """SHA-256 over tables."""
-        return sha256_json({n: _digest(s) for n in names if (s := self.source(n)) is not None})
+        found = {n: _digest(s) for n in names if (s := self.source(n)) is not None}
+        if "test" in names:
+            found |= {f"person {i}": _digest(s) for i, s in enumerate(self.annotation_sources)}
+        return sha256_json(found)
 
     @functools.cached_property
     def teacher(self) -> Sources:

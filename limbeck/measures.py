@@ -159,6 +159,9 @@ def score(
     predictions: Annotated[Path, typer.Argument(help="Predictions for the same queries")],
     out: Annotated[Path | None, typer.Option("--json", help="Write all figures here, roles and slices too")] = None,
     by: Annotated[list[str] | None, typer.Option(help="A column of the gold file to slice by; repeatable")] = None,
+    annotations: Annotated[
+        list[Path] | None, typer.Option("--person", help="Labels by one person: says what people reach; repeatable")
+    ] = None,
     resamples: Annotated[int, typer.Option(help="Bootstrap resamples", min=1)] = 10_000,
 ) -> None:
     """Precision, recall and F1 of a prediction file, with intervals.
@@ -170,11 +173,12 @@ def score(
     from eval.score import score_files
     from task.files import write_json
 
-    found = score_files(gold, predictions, resamples, by or ())
+    found = score_files(gold, predictions, resamples, by or (), annotations or ())
     if out:
         write_json(out, found)
     names = ("precision", "recall", "f1", "macro_f1", "weighted_f1", "exact_match")
-    print(json.dumps({k: found[k] for k in ("rows", "missing", "invalid", "hallucinated")} | {
+    people = {"people": found["people"]} if found["people"] else {}
+    print(json.dumps({k: found[k] for k in ("rows", "missing", "invalid", "hallucinated")} | people | {
         scheme: {k: found[scheme][k] for k in names if k in found[scheme]} for scheme in SCHEMES
     }, indent=2))
 

@@ -112,10 +112,14 @@ class ExampleSpec(Strict):
 
 
 class GoldFiles(Strict):
-    """Gold labels: `calibration` may be looked at, `test` only judges."""
+    """Gold labels: `calibration` may be looked at, `test` only judges.
+
+    `annotations` names a file for each person who labelled test queries: how well they agree is what one may expect.
+    """
 
     calibration: str | None = None
     test: str | None = None
+    annotations: tuple[str, ...] = ()
 
 
 class Data(Strict):

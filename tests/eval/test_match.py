@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from benchmarks.evaluation import tags
 from eval.match import SCHEMES, count, tables
 from eval.metrics import macro_f1, micro, prf, weighted_f1
-from eval.quality import annotator_ceiling, label_agreement, paired, paired_difference, quality
+from eval.quality import label_agreement, paired, paired_difference, quality
 from eval.semeval import pair
 from eval.slices import slices_of
 from task.labels import Example, Label, ordered
@@ -247,10 +247,3 @@ def test_slices_cover_every_row_once_and_what_does_not_cut_is_left_out() -> None
     assert found["shop"] == ["a", "b", "a"]
     assert "same" not in found
     assert "traffic" not in slices_of(gold, task, log=[Example("a"), Example("b")])
-
-
-def test_annotators_are_compared_two_by_two() -> None:
-    gold, other = random_rows(7, 200)
-    found = annotator_ceiling([gold, gold, other], make_task(eval={"resamples": 50}))
-    assert [p["value"] == 1.0 for p in found["pairs"]] == [True, False, False]
-    assert found["mean"] == pytest.approx(np.mean([p["value"] for p in found["pairs"]]), abs=1e-6)

@@ -20,6 +20,7 @@ from eval.gate import Evidence, judge
 from eval.generator import Samples
 from eval.latency import percentiles, summarise
 from eval.mistakes import by_kind
+from eval.people import ceiling
 from eval.quality import paired, quality
 from eval.report import percent, write, write_bench, write_comparison
 from eval.slices import slices_of
@@ -69,7 +70,7 @@ def content() -> tuple[dict[str, Any], dict[str, list[Samples]]]:
         "systems": {
             "teacher": quality(gold, gold, task, cut), SERVED: quality(gold, student, task, cut, [False] * 400),
         },
-        "served": SERVED, "copied": quality(gold, student, task),
+        "served": SERVED, "people": ceiling(gold, [gold, predicted], task), "copied": quality(gold, student, task),
         "differences": [{"a": "student", "b": "teacher", **paired(gold, student, gold, task)}],
         "teacher_confidence": None, "student_confidence": assess(rng.random(400), right, range(400), resamples=50),
         "idle": percentiles([0.05] * 60), "latency": steady, "bench": {"sweep": None, "steady": steady},
@@ -107,6 +108,7 @@ def test_every_figure_of_the_json_that_the_page_shows_is_the_same(written: Path)
     shown += [served[k]["f1"] for k in ("raw", "span", "exact", "partial", "type")]
     shown += [part["f1"] for cut in served["slices"].values() for part in cut.values()]
     shown += [r["f1"] for r in served["value"]["roles"].values()]
+    shown += [*report["people"]["between"], *report["people"]["gold"]]
     shown += [report["differences"][0]["f1"], report["student_confidence"]["ece"], served["invalid"]]
     assert len(shown) > 25
     for figure in shown:
