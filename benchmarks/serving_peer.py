@@ -70,7 +70,7 @@ def main() -> None:
             theirs = measured(target, f"{engine}/metrics", bodies, bodies, options.seconds, options.rates)
         print("theirs", theirs, flush=True)
         admin = free_port()
-        with served(bundle.folder, folder / "state", options=("--set", f"admin_port={admin}")) as url:
+        with served(bundle.folder, folder / "state", options=("--admin-port", str(admin))) as url:
             misses: list[Any] = [{"query": row.query, "use_cache": False} for row in rows]
             hits: list[Any] = [{"query": row.query} for row in rows]
             metrics = f"http://127.0.0.1:{admin}/engine/metrics"

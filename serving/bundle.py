@@ -78,7 +78,8 @@ class Bundle:
 
     def reference(self) -> list[Example]:
         """Queries with the labels that the trained student gave them outside of any engine; none where nobody asked."""
-        return [Example.from_json(row) for _, row in rows_of(self.folder / "reference.jsonl")]
+        path = self.folder / "reference.jsonl"
+        return [Example.from_json(row) for _, row in rows_of(path)] if path.stat().st_size else []
 
     @property
     def small_files(self) -> dict[str, str]:

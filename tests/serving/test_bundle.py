@@ -32,6 +32,15 @@ def test_it_opens_with_what_it_was_built_from(folder: Path, task: Task) -> None:
     assert len(opened.id) == 12
 
 
+def test_it_brings_what_the_trained_student_said(
+    folder: Path, tmp_path: Path, task: Task, tiny_llama: Path, tokenizer: FastTokenizer
+) -> None:
+    assert open_bundle(folder).reference() == []
+    other = build(tmp_path / "o", task, Codec.compile(task, [], tokenizer), tiny_llama, HEAD, {}, reference=HEAD)
+    assert other.reference() == HEAD
+    assert (other.model_name, other.id != open_bundle(folder).id) == (open_bundle(folder).model_name, True)
+
+
 def test_equal_content_has_equal_names_and_other_weights_another(
     folder: Path, tmp_path: Path, task: Task, tiny_llama: Path, tiny_llama_untied: Path, tokenizer: FastTokenizer
 ) -> None:
