@@ -32,7 +32,8 @@ def f1_by_role(systems: Mapping[str, Mapping[str, Any]]) -> str:
         f1 = [roles[n]["f1"] for n in names]
         x = np.arange(len(names)) + (number - (len(systems) - 1) / 2) * width
         _bars(axes, x, f1, width * 0.92, COLOURS[number % len(COLOURS)], system)
-    axes.set_xticks(range(len(names)), names, rotation=20 if len(names) > 6 else 0)
+    tilted: dict[str, Any] = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if len(names) > 6 else {}
+    axes.set_xticks(range(len(names)), names, **tilted)
     axes.set_ylabel("F1, %")
     axes.set_ylim(0, 100)
     axes.legend(ncols=3, loc="upper center", bbox_to_anchor=(0.5, 1.25))
