@@ -18,7 +18,9 @@ from typing import Any
 
 import pytest
 
+from eval.metrics import micro
 from eval.quality import label_agreement
+from eval.seeds import per_query
 from serving.bundle import open_bundle
 from serving.run import served
 from task.files import read_json, sha256_file
@@ -84,7 +86,7 @@ def test_every_query_has_a_status(run: Path) -> None:
 
 def test_training_went_on_where_it_was_killed(run: Path) -> None:
     steps = [json.loads(x)["step"] for x in (run / "train" / "curve.jsonl").read_text().splitlines()]
-    assert steps == list(range(1, 31))
+    assert steps == list(range(1, 61))
     order = read_json(run / "train" / "order.json")
     assert order["sha256"] == order["planned"]
 
@@ -256,12 +258,13 @@ def test_only_the_engine_of_the_running_service_is_left(run: Path, url: str) -> 
     assert len(found.stdout.splitlines()) == 1, found.stdout
 
 
-@pytest.mark.parametrize(("setting", "least"), [("weights=adapter", 0.95), ("quantization=int8", 0.8)])
-def test_a_student_served_otherwise_says_the_same(run: Path, tmp_path: Path, setting: str, least: float) -> None:
+@pytest.mark.parametrize(("setting", "least"), [("weights=adapter", 0.95), ("quantization=int8", 0.65)])
+def test_a_student_served_otherwise_is_as_good(run: Path, tmp_path: Path, setting: str, least: float) -> None:
     """The adapter added while the engine runs, and 8 bits: the bundle stage alone is run again.
 
-    After 30 steps a student has many close calls, which bf16 decides by the order of a sum; in fp32 the adapter's
-    answers are those of transformers (`tests/serving/test_many_tasks.py`).
+    After 60 steps a student has many close calls, which any rounding decides otherwise, some to the better: in 8 bits a
+    fifth of the labels differ between processors, and F1 does not. In fp32 the adapter's answers are those of
+    transformers (`tests/serving/test_many_tasks.py`).
     """
     again = tmp_path / run.name
     shutil.copytree(run, again)
@@ -274,8 +277,12 @@ def test_a_student_served_otherwise_says_the_same(run: Path, tmp_path: Path, set
         "predict", again / "bundle" / "bundle", "--in", tmp_path / "gold.jsonl", "--out", tmp_path / "found.jsonl",
         "--no-cache", "--log", tmp_path / "engine.log",
     ), check=True)
-    said = {}
-    for path in (tmp_path / "found.jsonl", run / "evaluate" / "predictions" / "student-merged-and-served.jsonl"):
-        rows = map(json.loads, path.read_text().splitlines()[:60])
-        said[path] = [Example(r["query"], tuple(Label.from_json(x) for x in r["labels"])) for r in rows]
-    assert label_agreement(*said.values()) >= least
+    merged = run / "evaluate" / "predictions" / "student-merged-and-served.jsonl"
+    truth, ours, theirs = (
+        [Example(r["query"], tuple(Label.from_json(x) for x in r["labels"]))
+         for r in map(json.loads, path.read_text().splitlines()[:60])]
+        for path in (tmp_path / "gold.jsonl", tmp_path / "found.jsonl", merged)
+    )
+    f1 = [micro(per_query(truth, rows, bundle.task)[:, None].sum(axis=0))[2] for rows in (ours, theirs)]
+    assert f1[0] > f1[1] - 0.05
+    assert label_agreement(ours, theirs) >= least
