@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from eval.bootstrap import draw
-from eval.match import Scheme, count
+from eval.match import Scheme
 from eval.metrics import MICRO, of_table
+from eval.seeds import per_query
 from task.labels import Example
-from task.normalize import normaliser
 from task.spec import Task
 
 
@@ -43,8 +43,7 @@ def ceiling(
 
 
 def _f1(a: Sequence[Example], b: Sequence[Example], task: Task, by: Scheme) -> dict[str, float | None]:
-    table = count(a, b, [r.name for r in task.roles], by, normaliser(task.normaliser)).sum(axis=1, keepdims=True)
-    drawn = draw(table, task.eval.resamples, task.eval.seed)
+    drawn = draw(per_query(a, b, task, by), task.eval.resamples, task.eval.seed)
     return drawn.figure(of_table(MICRO["f1"], 1), task.eval.confidence, task.eval.interval)
 
 
