@@ -1,7 +1,8 @@
 """The engine: vLLM as a process of its own, on loopback, with arguments that only we choose.
 
 vLLM protects few of its paths, so nothing but the gateway on this machine may reach it. The process and its children
-die with their parent: by `close`, at exit, and by a guard when the parent is killed.
+die with us: by `close`, at exit, and by a guard when we are killed. Without a GPU it is forked from a process that has
+imported vLLM (`serving.zygote`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from types import TracebackType
 from typing import Self
 
 from serving.guard import Guard
+from serving.zygote import SERVER, Forked, Order, Zygote, ZygoteError, zygote
 from task.errors import ComponentError
 from task.service import Adapters
 from task.settings import Engine as EngineSettings
@@ -41,9 +43,9 @@ class EngineError(ComponentError):
 def arguments(
     model: Path, name: str, form: str, settings: EngineSettings, port: int, adapters: Adapters | None = None
 ) -> list[str]:
-    """The command line of the engine; the answer form decides how it runs."""
+    """The server's arguments; the answer form decides how it runs."""
     out = [
-        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model),
+        "--model", str(model),
         "--host", LOOPBACK, "--port", str(port), "--served-model-name", name, "--dtype", settings.dtype,
         "--max-model-len", str(settings.max_model_len), "--max-num-seqs", str(settings.max_num_seqs),
         "--disable-uvicorn-access-log", "--no-enable-prefix-caching",
@@ -81,27 +83,29 @@ class Engine:
         self.port = port or free_port()
         self.url = f"http://{LOOPBACK}:{self.port}"
         self._timeout = settings.start_timeout_s
-        environment = {
-            **os.environ,
-            "VLLM_CPU_KVCACHE_SPACE": str(max(1, round(settings.kv_cache_gib))),
-            "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING"),
-            # Unbound: vLLM would tie every engine's threads to the same cores, and of two that share them, as when one
-            # bundle follows another, the second starves. One core is left to the rest of the engine.
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            "OMP_NUM_THREADS": str(settings.cpu_threads or max(1, (os.cpu_count() or 1) - 1)),
-            "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1",
-            "TOKENIZERS_PARALLELISM": "false", "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": str(KEPT_OPEN_S),
-        }
+        log.parent.mkdir(parents=True, exist_ok=True)
+        environment = _environment(settings)
         if adapters is not None:
             environment["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "True"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as output:
-            self._process = subprocess.Popen(
-                arguments(model, name, form, settings, self.port, adapters), stdout=output, stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL, env=environment, start_new_session=True, preexec_fn=_beneath,
-            )
+        command = arguments(model, name, form, settings, self.port, adapters)
+        self._process = self._started(command, environment, settings)
         self._guard = Guard(self._process.pid)
         atexit.register(self.close)
+
+    def _started(
+        self, command: list[str], environment: dict[str, str], settings: EngineSettings
+    ) -> subprocess.Popen[bytes] | Forked:
+        from_zygote = _zygote(settings, self.log)
+        if from_zygote is None:
+            with self.log.open("ab") as output:
+                return subprocess.Popen(
+                    [sys.executable, "-m", SERVER, *command], stdout=output, stderr=subprocess.STDOUT,
+                    stdin=subprocess.DEVNULL, env=environment, start_new_session=True, preexec_fn=_beneath,
+                )
+        try:
+            return from_zygote.start(Order(command, environment, str(self.log.resolve())), self._timeout)
+        except ZygoteError as error:
+            raise EngineError(f"the process that imports vLLM: {error}; {self._log_tail()}") from error
 
     def wait_ready(self, on_wait: Callable[[float], None] = lambda _: None) -> Self:
         """Wait until it answers.
@@ -204,6 +208,40 @@ class Engine:
     def _log_tail(self, lines: int = 15) -> str:
         text = self.log.read_text(errors="replace").splitlines()[-lines:]
         return f"the end of {self.log}:\n" + "\n".join(text)
+
+
+def ready_to_start(settings: EngineSettings, log: Path) -> bool:
+    """Whether an engine with these settings would start at once; what it waits for has begun.
+
+    Raises:
+        EngineError: vLLM cannot be imported.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    from_zygote = _zygote(settings, log)
+    try:
+        return from_zygote is None or from_zygote.warm()
+    except ZygoteError as error:
+        raise EngineError(f"the process that imports vLLM: {error}; see {log}") from error
+
+
+def _zygote(settings: EngineSettings, log: Path) -> Zygote | None:
+    if not settings.warm_start or sys.platform != "linux" or _has_gpu():
+        return None
+    return zygote(_environment(settings), log, _NICE)
+
+
+def _environment(settings: EngineSettings) -> dict[str, str]:
+    return {
+        **os.environ,
+        "VLLM_CPU_KVCACHE_SPACE": str(max(1, round(settings.kv_cache_gib))),
+        "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING"),
+        # Unbound: vLLM would tie every engine's threads to the same cores, and of two that share them, as when one
+        # bundle follows another, the second starves. One core is left to the rest of the engine.
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": str(settings.cpu_threads or max(1, (os.cpu_count() or 1) - 1)),
+        "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false", "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": str(KEPT_OPEN_S),
+    }
 
 
 def free_port() -> int:

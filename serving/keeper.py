@@ -25,7 +25,7 @@ from eval.quality import label_agreement
 from serving.bundle import Bundle
 from serving.cache import HeadCache
 from serving.client import EngineUnavailableError, Student, StudentClient
-from serving.engine import Engine, EngineError, free_port
+from serving.engine import Engine, EngineError, free_port, ready_to_start
 from task.labels import Example
 from task.service import Serving
 from task.tokens import FastTokenizer, load_tokenizer
@@ -131,7 +131,9 @@ class Keeper:
     async def _live(self) -> None:
         """One life of an engine; raises `EngineError` at its end."""
         self._life += 1
-        # Started by this thread, not a helper's: the kernel ends it when the thread that started it ends.
+        while not ready_to_start(self.settings, self.log):
+            await asyncio.sleep(0.1)
+        # Started by this thread, not a helper's: the kernel may end it when the thread that started it ends.
         engine = self._engine = engine_of(self.tenants[0].bundle, self.log, self.settings, self.port)
         try:
             await asyncio.to_thread(engine.wait_ready)
