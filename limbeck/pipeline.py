@@ -220,10 +220,10 @@ class Pipeline:
 
     def _servable(self, codec: Codec, merged: Path, folder: Path) -> tuple[Path, Path | None]:
         """What the engine loads: the merged student, in 8 bits if wanted, or the base and the student's adapter."""
-        made = folder / "engine"
+        made, reader = folder / "engine", self.task.serving.reader
         shutil.rmtree(made, ignore_errors=True)
         if self.task.serving.weights == "merged":
-            model = merged / ("classifier" if codec.form == "read" else "model")
+            model = merged / ("classifier" if codec.form == "read" and reader == "classifier" else "model")
             if self.task.serving.quantization != "int8":
                 return model, None
             from student.quantise import quantise

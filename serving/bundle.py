@@ -82,6 +82,14 @@ class Bundle:
         return [Example.from_json(row) for _, row in rows_of(path)] if path.stat().st_size else []
 
     @property
+    def runs_as(self) -> str:
+        """How the engine runs the model: `read` (token classifier), `prompt_logprobs`, `write`, `json` (causal LM)."""
+        if self.codec.form != "read":
+            return self.codec.form
+        architecture = read_json(self.model / "config.json")["architectures"][0]
+        return "prompt_logprobs" if architecture.endswith("ForCausalLM") else "read"
+
+    @property
     def small_files(self) -> dict[str, str]:
         """SHA-256 by name of all that a gateway reads, that is all but the weights."""
         return {k: v for k, v in self.manifest["files"].items() if not k.endswith(".safetensors")}

@@ -21,6 +21,7 @@ from task.labels import Labelling
 from task.spec import Task
 
 JSON_TOKENS = 256
+_LIKELIEST = 20  # alternatives that vLLM tells of a token without being told to tell more
 
 
 class EngineUnavailableError(RuntimeError):
@@ -55,7 +56,7 @@ class StudentClient:
 
     def __init__(
         self, url: str, name: str, task: Task, codec: Codec, tokenizer: Tokenizer, timeout_s: float | None = None,
-        head: Sequence[int] | None = None, most_tokens: int | None = None,
+        head: Sequence[int] | None = None, most_tokens: int | None = None, runs_as: str | None = None,
     ) -> None:
         """Make a client.
 
@@ -63,8 +64,10 @@ class StudentClient:
             name: The model, or the adapter, to ask for.
             most_tokens: What the engine takes, prompt and answer together; by default what the task says.
             head: Token ids of the columns of the model's scores, where it serves more tasks than this one.
+            runs_as: How the engine runs the model (`Bundle.runs_as`); by default as the codec's form says.
         """
         self._url, self._name, self._task, self._codec, self._tokenizer = url, name, task, codec, tokenizer
+        self._runs_as = runs_as or codec.form
         self._most = most_tokens or task.serving.max_model_len
         self._width = len(codec.symbol_ids if head is None else head)
         self._columns = None if head is None else [head.index(i) for i in codec.symbol_ids]
@@ -79,7 +82,8 @@ class StudentClient:
         most_tokens: int | None = None,
     ) -> Self:
         """A client for the student of a bundle."""
-        return cls(url, bundle.model_name, bundle.task, bundle.codec, tokenizer, timeout_s, bundle.head, most_tokens)
+        return cls(url, bundle.model_name, bundle.task, bundle.codec, tokenizer, timeout_s, bundle.head, most_tokens,
+                   bundle.runs_as)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -108,8 +112,10 @@ class StudentClient:
         fit = [i for i, (q, p) in enumerate(zip(queries, prompts, strict=True)) if self._fits(q, p)]
         out = [_UNREADABLE] * len(queries)
         try:
-            if self._codec.form == "read":
+            if self._runs_as == "read":
                 found = await self._read([queries[i] for i in fit], [prompts[i] for i in fit])
+            elif self._runs_as == "prompt_logprobs":
+                found = await self._read_likeliest([queries[i] for i in fit], [prompts[i] for i in fit])
             else:
                 found = list(await asyncio.gather(*(self._written(queries[i], prompts[i]) for i in fit)))
         except (aiohttp.ClientError, TimeoutError, LookupError, ValueError) as error:
@@ -119,8 +125,15 @@ class StudentClient:
         return out
 
     def _fits(self, query: str, prompt: Encoded) -> bool:
-        form = self._codec.form
-        answer = 0 if form == "read" else JSON_TOKENS if form == "json" else self._codec.answer_length(query)
+        match self._runs_as:
+            case "read":
+                answer = 0
+            case "prompt_logprobs":
+                answer = 2
+            case "json":
+                answer = JSON_TOKENS
+            case _:
+                answer = self._codec.answer_length(query)
         return len(prompt.ids) + answer <= self._most
 
     async def _read(self, queries: Sequence[str], prompts: Sequence[Encoded]) -> list[Judged]:
@@ -139,6 +152,30 @@ class StudentClient:
             scores = table.reshape(len(prompt.ids), self._width)[prompt.positions]
             if self._columns is not None:
                 scores = scores[:, self._columns]
+            out.append(Judged(*self._codec.judge_scores(query, scores)))
+        return out
+
+    async def _read_likeliest(self, queries: Sequence[str], prompts: Sequence[Encoded]) -> list[Judged]:
+        """One forward pass of a causal LM; for each prompt token its likeliest alternatives come back.
+
+        What a position predicts stands with the token after it, so one more token is sent; and vLLM writes one.
+        """
+        if not queries:
+            return []
+        symbols = self._codec.symbol_ids
+        asked = min(_LIKELIEST, max(5, len(symbols)))
+        answer = await self._post("/v1/completions", {
+            "model": self._name, "prompt": [[*p.ids, self._codec.eos_id] for p in prompts], "max_tokens": 1,
+            "temperature": 0.0, "prompt_logprobs": asked, "add_special_tokens": False,
+        })
+        choices = sorted(answer["choices"], key=lambda c: c["index"])
+        out = []
+        for query, prompt, choice in zip(queries, prompts, choices, strict=True):
+            scores = np.empty((len(prompt.positions), len(symbols)))
+            for row, position in enumerate(prompt.positions):
+                told = {int(k): float(v["logprob"]) for k, v in choice["prompt_logprobs"][position + 1].items()}
+                least = sorted(told.values())[-asked]  # the others are no likelier; the token itself is always told
+                scores[row] = [told.get(s, least) for s in symbols]
             out.append(Judged(*self._codec.judge_scores(query, scores)))
         return out
 

@@ -43,7 +43,7 @@ class EngineError(ComponentError):
 def arguments(
     model: Path, name: str, form: str, settings: EngineSettings, port: int, adapters: Adapters | None = None
 ) -> list[str]:
-    """The server's arguments; the answer form decides how it runs."""
+    """The server's arguments; `form` (`Bundle.runs_as`) decides how it runs."""
     out = [
         "--model", str(model),
         "--host", LOOPBACK, "--port", str(port), "--served-model-name", name, "--dtype", settings.dtype,

@@ -84,4 +84,4 @@ def _key(bundle: Bundle, settings: Serving) -> _Key:
     """What two bundles must have in common to share an engine."""
     same = EngineSettings.model_validate(settings.model_dump(include=set(EngineSettings.model_fields)))
     adapters = settings.adapters.model_dump_json() if bundle.adapter is not None else ""
-    return bundle.engine_name, bundle.codec.form == "read", same.model_dump_json() + settings.quantization + adapters
+    return bundle.engine_name, bundle.runs_as == "read", same.model_dump_json() + settings.quantization + adapters

@@ -243,7 +243,7 @@ def engine_of(bundle: Bundle, log: Path, settings: Serving | None = None, port: 
     if settings.quantization == "fp8":
         settings = settings.model_copy(update={"extra_args": (*settings.extra_args, "--quantization", "fp8")})
     return Engine(
-        bundle.model, bundle.engine_name, bundle.codec.form, settings, log, port,
+        bundle.model, bundle.engine_name, bundle.runs_as, settings, log, port,
         settings.adapters if bundle.adapter is not None else None,
     )
 

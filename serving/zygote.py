@@ -207,6 +207,8 @@ def main() -> None:
     os.close(output)
     os.environ.clear()
     os.environ.update(order.environment, VLLM_WORKER_MULTIPROC_METHOD="fork")
+    with contextlib.suppress(ImportError):  # vLLM's core and worker name themselves, its server does not
+        importlib.import_module("setproctitle").setproctitle(f"VLLM::APIServer {' '.join(order.arguments)}")
     sys.argv = [SERVER, *order.arguments]
     runpy.run_module(SERVER, run_name="__main__", alter_sys=True)
 

@@ -116,9 +116,9 @@ class TargetLogits(torch.nn.Module):
         return packed[(lengths.cumsum(0) - lengths)[rows] + columns]
 
 
-def alphabet_of(codec: Codec) -> tuple[int, ...] | None:
-    """The tokens that compete: the symbols for `read` (all that a token classifier has), else the vocabulary."""
-    return codec.symbol_ids if codec.form == "read" else None
+def alphabet_of(codec: Codec, settings: Student) -> tuple[int, ...] | None:
+    """The tokens that compete for a target; None is the vocabulary, with which whoever writes competes anyway."""
+    return codec.symbol_ids if codec.form == "read" and settings.softmax == "symbols" else None
 
 
 def collate(examples: Sequence[Encoded], device: torch.device | str = "cpu") -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -69,7 +69,7 @@ def train(job: Job, rank: int = 0, world: int = 1, device: str = "cpu", threads:
     watched = [] if rank else reporters.make_reporters(
         s.report_to, job.folder, job.task.name, s.model_dump(mode="json"), first
     )
-    logits = TargetLogits(model, alphabet_of(job.codec))
+    logits = TargetLogits(model, alphabet_of(job.codec, s))
     model.train()
     step = first
     while step < steps and not selection.stop:
@@ -178,7 +178,8 @@ def _step(
 ) -> tuple[float, int]:
     """One optimiser step: the weighted mean of the loss over all ranks, and the number of targets that count."""
     s = job.task.student
-    index = {t: i for i, t in enumerate(job.codec.symbol_ids)} if job.codec.form == "read" else None
+    alphabet = alphabet_of(job.codec, s)
+    index = None if alphabet is None else {t: i for i, t in enumerate(alphabet)}
     totals = torch.tensor(
         [sum(sum(r.weights) for m in micro_batches for r in m),
          sum(w > 0 for m in micro_batches for r in m for w in r.weights)], dtype=torch.float64,

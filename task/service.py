@@ -88,7 +88,9 @@ class Serving(Engine):
     """Engine, head cache and gateway.
 
     `weights` makes a bundle of the merged model, or of the base and an `adapter` that the engine adds while it runs, so
-    that tasks with the same base share one engine. `quantization: int8` makes the bundle with 8-bit weights and
+    that tasks with the same base share one engine. `reader` says how the form `read` is read: a token `classifier`
+    scores the task's symbols and nothing else; `prompt_logprobs` asks the causal LM itself for the likeliest tokens
+    after each word, so that its engine can also write. `quantization: int8` makes the bundle with 8-bit weights and
     activations, for CPUs and GPUs; `fp8` leaves it to the engine, on GPUs that have it.
 
     `workers` gateway processes share one port; `admin_port` (0 takes a free one) is for operators. `request_timeout_s`
@@ -102,6 +104,7 @@ class Serving(Engine):
 
     weights: Literal["merged", "adapter"] = "merged"
     adapters: Adapters = Adapters()
+    reader: Literal["classifier", "prompt_logprobs"] = "classifier"
     quantization: Literal["none", "int8", "fp8"] = "none"
     request_timeout_s: Annotated[float, Field(gt=0.0)] = 10.0
     head_queries: Annotated[int, Field(ge=0)] = 1_000
@@ -123,6 +126,14 @@ class Serving(Engine):
     write_back: WriteBack = WriteBack()
     consult: Consult = Consult()
     change: Change = Change()
+
+    @model_validator(mode="after")
+    def _read_by_vllm(self) -> Self:
+        if self.reader == "prompt_logprobs" and self.weights == "adapter":
+            raise ValueError(
+                "`reader: prompt_logprobs` with `weights: adapter`: vLLM 0.32 fails at it; leave one of them out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _paid_once(self) -> Self:

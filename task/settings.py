@@ -180,6 +180,9 @@ class Lora(Strict):
 class Student(Strict):
     """The student's base, answer form and training run.
 
+    `softmax` says what a target of the form `read` competes with while it is learned: the other `symbols`, all that a
+    token classifier has, or the `vocabulary`, which `serving.reader: prompt_logprobs` needs.
+
     `peft` replaces `lora` by another method of PEFT: its configuration as PEFT takes it, with `peft_type`.
     `init_adapter` goes on from an adapter that was trained before. `weighting: confidence` weighs each unit's loss by
     the teacher's confidence in its label. `robust` lets targets that the student finds unlikely pull less: q of the
@@ -194,6 +197,7 @@ class Student(Strict):
 
     base: str = "SmolLM2-135M-Instruct"
     form: Literal["read", "write", "json"] = "read"
+    softmax: Literal["symbols", "vocabulary"] = "symbols"
     segmentation: Literal["auto", "whitespace", "words", "characters"] = "auto"
     lora: Lora = Lora()
     peft: dict[str, Any] | None = None

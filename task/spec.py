@@ -177,6 +177,16 @@ class Task(Strict):
         return value
 
     @model_validator(mode="after")
+    def _readable(self) -> Self:
+        student = self.student
+        if self.serving.reader == "prompt_logprobs" and (student.form, student.softmax) != ("read", "vocabulary"):
+            raise ValueError(
+                "`serving.reader: prompt_logprobs` reads the likeliest of all tokens: set `student.form: read` and "
+                "`student.softmax: vocabulary`, so that the symbols learn to be among them"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _cross_checks(self) -> Self:
         names = [r.name for r in self.roles]
         twice = sorted({n for n in names if names.count(n) > 1})

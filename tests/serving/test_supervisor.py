@@ -311,13 +311,20 @@ def test_two_services_do_not_share_a_folder(stage: Stage, service: Service) -> N
 def test_nothing_outlives_a_supervisor_that_is_killed(service: Service) -> None:
     """The last one: it ends the service of this module."""
     status = service.healthy()
-    pids = [status["active"]["pid"], *(w["pid"] for w in status["workers"])]
-    (supervisor,) = {int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1]) for pid in pids}
+    engine, workers = status["active"]["pid"], [w["pid"] for w in status["workers"]]
+    (supervisor,) = {parent(pid) for pid in workers}
+    zygote = parent(engine)
+    assert parent(zygote) == supervisor
+    pids = [engine, zygote, *workers]
     os.kill(supervisor, signal.SIGKILL)
     end = time.monotonic() + 60
     while any(alive(pid) for pid in pids) and time.monotonic() < end:
         time.sleep(0.2)
     assert not [pid for pid in pids if alive(pid)]
+
+
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
 
 
 def alive(pid: int) -> bool:
