@@ -1,14 +1,17 @@
 """The rungs of the latency ladder that a CPU has: what each costs and what it does to the labels.
 
-    python -m benchmarks.ladder runs/market [--queries 200] [--rounds 2]
+    python -m benchmarks.ladder runs/market [--queries 200] [--rounds 2] [--json-queries 30] [--json-rows 100]
 
-The finished run's student in the form `read`, straight to vLLM: `merged` (bf16), `float32`, `adapter` (the base, the
-adapter added while it runs, a head of 128 symbols), and `int8` (8-bit weights and activations). For each: one query at
-a time; then the run's gold queries, two batches of 32 in flight. The rungs take turns forwards and backwards, so that a
-machine that changes its pace favours none. F1 is compared on the same gold queries with that of `merged`.
+Straight to vLLM, in the form `read`: the finished run's student `merged` (bf16), in `float32`, as a run-time `adapter`
+(the base, and a head of 128 symbols), in 8 bits (`int8`, weights and activations). Where `limbeck forms` has trained
+them for the run, also students that write: a `json` answer, the same with vLLM's `prefix cache` and with n-gram
+`speculation` (drafts copied from the query), and the codec's symbols, `write`. For each: one query at a time; then gold
+queries, two batches of 32 in flight. The rungs take turns forwards and backwards, so that a machine that changes its
+pace favours none. F1 is compared on the same gold queries with that of the rung that it stands on.
 
 Expected: an adapter's extra products cost a tenth; int8 halves the bytes, of which a small model has few, and pays for
-rounding each activation. Writes benchmarks/results/ladder.json.
+rounding each activation; queries share no prefix, so its cache gives nothing; speculation saves a third of a JSON
+answer, whose values stand in the query. Writes benchmarks/results/ladder.json.
 """
 
 from __future__ import annotations
@@ -17,7 +20,8 @@ import argparse
 import asyncio
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +35,7 @@ from serving.client import StudentClient
 from serving.keeper import started
 from student.classifier import export_classifier, shared_symbols
 from student.quantise import quantise
+from task.codec import load_codec
 from task.files import write_json
 from task.io import read_labels
 from task.labels import Example
@@ -39,6 +44,7 @@ from task.tokens import load_tokenizer
 
 RESULT = Path(__file__).parent / "results" / "ladder.json"
 WARM_UP = 10
+Make = Callable[[Bundle, Path, Path], Bundle | None]
 
 
 def main() -> None:
@@ -48,33 +54,62 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path, help="in place of the run's")
     parser.add_argument("--queries", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--json-queries", type=int, default=30, help="a JSON answer takes a second or two")
+    parser.add_argument("--json-rows", type=int, default=100, help="gold queries that are answered in JSON")
     options = parser.parse_args()
     first = open_bundle(options.bundle or options.run / "bundle" / "bundle")
     gold = [Example(r.query, r.labels) for r in read_labels(options.run / "sample" / "gold_test.jsonl", first.task)]
+    climbs: dict[str, Climb] = {}
     with tempfile.TemporaryDirectory() as name:
-        rungs = {k: make(first, options.run, Path(name) / k) for k, make in RUNGS.items()}
-        queries = made_up_misses(first, options.queries)
-        seconds: dict[str, list[float]] = {k: [] for k in rungs}
-        rates: dict[str, list[float]] = {k: [] for k in rungs}
-        said: dict[str, list[Example]] = {}
+        for rung in RUNGS:
+            bundle = rung.make(first, options.run, Path(name) / rung.name.replace(" ", "-"))
+            if bundle is None:
+                print(f"{rung.name}: left out; `limbeck forms` trains the student that it needs", flush=True)
+                continue
+            slow = bundle.codec.form == "json"
+            queries = made_up_misses(first, options.json_queries if slow else options.queries)
+            climbs[rung.name] = Climb(rung, bundle, queries, gold[: options.json_rows if slow else None])
         for number in range(options.rounds):
-            for rung in list(rungs)[:: 1 if number % 2 == 0 else -1]:
-                one_by_one, rate, answers = climbed(rungs[rung], queries, gold, Path(name) / "engine.log")
-                seconds[rung] += one_by_one
-                rates[rung].append(round(rate, 1))
-                said.setdefault(rung, answers)
-                print(number, rung, percentiles(one_by_one), rates[rung], flush=True)
-    task = first.task
-    write_json(RESULT, {
-        "queries": options.queries, "gold": len(gold), "rungs": {
-            k: {
-                **percentiles(seconds[k]), "queries_per_s": rates[k], "f1": quality(gold, said[k], task)["value"]["f1"],
-                "less_merged": None if k == "merged" else paired_difference(gold, said[k], said["merged"], task),
-                "disk_mb": round(sum(p.stat().st_size for p in rungs[k].model.iterdir()) / 1e6),
-            } for k in rungs
-        }, "versions": versions(), "device": device(), "git": git_commit(),
-    })
+            for climb in list(climbs.values())[:: 1 if number % 2 == 0 else -1]:
+                climb.again(Path(name) / "engine.log")
+                print(number, climb.rung.name, percentiles(climb.seconds), climb.rates, flush=True)
+        write_json(RESULT, {
+            "queries": options.queries, "json_queries": options.json_queries, "gold": len(gold),
+            "rungs": {k: told(c, climbs) for k, c in climbs.items()},
+            "versions": versions(), "device": device(), "git": git_commit(),
+        })
     print(RESULT)
+
+
+@dataclass
+class Climb:
+    """A rung's bundle, what it is asked, and what came of it so far."""
+
+    rung: Rung
+    bundle: Bundle
+    queries: Sequence[str]
+    gold: Sequence[Example]
+    seconds: list[float] = field(default_factory=list)
+    rates: list[float] = field(default_factory=list)
+    said: Sequence[Example] = ()
+
+    def again(self, log: Path) -> None:
+        """Once more, with an engine of its own."""
+        one_by_one, rate, said = climbed(self.bundle, self.queries, self.gold, log)
+        self.seconds += one_by_one
+        self.rates.append(round(rate, 1))
+        self.said = self.said or said
+
+
+def told(climb: Climb, climbs: Mapping[str, Climb]) -> dict[str, Any]:
+    """A rung's row of the result."""
+    task, below = climb.bundle.task, climb.rung.stands_on
+    return {
+        **percentiles(climb.seconds), "queries_per_s": climb.rates, "stands_on": below, "rows": len(climb.gold),
+        "f1": quality(climb.gold, climb.said, task)["value"]["f1"],
+        "difference": None if below is None else paired_difference(climb.gold, climb.said, climbs[below].said, task),
+        "disk_mb": round(sum(p.stat().st_size for p in climb.bundle.model.iterdir()) / 1e6),
+    }
 
 
 def climbed(
@@ -121,6 +156,23 @@ def _int8(bundle: Bundle, _run: Path, folder: Path) -> Bundle:
     return _again(bundle, folder, folder / "int8", {"quantization": "int8"})
 
 
+def _written(form: str, *extra: str) -> Make:
+    """A student that writes, which `limbeck forms` has trained."""
+
+    def make(bundle: Bundle, run: Path, folder: Path) -> Bundle | None:
+        merged = run / "forms" / f"merge-{form}"
+        if not (merged / "manifest.json").exists():
+            return None
+        student = bundle.task.student.model_copy(update={"form": form})
+        serving = bundle.task.serving.model_copy(update={
+            "extra_args": (*bundle.task.serving.extra_args, *extra), "request_timeout_s": 600.0,
+        })
+        task = bundle.task.model_copy(update={"student": student, "serving": serving})
+        return build(folder / "bundle", task, load_codec(merged), merged / "model", [], {})
+
+    return make
+
+
 def _again(
     bundle: Bundle, folder: Path, model: Path, serving: dict[str, Any], adapter: Path | None = None
 ) -> Bundle:
@@ -130,9 +182,23 @@ def _again(
     return build(folder / "bundle", task, bundle.codec, model, [], {}, bundle.certainty, adapter=adapter)
 
 
-RUNGS: dict[str, Callable[[Bundle, Path, Path], Bundle]] = {
-    "merged": _merged, "float32": _float32, "adapter": _adapter, "int8": _int8,
-}
+@dataclass(frozen=True)
+class Rung:
+    """A way to serve; `make` gives its bundle, or None where the run lacks what it needs."""
+
+    name: str
+    make: Make
+    stands_on: str | None
+
+
+SPECULATION = '{"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_max": 3, "prompt_lookup_min": 1}'
+RUNGS = (
+    Rung("merged", _merged, None), Rung("float32", _float32, "merged"), Rung("adapter", _adapter, "merged"),
+    Rung("int8", _int8, "merged"), Rung("json", _written("json"), None),
+    Rung("json, prefix cache", _written("json", "--enable-prefix-caching"), "json"),
+    Rung("json, n-gram speculation", _written("json", "--speculative-config", SPECULATION), "json"),
+    Rung("write", _written("write"), None),
+)
 
 
 if __name__ == "__main__":

@@ -51,6 +51,7 @@ def _one(pipeline: Pipeline, form: str, steps: int | None) -> dict[str, Any]:
     task = pipeline.task.model_copy(update={
         "student": settings.model_copy(update=changes if steps is None else {**changes, "max_steps": steps}),
         # A student of few steps has near ties, which rounding decides; nobody releases it, so this is told, not gated.
+        "serving": pipeline.task.serving.model_copy(update={"reader": "classifier"}),
         "gates": pipeline.task.gates.model_copy(update={"merge_label_agreement": 0.0, "merge_max_logit_delta": 1e9}),
     })
     if own:

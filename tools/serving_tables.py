@@ -120,15 +120,16 @@ def fuzz(result: Path) -> str:
 def ladder(result: Path) -> str:
     """The rungs that run on a CPU."""
     r = json.loads(result.read_text(encoding="utf-8"))
-    head = "| rung | p50, ms | p95, ms | queries/s | F1, % | less merged, points | on disk, MB |"
-    lines = [head, "|---|---|---|---|---|---|---|"]
+    head = "| rung | p50, ms | p95 | p99 | queries/s | F1, % | difference, points | on disk, MB |"
+    lines = [head, "|---|---|---|---|---|---|---|---|"]
     for name, x in r["rungs"].items():
-        d = x["less_merged"]
+        d = x["difference"]
         figures = [100 * d[k] for k in ("value", "low", "high")] if d else []
-        less = "{:+.2f} [{:+.2f}, {:+.2f}]".format(*figures) if d else "–"
-        rates = " and ".join(f"{v:.0f}" for v in x["queries_per_s"])
+        less = "{:+.2f} [{:+.2f}, {:+.2f}] to `{}`".format(*figures, x["stands_on"]) if d else "–"
+        rates = " and ".join(f"{v:.3g}" for v in x["queries_per_s"])
         lines.append(
-            f"| `{name}` | {milliseconds(x['p50_ms'])} | {milliseconds(x['p95_ms'])} | {rates} "
+            f"| `{name}` | {milliseconds(x['p50_ms'])} | {milliseconds(x['p95_ms'])} | {milliseconds(x['p99_ms'])} "
+            f"| {rates} "
             f"| {percent(x['f1'])} | {less} | {x['disk_mb']:,} |"
         )
     return "\n".join(lines)
