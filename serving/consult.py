@@ -42,6 +42,11 @@ class Teacher:
         """
         self._settings, self._task, self._note = settings, task, note
         self._url = f"{settings.base_url.rstrip('/')}/chat/completions"
+        self._system = {"role": "system", "content": instructions(task)}
+        self._format = {"type": "json_schema", "json_schema": {"name": "labels", "strict": True, "schema": {
+            "type": "object", "properties": {"labels": json_form.schema(task)}, "required": ["labels"],
+            "additionalProperties": False,
+        }}}
         self._most = settings.per_hour // sharers
         self._calls: deque[float] = deque()
         self._flying: dict[str, asyncio.Task[Labelling | None]] = {}
@@ -96,16 +101,9 @@ class Teacher:
         return labels
 
     def _body(self, query: str) -> dict[str, Any]:
-        schema = {
-            "type": "object", "properties": {"labels": json_form.schema(self._task)}, "required": ["labels"],
-            "additionalProperties": False,
-        }
         return {
             "model": self._settings.model, "temperature": 0.0, "max_tokens": _MOST_TOKENS,
-            "messages": [{"role": "system", "content": instructions(self._task)}, {"role": "user", "content": query}],
-            "response_format": {
-                "type": "json_schema", "json_schema": {"name": "labels", "schema": schema, "strict": True},
-            },
+            "messages": [self._system, {"role": "user", "content": query}], "response_format": self._format,
         }
 
     async def close(self) -> None:

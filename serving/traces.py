@@ -32,6 +32,7 @@ class Traces:
             InputError: OpenTelemetry is not installed.
         """
         try:
+            from opentelemetry import trace
             from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
             from opentelemetry.sdk.resources import Resource
             from opentelemetry.sdk.trace import TracerProvider
@@ -48,18 +49,17 @@ class Traces:
         )
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=collector, timeout=5)))
         self._tracer: Any = self._provider.get_tracer("limbeck.gateway")
+        self._api: Any = trace
         self._propagator: Any = TraceContextTextMapPropagator()
 
     def add(self, exchange: Exchange, path: str, seconds: float) -> None:
         """Note a request that took so long and ends now; its text is no part of the span."""
-        from opentelemetry.trace import SpanKind, Status, StatusCode
-
         came = {k: exchange.headers[k.encode()].decode("latin-1") for k in ("traceparent", "tracestate")
                 if k.encode() in exchange.headers}
         ended = time.time_ns()
         method = exchange.scope["method"] if path != "other" else "_OTHER"
         span = self._tracer.start_span(
-            f"{method} {path}", self._propagator.extract(came), SpanKind.SERVER,
+            f"{method} {path}", self._propagator.extract(came), self._api.SpanKind.SERVER,
             start_time=ended - round(1e9 * seconds), attributes={
                 "http.request.method": method, "http.route": path, "http.response.status_code": exchange.status,
                 "limbeck.request_id": exchange.id.decode(),
@@ -67,7 +67,7 @@ class Traces:
             },
         )
         if exchange.status >= 500:
-            span.set_status(Status(StatusCode.ERROR))
+            span.set_status(self._api.Status(self._api.StatusCode.ERROR))
         span.end(ended)
 
     def close(self) -> None:
