@@ -1,6 +1,6 @@
 """The rungs of the latency ladder that a CPU has: what each costs and what it does to the labels.
 
-    python -m benchmarks.ladder runs/market [--queries 200] [--rounds 2] [--json-queries 30] [--json-rows 100]
+    python -m benchmarks.ladder runs/market [--queries 160] [--rows 400] [--rounds 2] [--json-queries 50] [--json-rows 100]
 
 Straight to vLLM, in the form `read`: the finished run's student `merged` (bf16), in `float32`, as a run-time `adapter`
 (the base, and a head of 128 symbols), in 8 bits (`int8`, weights and activations). Where `limbeck forms` has trained
@@ -52,9 +52,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="a finished market run")
     parser.add_argument("--bundle", type=Path, help="in place of the run's")
-    parser.add_argument("--queries", type=int, default=200)
+    parser.add_argument("--queries", type=int, default=160, help="asked one by one in each round")
+    parser.add_argument("--rows", type=int, default=400, help="gold queries that are answered in batches")
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--json-queries", type=int, default=30, help="a JSON answer takes a second or two")
+    parser.add_argument("--json-queries", type=int, default=50, help="a JSON answer takes a second or two")
     parser.add_argument("--json-rows", type=int, default=100, help="gold queries that are answered in JSON")
     options = parser.parse_args()
     first = open_bundle(options.bundle or options.run / "bundle" / "bundle")
@@ -68,13 +69,13 @@ def main() -> None:
                 continue
             slow = bundle.codec.form == "json"
             queries = made_up_misses(first, options.json_queries if slow else options.queries)
-            climbs[rung.name] = Climb(rung, bundle, queries, gold[: options.json_rows if slow else None])
+            climbs[rung.name] = Climb(rung, bundle, queries, gold[: options.json_rows if slow else options.rows])
         for number in range(options.rounds):
             for climb in list(climbs.values())[:: 1 if number % 2 == 0 else -1]:
                 climb.again(Path(name) / "engine.log")
                 print(number, climb.rung.name, percentiles(climb.seconds), climb.rates, flush=True)
         write_json(RESULT, {
-            "queries": options.queries, "json_queries": options.json_queries, "gold": len(gold),
+            "queries": options.queries, "json_queries": options.json_queries, "rounds": options.rounds,
             "rungs": {k: told(c, climbs) for k, c in climbs.items()},
             "versions": versions(), "device": device(), "git": git_commit(),
         })
