@@ -1,6 +1,7 @@
 """The rungs of the latency ladder that a CPU has: what each costs and what it does to the labels.
 
-    python -m benchmarks.ladder runs/market [--queries 160] [--rows 400] [--rounds 2] [--json-queries 50] [--json-rows 100]
+    python -m benchmarks.ladder runs/market [--queries 160] [--rows 400] [--rounds 2]
+                                            [--json-queries 50] [--json-rows 100]
 
 Straight to vLLM, in the form `read`: the finished run's student `merged` (bf16), in `float32`, as a run-time `adapter`
 (the base, and a head of 128 symbols), in 8 bits (`int8`, weights and activations). Where `limbeck forms` has trained
