@@ -25,7 +25,7 @@ from types import TracebackType
 from typing import Self
 
 from serving.guard import Guard
-from serving.zygote import SERVER, Forked, Order, Zygote, ZygoteError, zygote
+from serving.zygote import SERVER, Forked, Order, Zygote, ZygoteError, possible, zygote
 from task.errors import ComponentError
 from task.service import Adapters
 from task.settings import Engine as EngineSettings
@@ -225,7 +225,7 @@ def ready_to_start(settings: EngineSettings, log: Path) -> bool:
 
 
 def _zygote(settings: EngineSettings, log: Path) -> Zygote | None:
-    if not settings.warm_start or sys.platform != "linux" or _has_gpu():
+    if not settings.warm_start or _has_gpu() or not possible():
         return None
     return zygote(_environment(settings), log, _NICE)
 

@@ -15,6 +15,7 @@ The other end of the pipe is the only thing that keeps a zygote alive. Its engin
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import importlib
 import os
@@ -165,6 +166,16 @@ class Forked:
             code = self._zygote.reap(self.pid)
             self.returncode = 255 if code is None else code
         return self.returncode
+
+
+@functools.cache
+def possible() -> bool:
+    """Whether this system says that a process has ended to whom it is no child: Linux from 5.3 on."""
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except (AttributeError, OSError):
+        return False
+    return True
 
 
 _zygotes: dict[str, Zygote] = {}
