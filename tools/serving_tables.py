@@ -117,6 +117,20 @@ def fuzz(result: Path) -> str:
     return "\n".join(lines)
 
 
+def start(result: Path) -> str:
+    """How long engines take to start."""
+    r = json.loads(result.read_text(encoding="utf-8"))
+
+    def cell(x: dict[str, float]) -> str:
+        return f"{x['median']:.1f} ({x['least']:.1f} to {x['most']:.1f})"
+
+    return "\n".join([
+        "| an engine's start | seconds until it labels: median (least to most) |", "|---|---|",
+        *(f"| {way} | {cell(x)} |" for way, x in r["seconds"].items()), f"| times as fast | {cell(r['times'])} |",
+        f"| the import itself, once for a service | {r['import_s']:.1f} |",
+    ])
+
+
 def ladder(result: Path) -> str:
     """The rungs that run on a CPU."""
     r = json.loads(result.read_text(encoding="utf-8"))

@@ -161,6 +161,7 @@ BLOCKS = {
     ("docs/benchmarks.md", "serving-faults"): ("serving_changes.json", serving.faults),
     ("docs/benchmarks.md", "serving-fuzz"): ("serving_fuzz.json", serving.fuzz),
     ("docs/benchmarks.md", "serving-ladder"): ("ladder.json", serving.ladder),
+    ("docs/benchmarks.md", "serving-start"): ("engine_start.json", serving.start),
     ("docs/benchmarks.md", "serving-peer"): ("serving_peer.json", serving.peer),
     ("docs/benchmarks.md", "answer-length"): ("answer_length.json", answer_length),
     ("docs/benchmarks.md", "labelling"): ("labelling.json", labelling),
