@@ -206,6 +206,10 @@ def main() -> None:
     for name in _PRELOADED:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
+    titles: Any = None
+    with contextlib.suppress(ImportError):
+        titles = importlib.import_module("setproctitle")
+        titles.getproctitle()  # it finds the place of titles now or never: the environment will be another
     _fork_workers()
     gc.collect()
     gc.freeze()  # a collector that looks at a page copies it
@@ -218,8 +222,8 @@ def main() -> None:
     os.close(output)
     os.environ.clear()
     os.environ.update(order.environment, VLLM_WORKER_MULTIPROC_METHOD="fork")
-    with contextlib.suppress(ImportError):  # vLLM's core and worker name themselves, its server does not
-        importlib.import_module("setproctitle").setproctitle(f"VLLM::APIServer {' '.join(order.arguments)}")
+    if titles is not None:  # vLLM's core and worker name themselves, its server does not
+        titles.setproctitle(f"VLLM::APIServer {' '.join(order.arguments)}")
     sys.argv = [SERVER, *order.arguments]
     runpy.run_module(SERVER, run_name="__main__", alter_sys=True)
 

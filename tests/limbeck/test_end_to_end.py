@@ -254,7 +254,7 @@ def test_predict_and_score_from_files(run: Path, tmp_path: Path) -> None:
 
 def test_only_the_engine_of_the_running_service_is_left(run: Path, url: str) -> None:
     """The runs, the prediction and the killed attempts have all ended theirs."""
-    found = subprocess.run(["pgrep", "-af", f"api_server.*{run}"], capture_output=True, text=True, check=False)
+    found = subprocess.run(["pgrep", "-af", f"VLLM::APIServer.*{run}"], capture_output=True, text=True, check=False)
     assert len(found.stdout.splitlines()) == 1, found.stdout
 
 
