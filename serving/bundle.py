@@ -41,6 +41,7 @@ class Bundle:
     """An opened bundle.
 
     Attributes:
+        runs_as: How the engine runs it: `read` (a token classifier), `prompt_logprobs`, `write`, `json` (a causal LM).
         head: Token ids of the columns of the model's scores, where tasks share it; None where they are the codec's.
     """
 
@@ -49,6 +50,7 @@ class Bundle:
     task: Task
     codec: Codec
     certainty: Certainty
+    runs_as: str
     head: tuple[int, ...] | None = None
 
     @property
@@ -80,14 +82,6 @@ class Bundle:
         """Queries with the labels that the trained student gave them outside of any engine; none where nobody asked."""
         path = self.folder / "reference.jsonl"
         return [Example.from_json(row) for _, row in rows_of(path)] if path.stat().st_size else []
-
-    @property
-    def runs_as(self) -> str:
-        """How the engine runs the model: `read` (token classifier), `prompt_logprobs`, `write`, `json` (causal LM)."""
-        if self.codec.form != "read":
-            return self.codec.form
-        architecture = read_json(self.model / "config.json")["architectures"][0]
-        return "prompt_logprobs" if architecture.endswith("ForCausalLM") else "read"
 
     @property
     def small_files(self) -> dict[str, str]:
@@ -238,8 +232,16 @@ def _read(folder: Path, manifest: Mapping[str, Any]) -> Bundle:
     head = folder / "model" / "head.json"
     return Bundle(
         folder, manifest, task, codec, Certainty.from_json(read_json(folder / "confidence.json")),
+        _runs_as(folder / "model", codec),
         tuple(read_json(head)["symbol_ids"]) if head.exists() else None,
     )
+
+
+def _runs_as(model: Path, codec: Codec) -> str:
+    if codec.form != "read":
+        return codec.form
+    architecture = read_json(model / "config.json")["architectures"][0]
+    return "prompt_logprobs" if architecture.endswith("ForCausalLM") else "read"
 
 
 def _names(files: Mapping[str, str]) -> tuple[str, str]:
