@@ -1,7 +1,7 @@
 """The rungs of the latency ladder that a CPU has: what each costs and what it does to the labels.
 
     python -m benchmarks.ladder runs/market [--queries 160] [--rows 400] [--rounds 2]
-                                            [--json-queries 50] [--json-rows 100]
+                                            [--json-queries 160] [--json-rows 100] [--only RUNG ...]
 
 Straight to vLLM, in the form `read`: the finished run's student `merged` (bf16), in `float32`, as a run-time `adapter`
 (the base, and a head of 128 symbols), in 8 bits (`int8`, weights and activations). Where `limbeck forms` has trained
@@ -37,7 +37,7 @@ from serving.keeper import started
 from student.classifier import export_classifier, shared_symbols
 from student.quantise import quantise
 from task.codec import load_codec
-from task.files import write_json
+from task.files import read_json, write_json
 from task.io import read_labels
 from task.labels import Example
 from task.store import fetch
@@ -56,14 +56,21 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=160, help="asked one by one in each round")
     parser.add_argument("--rows", type=int, default=400, help="gold queries that are answered in batches")
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--json-queries", type=int, default=50, help="a JSON answer takes a second or two")
+    parser.add_argument("--json-queries", type=int, default=160, help="a JSON answer takes a second or two")
     parser.add_argument("--json-rows", type=int, default=100, help="gold queries that are answered in JSON")
+    parser.add_argument("--only", nargs="+", choices=[r.name for r in RUNGS], metavar="RUNG",
+                        help="climb these, with those that they stand on; the others' rows of the result are kept")
     options = parser.parse_args()
+    chosen = [r for r in RUNGS if not options.only or r.name in options.only]
+    for rung in chosen:
+        if rung.stands_on is not None and rung.stands_on not in {r.name for r in chosen}:
+            parser.error(f"--only {rung.name} needs {rung.stands_on}, on which it stands")
+    kept = read_json(RESULT)["rungs"] if options.only and RESULT.exists() else {}
     first = open_bundle(options.bundle or options.run / "bundle" / "bundle")
     gold = [Example(r.query, r.labels) for r in read_labels(options.run / "sample" / "gold_test.jsonl", first.task)]
     climbs: dict[str, Climb] = {}
     with tempfile.TemporaryDirectory() as name:
-        for rung in RUNGS:
+        for rung in chosen:
             bundle = rung.make(first, options.run, Path(name) / rung.name.replace(" ", "-"))
             if bundle is None:
                 print(f"{rung.name}: left out; `limbeck forms` trains the student that it needs", flush=True)
@@ -75,10 +82,11 @@ def main() -> None:
             for climb in list(climbs.values())[:: 1 if number % 2 == 0 else -1]:
                 climb.again(Path(name) / "engine.log")
                 print(number, climb.rung.name, percentiles(climb.seconds), climb.rates, flush=True)
+        rungs = kept | {k: told(c, climbs) for k, c in climbs.items()}
         write_json(RESULT, {
             "queries": options.queries, "json_queries": options.json_queries, "rounds": options.rounds,
-            "rungs": {k: told(c, climbs) for k, c in climbs.items()},
-            "versions": versions(), "device": device(), "git": git_commit(),
+            "rungs": {r.name: rungs[r.name] for r in RUNGS if r.name in rungs},
+            "versions": versions(), "device": device(),
         })
     print(RESULT)
 
@@ -110,7 +118,7 @@ def told(climb: Climb, climbs: Mapping[str, Climb]) -> dict[str, Any]:
         **percentiles(climb.seconds), "queries_per_s": climb.rates, "stands_on": below, "rows": len(climb.gold),
         "f1": quality(climb.gold, climb.said, task)["value"]["f1"],
         "difference": None if below is None else paired_difference(climb.gold, climb.said, climbs[below].said, task),
-        "disk_mb": round(sum(p.stat().st_size for p in climb.bundle.model.iterdir()) / 1e6),
+        "git": git_commit(), "disk_mb": round(sum(p.stat().st_size for p in climb.bundle.model.iterdir()) / 1e6),
     }
 
 
