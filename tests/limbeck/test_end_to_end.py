@@ -26,6 +26,7 @@ from serving.run import served
 from task.files import read_json, sha256_file
 from task.labels import Example, Label
 from tests.conftest import FIXTURES
+from tests.processes import gone
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 TASK = FIXTURES / "tiny-market.yaml"
@@ -46,9 +47,7 @@ def kill_when(process: subprocess.Popen[bytes], path: Path, seconds: float = 600
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     for pid in map(int, children.stdout.split()):
-        while Path(f"/proc/{pid}").exists():
-            assert time.monotonic() < ended, f"process {pid} outlived the run that started it"
-            time.sleep(0.1)
+        assert gone(pid, ended - time.monotonic()), f"process {pid} outlived the run that started it"
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pytest
+
+from tests.processes import gone
 
 # Starts a group of a child and a grandchild under a guard, and says their numbers.
 PARENT = """
@@ -26,18 +26,6 @@ if sys.argv[1] == "dismiss":
 else:
     time.sleep(300)
 """
-
-
-def gone(pid: int, seconds: float = 10.0) -> bool:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        try:
-            if Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z":
-                return True
-        except FileNotFoundError:
-            return True
-        time.sleep(0.02)
-    return False
 
 
 @pytest.mark.parametrize("with_child", [False, True])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import time
@@ -24,6 +23,7 @@ from task.check import violation
 from task.errors import InputError
 from task.labels import Label
 from task.tokens import FastTokenizer
+from tests.processes import group
 from tests.serving.test_supervisor import HITS, MISSES, TASK, made
 
 pytestmark = pytest.mark.timeout(600)
@@ -96,17 +96,6 @@ def test_an_engine_that_is_killed_is_replaced_and_the_other_answers(cluster: str
     misses = [x for x in load.since(killed) if not x.hit]
     assert sum(x.status == 200 for x in misses) > 0.9 * len(misses)
     assert not group(engine)
-
-
-def group(leader: int) -> list[int]:
-    """The living processes of a group: an engine, its core and its workers."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            state, _, its_group = path.read_text().rsplit(")", 1)[1].split()[:3]
-            if int(its_group) == leader and state != "Z":
-                found.append(int(path.parent.name))
-    return found
 
 
 @pytest.mark.slow

@@ -32,6 +32,7 @@ from task.labels import Example, Label
 from task.service import Change
 from task.tokens import FastTokenizer
 from tests.conftest import make_task
+from tests.processes import gone, parent
 
 pytestmark = pytest.mark.slow
 INJECTIONS = [q for f in json.loads((Path(__file__).parent / "injections.json").read_text()).values() for q in f]
@@ -318,17 +319,4 @@ def test_nothing_outlives_a_supervisor_that_is_killed(service: Service) -> None:
     pids = [engine, zygote, *workers]
     os.kill(supervisor, signal.SIGKILL)
     end = time.monotonic() + 60
-    while any(alive(pid) for pid in pids) and time.monotonic() < end:
-        time.sleep(0.2)
-    assert not [pid for pid in pids if alive(pid)]
-
-
-def parent(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+    assert not [pid for pid in pids if not gone(pid, end - time.monotonic())]

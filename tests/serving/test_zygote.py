@@ -15,7 +15,7 @@ import pytest
 from serving.engine import Engine, EngineError, ready_to_start
 from serving.zygote import Order, Zygote, ZygoteError, zygote
 from task.service import Serving
-from tests.serving.test_guard import gone
+from tests.processes import gone
 
 pytestmark = pytest.mark.slow
 PARENT = """

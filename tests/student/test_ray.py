@@ -17,18 +17,10 @@ from student.job import Job
 from student.launch import launch
 from task.files import read_json
 from task.tokens import FastTokenizer
+from tests.processes import ancestors
 from tests.student.test_training import job, losses, weights
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-
-
-def ancestors(pid: int) -> list[int]:
-    """Parent processes, nearest first."""
-    out = []
-    while pid > 1:
-        pid = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
-        out.append(pid)
-    return out
 
 
 @pytest.fixture(scope="module")
