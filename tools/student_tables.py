@@ -65,11 +65,14 @@ def noise(result: Path) -> str:
     """The table of `benchmarks/noise.py`."""
     r = _read(result)
     manners = [m for m in ("plain", "robust", "cross-fit") if any(m in n["f1"] for n in r["rates"])]
-    columns = [x for m in manners for x in (f"student, {m}", "less teacher")]
+    against = {m: ["less teacher"] if m == "plain" else ["less teacher", "less plain"] for m in manners}
+    columns = [x for m in manners for x in (f"student, {m}", *against[m])]
     lines = ["| labels spoilt | seeds | teacher | " + " | ".join(columns) + " |", "|---" * (3 + len(columns)) + "|"]
     for n in r["rates"]:
-        f, d = n["f1"], n["less_teacher"]
-        cells = [x for m in manners for x in (percent(f.get(m)), percent(d.get(m)))]
+        f = n["f1"]
+        cells = [
+            percent(table.get(m)) for m in manners for table in (f, *(n[x.replace(" ", "_")] for x in against[m]))
+        ]
         seeds = len(f["teacher"]["seeds"])
         lines.append(f"| {100 * n['rate']:g} % | {seeds} | {percent(f['teacher'])} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
