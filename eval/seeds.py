@@ -42,10 +42,13 @@ def pooled_f1(runs: Sequence[Counts], task: Task) -> dict[str, Any]:
 
     Returns:
         `{"value", "low", "high"}`: the mean over seeds with an interval over queries and seeds (`pooled`); `seeds`:
-        each run's own; `spread`: their standard deviation, None for one.
+        each run's own; `spread`: their standard deviation, None for one. The interval ends where F1 does: Student's t
+        over two or three seeds knows no bounds.
     """
     points, samples = _f1(runs, task)
-    return pooled(points, samples, task.eval.confidence) | {"seeds": [round(float(p), 6) for p in points]}
+    found = pooled(points, samples, task.eval.confidence)
+    ends = {"low": max(found["low"], 0.0), "high": min(found["high"], 1.0)}
+    return found | ends | {"seeds": [round(float(p), 6) for p in points]}
 
 
 def pooled_difference(a: Sequence[Counts], b: Sequence[Counts], task: Task) -> dict[str, float]:

@@ -36,6 +36,13 @@ def test_the_mean_over_seeds_and_their_spread() -> None:
     assert found["low"] < found["value"] < found["high"]
 
 
+@pytest.mark.parametrize("rights", [(0.02, 0.3), (0.75, 1.0)])
+def test_an_interval_over_two_seeds_ends_where_f1_does(rights: tuple[float, float]) -> None:
+    found = over_seeds(GOLD, [run(r, i) for i, r in enumerate(rights)], make_task(eval={"resamples": 200}))
+    assert 0.0 <= found["low"] < found["high"] <= 1.0
+    assert 0.0 in (found["low"], 1 - found["high"])
+
+
 def test_a_lucky_seed_is_not_a_finding_and_a_real_difference_is() -> None:
     task = make_task(eval={"resamples": 1_000})
     level = [run(0.7, i) for i in range(3)]
