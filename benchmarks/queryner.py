@@ -1,6 +1,6 @@
 """What a student makes of people's labels: QueryNER over seeds, and what was tried to make it better.
 
-    python -m benchmarks.queryner DATA [--runs runs] [--seeds 3] [--skip-variants]
+    python -m benchmarks.queryner DATA [--runs runs] [--seeds 3] [--only seeds|tried]
 
 DATA is a folder with QueryNER's train.jsonl and dev.jsonl. First the recipe of configs/queryner.yaml is trained on all
 training rows with each seed and scored on the 871 development rows (strict micro-F1: role and span), which nothing
@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--skip-variants", action="store_true", help="only the seeds; the rest of the result is kept")
+    parser.add_argument("--only", choices=["seeds", "tried"], help="the other part of the result is kept")
     options = parser.parse_args()
     content = read_json(RESULT) if RESULT.exists() else {}
     with Console() as console:
@@ -66,10 +66,11 @@ def main() -> None:
         pipeline = Pipeline(loaded, options.runs, console)
         pipeline.upto("curriculum")
         with connected(pipeline.task.student):
-            content |= seeds(pipeline, options.seeds)
-            if not options.skip_variants:
-                content |= variants(pipeline)
-    write_json(RESULT, content | {"versions": versions(), "device": device(), "git": git_commit()})
+            parts = {"seeds": lambda: seeds(pipeline, options.seeds), "tried": lambda: tried(pipeline)}
+            for part in [options.only] if options.only else parts:
+                where = {"versions": versions(), "device": device(), "git": git_commit()}
+                content[part] = parts[part]() | where
+                write_json(RESULT, content)
     print(RESULT)
 
 
@@ -91,7 +92,7 @@ def seeds(pipeline: Pipeline, number: int) -> dict[str, Any]:
     }
 
 
-def variants(pipeline: Pipeline) -> dict[str, Any]:
+def tried(pipeline: Pipeline) -> dict[str, Any]:
     """Each variant without the last tenth of the rows, scored on it."""
     rows = curriculum.read(pipeline.folder("curriculum"), "train")
     cut = len(rows) - len(rows) // 10

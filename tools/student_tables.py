@@ -36,17 +36,19 @@ def training(result: Path) -> str:
 
 def queryner(result: Path) -> str:
     """The tables of `benchmarks/queryner.py`."""
-    r = _read(result)
+    parts = _read(result)
+    r = parts["seeds"]
     f = r["strict_f1"]
     lines = [
         f"Strict F1 on the {r['gold']} development rows: **{percent(f)}**, mean of "
         f"{', '.join(f'{100 * x:.1f}' for x in f['seeds'])} (standard deviation {100 * (f['spread'] or 0):.2f}); "
         f"{', '.join(f'{m:.0f}' for m in r['minutes'])} minutes each on {r['rows']:,} rows.",
     ]
-    if "variants" in r:
+    if tried := parts.get("tried"):
         lines += [
-            "", f"| tried, on {r['held_out']} held-out training rows | strict F1 | less the recipe |", "|---|---|---|",
-            *(f"| {v['name']} | {percent(v['strict_f1'])} | {percent(v['less_recipe'])} |" for v in r["variants"]),
+            "", f"| tried, on {tried['held_out']} held-out training rows | strict F1 | less the recipe |",
+            "|---|---|---|",
+            *(f"| {v['name']} | {percent(v['strict_f1'])} | {percent(v['less_recipe'])} |" for v in tried["variants"]),
         ]
     return "\n".join(lines)
 
