@@ -120,7 +120,7 @@ class Service:
 
     def healthy(self) -> dict[str, Any]:
         """The status once everything runs."""
-        return self.until(lambda s: s["active"]["engine"] == "ready" and all(
+        return self.until(lambda s: s["active"]["engine"] == "ready" and s["asked"] and all(
             w["pid"] and w["generation"] == s["generation"] for w in s["workers"]
         ))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from serving.bundle import Bundle
 from serving.cache import HeadCache
 from serving.client import StudentClient
-from serving.keeper import started
+from serving.keeper import Questions, check, started
 from serving.route import Route
 from task.labels import Example
 from task.progress import Progress, quiet
@@ -23,11 +23,21 @@ _PATIENCE_S = 120.0
 def predict(
     bundle: Bundle, examples: Sequence[Example], log: Path, *, use_cache: bool, progress: Progress = quiet
 ) -> list[Example]:
-    """Start the bundle's engine, label all queries, stop it. Order and number are kept."""
+    """Start the bundle's engine, label all queries, stop it. Order and number are kept.
+
+    Raises:
+        EngineError: It did not start, or says something else than the trained student.
+    """
     progress.begin("starting vLLM")
     with started(bundle, log) as engine:
+        asyncio.run(_checked(bundle, engine.url))
         progress.begin("labelling", len(examples))
         return asyncio.run(through_engine(bundle, engine.url, examples, use_cache, progress.advance))
+
+
+async def _checked(bundle: Bundle, url: str) -> None:
+    async with StudentClient.of(bundle, url, load_tokenizer(bundle.model), _PATIENCE_S) as client:
+        await check(client, Questions.of(bundle).reference, bundle.task.serving.self_check)
 
 
 async def through_engine(

@@ -26,6 +26,11 @@ class Placed:
         """Wait until it answers; raises `EngineError` where it never will."""
         await asyncio.shield(self.tenant.settled)
 
+    @property
+    def checked(self) -> bool:
+        """Whether it may be asked: it has answered rightly since it was last started."""
+        return self.keeper.serves(self.tenant)
+
 
 class Engines:
     """Keepers by what they run; belongs to one event loop."""

@@ -36,21 +36,40 @@ _IDLE_S = 120.0
 _WARM_UP, _CHECKED = 8, 32
 
 
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """What an engine is asked before anybody else may ask it; held in memory, whatever becomes of the bundle.
+
+    Attributes:
+        warm_up: Queries of all lengths: the first ones are slow.
+        reference: Queries with what the trained student says of them.
+    """
+
+    warm_up: Sequence[str]
+    reference: Sequence[Example]
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> Questions:
+        """Some of its head queries, and the first of its reference."""
+        queries = itertools.islice(HeadCache(bundle.folder / "cache").queries(), 200)
+        found = sorted(queries, key=len) or ["warm up", "a longer one to warm up"]
+        return cls(found[:: max(1, len(found) // _WARM_UP)], bundle.reference()[:_CHECKED])
+
+
 @dataclass(eq=False, slots=True)
 class Tenant:
     """A bundle that an engine serves.
 
     Attributes:
-        tokenizer: Read, like the queries and their answers, while the bundle is as it was verified: a later life of the
-            engine must not depend on what has become of it.
+        tokenizer: Read, like the questions, while the bundle is as it was verified: a later life of the engine must not
+            depend on what has become of it.
         settled: Done once it has been answered; with `EngineError` where it never will be.
         life: The last life of the engine in which it was welcomed.
     """
 
     bundle: Bundle
     tokenizer: FastTokenizer
-    warm_up: Sequence[str]
-    reference: Sequence[Example]
+    questions: Questions
     settled: asyncio.Future[None]
     life: int = -1
 
@@ -77,6 +96,7 @@ class Keeper:
     tenants: list[Tenant] = field(default_factory=list)
     _engine: Engine | None = None
     _life: int = 0
+    _living: bool = False
 
     @property
     def url(self) -> str:
@@ -88,11 +108,14 @@ class Keeper:
         """The engine's process, where there is one."""
         return self._engine.pid if self._engine is not None and self._engine.alive else None
 
+    def serves(self, tenant: Tenant) -> bool:
+        """Whether the engine has been asked for a tenant, and found right, in the life that it has now."""
+        return self._living and tenant.life == self._life
+
     def admit(self, bundle: Bundle) -> Tenant:
         """Serve a bundle from now on."""
         tenant = Tenant(
-            bundle, load_tokenizer(bundle.model), _some_of(HeadCache(bundle.folder / "cache")),
-            bundle.reference()[:_CHECKED], asyncio.get_running_loop().create_future(),
+            bundle, load_tokenizer(bundle.model), Questions.of(bundle), asyncio.get_running_loop().create_future()
         )
         self.tenants.append(tenant)
         return tenant
@@ -137,6 +160,7 @@ class Keeper:
         engine = self._engine = engine_of(self.tenants[0].bundle, self.log, self.settings, self.port)
         try:
             await asyncio.to_thread(engine.wait_ready)
+            self._living = True
             await self._welcome(engine)
             if not any(t.life == self._life for t in self.tenants):
                 raise EngineError(self.why or "nobody is left to serve")
@@ -145,23 +169,18 @@ class Keeper:
             self.state = "ready"
             await self._watch(engine)
         finally:
+            self._living = False
             engine.kill()
 
     async def _welcome(self, engine: Engine) -> None:
-        """Load the adapters of new tenants and ask for them; unload those of tenants who are gone.
-
-        The first questions are slow: they are ours, in the lengths that clients will ask.
-        """
+        """Load the adapters of new tenants and ask for them; unload those of tenants who are gone."""
         for tenant in [t for t in self.tenants if t.life != self._life]:
             bundle = tenant.bundle
             try:
                 if bundle.adapter is not None and bundle.model_name not in engine.adapters:
                     await asyncio.to_thread(engine.load_adapter, bundle.model_name, bundle.adapter)
                 async with self._client(tenant) as client:
-                    for query in tenant.warm_up:
-                        await client.label([query])
-                    await client.label(tenant.warm_up)
-                    await check(client, tenant.reference, self.settings.self_check)
+                    await welcome(client, tenant.questions, self.settings.self_check)
             except (EngineError, EngineUnavailableError) as error:
                 self.why = f"{bundle.model_name}: {error}"
                 if tenant.settled.done() or not engine.alive:  # it was served before: the engine has lost it
@@ -223,6 +242,14 @@ class Keeper:
         print(f"engine on port {self.port}: {text}", file=sys.stderr, flush=True)
 
 
+async def welcome(student: Student, questions: Questions, least: float) -> None:
+    """Ask an engine before clients do; raises `EngineError` like `check`, or `EngineUnavailableError`."""
+    for query in questions.warm_up:
+        await student.label([query])
+    await student.label(questions.warm_up)
+    await check(student, questions.reference, least)
+
+
 async def check(student: Student, reference: Sequence[Example], least: float) -> None:
     """Raise `EngineError` where an engine gives less than this share of the labels that the trained student gave."""
     if not reference:
@@ -269,9 +296,3 @@ def _settle(tenant: Tenant, error: EngineError | None) -> None:
     else:
         tenant.settled.set_exception(error)
         tenant.settled.exception()  # nobody may be waiting
-
-
-def _some_of(cache: HeadCache) -> Sequence[str]:
-    """Queries of all lengths that a cache holds."""
-    found = sorted(itertools.islice(cache.queries(), 200), key=len) or ["warm up", "a longer one to warm up"]
-    return found[:: max(1, len(found) // _WARM_UP)]

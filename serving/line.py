@@ -11,6 +11,7 @@ import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ class Deployed:
         """What workers are told of it."""
         return WantedRoute(
             folder=self.copy, engine=self.placed.keeper.url, role=role, canary=canary, shadow=shadow,
-            settings=self.settings,
+            settings=self.settings, checked=self.placed.checked,
         )
 
     def status(self) -> dict[str, Any]:
@@ -76,9 +77,11 @@ class Line:
         self.kept: Deployed | None = None
         self._first, self._house = first, house
         self._keep_until = 0.0
+        self._beside: tuple[Callable[[], WantedRoute], ...] = ()
+        self._told: tuple[WantedRoute, ...] = ()
 
     async def open(self) -> None:
-        """Put the first bundle into service; its cache answers at once.
+        """Put the first bundle into service; its cache answers at once, its student once it has been checked.
 
         Raises:
             EngineError: Its engine did not start.
@@ -86,6 +89,8 @@ class Line:
         self.active = self._deploy(self._first)
         self._want()
         await self.active.placed.settled()
+        self.tell_engines()
+        await self._house.crew.agreed()
         self._house.tell(f"serving {self.active.bundle.id}")
 
     async def follow(self) -> None:
@@ -106,13 +111,18 @@ class Line:
 
     async def close(self) -> None:
         """Take the task out of service; what has begun is finished first."""
-        self._house.crew.want(str(self.source), ())
-        await self._house.crew.agreed()
         deployed = [d for d in (self.trial, self.kept, self.active) if d is not None]
         self.active = self.trial = self.kept = None
+        self._house.crew.want(str(self.source), ())
+        await self._house.crew.agreed()
         for one in deployed:
             await self._drained(one)
             await self._retire(one)
+
+    def tell_engines(self) -> None:
+        """Let the workers know of an engine that died or has been checked since they were last told."""
+        if self.active is not None and self._routes() != self._told:
+            self._publish()
 
     def heal_copies(self) -> None:
         """A worker may have died of a copy that somebody cut short: mapped memory without a file behind it kills."""
@@ -123,11 +133,11 @@ class Line:
                     copy_small(bundle, copy)
 
     def status(self) -> dict[str, Any]:
-        """What operators see of it."""
+        """What operators see of it; `asked` is whether the workers may ask the active bundle's student."""
         return {
             name: None if deployed is None else deployed.status()
             for name, deployed in (("active", self.active), ("trial", self.trial), ("kept", self.kept))
-        }
+        } | {"asked": bool(self._told) and self._told[0].checked}
 
     # -- a change -------------------------------------------------------------------------------------------------
 
@@ -136,9 +146,19 @@ class Line:
         settings = self._house.override(bundle.task.serving)
         return Deployed(bundle, copy, self._house.engines.place(bundle, settings), settings)
 
-    def _want(self, *trial: WantedRoute) -> None:
+    def _want(self, *beside: Callable[[], WantedRoute]) -> None:
+        """Let the active bundle be served, and others beside it."""
+        self._beside = beside
+        self._publish()
+
+    def _routes(self) -> tuple[WantedRoute, ...]:
         assert self.active is not None
-        self._house.crew.want(str(self.source), (self.active.route("active"), *trial))
+        return self.active.route("active"), *(route() for route in self._beside)
+
+    def _publish(self) -> None:
+        routes = self._routes()
+        self._house.crew.want(str(self.source), routes)
+        self._told = routes
 
     async def _change_to_pointer(self) -> None:
         assert self.active is not None
@@ -165,7 +185,7 @@ class Line:
             ("shadow", change.shadow, change.shadow_s), ("canary", change.canary, change.canary_s)
         ):
             if share and seconds:
-                self._want(self.trial.route("trial", **{what: share}))
+                self._want(partial(self.trial.route, "trial", **{what: share}))
                 self._house.tell(f"{what} of {share:.0%} for {seconds:g} s")
                 await self._stays(pointer, seconds)
         await self._stays(pointer, 0.0)
@@ -201,11 +221,11 @@ class Line:
         assert self.active is not None
         assert self.trial is not None
         crew = self._house.crew
-        self._want(self.trial.route("trial"))  # opened everywhere: the switch itself is an assignment
+        self._want(partial(self.trial.route, "trial"))  # opened everywhere: the switch itself is an assignment
         if not await crew.agreed():
             raise EngineError("not all workers have opened the new bundle")
         old, self.active, self.trial = self.active, self.trial, None
-        self._want(old.route("leaving"))
+        self._want(partial(old.route, "leaving"))
         await crew.agreed()
         await self._drained(old)
         self._want()

@@ -72,6 +72,7 @@ class Route:
         self._store, self._doubtful = store, doubtful
         self._teacher: Teacher | None = None
         self._settings = settings
+        self._checked = True
         self.made = int(datetime.datetime.fromisoformat(bundle.manifest["created"]).timestamp())
         self.task_json = json.dumps(bundle.task.name, ensure_ascii=False).encode()
         self._flying: dict[str, asyncio.Future[Judged]] = {}
@@ -82,6 +83,15 @@ class Route:
     def use_teacher(self, teacher: Teacher) -> None:
         """Ask this teacher about doubtful queries while the client waits, where it asks for a single one."""
         self._teacher = teacher
+
+    def let(self, *, checked: bool) -> None:
+        """Let the student be asked or not: an engine answers before anybody knows whether it does so rightly.
+
+        What was learned of an engine in the life before is nothing to the next one.
+        """
+        if checked and not self._checked:
+            self.breaker, self._pace = Breaker(), Pace()
+        self._checked = checked
 
     def known(self, query: str) -> Answer | None:
         """The answer from the head cache, or one that the student gave a while ago."""
@@ -116,6 +126,8 @@ class Route:
         """
         new = [q for q in dict.fromkeys(queries) if q not in self._flying]
         if new:
+            if not self._checked:
+                raise RefusedError("engine", "the student is being started", 1.0)
             if self.waiting + len(new) > self._settings.max_waiting:
                 raise RefusedError("busy", f"{self.waiting} queries wait for the student", 1.0)
             late = self._pace.seconds_for(self.waiting + len(new)) - self._settings.request_timeout_s

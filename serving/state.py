@@ -15,11 +15,17 @@ from task.settings import Fraction, Strict
 
 
 class WantedRoute(Strict):
-    """A bundle, its engine and its settings. `folder` is the supervisor's verified copy, without weights."""
+    """A bundle, its engine and its settings.
+
+    Attributes:
+        folder: The supervisor's verified copy, without weights.
+        checked: Whether the engine, in the life that it has now, has said what the trained student said.
+    """
 
     folder: Path
     engine: str
     role: Literal["active", "trial", "leaving"]
+    checked: bool
     settings: Serving
     canary: Fraction = 0.0
     shadow: Fraction = 0.0

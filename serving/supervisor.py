@@ -102,7 +102,9 @@ class Supervisor:
         try:
             opening = asyncio.gather(*(line.open() for line in self.lines.values()))
             await asyncio.sleep(0)  # each has said what it wants served
-            helpers += [opening, asyncio.create_task(self._crew.keep(listener))]
+            helpers += [
+                opening, asyncio.create_task(self._crew.keep(listener)), asyncio.create_task(self._tell_engines()),
+            ]
             if beside is not None:
                 helpers.append(asyncio.ensure_future(beside(self)))
             await self._until(opening)
@@ -184,6 +186,14 @@ class Supervisor:
             await asyncio.gather(follower, return_exceptions=True)
         await self.lines[path].close()
         del self.lines[path]
+
+    async def _tell_engines(self) -> None:
+        """Keep the workers from asking engines that have not been checked, and let them ask those that have."""
+        while True:
+            for line in self.lines.values():
+                with contextlib.suppress(OSError):  # a full disk: told as soon as there is room
+                    line.tell_engines()
+            await asyncio.sleep(LOOK_S)
 
     def _heal(self) -> None:
         for line in self.lines.values():

@@ -84,6 +84,7 @@ class Worker:
         for want in wanted.routes:
             key = (want.folder, want.engine)
             opened[key] = self._open.get(key) or await self._opened(want)
+            opened[key].let(checked=want.checked)
         tasks: dict[str, Choice] = {}
         by_task: dict[str, dict[str, tuple[Route, WantedRoute]]] = {}
         for want in wanted.routes:

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from serving.engine import EngineError
-from serving.keeper import check
+from serving.keeper import Questions, check, welcome
 from task.labels import Example, Label
 from tests.serving.conftest import Open
 
@@ -34,6 +34,18 @@ def test_who_says_something_else_altogether_is_not_believed(house: Open) -> None
             other = [Example(q, (Label("product", "milk", 4, 8),)) for q in QUERIES]
             with pytest.raises(EngineError, match=r"gives 0\.0% of the labels"):
                 await check(h.route.student, other, 0.9)
+
+    asyncio.run(run())
+
+
+def test_an_engine_is_asked_in_all_lengths_and_then_checked(house: Open) -> None:
+    async def run() -> None:
+        async with house() as h:
+            queries = ["oat", "oat milk", "fresh oat milk"]
+            wrong = [Example(q, (Label("product", "milk", 4, 8),)) for q in QUERIES]
+            with pytest.raises(EngineError, match=r"gives 0\.0% of the labels"):
+                await welcome(h.route.student, Questions(queries, wrong), 0.9)
+            assert h.engine.requests == 3 + 1 + 1  # one by one, together, the reference
 
     asyncio.run(run())
 

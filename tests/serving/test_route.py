@@ -75,6 +75,28 @@ def test_an_engine_that_misbehaves_is_left_alone_and_tried_again(house: Open, mo
     asyncio.run(run())
 
 
+def test_an_engine_that_has_not_been_checked_is_asked_nothing(house: Open) -> None:
+    async def run() -> None:
+        async with house() as h:
+            h.engine.mood = "broken"
+            for number in range(5):  # what this engine did must not be held against the next
+                with pytest.raises(EngineUnavailableError):
+                    await h.route.answer(f"query {number}")
+            h.engine.mood = "well"
+            h.route.let(checked=False)
+            asked = h.engine.requests
+            with pytest.raises(RefusedError, match="being started") as refused:
+                await h.route.answer("another")
+            assert (refused.value.reason, refused.value.retry_after, h.engine.requests) == ("engine", 1.0, asked)
+            assert (await h.label("another")).status_code == 503
+            assert (await h.client.get("/readyz")).status_code == 503
+            assert (await h.label("oat milk")).json()["source"] == "cache"
+            h.route.let(checked=True)
+            assert (await h.route.answer("another")).source == "student"
+
+    asyncio.run(run())
+
+
 def test_more_than_may_wait_are_refused_at_once(house: Open) -> None:
     async def run() -> None:
         async with house(max_waiting=3) as h:

@@ -134,10 +134,6 @@ def test_no_query_changes_shapes_or_its_neighbours_answers(service: Service) -> 
     def said(row: dict[str, Any]) -> list[tuple[object, ...]]:
         return [(x["role"], x["text"], x["start"], x["end"]) for x in row["labels"]]
 
-    calm = 0
-    while calm < 20:  # each worker lets go of what it learned while the engine was starting
-        calm = calm + 1 if "labels" in ask([neighbours[0]])[neighbours[0]] else 0
-        time.sleep(0.1)
     alone = {q: said(ask([q])[q]) for q in neighbours}
     for query in INJECTIONS:
         found = ask([neighbours[0], query, neighbours[1]])
@@ -149,9 +145,20 @@ def test_no_query_changes_shapes_or_its_neighbours_answers(service: Service) -> 
 def test_an_engine_that_is_killed_comes_back(service: Service, load: Load) -> None:
     before = service.status()["active"]
     os.killpg(before["pid"], signal.SIGKILL)
+    service.until(lambda s: not s["asked"])
+    silent = time.time() + 0.5  # by then each worker has heard of it
     now = service.until(lambda s: s["active"]["restarts"] > before["restarts"] and s["active"]["engine"] == "ready")
     assert now["active"]["pid"] != before["pid"]
+    found = service.until(lambda s: s["asked"])
+    assert found["active"]["pid"] == now["active"]["pid"]
+    welcomed = time.time() - 0.5
+    service.healthy()
+    time.sleep(1.0)
     assert load.broken == 0
+    meanwhile = [x for x in load.since(silent, welcomed) if not x.hit and x.due + x.seconds < welcomed]
+    assert meanwhile
+    assert {x.status for x in meanwhile} == {503}  # nobody is answered by an engine that has not been checked
+    assert 200 in {x.status for x in load.since(welcomed) if not x.hit}
 
 
 def test_an_engine_that_hangs_is_killed_and_comes_back(service: Service, load: Load) -> None:
