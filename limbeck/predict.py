@@ -9,7 +9,7 @@ from pathlib import Path
 from serving.bundle import Bundle
 from serving.cache import HeadCache
 from serving.client import StudentClient
-from serving.keeper import Questions, check, started
+from serving.keeper import started
 from serving.route import Route
 from task.labels import Example
 from task.progress import Progress, quiet
@@ -30,14 +30,8 @@ def predict(
     """
     progress.begin("starting vLLM")
     with started(bundle, log) as engine:
-        asyncio.run(_checked(bundle, engine.url))
         progress.begin("labelling", len(examples))
         return asyncio.run(through_engine(bundle, engine.url, examples, use_cache, progress.advance))
-
-
-async def _checked(bundle: Bundle, url: str) -> None:
-    async with StudentClient.of(bundle, url, load_tokenizer(bundle.model), _PATIENCE_S) as client:
-        await check(client, Questions.of(bundle).reference, bundle.task.serving.self_check)
 
 
 async def through_engine(

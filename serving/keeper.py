@@ -17,6 +17,7 @@ import itertools
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -96,7 +97,6 @@ class Keeper:
     tenants: list[Tenant] = field(default_factory=list)
     _engine: Engine | None = None
     _life: int = 0
-    _living: bool = False
 
     @property
     def url(self) -> str:
@@ -110,7 +110,7 @@ class Keeper:
 
     def serves(self, tenant: Tenant) -> bool:
         """Whether the engine has been asked for a tenant, and found right, in the life that it has now."""
-        return self._living and tenant.life == self._life
+        return self.pid is not None and tenant.life == self._life
 
     def admit(self, bundle: Bundle) -> Tenant:
         """Serve a bundle from now on."""
@@ -160,7 +160,6 @@ class Keeper:
         engine = self._engine = engine_of(self.tenants[0].bundle, self.log, self.settings, self.port)
         try:
             await asyncio.to_thread(engine.wait_ready)
-            self._living = True
             await self._welcome(engine)
             if not any(t.life == self._life for t in self.tenants):
                 raise EngineError(self.why or "nobody is left to serve")
@@ -169,7 +168,6 @@ class Keeper:
             self.state = "ready"
             await self._watch(engine)
         finally:
-            self._living = False
             engine.kill()
 
     async def _welcome(self, engine: Engine) -> None:
@@ -276,12 +274,26 @@ def engine_of(bundle: Bundle, log: Path, settings: Serving | None = None, port: 
 
 
 def started(bundle: Bundle, log: Path) -> Engine:
-    """An engine that serves one bundle and answers, its adapter loaded; raises `EngineError` and leaves none behind."""
+    """An engine that serves one bundle, its adapter loaded, and has been welcomed; it belongs to the caller.
+
+    Raises:
+        EngineError: It did not start, or says something else than the trained student; none is left behind.
+    """
+
+    async def welcomed() -> None:
+        try:
+            async with StudentClient.of(bundle, engine.url, load_tokenizer(bundle.model)) as client:
+                await welcome(client, Questions.of(bundle), bundle.task.serving.self_check)
+        except EngineUnavailableError as error:
+            raise EngineError(f"{bundle.model_name}: {error}") from error
+
     engine = engine_of(bundle, log)
     try:
         engine.wait_ready()
         if bundle.adapter is not None:
             engine.load_adapter(bundle.model_name, bundle.adapter)
+        with ThreadPoolExecutor(1) as helper:  # the caller may be in an event loop, as a replica of Ray's is
+            helper.submit(asyncio.run, welcomed()).result()
     except BaseException:
         engine.close()
         raise

@@ -89,7 +89,7 @@ class Line:
         self.active = self._deploy(self._first)
         self._want()
         await self.active.placed.settled()
-        self.tell_engines()
+        self.publish()
         await self._house.crew.agreed()
         self._house.tell(f"serving {self.active.bundle.id}")
 
@@ -119,10 +119,14 @@ class Line:
             await self._drained(one)
             await self._retire(one)
 
-    def tell_engines(self) -> None:
-        """Let the workers know of an engine that died or has been checked since they were last told."""
-        if self.active is not None and self._routes() != self._told:
-            self._publish()
+    def publish(self) -> None:
+        """Tell the workers what to serve, where that has changed: an engine that died may not be asked any more."""
+        if self.active is None:
+            return
+        routes = self.active.route("active"), *(route() for route in self._beside)
+        if routes != self._told:
+            self._house.crew.want(str(self.source), routes)
+            self._told = routes
 
     def heal_copies(self) -> None:
         """A worker may have died of a copy that somebody cut short: mapped memory without a file behind it kills."""
@@ -149,16 +153,7 @@ class Line:
     def _want(self, *beside: Callable[[], WantedRoute]) -> None:
         """Let the active bundle be served, and others beside it."""
         self._beside = beside
-        self._publish()
-
-    def _routes(self) -> tuple[WantedRoute, ...]:
-        assert self.active is not None
-        return self.active.route("active"), *(route() for route in self._beside)
-
-    def _publish(self) -> None:
-        routes = self._routes()
-        self._house.crew.want(str(self.source), routes)
-        self._told = routes
+        self.publish()
 
     async def _change_to_pointer(self) -> None:
         assert self.active is not None

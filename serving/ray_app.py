@@ -26,7 +26,7 @@ from serving.bundle import Bundle, open_bundle
 from serving.cache import HeadCache
 from serving.client import EngineUnavailableError, Judged, StudentClient
 from serving.gateway import Gateway
-from serving.keeper import Questions, started, welcome
+from serving.keeper import started
 from serving.limits import Callers, read_keys
 from serving.route import Route
 from serving.routes import Choice, Routes
@@ -74,8 +74,7 @@ class EngineReplica:
 
     def __init__(self, folder: str) -> None:
         bundle = open_bundle(Path(folder))
-        self._settings = bundle.task.serving
-        self._questions: Questions | None = Questions.of(bundle)
+        self._hang_s = bundle.task.serving.hang_s
         log = Path(tempfile.gettempdir()) / f"limbeck-engine-{os.getpid()}.log"
         self._engine = started(bundle, log)
         self._client = StudentClient.of(bundle, self._engine.url, load_tokenizer(bundle.model))
@@ -85,17 +84,10 @@ class EngineReplica:
         return await self._client.label(queries)
 
     async def check_health(self) -> None:
-        """Raise where the engine is dead or hangs: Ray starts another replica then.
-
-        Ray calls this before it sends a replica anything, so this is where an engine is warmed up, and refused if it
-        says something else than the trained student.
-        """
+        """Raise where the engine is dead or hangs: Ray starts another replica then."""
         if not self._engine.alive:
             raise RuntimeError(f"vLLM ended with code {self._engine.code}")
-        if self._questions is not None:
-            await welcome(self._client, self._questions, self._settings.self_check)
-            self._questions = None
-        async with asyncio.timeout(self._settings.hang_s):
+        async with asyncio.timeout(self._hang_s):
             await self._client.label(["ready"])
 
     def pids(self) -> tuple[int, int]:

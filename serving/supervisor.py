@@ -103,7 +103,7 @@ class Supervisor:
             opening = asyncio.gather(*(line.open() for line in self.lines.values()))
             await asyncio.sleep(0)  # each has said what it wants served
             helpers += [
-                opening, asyncio.create_task(self._crew.keep(listener)), asyncio.create_task(self._tell_engines()),
+                opening, asyncio.create_task(self._crew.keep(listener)), asyncio.create_task(self._publish()),
             ]
             if beside is not None:
                 helpers.append(asyncio.ensure_future(beside(self)))
@@ -187,12 +187,12 @@ class Supervisor:
         await self.lines[path].close()
         del self.lines[path]
 
-    async def _tell_engines(self) -> None:
+    async def _publish(self) -> None:
         """Keep the workers from asking engines that have not been checked, and let them ask those that have."""
         while True:
             for line in self.lines.values():
                 with contextlib.suppress(OSError):  # a full disk: told as soon as there is room
-                    line.tell_engines()
+                    line.publish()
             await asyncio.sleep(LOOK_S)
 
     def _heal(self) -> None:

@@ -27,7 +27,7 @@ async def main() -> int:
                     messages=[{"role": "system", "content": SYSTEM}, {"role": "user", "content": query}],
                 )
                 return isinstance(json.loads(reply.choices[0].message.content), dict)
-            except Exception:
+            except Exception:  # whatever it raises, the row has no answer, which is what is counted
                 return False
 
     return sum(await asyncio.gather(*(ask(f"query{i} milk") for i in range(rows))))

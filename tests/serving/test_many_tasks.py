@@ -199,8 +199,8 @@ def test_an_engine_that_comes_back_has_its_adapters(
     before = fleet.status()["tasks"]["two"]["active"]
     os.killpg(before["pid"], signal.SIGKILL)
     fleet.until(lambda s: all(
-        t["active"]["engine"] == "ready" and t["active"]["pid"] not in (None, before["pid"])
+        t["active"]["engine"] == "ready" and t["active"]["pid"] not in (None, before["pid"]) and t["asked"]
         for t in s["tasks"].values()
-    ))
+    ) and all(w["generation"] == s["generation"] for w in s["workers"]))
     for name in ("one", "two"):
         assert fleet.says(name) == expected(tiny_llama, bundles[name], tokenizer)
