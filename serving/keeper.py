@@ -25,7 +25,7 @@ from typing import Literal
 from eval.quality import label_agreement
 from serving.bundle import Bundle
 from serving.cache import HeadCache
-from serving.client import EngineUnavailableError, Student, StudentClient
+from serving.client import EngineUnavailableError, Judged, Student, StudentClient
 from serving.engine import Engine, EngineError, free_port, ready_to_start
 from task.labels import Example
 from task.service import Serving
@@ -34,6 +34,7 @@ from task.tokens import FastTokenizer, load_tokenizer
 State = Literal["starting", "ready", "restarting", "failed", "stopped"]
 FIRST_PAUSE_S, LONGEST_PAUSE_S, FORGIVEN_AFTER_S = 1.0, 30.0, 60.0
 _IDLE_S = 120.0
+_PATIENCE_S = 120.0  # nobody waits for an engine that is handed out; with adapters a CPU answers two queries a second
 _WARM_UP, _CHECKED = 8, 32
 
 
@@ -252,7 +253,9 @@ async def check(student: Student, reference: Sequence[Example], least: float) ->
     """Raise `EngineError` where an engine gives less than this share of the labels that the trained student gave."""
     if not reference:
         return
-    said = await student.label([x.query for x in reference])
+    said: list[Judged] = []
+    for at in range(0, len(reference), _WARM_UP):  # few at a time: a slow engine is not one that hangs
+        said += await student.label([x.query for x in reference[at : at + _WARM_UP]])
     answers = [Example(x.query, judged.labels) for x, judged in zip(reference, said, strict=True)]
     same = label_agreement(reference, answers)
     if same < least:
@@ -282,7 +285,7 @@ def started(bundle: Bundle, log: Path) -> Engine:
 
     async def welcomed() -> None:
         try:
-            async with StudentClient.of(bundle, engine.url, load_tokenizer(bundle.model)) as client:
+            async with StudentClient.of(bundle, engine.url, load_tokenizer(bundle.model), _PATIENCE_S) as client:
                 await welcome(client, Questions.of(bundle), bundle.task.serving.self_check)
         except EngineUnavailableError as error:
             raise EngineError(f"{bundle.model_name}: {error}") from error

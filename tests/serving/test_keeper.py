@@ -42,10 +42,21 @@ def test_an_engine_is_asked_in_all_lengths_and_then_checked(house: Open) -> None
     async def run() -> None:
         async with house() as h:
             queries = ["oat", "oat milk", "fresh oat milk"]
-            wrong = [Example(q, (Label("product", "milk", 4, 8),)) for q in QUERIES]
+            wrong = [Example(q, (Label("product", "milk", 4, 8),)) for q in QUERIES[:8]]
             with pytest.raises(EngineError, match=r"gives 0\.0% of the labels"):
                 await welcome(h.route.student, Questions(queries, wrong), 0.9)
             assert h.engine.requests == 3 + 1 + 1  # one by one, together, the reference
+
+    asyncio.run(run())
+
+
+def test_the_reference_is_asked_in_parts_that_a_slow_engine_answers_in_time(house: Open) -> None:
+    async def run() -> None:
+        async with house() as h:
+            said = [Example(q, j.labels) for q, j in zip(QUERIES, await h.route.student.label(QUERIES), strict=True)]
+            before = h.engine.requests
+            await check(h.route.student, said, 1.0)
+            assert h.engine.requests == before + 2
 
     asyncio.run(run())
 
