@@ -1,7 +1,7 @@
 """Labels that are wrong on purpose: what a student makes of them, with and without the options that are meant for it.
 
     python -m benchmarks.noise runs/market [--work runs/noise] [--seeds 3] [--steps 480] [--rates 0 0.05 0.1 0.2]
-                               [--manners plain robust cross-fit]
+                               [--manners plain robust cross-fit] [--set K=V]
 
 The labels of a finished market run, its teacher's, are spoilt: every label with the given probability becomes another
 role, loses or gains a word, gets another value (closed roles), or is left out. The same hand spoils the teacher's
@@ -64,9 +64,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=480)
     parser.add_argument("--rates", type=float, nargs="+", default=[0.0, 0.05, 0.1, 0.2])
     parser.add_argument("--manners", choices=MANNERS, nargs="+", default=["plain", "robust"])
+    parser.add_argument("--set", action="append", default=[], help="a value of the task, such as student.cpus_per_worker=1")
     options = parser.parse_args()
     settings = {"student.max_steps": options.steps, "student.keep_best": "false", "student.eval_every": "1000000"}
-    task = load_task(Path("configs/market.yaml"), [f"{k}={v}" for k, v in settings.items()]).task
+    task = load_task(Path("configs/market.yaml"), [f"{k}={v}" for k, v in settings.items()] + options.set).task
     inputs = Inputs(task, options.run)
     inputs.prepare()
     rows = curriculum.read(options.run / "curriculum", "train")

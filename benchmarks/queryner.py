@@ -1,6 +1,6 @@
 """What a student makes of people's labels: QueryNER over seeds, and what was tried to make it better.
 
-    python -m benchmarks.queryner DATA [--runs runs] [--seeds 3] [--only seeds|tried]
+    python -m benchmarks.queryner DATA [--runs runs] [--seeds 3] [--only seeds|tried] [--set K=V]
 
 DATA is a folder with QueryNER's train.jsonl and dev.jsonl. First the recipe of configs/queryner.yaml is trained on all
 training rows with each seed and scored on the 871 development rows (strict micro-F1: role and span), which nothing
@@ -59,10 +59,11 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", choices=["seeds", "tried"], help="the other part of the result is kept")
+    parser.add_argument("--set", action="append", default=[], help="a value of the task, such as student.cpus_per_worker=1")
     options = parser.parse_args()
     content = read_json(RESULT) if RESULT.exists() else {}
     with Console() as console:
-        loaded = load_task(Path("configs/queryner.yaml"), [f"data.dir={options.data.resolve()}"])
+        loaded = load_task(Path("configs/queryner.yaml"), [f"data.dir={options.data.resolve()}", *options.set])
         pipeline = Pipeline(loaded, options.runs, console)
         pipeline.upto("curriculum")
         with connected(pipeline.task.student):
