@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=480)
     parser.add_argument("--rates", type=float, nargs="+", default=[0.0, 0.05, 0.1, 0.2])
     parser.add_argument("--manners", choices=MANNERS, nargs="+", default=["plain", "robust"])
-    parser.add_argument("--set", action="append", default=[], help="a value of the task, such as student.cpus_per_worker=1")
+    parser.add_argument("--set", action="append", default=[], help="a task value: student.cpus_per_worker=1")
     options = parser.parse_args()
     settings = {"student.max_steps": options.steps, "student.keep_best": "false", "student.eval_every": "1000000"}
     task = load_task(Path("configs/market.yaml"), [f"{k}={v}" for k, v in settings.items()] + options.set).task

@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", choices=["seeds", "tried"], help="the other part of the result is kept")
-    parser.add_argument("--set", action="append", default=[], help="a value of the task, such as student.cpus_per_worker=1")
+    parser.add_argument("--set", action="append", default=[], help="a task value: student.cpus_per_worker=1")
     options = parser.parse_args()
     content = read_json(RESULT) if RESULT.exists() else {}
     with Console() as console:

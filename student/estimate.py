@@ -102,6 +102,8 @@ def training_memory(shape: Architecture, student: Student, tokens: int) -> dict[
         weights = (shape.parameters - shape.body + shape.body / student.workers + shape.body / shape.layers) * width
     else:
         weights = shape.parameters * width
+        if not student.use_gpu and student.dtype == "bfloat16" and student.peft is None:
+            weights += 2 * shape.body * width  # laid out for products ahead and back (`student.frozen`)
     trained = adapter_parameters(shape, student.lora)
     per_token = 10 * shape.hidden + 4 * shape.intermediate + 3 * student.lora.rank * 7
     kept_layers = shape.layers if not student.gradient_checkpointing else 1

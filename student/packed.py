@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from student.frozen import Frozen
 from student.fused import plain
 
 
@@ -53,18 +54,18 @@ class Adapted(NamedTuple):
 class Group:
     """Linear layers that read the same input, as one: y = x Wᵀ + (x Aᵀ) Bᵀ, W frozen.
 
-    W (out, in) holds the layers' weights one below the other; they become views of it, so that no memory is spent
-    twice. A (ranks, in) holds the adapters' A, B (out, ranks) their B times their scale, block by block.
+    W (out, in) holds the layers' weights one below the other; they become views of it. A (ranks, in) holds the
+    adapters' A, B (out, ranks) their B times their scale, block by block.
     """
 
     def __init__(self, layers: Sequence[Any]) -> None:
         bases = [layer.base_layer if hasattr(layer, "base_layer") else layer for layer in layers]
-        self.weight = torch.cat([b.weight.detach() for b in bases]) if len(bases) > 1 else bases[0].weight.detach()
+        weight = torch.cat([b.weight.detach() for b in bases]) if len(bases) > 1 else bases[0].weight.detach()
         self.adapted: list[Adapted] = []
         out = rank = 0
         for layer, base in zip(layers, bases, strict=True):
             end = out + len(base.weight)
-            base.weight.data = self.weight[out:end]
+            base.weight.data = weight[out:end]
             if layer is not base:
                 a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
                 self.adapted.append(
@@ -72,12 +73,13 @@ class Group:
                 )
                 rank += len(a)
             out = end
-        self.a = self.weight.new_zeros(rank, self.weight.shape[1])
-        self.b = self.weight.new_zeros(out, rank)
+        self.weight = Frozen(weight)
+        self.a = weight.new_zeros(rank, weight.shape[1])
+        self.b = weight.new_zeros(out, rank)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Outputs (tokens, out), with a residual added where there is one, and x Aᵀ (tokens, ranks)."""
-        y = x @ self.weight.T if residual is None else torch.addmm(residual, x, self.weight.T)
+        y = self.weight.forward(x, residual)
         down = x @ self.a.T
         return (y.addmm_(down, self.b.T) if self.adapted else y), down
 
@@ -85,7 +87,7 @@ class Group:
         self, grad: Tensor, x: Tensor, down: Tensor, *, of_input: bool = True
     ) -> tuple[Tensor, Sequence[Tensor]]:
         """Gradients of the input (empty where nobody wants it) and of what is learned, in fp32."""
-        grad_x = grad @ self.weight if of_input else grad[:0]
+        grad_x = self.weight.backward(grad) if of_input else grad[:0]
         if not self.adapted:
             return grad_x, ()
         grad_down = grad @ self.b
