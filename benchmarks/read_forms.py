@@ -1,6 +1,6 @@
 """The form `read` and its alternatives: what each is worth, and what it costs to answer.
 
-    python -m benchmarks.read_forms DATA [--work runs/read-forms] [--rows 3000] [--held 700] [--epochs 2]
+    python -m benchmarks.read_forms DATA [--work runs/read-forms] [--rows 3000] [--held 700] [--epochs 2] [--untimed]
 
 DATA is a folder with QueryNER's train.jsonl; its first rows are learned from, the last ones held out, dev.jsonl is not
 looked at. Every way of reading is trained by the same loop with the recipe of configs/queryner.yaml and one seed:
@@ -11,24 +11,28 @@ looked at. Every way of reading is trained by the same loop with the recipe of c
 - `first token`: echo, but a word is read at its first token
 - `trained head`: echo, and the symbols' rows of the LM head learn too
 - `label smoothing 0.1`
+- `both ways`, `both ways, echo`: attention in both directions in every layer (`is_causal: false` in the config, which
+  transformers and vLLM both heed), on the query alone and on the echo
 - `20 layers`, `10 layers`: echo on the base without its upper layers
 - `transitions`: echo decoded with a transition matrix counted from the labels; nothing is trained
 
 F1 is strict (role and span) with an interval; differences are paired over queries. Latency is one query at a time
 through stock vLLM on the merged model, for the ways whose engine does different work. Attention in both directions in
-the upper layers (LS-unLLaMA) is not among them: stock vLLM runs a Llama's attention causally. Each way is kept in the
-work folder, so a run that was cut goes on. Expected: echo far above once, the rest within its interval; 20 layers two
-thirds of the latency for a point or two. Writes benchmarks/results/read_forms.json.
+the upper layers alone (LS-unLLaMA) is not among them: stock vLLM has one switch for all layers. Each way is kept in the
+work folder, so a run that was cut goes on; `--untimed` leaves the latencies to a run that has the machine for itself.
+Expected: echo far above once, the rest within its interval, both ways on the query alone near the echo at half its
+tokens; 20 layers two thirds of the latency for a point or two. Writes benchmarks/results/read_forms.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import dataclasses
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,6 +104,7 @@ class Way:
 
     prompt: Prompt | None = None
     layers: int | None = None
+    both: bool = False
     head: bool = False
     smoothing: float = 0.0
     timed: bool = False
@@ -107,6 +112,7 @@ class Way:
 
 WAYS: Mapping[str, Way] = {
     "echo": Way(timed=True), "once": Way(once, timed=True), "instructed echo": Way(instructed, timed=True),
+    "both ways": Way(once, both=True, timed=True), "both ways, echo": Way(both=True, timed=True),
     "first token": Way(first_token), "trained head": Way(head=True), "label smoothing 0.1": Way(smoothing=0.1),
     "20 layers": Way(layers=20, timed=True), "10 layers": Way(layers=10, timed=True),
 }
@@ -131,6 +137,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=3_000)
     parser.add_argument("--held", type=int, default=700)
     parser.add_argument("--epochs", type=float, default=2.0)
+    parser.add_argument("--untimed", action="store_true", help="train and score only; write no result")
     options = parser.parse_args()
     settings = {"data.dir": str(options.data.resolve()), "student.epochs": str(options.epochs)}
     task = load_task(Path("configs/queryner.yaml"), [f"{k}={v}" for k, v in settings.items()]).task
@@ -142,17 +149,21 @@ def main() -> None:
     found: dict[str, list[Example]] = {}
     timed: dict[str, Any] = {}
     for name, way in WAYS.items():
-        folder = options.work / name.replace(" ", "-")
+        folder = options.work / name.replace(",", "").replace(" ", "-")
         mine = Read(**{f.name: getattr(codec, f.name) for f in dataclasses.fields(codec)}, way=way.prompt)
         if not (folder / "predictions.jsonl").exists():
             folder.mkdir(parents=True, exist_ok=True)
-            one(task, way, mine, tokenizer, base, learned, held, folder)
+            learn(task, way, mine, tokenizer, base, learned, held, folder)
+        if way.timed and not options.untimed and not (folder / "latency.json").exists():
+            write_json(folder / "latency.json", latency(task, way, mine, tokenizer, base, held, folder))
         found[name] = read_predictions(folder / "predictions.jsonl")
-        timed[name] = read_json(folder / "latency.json") if way.timed else None
+        timed[name] = read_json(folder / "latency.json") if (folder / "latency.json").exists() else None
         if name == "echo":
             scores = list(torch.load(folder / "scores.pt", weights_only=True))
             found["transitions"] = decoded(codec, held, [s.numpy() for s in scores], learned, 1.0)
         print(name, over_seeds(held, [found[name]], task, "span"), timed[name], flush=True)
+    if options.untimed:
+        return
     write_json(RESULT, {
         "rows": len(learned), "held_out": len(held), "epochs": options.epochs, "ways": [{
             "name": name, "strict_f1": over_seeds(held, [x], task, "span"), "latency": timed.get(name),
@@ -163,27 +174,36 @@ def main() -> None:
     print(RESULT)
 
 
-def one(
+def learn(
     task: Task, way: Way, codec: Read, tokenizer: FastTokenizer, base: Path, learned: Sequence[Example],
     held: Sequence[Example], folder: Path,
 ) -> None:
-    """Train a way of reading, label what is held out, time it."""
-    start = base if way.layers is None else shortened(base, way.layers, folder / "base")
-    model, logits = train(task, way, codec, tokenizer, start, learned)
+    """Train a way of reading and label what is held out."""
+    with changed(base, way, folder) as start:
+        model, logits = train(task, way, codec, tokenizer, start, learned)
     queries = [x.query for x in held]
     scores = all_scores(model, codec, tokenizer, queries) if not way.head else headed(logits, codec, tokenizer, queries)
     torch.save([torch.tensor(s) for s in scores], folder / "scores.pt")
-    if way.timed:
-        model.save_pretrained(str(folder / "adapter"), safe_serialization=True)
-        merge(start, folder / "adapter", folder / "model")
-        export_classifier(folder / "model", codec.symbol_ids, folder / "classifier")
-        write_json(folder / "latency.json", latency(task, codec, tokenizer, queries, folder))
-        shutil.rmtree(folder / "model")
-        shutil.rmtree(folder / "classifier")
-    shutil.rmtree(folder / "base", ignore_errors=True)
+    model.save_pretrained(str(folder / "adapter"), safe_serialization=True)
     write_jsonl(folder / "predictions.jsonl", (
         Example(q, codec.decode_scores(q, s)).to_json() for q, s in zip(queries, scores, strict=True)
     ))
+
+
+@contextlib.contextmanager
+def changed(base: Path, way: Way, folder: Path) -> Iterator[Path]:
+    """The base as a way wants it: as it is, without its upper layers, or with attention in both directions."""
+    out = folder / "base"
+    shutil.rmtree(out, ignore_errors=True)
+    if way.layers is not None:
+        yield shortened(base, way.layers, out)
+    elif way.both:
+        shutil.copytree(base, out)
+        write_json(out / "config.json", read_json(base / "config.json") | {"is_causal": False})
+        yield out
+    else:
+        yield base
+    shutil.rmtree(out, ignore_errors=True)
 
 
 def train(
@@ -269,22 +289,31 @@ def shortened(base: Path, layers: int, out: Path) -> Path:
     return out
 
 
-def latency(task: Task, codec: Codec, tokenizer: FastTokenizer, queries: Sequence[str], folder: Path) -> dict[str, Any]:
-    """Milliseconds of one query at a time, straight to the engine."""
+def latency(
+    task: Task, way: Way, codec: Codec, tokenizer: FastTokenizer, base: Path, held: Sequence[Example], folder: Path
+) -> dict[str, Any]:
+    """Milliseconds of one query at a time, straight to the engine that serves the merged model."""
 
     async def ask(url: str) -> list[float]:
         client = StudentClient(url, "student", task, codec, tokenizer)
         out = []
-        for query in queries[: QUERIES + WARM_UP]:
+        for example in held[: QUERIES + WARM_UP]:
             started = time.perf_counter()
-            await client.label([query])
+            await client.label([example.query])
             out.append(time.perf_counter() - started)
         await client.close()
         return out[WARM_UP:]
 
-    with Engine(folder / "classifier", "student", "read", task.serving, folder / "engine.log") as engine:
-        engine.wait_ready()
-        return percentiles(asyncio.run(ask(engine.url)))
+    with changed(base, way, folder) as start:
+        merge(start, folder / "adapter", folder / "model")
+    export_classifier(folder / "model", codec.symbol_ids, folder / "classifier")
+    try:
+        with Engine(folder / "classifier", "student", "read", task.serving, folder / "engine.log") as engine:
+            engine.wait_ready()
+            return percentiles(asyncio.run(ask(engine.url)))
+    finally:
+        shutil.rmtree(folder / "model")
+        shutil.rmtree(folder / "classifier")
 
 
 if __name__ == "__main__":

@@ -73,8 +73,8 @@ def linear_layers(model: Any) -> list[str]:
 class TargetLogits(torch.nn.Module):
     """Logits at chosen positions over chosen tokens: the LM head is applied to nothing else.
 
-    Padding stands right of every row, so causal attention needs no mask to ignore it; a model that `student.packed` has
-    taken over does not see it at all.
+    Padding stands right of every row: causal attention needs no mask to ignore it, attention in both directions needs
+    one, and a model that `student.packed` has taken over does not see it at all.
     """
 
     def __init__(self, model: Any, alphabet: Sequence[int] | None) -> None:
@@ -108,10 +108,14 @@ class TargetLogits(torch.nn.Module):
 
     def hidden(self, ids: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         """What the head is applied to, shape (targets, hidden); arguments as above."""
+        lengths = torch.zeros(len(ids), dtype=torch.long, device=ids.device)
+        lengths.scatter_reduce_(0, rows, columns + 1, "amax")
         if self._packed is None or not len(rows):
-            states: Tensor = self._decoder(input_ids=ids).last_hidden_state[rows, columns]
+            mask = None
+            if not getattr(self._decoder.config, "is_causal", True):  # a row in which nothing is read still sees itself
+                mask = torch.arange(ids.shape[1], device=ids.device) < lengths.clamp(min=1)[:, None]
+            states: Tensor = self._decoder(input_ids=ids, attention_mask=mask).last_hidden_state[rows, columns]
             return states
-        lengths = torch.zeros(len(ids), dtype=torch.long).scatter_reduce_(0, rows, columns + 1, "amax")
         packed: Tensor = self._packed(ids, lengths)
         return packed[(lengths.cumsum(0) - lengths)[rows] + columns]
 

@@ -135,7 +135,8 @@ class Table:
         sin: Likewise.
         place: Each token's place in the table, shape (tokens,); None where the rows fill it.
         token: The token at each place, anybody's where there is none, shape (rows · length,).
-        mask: What a query may not see is minus infinity, shape (queries per key · length, length).
+        mask: What a query may not see is minus infinity: what comes later, shape (queries per key · length, length);
+            where attention goes in both directions what no row holds, shape (rows · keys, 1, length).
     """
 
     rows: int
@@ -167,6 +168,7 @@ class Packed:
         self.decoder = decoder
         self.layers = [Layer.of(x) for x in decoder.layers]
         self.kv, self.each = c.num_key_value_heads, c.num_attention_heads // c.num_key_value_heads
+        self.causal = getattr(c, "is_causal", True)
         self.dim, self.eps = decoder.layers[0].self_attn.head_dim, c.rms_norm_eps
         self.scaling = decoder.layers[0].self_attn.scaling
         found = [(g, x) for layer in self.layers for g in layer.groups for x in g.adapted]
@@ -207,11 +209,15 @@ class Packed:
         cos, sin = self.decoder.rotary_emb(hidden, torch.arange(length)[None])  # (1, length, head_dim)
         position = real.nonzero()[:, 1]
         full = bool(real.all())
-        future = torch.full((length, length), float("-inf"), dtype=hidden.dtype).triu_(1)
+        if self.causal:
+            mask = torch.full((length, length), float("-inf"), dtype=hidden.dtype).triu_(1).repeat(self.each, 1)
+        else:
+            mask = torch.zeros(rows, 1, length, dtype=hidden.dtype).masked_fill_(~real[:, None], float("-inf"))
+            mask = mask.repeat_interleave(self.kv, 0)
         return Table(
             rows, length, cos[0, position, None], sin[0, position, None],
             None if full else real.flatten().nonzero()[:, 0], (real.flatten().cumsum(0) - 1).clamp_(min=0),
-            future.repeat(self.each, 1),
+            mask,
         )
 
 

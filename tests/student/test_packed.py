@@ -106,3 +106,17 @@ def test_rows_in_which_nothing_is_read_are_no_error(tiny_llama: Path, tokenizer:
     with torch.inference_mode():
         assert [len(s) for s in read_scores(model, codec, tokenizer, [" ", " "])] == [0, 0]
         assert [len(s) for s in read_scores(model, codec, tokenizer, [" ", "oat milk"])] == [0, 2]
+
+
+def test_attention_in_both_directions_is_that_of_transformers(tiny_llama: Path) -> None:
+    task = make_task(student={"lora": {"rank": 4, "alpha": 8}})
+    plain, packed = model_of(tiny_llama, task), model_of(tiny_llama, task)
+    for model in (plain, packed):
+        model.get_base_model().get_decoder().config.is_causal = False
+    assert pack(packed)
+    (wanted, gradients), (out, others) = loss_of(plain, LENGTHS), loss_of(packed, LENGTHS)
+    assert torch.allclose(wanted, out, atol=1e-5)
+    for a, b in zip(gradients, others, strict=True):
+        assert torch.allclose(a, b, rtol=1e-3, atol=1e-4 * float(a.abs().max()))
+    causal = model_of(tiny_llama, task)
+    assert not torch.allclose(loss_of(causal, LENGTHS)[0], wanted, atol=1e-2)
