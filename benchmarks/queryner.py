@@ -8,7 +8,8 @@ below looks at. Then every variant is trained once without the last tenth of the
 tenth, beside the recipe trained likewise; differences are paired over queries. The recipe's scores there are decoded
 in four ways: each word's best symbol alone, Viterbi as the codec does it, and Viterbi with a transition matrix counted
 from the training labels at half and at full weight. Each training is a stage: what is done stands. Expected: Viterbi
-above single symbols by a point; everything else within its interval. Writes benchmarks/results/queryner_student.json.
+above single symbols by a point; everything else within its interval. Weight decay is not among them: 0.1 at this rate
+shrinks an adapter by two per cent in all. Writes benchmarks/results/queryner_student.json.
 """
 
 from __future__ import annotations
@@ -44,11 +45,10 @@ RECIPE = "recipe"
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
     RECIPE: {},
     "label smoothing 0.1": {"label_smoothing": 0.1},
-    "weight decay 0.1": {"weight_decay": 0.1},
-    "LoRA dropout 0.1": {"lora": {"dropout": 0.1}},
     "rank 8": {"lora": {"rank": 8, "alpha": 16}},
-    "3 epochs": {"epochs": 3.0},
     "half the learning rate": {"learning_rate": 5e-4},
+    "3 epochs": {"epochs": 3.0},
+    "LoRA dropout 0.1": {"lora": {"dropout": 0.1}},
 }
 
 
