@@ -14,7 +14,9 @@ def plan_batches(
     """Row numbers of every step's batch, all ranks together.
 
     The curriculum's order is kept; within a window of `window` batches rows are grouped by length, because padding is
-    the price of mixing them, and the window's batches come in random order. `window=1` keeps the order to the row.
+    the price of mixing them, and the window's batches come in random order. `window=1` keeps the order to the row. A
+    run that ends within an epoch takes rows at even distances from an order that means something: the first ones of
+    `easy-to-hard` would be the easy ones alone.
 
     Args:
         lengths: Length of every row in tokens, in curriculum order.
@@ -27,6 +29,9 @@ def plan_batches(
         order = list(range(len(lengths)))
         if reshuffle and epoch:
             rng.shuffle(order)
+        left = batch_size * (steps - len(out))
+        if not reshuffle and left < len(order):
+            order = [order[i * len(order) // left] for i in range(left)]
         span = batch_size * window
         for at in range(0, len(order), span):
             part = order[at : at + span]

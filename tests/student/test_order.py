@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,6 +27,26 @@ def test_window_one_keeps_the_curriculum_to_the_row(lengths: list[int], batch: i
     steps = -(-len(lengths) // batch)
     plan = plan_batches(lengths, batch_size=batch, steps=steps, reshuffle=True, window=1, seed=1)
     assert [i for b in plan for i in b] == list(range(len(lengths)))
+
+
+@given(LENGTHS, st.integers(1, 8), st.integers(1, 4), st.integers(1, 30))
+def test_a_run_that_ends_early_has_seen_all_of_an_order_that_means_something(
+    lengths: list[int], batch: int, window: int, steps: int
+) -> None:
+    plan = plan_batches(lengths, batch_size=batch, steps=steps, reshuffle=False, window=window, seed=1)
+    whole = -(-len(lengths) // batch)
+    last = [i for b in plan[steps // whole * whole :] for i in b]  # what is no whole epoch
+    assert len(plan) == steps
+    assert len(set(last)) == len(last)
+    if last and window == 1:
+        gaps = [b - a for a, b in itertools.pairwise([*last, len(lengths)])]
+        assert last[0] == 0
+        assert max(gaps) - min(gaps) <= 1
+
+
+def test_a_shuffled_order_is_as_good_at_its_start() -> None:
+    plan = plan_batches([1] * 100, batch_size=10, steps=3, reshuffle=True, window=1, seed=1)
+    assert [i for b in plan for i in b] == list(range(30))
 
 
 def test_a_window_mixes_only_within_itself() -> None:
