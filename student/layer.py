@@ -1,9 +1,10 @@
 """A decoder layer of a Llama with LoRA over packed rows: forward, and backward by hand.
 
-A layer's seven products take less time than the hundred small operations around them, at a few hundred tokens: norms,
-casts, rotations, LoRA's own products. So q, k and v are one product, and so are gate and up; LoRA's A matrices of one
-input are stacked and the B matrices stand block by block in one matrix; residuals are added by the product that makes
-the other summand; keys are not repeated for grouped queries; and nothing is computed for frozen weights.
+At a few hundred tokens PEFT's layers spend less time in their seven products than in the hundred small operations
+around them: norms, casts, rotations, LoRA's own products. So q, k and v are one product here, and so are gate and up;
+LoRA's A matrices of one input are stacked and the B matrices stand block by block in one matrix; residuals are added by
+the product that makes the other summand; keys are not repeated for grouped queries; and nothing is computed for frozen
+weights.
 """
 
 from __future__ import annotations
