@@ -10,7 +10,6 @@ looked at. Every way of reading is trained by the same loop with the recipe of c
 - `instructed echo`: a line of instruction between the copies
 - `first token`: echo, but a word is read at its first token
 - `trained head`: echo, and the symbols' rows of the LM head learn too
-- `label smoothing 0.1`
 - `both ways`, `both ways, echo`: attention in both directions in every layer (`is_causal: false` in the config, which
   transformers and vLLM both heed), on the query alone and on the echo
 - `20 layers`, `10 layers`: echo on the base without its upper layers
@@ -41,6 +40,7 @@ import torch
 
 from benchmarks.queryner import decoded
 from eval.latency import percentiles
+from eval.quality import label_agreement
 from eval.seeds import difference_over_seeds, over_seeds
 from limbeck.stage import device, git_commit, versions
 from limbeck.variants import read_predictions
@@ -106,14 +106,13 @@ class Way:
     layers: int | None = None
     both: bool = False
     head: bool = False
-    smoothing: float = 0.0
     timed: bool = False
 
 
 WAYS: Mapping[str, Way] = {
     "echo": Way(timed=True), "once": Way(once, timed=True), "instructed echo": Way(instructed, timed=True),
     "both ways": Way(once, both=True, timed=True), "both ways, echo": Way(both=True, timed=True),
-    "first token": Way(first_token), "trained head": Way(head=True), "label smoothing 0.1": Way(smoothing=0.1),
+    "first token": Way(first_token), "trained head": Way(head=True),
     "20 layers": Way(layers=20, timed=True), "10 layers": Way(layers=10, timed=True),
 }
 
@@ -234,7 +233,7 @@ def train(
         with torch.autocast("cpu", dtype=DTYPES[s.dtype]):
             scores = logits(ids, of, columns)
         wanted = torch.tensor([index[int(t)] for t in targets])
-        loss = weighted_loss(scores, wanted, weights, way.smoothing) / weights.sum()
+        loss = weighted_loss(scores, wanted, weights) / weights.sum()
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(parameters, s.max_grad_norm)
         optimizer.step()
@@ -292,17 +291,22 @@ def shortened(base: Path, layers: int, out: Path) -> Path:
 def latency(
     task: Task, way: Way, codec: Codec, tokenizer: FastTokenizer, base: Path, held: Sequence[Example], folder: Path
 ) -> dict[str, Any]:
-    """Milliseconds of one query at a time, straight to the engine that serves the merged model."""
+    """Milliseconds of one query at a time, straight to the engine that serves the merged model.
 
-    async def ask(url: str) -> list[float]:
+    `agreement` is the share of labels that transformers gave likewise: whether the engine runs that way at all.
+    """
+    asked = held[: QUERIES + WARM_UP]
+
+    async def ask(url: str) -> tuple[list[float], list[Example]]:
         client = StudentClient(url, "student", task, codec, tokenizer)
-        out = []
-        for example in held[: QUERIES + WARM_UP]:
+        seconds, said = [], []
+        for example in asked:
             started = time.perf_counter()
-            await client.label([example.query])
-            out.append(time.perf_counter() - started)
+            found = await client.label([example.query])
+            seconds.append(time.perf_counter() - started)
+            said.append(Example(example.query, found[0].labels))
         await client.close()
-        return out[WARM_UP:]
+        return seconds[WARM_UP:], said
 
     with changed(base, way, folder) as start:
         merge(start, folder / "adapter", folder / "model")
@@ -310,7 +314,9 @@ def latency(
     try:
         with Engine(folder / "classifier", "student", "read", task.serving, folder / "engine.log") as engine:
             engine.wait_ready()
-            return percentiles(asyncio.run(ask(engine.url)))
+            seconds, said = asyncio.run(ask(engine.url))
+        expected = read_predictions(folder / "predictions.jsonl")[: len(asked)]
+        return percentiles(seconds) | {"agreement": round(label_agreement(expected, said), 4)}
     finally:
         shutil.rmtree(folder / "model")
         shutil.rmtree(folder / "classifier")

@@ -56,10 +56,15 @@ def queryner(result: Path) -> str:
 def read_forms(result: Path) -> str:
     """The table of `benchmarks/read_forms.py`."""
     r = _read(result)
-    lines = [f"| way of reading ({r['rows']:,} rows) | strict F1 | less `echo` | p50, ms |", "|---|---|---|---|"]
+    lines = [
+        f"| way of reading ({r['rows']:,} rows) | strict F1 | less `echo` | p50, ms | vLLM = transformers |",
+        "|---|---|---|---|---|",
+    ]
     for w in r["ways"]:
-        p50 = "–" if w["latency"] is None else milliseconds(w["latency"]["p50_ms"])
-        lines.append(f"| {w['name']} | {percent(w['strict_f1'])} | {percent(w['less_echo'])} | {p50} |")
+        p50, same = "–", "–"
+        if w["latency"] is not None:
+            p50, same = milliseconds(w["latency"]["p50_ms"]), f"{100 * w['latency']['agreement']:.1f} %"
+        lines.append(f"| {w['name']} | {percent(w['strict_f1'])} | {percent(w['less_echo'])} | {p50} | {same} |")
     return "\n".join(lines)
 
 
