@@ -48,7 +48,6 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "rank 8": {"lora": {"rank": 8, "alpha": 16}},
     "half the learning rate": {"learning_rate": 5e-4},
     "3 epochs": {"epochs": 3.0},
-    "LoRA dropout 0.1": {"lora": {"dropout": 0.1}},
 }
 
 
