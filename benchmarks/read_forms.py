@@ -13,7 +13,7 @@ looked at. Every way of reading is trained by the same loop with the recipe of c
 - `both ways`, `both ways, echo`: attention in both directions in every layer (`is_causal: false` in the config, which
   transformers and vLLM both heed), on the query alone and on the echo
 - `20 layers`, `10 layers`: echo on the base without its upper layers
-- `transitions`: echo decoded with a transition matrix counted from the labels; nothing is trained
+- `transitions at half`: echo decoded with a transition matrix counted from the labels; nothing is trained
 
 F1 is strict (role and span) with an interval; differences are paired over queries. Latency is one query at a time
 through stock vLLM on the merged model, for the ways whose engine does different work. Attention in both directions in
@@ -38,7 +38,6 @@ from typing import Any
 
 import torch
 
-from benchmarks.queryner import decoded
 from eval.latency import percentiles
 from eval.quality import label_agreement
 from eval.seeds import difference_over_seeds, over_seeds
@@ -68,6 +67,7 @@ from task.tokens import FastTokenizer, load_tokenizer
 
 RESULT = Path(__file__).parent / "results" / "read_forms.json"
 QUERIES, WARM_UP = 60, 5
+TRANSITIONS = 0.5
 INSTRUCTION = "Label every word of the query by its role:"
 Prompt = Callable[[Codec, str, Tokenizer], Encoded]
 
@@ -159,7 +159,10 @@ def main() -> None:
         timed[name] = read_json(folder / "latency.json") if (folder / "latency.json").exists() else None
         if name == "echo":
             scores = list(torch.load(folder / "scores.pt", weights_only=True))
-            found["transitions"] = decoded(codec, held, [s.numpy() for s in scores], learned, 1.0)
+            chained = codec.chained(learned, TRANSITIONS)
+            found["transitions at half"] = [
+                Example(x.query, chained.decode_scores(x.query, s)) for x, s in zip(held, scores, strict=True)
+            ]
         print(name, over_seeds(held, [found[name]], task, "span"), timed[name], flush=True)
     if options.untimed:
         return

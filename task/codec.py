@@ -23,11 +23,11 @@ from typing import Any, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
-from task import json_form
+from task import json_form, transitions
 from task.labels import Example, Label, Labelling, ordered
 from task.segment import Segmentation, choose_segmentation, covers, units
 from task.spec import Task
-from task.viterbi import best_path, log_softmax, path_probability, span_probabilities, spans_of
+from task.viterbi import Floats, best_path, log_softmax, path_probability, span_probabilities, spans_of
 
 
 class Tokenizer(Protocol):
@@ -87,7 +87,8 @@ class Codec:
     """See the module.
 
     `symbol_ids` holds outside, (begin, continue) per open role, then the closed roles' symbols; `prefix` what the base
-    expects before any text.
+    expects before any text; `transitions` what labels say of which state follows which, shape (states, states), empty
+    where only consistency counts.
     """
 
     form: str
@@ -99,14 +100,16 @@ class Codec:
     separator: tuple[int, ...]
     eos_id: int
     prefix: tuple[int, ...] = ()
+    transitions: tuple[tuple[float, ...], ...] = ()
 
     @classmethod
     def compile(cls, task: Task, examples: Iterable[Example], tokenizer: Tokenizer, form: str | None = None) -> Self:
-        """Choose segmentation and symbols.
+        """Choose segmentation and symbols, and count the transitions of the examples where the task weighs them.
 
         Raises:
             ValueError: The tokenizer has too few single tokens for the task's symbols.
         """
+        examples = list(examples)
         chosen = task.student.segmentation
         segmentation = choose_segmentation(examples) if chosen == "auto" else chosen
         capitals, small = tokenizer.symbol_candidates()
@@ -126,10 +129,17 @@ class Codec:
             probes = tuple(next(free_capitals) for _ in range(len(role.values) if role.multiple else 1))
             closed.append(ClosedRole(role.name, role.values, role.multiple, symbols, probes, role.requires))
         single = tuple(r.name for r in task.open_roles if not r.multiple)
-        return cls(
+        codec = cls(
             form or task.student.form, segmentation, tuple(r.name for r in task.open_roles), single,
             tuple(closed), tuple(ids), tuple(tokenizer.encode("\n")), tokenizer.eos_id, tokenizer.prefix,
         )
+        weight = task.student.transitions
+        return codec.chained(examples, weight) if weight and codec.form == "read" else codec
+
+    def chained(self, examples: Iterable[Example], weight: float) -> Self:
+        """The same with transitions counted from the examples that it can represent."""
+        paths = (self.states(x) for x in examples if self.representable(x))
+        return dataclasses.replace(self, transitions=transitions.learned(paths, len(self.roles), weight))
 
     # -- representation -------------------------------------------------------------------------------------------
 
@@ -240,11 +250,8 @@ class Codec:
         out = []
         certainty = 1.0
         if spans:
-            unit_scores = log_softmax(table[: len(spans), :states])
-            path = best_path(unit_scores)
+            path, certainty, probabilities = self._chain(log_softmax(table[: len(spans), :states]))
             found = spans_of(path)
-            probabilities = span_probabilities(unit_scores, found)
-            certainty = path_probability(unit_scores, path)
             for (role, first, end), probability in zip(found, probabilities, strict=True):
                 start, stop = spans[first][0], spans[end - 1][1]
                 out.append(Label(self.roles[role], query[start:stop], start, stop, probability))
@@ -261,6 +268,16 @@ class Codec:
                 if best:
                     out.append(Label(closed.name, closed.values[best - 1], confidence=float(part[0, best])))
         return self._once(out), certainty
+
+    def _chain(self, scores: Floats) -> tuple[list[int], float, list[float]]:
+        """The best state of each unit, the probability of them all together, and that of each of their spans."""
+        if not self.transitions:
+            path = best_path(scores)
+            return path, path_probability(scores, path), span_probabilities(scores, spans_of(path))
+        between = transitions.steps(self.transitions)
+        path = transitions.best_path(scores, between)
+        certainty = transitions.path_probability(scores, between, path)
+        return path, certainty, transitions.span_probabilities(scores, between, spans_of(path))
 
     def decode_symbols(self, query: str, ids: Sequence[int], log_probabilities: Sequence[float]) -> Labelling:
         """Labels from written symbols, whatever they are; what has no meaning at its place counts as outside."""
@@ -314,7 +331,8 @@ class Codec:
         lists = {k: tuple(value[k]) for k in ("roles", "single", "symbol_ids", "separator")}
         lists["prefix"] = tuple(value.get("prefix", ()))  # codecs of before had none
         return cls(
-            form=value["form"], segmentation=value["segmentation"], eos_id=value["eos_id"], closed=closed, **lists
+            form=value["form"], segmentation=value["segmentation"], eos_id=value["eos_id"], closed=closed, **lists,
+            transitions=tuple(tuple(row) for row in value.get("transitions", ())),
         )
 
 

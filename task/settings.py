@@ -181,7 +181,8 @@ class Student(Strict):
     """The student's base, answer form and training run.
 
     `softmax` says what a target of the form `read` competes with while it is learned: the other `symbols`, all that a
-    token classifier has, or the `vocabulary`, which `serving.reader: prompt_logprobs` needs.
+    token classifier has, or the `vocabulary`, which `serving.reader: prompt_logprobs` needs. `transitions` weighs, in
+    decoding what is read, how often one state follows another in the labels that were learned from; 0 leaves it out.
 
     `peft` replaces `lora` by another method of PEFT: its configuration as PEFT takes it, with `peft_type`.
     `init_adapter` goes on from an adapter that was trained before. `weighting: confidence` weighs each unit's loss by
@@ -199,6 +200,7 @@ class Student(Strict):
     form: Literal["read", "write", "json"] = "read"
     softmax: Literal["symbols", "vocabulary"] = "symbols"
     segmentation: Literal["auto", "whitespace", "words", "characters"] = "auto"
+    transitions: Fraction = 0.0
     lora: Lora = Lora()
     peft: dict[str, Any] | None = None
     init_adapter: str | None = None

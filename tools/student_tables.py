@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +46,14 @@ def queryner(result: Path) -> str:
         f"{', '.join(f'{m:.0f}' for m in r['minutes'])} minutes each on {r['rows']:,} rows.",
     ]
     if tried := parts.get("tried"):
-        lines += [
-            "", f"| tried, on {tried['held_out']} held-out training rows | strict F1 | less the recipe |",
-            "|---|---|---|",
-            *(f"| {v['name']} | {percent(v['strict_f1'])} | {percent(v['less_recipe'])} |" for v in tried["variants"]),
-        ]
+        lines += ["", *_tried(f"tried, on {tried['held_out']} held-out training rows", tried["variants"])]
+        lines += ["", *_tried(f"the same student on the {r['gold']} development rows", tried["development"])]
     return "\n".join(lines)
+
+
+def _tried(head: str, variants: Sequence[Mapping[str, Any]]) -> list[str]:
+    rows = (f"| {v['name']} | {percent(v['strict_f1'])} | {percent(v['less_recipe'])} |" for v in variants)
+    return [f"| {head} | strict F1 | less the recipe |", "|---|---|---|", *rows]
 
 
 def read_forms(result: Path) -> str:

@@ -26,6 +26,12 @@ def codec(tokenizer: FastTokenizer, form: str, segmentation: str = "whitespace")
     return Codec.compile(TASK.model_copy(update={"student": student}), [], tokenizer, form)
 
 
+LEARNED = [
+    Example("verdant oat milk", (Label("brand", "verdant", 0, 7), Label("product", "oat milk", 8, 16))),
+    Example("fresh milk", (Label("product", "milk", 6, 10),)), Example(" "),
+]
+
+
 def keys(labels: tuple[Label, ...] | None) -> list[tuple[str, str, int, int]]:
     assert labels is not None
     return [x.key for x in labels]
@@ -54,6 +60,8 @@ def test_read_round_trips(any_tokenizer: FastTokenizer, segmentation: str, data:
     for row, target in enumerate(encoded.targets):
         scores[row, index[target]] = 0.0
     assert keys(c.decode_scores(example.query, scores)) == keys(example.labels)
+    chained = c.chained(LEARNED, 0.5)
+    assert keys(chained.decode_scores(example.query, scores)) == keys(example.labels)
 
 
 @given(example=examples())
@@ -98,7 +106,10 @@ def test_any_scores_decode_to_something_the_task_allows(tokenizer: FastTokenizer
     c = codec(tokenizer, "read")
     rows = c.answer_length(query)
     scores = np.random.default_rng(seed).normal(size=(rows, len(c.symbol_ids))) * 5
-    allowed(query, c.decode_scores(query, scores))
+    for each in (c, c.chained(LEARNED, 1.0)):
+        labels, certainty = each.judge_scores(query, scores)
+        allowed(query, labels)
+        assert 0.0 <= certainty <= 1.0
 
 
 @given(query=QUERIES, ids=st.lists(st.integers(0, 1999), max_size=30))
@@ -160,7 +171,24 @@ def test_the_text_of_a_special_token_stays_text(any_tokenizer: FastTokenizer) ->
 
 def test_it_is_stored_and_read_back(any_tokenizer: FastTokenizer) -> None:
     c = codec(any_tokenizer, "read")
-    assert Codec.from_json(json.loads(json.dumps(c.to_json()))) == c
+    for each in (c, c.chained(LEARNED, 0.5)):
+        assert Codec.from_json(json.loads(json.dumps(each.to_json()))) == each
+    before = {k: v for k, v in c.to_json().items() if k != "transitions"}
+    assert Codec.from_json(before) == c
+
+
+def test_transitions_are_counted_where_the_task_weighs_them_and_what_is_read_decides(tokenizer: FastTokenizer) -> None:
+    student = TASK.student.model_copy(update={"transitions": 1.0})
+    task = TASK.model_copy(update={"student": student})
+    learned = [LEARNED[0]] * 30
+    c = Codec.compile(task, learned, tokenizer, "read")
+    assert c == Codec.compile(TASK, learned, tokenizer, "read").chained(learned, 1.0)
+    assert Codec.compile(task, learned, tokenizer, "write").transitions == ()
+    scores = np.zeros((c.answer_length("a b"), len(c.symbol_ids)))
+    scores[0, 3] = scores[1, 3] = 5.0  # two products of a word each ...
+    scores[1, 4] = 4.8  # ... or, nearly as likely, one of two, which is all that was ever seen
+    assert len([x for x in codec(tokenizer, "read").decode_scores("a b", scores) if x.role == "product"]) == 2
+    assert [x.text for x in c.decode_scores("a b", scores) if x.role == "product"] == ["a b"]
 
 
 @pytest.mark.parametrize(("query", "labels", "expected"), [

@@ -1,0 +1,119 @@
+"""Structured decoding with a transition matrix that is learned from labels.
+
+States are those of `task.viterbi`, which decodes where only consistency counts. Here a step from one state to the next
+has a score of its own as well: how much more often than by chance the second follows the first in labels that people or
+a teacher gave, log P(state | state before) - log P(state). What each state's own frequency says is in the student's
+scores already. Linear-chain decoding after Lafferty et al. 2001, with counted instead of trained weights.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from task.viterbi import Floats
+
+_LEAST = 1e-300
+
+
+def learned(paths: Iterable[Sequence[int]], roles: int, weight: float) -> tuple[tuple[float, ...], ...]:
+    """Scores of steps, counted with one added to each, times a weight; shape (states, states).
+
+    Args:
+        paths: State sequences, one for each labelled query.
+        weight: 1 believes the counts as much as the student; what they share is then said twice.
+    """
+    states = 1 + 2 * roles
+    pairs, single = np.ones((states, states)), np.ones(states)
+    for path in paths:
+        np.add.at(single, np.asarray(path, dtype=np.int64), 1)
+        for before, after in itertools.pairwise(path):
+            pairs[before, after] += 1
+    scores = np.log(pairs / pairs.sum(1, keepdims=True)) - np.log(single / single.sum())
+    return tuple(tuple(row) for row in np.round(weight * scores, 4).tolist())
+
+
+def steps(scores: npt.ArrayLike) -> Floats:
+    """Scores of steps in which a continuation that follows no state of its own role is impossible."""
+    out = np.array(scores, dtype=np.float64)
+    for go_on in range(2, len(out), 2):
+        column = out[:, go_on].copy()
+        out[:, go_on] = -np.inf
+        out[go_on - 1 : go_on + 1, go_on] = column[go_on - 1 : go_on + 1]
+    return out
+
+
+def best_path(scores: Floats, between: Floats) -> list[int]:
+    """The best consistent state sequence (Viterbi 1967).
+
+    Args:
+        scores: Log-probabilities, shape (units, states).
+        between: What `steps` gives, shape (states, states).
+    """
+    if not len(scores):
+        return []
+    best = scores[0].copy()
+    best[2::2] = -np.inf
+    back = []
+    for row in scores[1:]:
+        ways = best[:, None] + between
+        back.append(ways.argmax(0))
+        best = ways.max(0) + row
+    path = [int(best.argmax())]
+    for before in reversed(back):
+        path.append(int(before[path[-1]]))
+    return path[::-1]
+
+
+def path_probability(scores: Floats, between: Floats, path: Sequence[int]) -> float:
+    """How probable a consistent state sequence is among all consistent ones; arguments as for `best_path`."""
+    emitted, moved = np.exp(scores), np.exp(between)
+    _, scale = _forward(emitted, moved)
+    probability = 1.0
+    for t, state in enumerate(path):
+        probability *= emitted[t, state] * (moved[path[t - 1], state] if t else 1.0) / scale[t]
+    return min(1.0, float(probability))
+
+
+def span_probabilities(scores: Floats, between: Floats, spans: Sequence[tuple[int, int, int]]) -> list[float]:
+    """How probable each span is over all consistent state sequences (forward-backward, Rabiner 1989).
+
+    Args:
+        scores: Log-probabilities, shape (units, states).
+        between: What `steps` gives, shape (states, states).
+        spans: `(role, first unit, one past the last)`: that, and no longer.
+    """
+    if not spans:
+        return []
+    emitted, moved = np.exp(scores), np.exp(between)
+    forward, scale = _forward(emitted, moved)
+    after = np.ones_like(emitted)  # scaled weight of all that can follow a state
+    for t in range(len(emitted) - 2, -1, -1):
+        after[t] = moved @ (emitted[t + 1] * after[t + 1]) / scale[t + 1]
+    out = []
+    for role, first, end in spans:
+        begin, go_on = 1 + 2 * role, 2 + 2 * role
+        probability, state = forward[first, begin], begin
+        for t in range(first + 1, end):
+            probability *= moved[state, go_on] * emitted[t, go_on] / scale[t]
+            state = go_on
+        if end < len(emitted):
+            leave = moved[state] * emitted[end] * after[end] / scale[end]
+            probability *= leave.sum() - leave[go_on]
+        out.append(min(1.0, float(probability)))
+    return out
+
+
+def _forward(emitted: Floats, moved: Floats) -> tuple[Floats, Floats]:
+    """Weights of all beginnings by their last state, scaled to sum to one, and the scales."""
+    forward, scale = np.zeros_like(emitted), np.zeros(len(emitted))
+    for t, row in enumerate(emitted):
+        now = (forward[t - 1] @ moved if t else np.ones(len(row))) * row
+        if t == 0:
+            now[2::2] = 0.0
+        scale[t] = max(float(now.sum()), _LEAST)
+        forward[t] = now / scale[t]
+    return forward, scale
