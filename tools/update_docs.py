@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from eval.report import milliseconds, percent  # noqa: E402  (the checkout is importable only from here on)
-from limbeck.summary import render, render_ablation, render_audit, render_forms  # noqa: E402
+from limbeck.summary import render, render_audit, render_forms  # noqa: E402
 from tools import eval_tables as evaluation  # noqa: E402
 from tools import serving_tables as serving  # noqa: E402
 from tools import student_tables as student  # noqa: E402
@@ -152,7 +152,6 @@ BLOCKS = {
     ("docs/benchmarks.md", "load-generator"): ("load_generator.json", evaluation.generator),
     ("docs/benchmarks.md", "gate"): ("gate.json", evaluation.gate),
     ("docs/benchmarks.md", "read-forms"): ("read_forms.json", student.read_forms),
-    ("docs/benchmarks.md", "ablation"): ("ablation.json", render_ablation),
     ("docs/benchmarks.md", "noise"): ("noise.json", student.noise),
     ("docs/benchmarks.md", "qlora-merge"): ("qlora_merge.json", student.qlora_merge),
     ("docs/benchmarks.md", "serving-hits"): ("serving.json", serving.hits),
