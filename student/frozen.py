@@ -2,7 +2,8 @@
 
 A bf16 product on a CPU starts by rearranging its weight into blocks, which at a few hundred tokens is a tenth of its
 time, anew for every product. oneDNN can be given the blocks instead; this is how torch's own compiler calls it. The
-results were the same to the bit wherever it was tried. The price is the weight's memory twice more: the backward pass reads it transposed.
+results were the same to the bit wherever it was tried. The price is the weight's memory twice more: the backward pass
+reads it transposed.
 """
 
 from __future__ import annotations
