@@ -102,7 +102,7 @@ def training_memory(shape: Architecture, student: Student, tokens: int) -> dict[
         weights = (shape.parameters - shape.body + shape.body / student.workers + shape.body / shape.layers) * width
     else:
         weights = shape.parameters * width
-        if not student.use_gpu and student.dtype == "bfloat16" and student.peft is None:
+        if _packed(student):
             weights += 2 * shape.body * width  # laid out for products ahead and back (`student.frozen`)
     trained = adapter_parameters(shape, student.lora)
     per_token = 10 * shape.hidden + 4 * shape.intermediate + 3 * student.lora.rank * 7
@@ -111,6 +111,13 @@ def training_memory(shape: Architecture, student: Student, tokens: int) -> dict[
     return {
         "weights": weights / GIB, "adapter, gradient and moments": trained * 16 / GIB, "activations": activations / GIB
     }
+
+
+def _packed(student: Student) -> bool:
+    """Whether a Llama's frozen weights are laid out for bf16 products on a CPU (`student.packed.pack`)."""
+    lora = student.lora
+    theirs = student.peft or lora.dora or lora.dropout or student.gradient_checkpointing
+    return not student.use_gpu and student.dtype == "bfloat16" and not theirs
 
 
 def training_flops(shape: Architecture, tokens: float) -> float:
