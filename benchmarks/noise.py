@@ -77,6 +77,13 @@ def main() -> None:
         [[x.to_json() for x in part] for part in (inputs.test, teacher, [r.example for r in rows])]
     )}
     students = _kept(about)
+
+    def write() -> None:
+        write_json(RESULT, about | {
+            "students": students, "rates": summary(task, inputs.test, teacher, students),
+            "versions": versions(), "device": device(), "git": git_commit(),
+        })
+
     with connected(task.student):
         for seed, rate, manner in ((s, r, m) for s in range(options.seeds) for r in options.rates
                                    for m in options.manners):
@@ -87,10 +94,8 @@ def main() -> None:
             counts = per_query(inputs.test, found, task)
             students[name] = {"counts": packed(counts), "f1": pooled_f1([counts], task)["value"], **notes}
             print(name, students[name]["f1"], flush=True)
-            write_json(RESULT, about | {
-                "students": students, "rates": summary(task, inputs.test, teacher, students),
-                "versions": versions(), "device": device(), "git": git_commit(),
-            })
+            write()
+    write()
     print(RESULT)
 
 
