@@ -16,7 +16,7 @@ where nothing was chosen. Writes benchmarks/results/queryner_student.json.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,24 +108,33 @@ def tried(pipeline: Pipeline) -> dict[str, Any]:
     job = make_job(
         variant(pipeline.task, {}), rows[:cut], [], pipeline.run / f"variants/{RECIPE}", "shuffled"
     )
-    learned = [r.example for r in rows[:cut]]
-    found |= decodings(job, held, learned)
+    on_held, on_development = decodings(job, [held, pipeline.inputs.test], [r.example for r in rows[:cut]])
     return {
-        "held_out": len(held), "variants": compared(pipeline.task, held, found),
-        "development": compared(pipeline.task, pipeline.inputs.test, decodings(job, pipeline.inputs.test, learned)),
+        "held_out": len(held), "variants": compared(pipeline.task, held, found | on_held),
+        "development": compared(pipeline.task, pipeline.inputs.test, on_development),
     }
 
 
-def decodings(job: Job, queries: Sequence[Example], learned: Sequence[Example]) -> dict[str, list[Example]]:
-    """What the recipe's student says, decoded in each way."""
+def decodings(
+    job: Job, parts: Iterable[Sequence[Example]], learned: Sequence[Example]
+) -> list[dict[str, list[Example]]]:
+    """What the recipe's student says of the queries of each part, decoded in each way."""
     model, where = trained(job)
-    texts = [x.query for x in queries]
-    scores = all_scores(model, job.codec, load_tokenizer(job.base), texts, device=where)
-    out = {RECIPE: [Example(q, job.codec.decode_scores(q, s)) for q, s in zip(texts, scores, strict=True)]}
-    out["decoded word by word"] = [word_by_word(job.codec, q, s) for q, s in zip(texts, scores, strict=True)]
-    for name, weight in (("transitions at half", 0.5), ("transitions", 1.0)):
-        codec = job.codec.chained(learned, weight)
-        out[name] = [Example(q, codec.decode_scores(q, s)) for q, s in zip(texts, scores, strict=True)]
+    tokenizer = load_tokenizer(job.base)
+    codecs = {
+        RECIPE: job.codec, "transitions at half": job.codec.chained(learned, 0.5),
+        "transitions": job.codec.chained(learned, 1.0),
+    }
+    out = []
+    for part in parts:
+        texts = [x.query for x in part]
+        scores = all_scores(model, job.codec, tokenizer, texts, device=where)
+        ways = {
+            name: [Example(q, codec.decode_scores(q, s)) for q, s in zip(texts, scores, strict=True)]
+            for name, codec in codecs.items()
+        }
+        ways["decoded word by word"] = [word_by_word(job.codec, q, s) for q, s in zip(texts, scores, strict=True)]
+        out.append(ways)
     return out
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -27,7 +28,7 @@ from task import json_form, transitions
 from task.labels import Example, Label, Labelling, ordered
 from task.segment import Segmentation, choose_segmentation, covers, units
 from task.spec import Task
-from task.viterbi import Floats, best_path, log_softmax, path_probability, span_probabilities, spans_of
+from task.viterbi import Floats, best_path, log_softmax, probabilities, spans_of
 
 
 class Tokenizer(Protocol):
@@ -82,7 +83,7 @@ class ClosedRole:
     requires: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Codec:
     """See the module.
 
@@ -250,9 +251,8 @@ class Codec:
         out = []
         certainty = 1.0
         if spans:
-            path, certainty, probabilities = self._chain(log_softmax(table[: len(spans), :states]))
-            found = spans_of(path)
-            for (role, first, end), probability in zip(found, probabilities, strict=True):
+            found, certainty, shares = self._best(log_softmax(table[: len(spans), :states]))
+            for (role, first, end), probability in zip(found, shares, strict=True):
                 start, stop = spans[first][0], spans[end - 1][1]
                 out.append(Label(self.roles[role], query[start:stop], start, stop, probability))
         row = len(spans)
@@ -269,15 +269,20 @@ class Codec:
                     out.append(Label(closed.name, closed.values[best - 1], confidence=float(part[0, best])))
         return self._once(out), certainty
 
-    def _chain(self, scores: Floats) -> tuple[list[int], float, list[float]]:
-        """The best state of each unit, the probability of them all together, and that of each of their spans."""
+    def _best(self, scores: Floats) -> tuple[list[tuple[int, int, int]], float, list[float]]:
+        """The spans of the best path, the probability of the whole path, and that of each span."""
         if not self.transitions:
             path = best_path(scores)
-            return path, path_probability(scores, path), span_probabilities(scores, spans_of(path))
-        between = transitions.steps(self.transitions)
-        path = transitions.best_path(scores, between)
-        certainty = transitions.path_probability(scores, between, path)
-        return path, certainty, transitions.span_probabilities(scores, between, spans_of(path))
+            found = spans_of(path)
+            return found, *probabilities(scores, path, found)
+        path = transitions.best_path(scores, self._between)
+        found = spans_of(path)
+        return found, *transitions.probabilities(scores, self._between, path, found)
+
+    @cached_property
+    def _between(self) -> Floats:
+        """What `transitions` says as a matrix: made once, used for every query."""
+        return transitions.steps(self.transitions)
 
     def decode_symbols(self, query: str, ids: Sequence[int], log_probabilities: Sequence[float]) -> Labelling:
         """Labels from written symbols, whatever they are; what has no meaning at its place counts as outside."""

@@ -68,31 +68,23 @@ def best_path(scores: Floats, between: Floats) -> list[int]:
     return path[::-1]
 
 
-def path_probability(scores: Floats, between: Floats, path: Sequence[int]) -> float:
-    """How probable a consistent state sequence is among all consistent ones; arguments as for `best_path`."""
-    emitted, moved = np.exp(scores), np.exp(between)
-    _, scale = _forward(emitted, moved)
-    probability = 1.0
-    for t, state in enumerate(path):
-        probability *= emitted[t, state] * (moved[path[t - 1], state] if t else 1.0) / scale[t]
-    return min(1.0, float(probability))
-
-
-def span_probabilities(scores: Floats, between: Floats, spans: Sequence[tuple[int, int, int]]) -> list[float]:
-    """How probable each span is over all consistent state sequences (forward-backward, Rabiner 1989).
+def probabilities(
+    scores: Floats, between: Floats, path: Sequence[int], spans: Sequence[tuple[int, int, int]]
+) -> tuple[float, list[float]]:
+    """How probable a path, and each of some spans, is among all consistent paths (forward-backward, Rabiner 1989).
 
     Args:
         scores: Log-probabilities, shape (units, states).
         between: What `steps` gives, shape (states, states).
+        path: A consistent state for each unit, such as `best_path` gives.
         spans: `(role, first unit, one past the last)`: that, and no longer.
     """
-    if not spans:
-        return []
     emitted, moved = np.exp(scores), np.exp(between)
     forward, scale = _forward(emitted, moved)
-    after = np.ones_like(emitted)  # scaled weight of all that can follow a state
-    for t in range(len(emitted) - 2, -1, -1):
-        after[t] = moved @ (emitted[t + 1] * after[t + 1]) / scale[t + 1]
+    certainty = 1.0
+    for t, state in enumerate(path):
+        certainty *= emitted[t, state] * (moved[path[t - 1], state] if t else 1.0) / scale[t]
+    after = _backward(emitted, moved, scale)
     out = []
     for role, first, end in spans:
         begin, go_on = 1 + 2 * role, 2 + 2 * role
@@ -104,7 +96,7 @@ def span_probabilities(scores: Floats, between: Floats, spans: Sequence[tuple[in
             leave = moved[state] * emitted[end] * after[end] / scale[end]
             probability *= leave.sum() - leave[go_on]
         out.append(min(1.0, float(probability)))
-    return out
+    return min(1.0, float(certainty)), out
 
 
 def _forward(emitted: Floats, moved: Floats) -> tuple[Floats, Floats]:
@@ -117,3 +109,11 @@ def _forward(emitted: Floats, moved: Floats) -> tuple[Floats, Floats]:
         scale[t] = max(float(now.sum()), _LEAST)
         forward[t] = now / scale[t]
     return forward, scale
+
+
+def _backward(emitted: Floats, moved: Floats, scale: Floats) -> Floats:
+    """Weights of all that can follow a state, by the scales of `_forward`."""
+    after = np.ones_like(emitted)
+    for t in range(len(emitted) - 2, -1, -1):
+        after[t] = moved @ (emitted[t + 1] * after[t + 1]) / scale[t + 1]
+    return after

@@ -64,63 +64,52 @@ def spans_of(path: list[int]) -> list[tuple[int, int, int]]:
     return out
 
 
-def path_probability(scores: Floats, path: Sequence[int]) -> float:
-    """How probable a consistent state sequence is among all consistent ones (the forward algorithm, Rabiner 1989).
+def probabilities(
+    scores: Floats, path: Sequence[int], spans: Sequence[tuple[int, int, int]]
+) -> tuple[float, list[float]]:
+    """How probable a path, and each of some spans, is among all consistent paths (forward-backward, Rabiner 1989).
 
-    Args:
-        scores: Log-probabilities, shape (units, 1 + 2 · roles).
-        path: A state for each unit, such as `best_path` gives.
-    """
-    before = [0.0] * scores.shape[1]  # scaled to sum to one
-    probability = 1.0
-    for row, state in zip(np.exp(scores).tolist(), path, strict=True):
-        now = list(row)
-        for go_on in range(2, len(row), 2):
-            now[go_on] *= before[go_on - 1] + before[go_on]
-        scale = max(sum(now), _LEAST)
-        before = [x / scale for x in now]
-        probability *= row[state] / scale
-    return min(1.0, probability)
-
-
-def span_probabilities(scores: Floats, spans: Sequence[tuple[int, int, int]]) -> list[float]:
-    """How probable each span is, over all consistent state sequences (forward-backward, Rabiner 1989).
-
-    A span's probability is the share of the sequences' total weight that has exactly this span of this role: it begins
+    A span's probability is the share of the paths' total weight that has exactly this span of this role: it begins
     there, goes on to its last unit and no further. So what a single unit leaves open, its neighbours can settle.
 
     Args:
         scores: Log-probabilities, shape (units, 1 + 2 · roles).
+        path: A consistent state for each unit, such as `best_path` gives.
         spans: `(role, first unit, one past the last)`.
     """
-    if not spans:
-        return []
     # Plain floats, scaled row by row: for the few units of a query this is several times as fast as array operations.
     table: list[list[float]] = np.exp(scores).tolist()
-    roles = range(1, len(table[0]), 2)  # the state that begins each; the next one continues it
+    begins = range(1, scores.shape[1], 2)  # the state that begins each role; the next one continues it
     forward: list[list[float]] = []
     scale: list[float] = []
-    before = [0.0] * len(table[0])  # scaled to sum to one, which is what a state that may follow any other builds on
-    for row in table:
+    before = [0.0] * scores.shape[1]  # scaled to sum to one, which is what a state that may follow any other builds on
+    certainty = 1.0
+    for row, state in zip(table, path, strict=True):
         now = list(row)
-        for begin in roles:
-            now[begin + 1] = (before[begin] + before[begin + 1]) * row[begin + 1]
+        for begin in begins:
+            now[begin + 1] *= before[begin] + before[begin + 1]
         scale.append(max(sum(now), _LEAST))
         before = [x / scale[-1] for x in now]
         forward.append(before)
-    # `rest[t]` is the weight of all that can stand from unit t on where nothing goes on into it.
-    rest = [1.0] * (len(table) + 1)
-    going_on = [0.0] * len(table[0])  # by the state that begins: the weight of going on with it from the next unit
-    for t in range(len(table) - 1, -1, -1):
-        row, after = table[t], rest[t + 1]
-        fresh = row[0] * after + sum(row[begin] * (after + going_on[begin]) for begin in roles)
-        for begin in roles:
-            going_on[begin] = row[begin + 1] * (after + going_on[begin]) / scale[t]
-        rest[t] = fresh / scale[t]
+        certainty *= row[state] / scale[-1]
+    rest = _rest(table, scale, begins) if spans else []
     out = []
     for role, first, end in spans:
         probability = forward[first][1 + 2 * role] * rest[end]
         for t in range(first + 1, end):
             probability *= table[t][2 + 2 * role] / scale[t]
         out.append(min(1.0, probability))
-    return out
+    return min(1.0, certainty), out
+
+
+def _rest(table: list[list[float]], scale: list[float], begins: range) -> list[float]:
+    """From each unit on, the weight of all that can stand there where nothing goes on into it."""
+    rest = [1.0] * (len(table) + 1)
+    going_on = [0.0] * len(table[0])  # by the state that begins: the weight of going on with it from the next unit
+    for t in range(len(table) - 1, -1, -1):
+        row, after = table[t], rest[t + 1]
+        fresh = row[0] * after + sum(row[begin] * (after + going_on[begin]) for begin in begins)
+        for begin in begins:
+            going_on[begin] = row[begin + 1] * (after + going_on[begin]) / scale[t]
+        rest[t] = fresh / scale[t]
+    return rest

@@ -36,10 +36,11 @@ def test_probabilities_are_shares_of_all_consistent_paths(length: int, roles: in
     scores, between, weights = chain(length, roles, seed)
     total = sum(weights.values())
     for path, weight in weights.items():
-        assert transitions.path_probability(scores, between, path) == pytest.approx(weight / total)
+        assert transitions.probabilities(scores, between, path, [])[0] == pytest.approx(weight / total)
     spans = [(r, a, b) for r in range(roles) for a in range(length) for b in range(a + 1, length + 1)]
     truth = [sum(w for p, w in weights.items() if s in viterbi.spans_of(list(p))) / total for s in spans]
-    assert transitions.span_probabilities(scores, between, spans) == pytest.approx(truth)
+    path = transitions.best_path(scores, between)
+    assert transitions.probabilities(scores, between, path, spans)[1] == pytest.approx(truth)
 
 
 @given(st.integers(0, 6), st.integers(1, 3), st.integers(0, 10_000))
@@ -50,10 +51,8 @@ def test_steps_that_say_nothing_leave_what_consistency_says(length: int, roles: 
     path = viterbi.best_path(scores)
     spans = viterbi.spans_of(path)
     assert transitions.best_path(scores, between) == path
-    assert transitions.path_probability(scores, between, path) == pytest.approx(viterbi.path_probability(scores, path))
-    assert transitions.span_probabilities(scores, between, spans) == pytest.approx(
-        viterbi.span_probabilities(scores, spans)
-    )
+    certainty, shares = viterbi.probabilities(scores, path, spans)
+    assert transitions.probabilities(scores, between, path, spans) == (pytest.approx(certainty), pytest.approx(shares))
 
 
 def test_a_step_that_is_often_seen_scores_more_than_one_that_is_not() -> None:
