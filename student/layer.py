@@ -2,8 +2,7 @@
 
 At a few hundred tokens PEFT's layers spend less time in their seven products than in the hundred small operations
 around them: norms, casts, rotations, LoRA's own products. So q, k and v are one product here, and so are gate and up;
-LoRA's A matrices of one input are stacked and the B matrices stand block by block in one matrix; residuals are added by
-the product that makes the other summand; keys are not repeated for grouped queries; and nothing is computed for frozen
+LoRA's A matrices of one input are stacked; residuals are added by the product that makes the other summand; keys are not repeated for grouped queries; and nothing is computed for frozen
 weights.
 """
 
@@ -19,21 +18,23 @@ from torch import Tensor
 from student.frozen import Frozen
 
 
-class Adapted(NamedTuple):
-    """A layer's LoRA: what is learned, and where it stands in its group's matrices."""
+@dataclass(slots=True)
+class Adapted:
+    """A layer's LoRA: what is learned, its place in its group's matrices, and B times its scale as products read it."""
 
-    a: Tensor
-    b: Tensor
+    learned: tuple[Tensor, Tensor]
     scale: float
     outputs: slice
     ranks: slice
+    b: Tensor
 
 
 class Group:
     """Linear layers that read the same input, as one: y = x Wᵀ + (x Aᵀ) Bᵀ, W frozen.
 
     W (out, in) holds the layers' weights one below the other; they become views of it. A (ranks, in) holds the
-    adapters' A, B (out, ranks) their B times their scale, block by block.
+    adapters' A likewise; each B (its out, its rank) stands alone, for put together they would be nought for the most
+    part. Where `a` and every `b` lie is for `student.packed` to say.
     """
 
     def __init__(self, layers: Sequence[Any]) -> None:
@@ -46,36 +47,44 @@ class Group:
             base.weight.data = weight[out:end]
             if layer is not base:
                 a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
-                self.adapted.append(
-                    Adapted(a, b, layer.scaling["default"], slice(out, end), slice(rank, rank + len(a)))
-                )
+                ranks = slice(rank, rank + len(a))
+                self.adapted.append(Adapted((a, b), layer.scaling["default"], slice(out, end), ranks, b.detach()))
                 rank += len(a)
             out = end
         self.weight = Frozen(weight)
-        self.a = weight.new_zeros(rank, weight.shape[1])
-        self.b = weight.new_zeros(out, rank)
+        self.a = weight.new_empty(rank, weight.shape[1])
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Outputs (tokens, out), with a residual added where there is one, and x Aᵀ (tokens, ranks)."""
         y = self.weight.forward(x, residual)
         down = x @ self.a.T
-        return (y.addmm_(down, self.b.T) if self.adapted else y), down
+        for part in self.adapted:
+            y[:, part.outputs].addmm_(down[:, part.ranks], part.b.T)
+        return y, down
 
     def backward(
-        self, grad: Tensor, x: Tensor, down: Tensor, *, of_input: bool = True
-    ) -> tuple[Tensor, Sequence[Tensor]]:
-        """Gradients of the input (empty where nobody wants it) and of what is learned, in fp32."""
+        self, grad: Tensor, x: Tensor, down: Tensor, into: GroupGradients, *, of_input: bool = True
+    ) -> Tensor:
+        """The gradient of the input (empty where nobody wants it); those of what is learned go where they belong."""
         grad_x = self.weight.backward(grad) if of_input else grad[:0]
         if not self.adapted:
-            return grad_x, ()
-        grad_down = grad @ self.b
+            return grad_x
+        parts = [grad[:, part.outputs] for part in self.adapted]
+        each = [g @ part.b for g, part in zip(parts, self.adapted, strict=True)]
+        grad_down = torch.cat(each, 1) if len(each) > 1 else each[0]
         if of_input:
             grad_x.addmm_(grad_down, self.a)
-        grad_a = (grad_down.T @ x).float()
-        grad_b = (down.T @ grad).float()  # (ranks, out), of which only the blocks count
-        return grad_x, [
-            g for x in self.adapted for g in (grad_a[x.ranks], grad_b[x.ranks, x.outputs].T * x.scale)
-        ]
+        into.a.copy_(grad_down.T @ x)
+        for to, g, part in zip(into.b, parts, self.adapted, strict=True):
+            to.copy_((down[:, part.ranks].T @ g).T)
+        return grad_x
+
+
+class GroupGradients(NamedTuple):
+    """Where a group's gradients belong, fp32: of A (ranks, in), and of each B times its scale (its out, its rank)."""
+
+    a: Tensor
+    b: Sequence[Tensor]
 
 
 @dataclass(slots=True)
@@ -100,7 +109,7 @@ class Layer:
 
     @property
     def groups(self) -> tuple[Group, Group, Group, Group]:
-        """In the order in which gradients come."""
+        """In the order of the forward pass."""
         return self.qkv, self.o, self.gate_up, self.down
 
 
@@ -180,23 +189,25 @@ def layer_forward(s: Shape, layer: Layer, table: Table, x: Tensor) -> tuple[Tens
 
 
 def layer_backward(
-    s: Shape, layer: Layer, table: Table, grad: Tensor, kept: tuple[Tensor, ...], *, of_input: bool
-) -> tuple[Tensor, Sequence[Tensor]]:
-    """Gradients of the layer's input and of what it learns."""
+    s: Shape, layer: Layer, table: Table, grad: Tensor, kept: tuple[Tensor, ...], into: Sequence[GroupGradients], *,
+    of_input: bool,
+) -> Tensor:
+    """The gradient of the layer's input; those of what it learns go `into` their places, group by group."""
     (n1, unit1, scale1, q, k, v, shares, mixed, n2, unit2, scale2, both, silu, act,
      down_qkv, down_o, down_gate_up, down_down) = kept
     heads, batch = s.kv * s.each, (table.rows, table.length)
+    to_qkv, to_o, to_gate_up, to_down = into
 
-    grad_act, of_down = layer.down.backward(grad, act, down_down)
+    grad_act = layer.down.backward(grad, act, down_down, to_down)
     gate, up = both.chunk(2, -1)
     grad_both = torch.empty_like(both)
     grad_gate, grad_up = grad_both.chunk(2, -1)
     torch.ops.aten.silu_backward(grad_act * up, gate, grad_input=grad_gate)
     torch.mul(silu, grad_act, out=grad_up)
-    grad_n2, of_gate_up = layer.gate_up.backward(grad_both, n2, down_gate_up)
+    grad_n2 = layer.gate_up.backward(grad_both, n2, down_gate_up, to_gate_up)
     grad = _norm_backward(grad_n2, unit2, scale2, layer.norms[1], grad)
 
-    grad_mixed, of_o = layer.o.backward(grad, mixed, down_o)
+    grad_mixed = layer.o.backward(grad, mixed, down_o, to_o)
     grad_mixed = table.spread_gradient(grad_mixed).view(*batch, s.kv, s.each, s.dim)
     grad_mixed = grad_mixed.permute(0, 2, 3, 1, 4).reshape(q.shape)
     grad_shares = torch.bmm(grad_mixed, v.transpose(1, 2))
@@ -211,10 +222,10 @@ def layer_backward(
         to.copy_(found.transpose(1, 2))
     grad_qkv = table.gather(spread.view(table.rows * table.length, -1))
     _rotate(grad_qkv.view(len(grad), -1, s.dim)[:, : heads + s.kv], table.cos, -table.sin)
-    grad_n1, of_qkv = layer.qkv.backward(grad_qkv, n1, down_qkv, of_input=of_input)
+    grad_n1 = layer.qkv.backward(grad_qkv, n1, down_qkv, to_qkv, of_input=of_input)
     if of_input:
         grad = _norm_backward(grad_n1, unit1, scale1, layer.norms[0], grad)
-    return grad, [*of_qkv, *of_o, *of_gate_up, *of_down]
+    return grad
 
 
 def _norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
