@@ -2,8 +2,8 @@
 
 At a few hundred tokens PEFT's layers spend less time in their seven products than in the hundred small operations
 around them: norms, casts, rotations, LoRA's own products. So q, k and v are one product here, and so are gate and up;
-LoRA's A matrices of one input are stacked; residuals are added by the product that makes the other summand; keys are not repeated for grouped queries; and nothing is computed for frozen
-weights.
+LoRA's A matrices of one input are stacked; residuals are added by the product that makes the other summand; keys are
+not repeated for grouped queries; and nothing is computed for frozen weights.
 """
 
 from __future__ import annotations
@@ -164,8 +164,10 @@ class Shape(NamedTuple):
         return cls(c.num_key_value_heads, each, attention.head_dim, c.rms_norm_eps, attention.scaling)
 
 
-def layer_forward(s: Shape, layer: Layer, table: Table, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """The layer's output, and what its backward pass needs."""
+def layer_forward(
+    s: Shape, layer: Layer, table: Table, x: Tensor, wanted: Tensor | None = None
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """The layer's output, of the wanted tokens if they are named, and what its backward pass needs."""
     heads, batch = s.kv * s.each, (table.rows, table.length)
     n1, unit1, scale1 = _norm(x, layer.norms[0], s.eps)
     qkv, down_qkv = layer.qkv.forward(n1)
@@ -177,6 +179,8 @@ def layer_forward(s: Shape, layer: Layer, table: Table, x: Tensor) -> tuple[Tens
     shares = torch.softmax(torch.baddbmm(table.mask, q, k.transpose(1, 2), alpha=s.scaling), dim=-1)
     mixed = torch.bmm(shares, v).view(table.rows, s.kv, s.each, table.length, s.dim)
     mixed = table.gather(mixed.permute(0, 3, 1, 2, 4).reshape(table.rows * table.length, -1))
+    if wanted is not None:
+        mixed, x = mixed.index_select(0, wanted), x.index_select(0, wanted)
     middle, down_o = layer.o.forward(mixed, x)
     n2, unit2, scale2 = _norm(middle, layer.norms[1], s.eps)
     both, down_gate_up = layer.gate_up.forward(n2)
@@ -189,10 +193,10 @@ def layer_forward(s: Shape, layer: Layer, table: Table, x: Tensor) -> tuple[Tens
 
 
 def layer_backward(
-    s: Shape, layer: Layer, table: Table, grad: Tensor, kept: tuple[Tensor, ...], into: Sequence[GroupGradients], *,
-    of_input: bool,
+    s: Shape, layer: Layer, table: Table, grad: Tensor, kept: tuple[Tensor, ...], into: Sequence[GroupGradients],
+    wanted: Tensor | None = None, *, of_input: bool,
 ) -> Tensor:
-    """The gradient of the layer's input; those of what it learns go `into` their places, group by group."""
+    """The gradient of the layer's input from that of its output; those of what it learns go `into` their places."""
     (n1, unit1, scale1, q, k, v, shares, mixed, n2, unit2, scale2, both, silu, act,
      down_qkv, down_o, down_gate_up, down_down) = kept
     heads, batch = s.kv * s.each, (table.rows, table.length)
@@ -208,6 +212,8 @@ def layer_backward(
     grad = _norm_backward(grad_n2, unit2, scale2, layer.norms[1], grad)
 
     grad_mixed = layer.o.backward(grad, mixed, down_o, to_o)
+    if wanted is not None:
+        grad_mixed, grad = (t.new_zeros(len(n1), t.shape[1]).index_add_(0, wanted, t) for t in (grad_mixed, grad))
     grad_mixed = table.spread_gradient(grad_mixed).view(*batch, s.kv, s.each, s.dim)
     grad_mixed = grad_mixed.permute(0, 2, 3, 1, 4).reshape(q.shape)
     grad_shares = torch.bmm(grad_mixed, v.transpose(1, 2))

@@ -116,8 +116,8 @@ class TargetLogits(torch.nn.Module):
                 mask = torch.arange(ids.shape[1], device=ids.device) < lengths.clamp(min=1)[:, None]
             states: Tensor = self._decoder(input_ids=ids, attention_mask=mask).last_hidden_state[rows, columns]
             return states
-        packed: Tensor = self._packed(ids, lengths)
-        return packed[(lengths.cumsum(0) - lengths)[rows] + columns]
+        packed: Tensor = self._packed(ids, lengths, (lengths.cumsum(0) - lengths)[rows] + columns)
+        return packed
 
 
 def alphabet_of(codec: Codec, settings: Student) -> tuple[int, ...] | None:

@@ -49,15 +49,16 @@ class Packed:
         self.causal = getattr(decoder.config, "is_causal", True)
         self.learned = Learned([g for layer in self.layers for g in layer.groups])
 
-    def __call__(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        """Hidden states after the last norm.
+    def __call__(self, ids: Tensor, lengths: Tensor, wanted: Tensor) -> Tensor:
+        """Hidden states after the last norm, of the tokens where something is read; the last layer works for no others.
 
         Args:
             ids: (rows, length), padded on the right.
             lengths: (rows,) tokens that count.
+            wanted: (targets,) where they stand among the tokens that count, row after row.
 
         Returns:
-            (tokens, hidden), row after row.
+            (targets, hidden).
         """
         real = torch.arange(ids.shape[1]) < lengths[:, None]
         hidden = self.decoder.embed_tokens(ids[real])
@@ -65,12 +66,16 @@ class Packed:
         self.learned.refresh()
         with torch.autocast("cpu", enabled=False):
             if torch.is_grad_enabled():
-                hidden = _Stack.apply(hidden, self, table, *self.learned.parameters)  # type: ignore[no-untyped-call]
+                hidden = _Stack.apply(hidden, self, table, wanted, *self.learned.parameters)  # type: ignore[no-untyped-call]
             else:  # nothing is kept for a backward pass
-                for layer in self.layers:
-                    hidden, _ = layer_forward(self.shape, layer, table, hidden)
+                for layer, of in self.through(wanted):
+                    hidden, _ = layer_forward(self.shape, layer, table, hidden, of)
         normed: Tensor = self.decoder.norm(hidden)
         return normed
+
+    def through(self, wanted: Tensor) -> list[tuple[Layer, Tensor | None]]:
+        """Every layer, and the tokens that its output is wanted of where that is not all."""
+        return [(layer, wanted if layer is self.layers[-1] else None) for layer in self.layers]
 
     def _table(self, real: Tensor, hidden: Tensor) -> Table:
         rows, length = real.shape
@@ -158,15 +163,15 @@ class Gradients(NamedTuple):
 
 
 class _Stack(torch.autograd.Function):
-    """All layers: hidden (tokens, width) → the same. What is learned is passed so that autograd knows of it."""
+    """All layers: hidden (tokens, width) → (wanted, width). What is learned is passed so that autograd knows of it."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, packed: Packed, table: Table, *_: Tensor) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, packed: Packed, table: Table, wanted: Tensor, *_: Tensor) -> Tensor:
         keep: list[tuple[Tensor, ...]] = []
-        for layer in packed.layers:
-            hidden, kept = layer_forward(packed.shape, layer, table, hidden)
+        for layer, of in packed.through(wanted):
+            hidden, kept = layer_forward(packed.shape, layer, table, hidden, of)
             keep.append(kept)
-        ctx.packed, ctx.table = packed, table
+        ctx.packed, ctx.table, ctx.wanted = packed, table, wanted
         ctx.keep = keep  # neither inputs nor outputs: nothing that autograd would have to watch
         return hidden
 
@@ -174,9 +179,9 @@ class _Stack(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         packed = ctx.packed
         found = packed.learned.gradients()
-        for number in range(len(packed.layers) - 1, -1, -1):
+        for number, (layer, of) in reversed(list(enumerate(packed.through(ctx.wanted)))):
             grad = layer_backward(
-                packed.shape, packed.layers[number], ctx.table, grad, ctx.keep.pop(),
-                found.groups[4 * number : 4 * number + 4], of_input=number > 0,
+                packed.shape, layer, ctx.table, grad, ctx.keep.pop(), found.groups[4 * number : 4 * number + 4], of,
+                of_input=number > 0,
             )
-        return None, None, None, *found.done(packed.learned.groups)
+        return None, None, None, None, *found.done(packed.learned.groups)

@@ -85,6 +85,19 @@ def test_what_is_not_plain_lora_is_left_to_peft(tiny_llama: Path, lora: dict[str
     assert not fuse(model)
 
 
+def test_a_place_that_is_read_twice_counts_twice(tiny_llama: Path) -> None:
+    task = make_task(student={"lora": {"rank": 4, "alpha": 8}})
+    ids, rows, columns = torch.tensor([[5, 6, 7], [8, 9, 0]]), torch.tensor([0, 0, 1, 0]), torch.tensor([2, 1, 1, 2])
+    found = []
+    for model in (model_of(tiny_llama, task), packed := model_of(tiny_llama, task)):
+        assert model is not packed or pack(packed)
+        out = TargetLogits(model, range(3, 40))(ids, rows, columns)
+        (out.square().sum(1) @ torch.arange(1.0, 5.0)).backward()
+        found.append([out.detach(), *(p.grad for p in model.parameters() if p.grad is not None)])
+    for a, b in zip(*found, strict=True):
+        assert torch.allclose(a, b, rtol=1e-3, atol=1e-4 * float(a.abs().max()))
+
+
 def test_what_stands_in_the_padding_does_not_matter(tiny_llama: Path, tokenizer: FastTokenizer) -> None:
     task = make_task()
     codec = Codec.compile(task, [Example("oat milk")], tokenizer)
