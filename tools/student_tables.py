@@ -16,22 +16,25 @@ def _read(result: Path) -> dict[str, Any]:
 
 
 def training(result: Path) -> str:
-    """The table of `benchmarks/training.py`."""
-    r = _read(result)
+    """The table of `benchmarks/training.py`, processor by processor."""
     lines = [
-        "| trainer and answer | examples/s | times TRL `write` | final loss | dev F1 | share of the matmul rate |",
-        "|---|---|---|---|---|---|",
+        "| processor | trainer and answer | examples/s | times TRL `write` | final loss | dev F1 | matmul rate |",
+        "|---|---|---|---|---|---|---|",
     ]
-    for name, c in r["clients"].items():
-        rate = "{median:.1f} [{low:.1f}, {high:.1f}]".format(**c["examples_per_s"])
-        loss = "–" if c.get("loss") is None else f"{c['loss']:.4f}"
-        share = "–" if c.get("share_of_matmul_rate") is None else f"{100 * c['share_of_matmul_rate']:.0f} %"
-        lines.append(
-            f"| {name} | {rate} | {r['times_trl'][name]:.2f} | {loss} | {percent(c.get('dev_f1'))} | {share} |"
-        )
+    rates = []
+    for processor, r in sorted(_read(result).items()):
+        for name, c in r["clients"].items():
+            rate = "{median:.1f} [{low:.1f}, {high:.1f}]".format(**c["examples_per_s"])
+            times = "{value:.2f} [{low:.2f}, {high:.2f}]".format(**r["times_trl"][name])
+            loss = "–" if c.get("loss") is None else f"{c['loss']:.4f}"
+            share = "–" if c.get("share_of_matmul_rate") is None else f"{100 * c['share_of_matmul_rate']:.0f} %"
+            lines.append(
+                f"| {processor} | {name} | {rate} | {times} | {loss} | {percent(c.get('dev_f1'))} | {share} |"
+            )
+        rates.append(f"{r['matmul_gflops']:,} GFLOP/s on {processor} ({r['rounds']} rounds, commit {r['git'][:7]})")
     return "\n".join([
-        *lines, "", f"{r['rounds']} rounds, clients in turn; bf16 matrix products reach {r['matmul_gflops']:,} GFLOP/s "
-        "here."
+        *lines, "", f"Clients in turn; the least and the most of single rounds in brackets. bf16 matrix products reach "
+        f"{', '.join(rates)}."
     ])
 
 
