@@ -23,6 +23,7 @@ from torch import Tensor
 from student import checkpoint, reporters
 from student.adapters import add_adapter, load_adapter
 from student.fused import fuse
+from student.heap import keep_what_is_freed
 from student.history import append, forget_after, read_history
 from student.infer import predict
 from student.job import Job
@@ -45,6 +46,7 @@ def train(job: Job, rank: int = 0, world: int = 1, device: str = "cpu", threads:
     """
     if threads:
         torch.set_num_threads(threads)
+    keep_what_is_freed()
     before = _memory(device)
     s = job.task.student
     tokenizer = load_tokenizer(job.base)
