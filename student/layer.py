@@ -29,6 +29,13 @@ class Adapted:
     b: Tensor
 
 
+class GroupGradients(NamedTuple):
+    """Where a group's gradients belong, fp32: of A (ranks, in), and of each B times its scale (its out, its rank)."""
+
+    a: Tensor
+    b: Sequence[Tensor]
+
+
 class Group:
     """Linear layers that read the same input, as one: y = x Wᵀ + (x Aᵀ) Bᵀ, W frozen.
 
@@ -78,13 +85,6 @@ class Group:
         for to, g, part in zip(into.b, parts, self.adapted, strict=True):
             to.copy_((down[:, part.ranks].T @ g).T)
         return grad_x
-
-
-class GroupGradients(NamedTuple):
-    """Where a group's gradients belong, fp32: of A (ranks, in), and of each B times its scale (its out, its rank)."""
-
-    a: Tensor
-    b: Sequence[Tensor]
 
 
 @dataclass(slots=True)

@@ -179,9 +179,10 @@ class _Stack(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         packed = ctx.packed
         found = packed.learned.gradients()
-        for number, (layer, of) in reversed(list(enumerate(packed.through(ctx.wanted)))):
+        places = list(found.groups)
+        for layer, of in reversed(packed.through(ctx.wanted)):
+            into = [places.pop() for _ in layer.groups][::-1]
             grad = layer_backward(
-                packed.shape, layer, ctx.table, grad, ctx.keep.pop(), found.groups[4 * number : 4 * number + 4], of,
-                of_input=number > 0,
+                packed.shape, layer, ctx.table, grad, ctx.keep.pop(), into, of, of_input=bool(places),
             )
         return None, None, None, None, *found.done(packed.learned.groups)
