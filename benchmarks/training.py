@@ -3,14 +3,16 @@
     python -m benchmarks.training DATA [--rounds 3]        DATA: a folder with QueryNER's train.jsonl and dev.jsonl
 
 SmolLM2-135M, LoRA of rank 16 on all linear layers, the first 1,024 training rows, batch 32, one epoch. Each client
-trains in a process of its own; rounds alternate. `limbeck-write` and `trl-write` learn the same ids and targets (TRL
-with length grouping, bf16, no gradient checkpointing, the loss on the answer only); `limbeck-read` learns the form that
-decodes nothing; `trl-json` learns JSON answers in the base's chat template, untruncated, on the first 128 rows. Seconds
-are those of the steps; loading and tokenising are outside. The final loss is computed by one piece of code for both
-`write` adapters, over all rows; dev F1 by real decoding on 300 development rows. TRL is no part of the installation:
-`pip install --no-deps trl`. Expected: no logits but at targets, packed rows, products put together: more than twice
-TRL on `write`, more on `read`, which has no answer tokens. Found: no more on `read`, which has the query twice; and it
-depends on the processor. Writes benchmarks/results/training.json, by processor: what others measured stays.
+trains in a process of its own; rounds alternate. `limbeck-write` and TRL learn the same ids and targets (TRL with
+length grouping, bf16, no gradient checkpointing, the loss on the answer only): `trl-write` with the attention that a
+model has when one loads it, `trl-write-eager` with the one that Limbeck took for CPUs after a profile. `limbeck-read`
+learns the form that decodes nothing; `trl-json`, eager as well, JSON answers in the base's chat template, untruncated,
+on the first 128 rows. Seconds are those of the steps; loading and tokenising are outside. The final loss is computed by
+one piece of code for all `write` adapters, over all rows; dev F1 by real decoding on 300 development rows. TRL is no
+part of the installation: `pip install --no-deps trl`. Expected: no logits but at targets, packed rows, products put
+together: more than twice TRL on `write`, more on `read`, which has no answer tokens. Found: no more on `read`, which
+has the query twice; and it depends on the processor. Writes benchmarks/results/training.json, by processor: what others
+measured stays.
 """
 
 from __future__ import annotations
@@ -51,7 +53,7 @@ from task.tokens import load_tokenizer
 
 RESULT = Path(__file__).parent / "results" / "training.json"
 ROWS, JSON_ROWS, DEV_ROWS, BATCH, RATE, WARM_UP = 1_024, 128, 300, 32, 1e-3, 4
-CLIENTS = ("limbeck-read", "limbeck-write", "trl-write", "trl-json")
+CLIENTS = ("limbeck-read", "limbeck-write", "trl-write", "trl-write-eager", "trl-json")
 
 
 def main() -> None:
@@ -97,7 +99,7 @@ def compare(data: Path, rounds: int) -> None:
                 found[client] |= quality(data, client, Path(name) / f"{client}-0" / "adapter")
                 print(client, found[client], flush=True)
     peak = matmul_rate("cpu")
-    for client in ("limbeck-read", "limbeck-write", "trl-write"):
+    for client in CLIENTS[:-1]:
         tokens = found[client]["runs"][0]["tokens"] / ROWS * found[client]["examples_per_s"]["median"]
         flops = training_flops(KNOWN[task.student.base], tokens)
         found[client]["share_of_matmul_rate"] = round(flops / peak, 3)
@@ -107,6 +109,7 @@ def compare(data: Path, rounds: int) -> None:
         "rows": ROWS, "json_rows": JSON_ROWS, "dev_rows": DEV_ROWS, "batch": BATCH, "rounds": rounds,
         "matmul_gflops": round(peak / 1e9), "clients": found,
         "times_trl": {c: times(found[c], found["trl-write"]) for c in CLIENTS},
+        "times_trl_eager": {c: times(found[c], found["trl-write-eager"]) for c in CLIENTS},
         "versions": versions() | {"trl": _trl()}, "device": where, "git": git_commit(),
     }})
     print(RESULT)
@@ -126,7 +129,7 @@ def times(client: dict[str, Any], reference: dict[str, Any]) -> dict[str, float]
 
 def run(client: str, data: Path, folder: Path, *, profile: bool) -> None:
     """Train one client's adapter into `folder/adapter`; its speed goes to `folder/result.json`."""
-    form = client.rpartition("-")[2]
+    form = client.split("-")[1]
     task = task_of(data, form)
     base = fetch(task.student.base)
     tokenizer = load_tokenizer(base)
@@ -142,14 +145,14 @@ def run(client: str, data: Path, folder: Path, *, profile: bool) -> None:
             "input_ids": [[*e.ids, e.targets[-1]] for e in encoded],
             "completion_mask": [[0] * (len(e.ids) + 1 - len(e.targets)) + [1] * len(e.targets) for e in encoded],
         }
-        seconds = _trl_train(base, table, folder)
+        seconds = _trl_train(base, table, folder, attention="eager" if client.endswith("eager") else None)
     else:
         table = {
             "prompt": [[{"role": "system", "content": task.instructions}, {"role": "user", "content": x.query}]
                        for x in usable],
             "completion": [[{"role": "assistant", "content": json_form.render(x)}] for x in usable],
         }
-        seconds = _trl_train(base, table, folder)
+        seconds = _trl_train(base, table, folder, attention="eager")
     timed = len(usable) - WARM_UP * BATCH if len(usable) > 2 * WARM_UP * BATCH else len(usable)
     write_json(folder / "result.json", {
         "seconds": round(seconds, 2), "examples_per_s": round(timed / seconds, 2),
@@ -172,8 +175,8 @@ def _limbeck(job: Job, *, profile: bool) -> float:
     return float(sum(h["seconds"] for h in history[WARM_UP if len(history) > 2 * WARM_UP else 0 :]))
 
 
-def _trl_train(base: Path, table: dict[str, Any], folder: Path) -> float:
-    """The same with TRL, set up as well as its options allow."""
+def _trl_train(base: Path, table: dict[str, Any], folder: Path, *, attention: str | None) -> float:
+    """The same with TRL, set up as well as its options allow; `attention` as transformers names it, None its choice."""
     from datasets import Dataset
     from peft import LoraConfig
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
@@ -186,7 +189,7 @@ def _trl_train(base: Path, table: dict[str, Any], folder: Path) -> float:
         def on_step_end(self, *_: Any, **__: Any) -> None:
             self.at.append(time.perf_counter())
 
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16, attn_implementation="eager")
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16, attn_implementation=attention)
     tokenizer = AutoTokenizer.from_pretrained(base)
     clock = Clock()
     trainer = SFTTrainer(
@@ -208,7 +211,7 @@ def _trl_train(base: Path, table: dict[str, Any], folder: Path) -> float:
 
 def quality(data: Path, client: str, adapter: Path) -> dict[str, Any]:
     """Loss over the training rows' targets and micro-F1 on development rows, by the same code for everybody."""
-    task = task_of(data, client.rpartition("-")[2])
+    task = task_of(data, client.split("-")[1])
     base = fetch(task.student.base)
     tokenizer = load_tokenizer(base)
     rows = read_labels(data / "train.jsonl", task)[:ROWS]

@@ -18,14 +18,15 @@ def _read(result: Path) -> dict[str, Any]:
 def training(result: Path) -> str:
     """The table of `benchmarks/training.py`, processor by processor."""
     lines = [
-        "| processor | trainer and answer | examples/s | times TRL `write` | final loss | dev F1 | matmul rate |",
-        "|---|---|---|---|---|---|---|",
+        "| processor | trainer and answer | examples/s | times `trl-write` | times `trl-write-eager` | final loss "
+        "| dev F1 | matmul rate |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     rates = []
     for processor, r in sorted(_read(result).items()):
         for name, c in r["clients"].items():
             rate = "{median:.1f} [{low:.1f}, {high:.1f}]".format(**c["examples_per_s"])
-            times = "{value:.2f} [{low:.2f}, {high:.2f}]".format(**r["times_trl"][name])
+            times = " | ".join(_times(r.get(which, {}).get(name)) for which in ("times_trl", "times_trl_eager"))
             loss = "–" if c.get("loss") is None else f"{c['loss']:.4f}"
             share = "–" if c.get("share_of_matmul_rate") is None else f"{100 * c['share_of_matmul_rate']:.0f} %"
             lines.append(
@@ -36,6 +37,10 @@ def training(result: Path) -> str:
         *lines, "", f"Clients in turn; the least and the most of single rounds in brackets. bf16 matrix products reach "
         f"{', '.join(rates)}."
     ])
+
+
+def _times(ratio: Mapping[str, float] | None) -> str:
+    return "–" if ratio is None else "{value:.2f} [{low:.2f}, {high:.2f}]".format(**ratio)
 
 
 def queryner(result: Path) -> str:
