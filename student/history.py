@@ -3,15 +3,43 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from task.files import write_text
+
 
 def read_history(path: Path) -> list[dict[str, Any]]:
     """The steps so far, a mapping each; a line that a kill has torn is none."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [json.loads(x) for x in lines if x.endswith("}")]
+    return Follower(path).new()
+
+
+class Follower:
+    """Reads a history while it grows, each line once."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: int | None = None
+        self._at = 0
+
+    def new(self) -> list[dict[str, Any]]:
+        """The steps that have been written since the last call; all of them where the file is another one."""
+        try:
+            file = self._path.open("rb")
+        except FileNotFoundError:
+            return []
+        with file:
+            here = os.fstat(file.fileno()).st_ino
+            if here != self._file:  # a worker that went on from a checkpoint has put a shorter one in its place
+                self._file, self._at = here, 0
+            file.seek(self._at)
+            whole = file.read().rpartition(b"\n")[0]
+        if not whole:
+            return []
+        self._at += len(whole) + 1
+        return [json.loads(x) for x in whole.splitlines()]
 
 
 def append(path: Path, line: Mapping[str, Any]) -> None:
@@ -21,6 +49,6 @@ def append(path: Path, line: Mapping[str, Any]) -> None:
 
 
 def forget_after(path: Path, step: int) -> None:
-    """Drop the lines of steps that will be taken again."""
+    """Drop the lines of steps that will be taken again, and what a kill has torn."""
     if path.exists():
-        path.write_text("".join(json.dumps(x) + "\n" for x in read_history(path) if x["step"] <= step))
+        write_text(path, "".join(json.dumps(x) + "\n" for x in read_history(path) if x["step"] <= step))

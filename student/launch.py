@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from student import adapters, reporters
 from student.connect import connected
-from student.history import read_history
+from student.history import Follower, read_history
 from student.job import Job
 from student.train import worker
 from task.errors import ComponentError
@@ -64,21 +65,27 @@ class _Watch:
     """Tells a listener about the steps that appear in the history."""
 
     def __init__(self, path: Path, progress: Progress) -> None:
-        self._path, self._progress = path, progress
-        before = read_history(path)  # of a run that was killed
+        self._history, self._progress = Follower(path), progress
+        before = self._history.new()  # of a run that was killed
         self._seen = before[-1]["step"] if before else 0
+        self._score = _score(before, "")
         self._begun = False
         progress.begin("starting Ray workers")
 
     def look(self) -> None:
         """Tell what is new."""
-        steps = read_history(self._path)
+        steps = self._history.new()
+        self._score = _score(steps, self._score)
         if not steps or steps[-1]["step"] <= self._seen:
             return
         if not self._begun:
             self._progress.begin("training", steps[-1]["of"], done=self._seen)
             self._begun = True
-        scores = [x["dev_f1"] for x in steps if "dev_f1" in x]
-        note = f"loss {steps[-1]['loss']:.3f}" + (f" · dev F1 {100 * scores[-1]:.1f}" if scores else "")
-        self._progress.advance(steps[-1]["step"] - self._seen, note)
+        self._progress.advance(steps[-1]["step"] - self._seen, f"loss {steps[-1]['loss']:.3f}{self._score}")
         self._seen = steps[-1]["step"]
+
+
+def _score(steps: Sequence[Mapping[str, Any]], before: str) -> str:
+    """The newest score among steps, as a listener is told."""
+    scores = [x["dev_f1"] for x in steps if "dev_f1" in x]
+    return f" · dev F1 {100 * scores[-1]:.1f}" if scores else before

@@ -62,11 +62,8 @@ def train(job: Job, rank: int = 0, world: int = 1, device: str = "cpu", threads:
     model = _model(job, start, dtype, device, world)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = make_optimizer(parameters, s)
-    first, digest, selection = 0, "", Selection(s.early_stop)
-    if start:
-        state = checkpoint.read_state(start)
-        checkpoint.load_optimizer(start, optimizer)
-        first, digest, selection = state["step"], state["order"], Selection.resume(s.early_stop, state)
+    first, digest, selection = _resume(job, start, optimizer)
+    if rank == 0:
         forget_after(job.folder / "history.jsonl", first)
     watched = [] if rank else reporters.make_reporters(
         s.report_to, job.folder, job.task.name, s.model_dump(mode="json"), first
@@ -138,6 +135,15 @@ def _model(job: Job, start: Path | None, dtype: torch.dtype, device: str, world:
         fuse(model)
         pack(model)
     return model
+
+
+def _resume(job: Job, start: Path | None, optimizer: torch.optim.Optimizer) -> tuple[int, str, Selection]:
+    """A checkpoint's steps, the digest of their order and what was chosen; the optimiser takes its state from it."""
+    if start is None:
+        return 0, "", Selection(job.task.student.early_stop)
+    state = checkpoint.read_state(start)
+    checkpoint.load_optimizer(start, optimizer)
+    return state["step"], state["order"], Selection.resume(job.task.student.early_stop, state)
 
 
 def _finish(job: Job, model: Any, selection: Selection, steps: int, order: dict[str, str]) -> None:

@@ -150,6 +150,17 @@ def test_a_run_that_was_cut_goes_on_exactly(tiny_llama: Path, tmp_path: Path, to
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
+def test_what_a_kill_before_the_first_checkpoint_left_is_not_history(
+    tiny_llama: Path, tmp_path: Path, tokenizer: FastTokenizer
+) -> None:
+    whole, cut = (job(tiny_llama, tmp_path / name, tokenizer) for name in ("whole", "cut"))
+    train(whole)
+    lines = (whole.folder / "history.jsonl").read_text().splitlines(keepends=True)
+    (cut.folder / "history.jsonl").write_text("".join(lines[:1]) + '{"step": 2, "lo')
+    train(cut)
+    assert losses(cut.folder) == losses(whole.folder)
+
+
 def train_again_from(done: Job, step: int, lines: str) -> None:
     """Rewind a finished run's folder to how a kill would have left it."""
     (done.folder / "history.jsonl").write_text(lines)
