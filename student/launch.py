@@ -14,6 +14,11 @@ from student.train import worker
 from task.errors import ComponentError
 from task.progress import Progress, looking, quiet
 
+# Ray runs all its processes at niceness 15. Half a dozen that only wait wake a hundred times a second each, and a
+# thread that is put off for one keeps the others of its step waiting: on two cores a step took 0.90 s beside them at
+# the same priority, 0.80 s ahead of them, 0.67 s without them.
+_AHEAD = {"RAY_worker_niceness": "0"}
+
 
 def launch(job: Job, progress: Progress = quiet) -> list[dict[str, Any]]:
     """Run `job` under Ray Train's TorchTrainer.
@@ -50,7 +55,7 @@ def _fit(job: Job, progress: Progress) -> None:
         torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if s.use_gpu else "gloo"),
         scaling_config=ScalingConfig(num_workers=s.workers, use_gpu=s.use_gpu, resources_per_worker=resources),
         run_config=RunConfig(
-            name="ray", storage_path=str(job.folder.resolve()),
+            name="ray", storage_path=str(job.folder.resolve()), worker_runtime_env={"env_vars": _AHEAD},
             failure_config=FailureConfig(max_failures=s.max_failures),
         ),
     )

@@ -47,12 +47,14 @@ def test_a_killed_worker_goes_on_as_if_nothing_had_happened(
     """One worker is killed; where there is another it hangs in the next reduction until Ray ends it."""
     made = job(tiny_llama, tmp_path, tokenizer, max_steps=50, workers=workers, cpus_per_worker=1)
     killed: list[int] = []
+    niceness: list[int] = []
 
     def kill() -> None:
         while not (tmp_path / "checkpoints" / "step-000012").exists():
             time.sleep(0.02)
         found = subprocess.run(["pgrep", "-f", "ray::RayTrainWorker"], capture_output=True, text=True, check=False)
         ours = [p for p in map(int, found.stdout.split()) if os.getpid() in ancestors(p)]
+        niceness.append(os.getpriority(os.PRIO_PROCESS, ours[-1]))
         os.kill(ours[-1], signal.SIGKILL)
         killed.append(ours[-1])
 
@@ -60,6 +62,7 @@ def test_a_killed_worker_goes_on_as_if_nothing_had_happened(
     thread.start()
     launch(made)
     assert killed
+    assert niceness == [os.getpriority(os.PRIO_PROCESS, 0)], "Ray's own processes come before the training"
     steps = [json.loads(x)["step"] for x in (tmp_path / "history.jsonl").read_text().splitlines()]
     assert steps == list(range(1, 51))
     whole = unbroken[workers].folder
