@@ -86,7 +86,7 @@ def train(job: Job, rank: int = 0, world: int = 1, device: str = "cpu", threads:
         seconds = time.monotonic() - started
         digest = chained(digest, batches[step])
         step += 1
-        scored = step % s.eval_every == 0 or step == steps
+        scored = bool(job.dev) and (step % s.eval_every == 0 or step == steps)
         if scored and (rank == 0 or s.sharding == "full"):  # a sliced base is put together by all ranks or by none
             f1 = _dev_f1(job, model, tokenizer, device)
             model.train()
