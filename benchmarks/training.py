@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import statistics
 import subprocess
 import sys
@@ -37,6 +36,7 @@ from eval.metrics import MICRO, of_table
 from limbeck.stage import device, git_commit, versions
 from student.adapters import load_adapter
 from student.estimate import KNOWN, training_flops
+from student.history import read_history
 from student.infer import predict
 from student.job import Job, Row
 from student.model import TargetLogits, collate, load_base
@@ -171,7 +171,7 @@ def _limbeck(job: Job, *, profile: bool) -> float:
         print(found.key_averages().table(sort_by="self_cpu_time_total", row_limit=25))
     else:
         train(job, threads=torch.get_num_threads())
-    history = [json.loads(x) for x in (job.folder / "history.jsonl").read_text().splitlines()]
+    history = read_history(job.folder / "history.jsonl")
     return float(sum(h["seconds"] for h in history[WARM_UP if len(history) > 2 * WARM_UP else 0 :]))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import itertools
-import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -148,6 +147,7 @@ def _run(pipeline: Pipeline, trials: Mapping[str, Path], settings: Student) -> N
 
 def _trial(config: Mapping[str, Any]) -> dict[str, Any]:
     """Train and measure one adapter, in a Ray worker."""
+    from student.history import read_history
     from student.job import Job
     from student.train import train
 
@@ -157,7 +157,7 @@ def _trial(config: Mapping[str, Any]) -> dict[str, Any]:
     train(job, device="cuda" if gpu else "cpu", threads=None if gpu else config["threads"])
     found = answers(job, job.dev)
     write_jsonl(folder / "predictions.jsonl", (x.to_json() for x in found))
-    history = [json.loads(x) for x in (folder / "history.jsonl").read_text().splitlines()]
+    history = read_history(folder / "history.jsonl")
     seconds = sum(h["seconds"] for h in history)
     write_json(folder / _DONE, {"rows_per_s": round(sum(h["rows"] for h in history) / seconds, 2)})
     return {"done": 1}
