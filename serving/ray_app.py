@@ -10,6 +10,7 @@ than `waiting_per_engine` questions are in flight for each. The bundle must lie 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import tempfile
 from collections.abc import Sequence
@@ -34,6 +35,7 @@ from task.settings import Positive, Strict
 from task.tokens import load_tokenizer
 
 _HEALTH_S = 2.0
+_LOG = logging.getLogger("ray.serve")  # the one that Ray Serve writes to a replica's log file
 
 
 class Between(Strict):
@@ -126,6 +128,12 @@ class GatewayReplica:
     """The gateway, with its engines behind a handle."""
 
     def __init__(self, folder: str, engines: DeploymentHandle[EngineReplica]) -> None:
+        niceness = os.getpriority(os.PRIO_PROCESS, 0)
+        if niceness > 0:
+            _LOG.warning(
+                "Ray runs this gateway at niceness %d, behind whatever else is on the node: requests may wait for "
+                "seconds. Set RAY_worker_niceness=0 in the environment in which Ray is started.", niceness,
+            )
         bundle = open_bundle(Path(folder))
         settings = bundle.task.serving
         callers = Callers(None if settings.keys is None else read_keys(settings.keys))
