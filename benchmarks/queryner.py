@@ -9,14 +9,14 @@ tenth, beside the recipe trained likewise; differences are paired over queries. 
 in four ways: each word's best symbol alone, Viterbi as the codec does it, and Viterbi with a transition matrix counted
 from the training labels at half and at full weight. Each training is a stage: what is done stands. Expected: Viterbi
 above single symbols by a point; everything else within its interval. Weight decay is not among them: 0.1 at this rate
-shrinks an adapter by two per cent in all. The ways of decoding that student are scored on the development rows too,
-where nothing was chosen. Writes benchmarks/results/queryner_student.json.
+shrinks an adapter by two per cent in all. The ways of decoding are scored on the development rows too, where nothing
+was chosen, for the students of all seeds. Writes benchmarks/results/queryner_student.json.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ from task.spec import Task
 from task.tokens import load_tokenizer
 from task.viterbi import spans_of
 from teacher import curriculum
+from teacher.curriculum import CurriculumRow
 
 RESULT = Path(__file__).parent / "results" / "queryner_student.json"
 RECIPE = "recipe"
@@ -78,18 +79,23 @@ def main() -> None:
 def seeds(pipeline: Pipeline, number: int) -> dict[str, Any]:
     """The recipe on all rows with each seed."""
     rows = curriculum.read(pipeline.folder("curriculum"), "train")
-    gold, runs = pipeline.inputs.test, []
+    gold = pipeline.inputs.test
+    runs: dict[str, list[Sequence[Example]]] = {}
     for seed in range(number):
         pipeline.console.stage(f"seed {seed}", seed + 1, number)
-        task = variant(pipeline.task, {"seed": seed})
-        runs.append(measured(pipeline, f"seeds/{seed}", task, rows, gold, "shuffled", _inputs(pipeline)))
-        print(over_seeds(gold, runs[-1:], task, "span"), flush=True)
+        task, stage = variant(pipeline.task, {"seed": seed}), f"seeds/{seed}"
+        answers = measured(pipeline, stage, task, rows, gold, "shuffled", _inputs(pipeline))
+        ways = decodings(make_job(task, rows, [], pipeline.run / stage, "shuffled"), gold, _examples(rows))
+        for name, found in (ways | {RECIPE: answers}).items():
+            runs.setdefault(name, []).append(found)
+        print(over_seeds(gold, [answers], task, "span"), flush=True)
     minutes = [
         read_json(pipeline.run / f"seeds/{n}/manifest.json")["wall_s"] / 60 for n in range(number)
     ]
     return {
-        "rows": len(rows), "gold": len(gold), "strict_f1": over_seeds(gold, runs, pipeline.task, "span"),
+        "rows": len(rows), "gold": len(gold), "strict_f1": over_seeds(gold, runs[RECIPE], pipeline.task, "span"),
         "minutes": [round(m, 1) for m in minutes],
+        "decoded": compared(pipeline.task, gold, runs, same_students=True),
     }
 
 
@@ -97,53 +103,49 @@ def tried(pipeline: Pipeline) -> dict[str, Any]:
     """Each variant without the last tenth of the rows, scored on it."""
     rows = curriculum.read(pipeline.folder("curriculum"), "train")
     cut = len(rows) - len(rows) // 10
-    held = [r.example for r in rows[cut:]]
-    found: dict[str, list[Example]] = {}
+    held = _examples(rows[cut:])
+    found: dict[str, list[Sequence[Example]]] = {}
     for at, (name, change) in enumerate(VARIANTS.items(), 1):
         pipeline.console.stage(name, at, len(VARIANTS))
         task = variant(pipeline.task, change)
         stage = f"variants/{name.replace(' ', '-')}"
-        found[name] = measured(pipeline, stage, task, rows[:cut], held, "shuffled", _inputs(pipeline))
-        print(name, over_seeds(held, [found[name]], task, "span"), flush=True)
+        found[name] = [measured(pipeline, stage, task, rows[:cut], held, "shuffled", _inputs(pipeline))]
+        print(name, over_seeds(held, found[name], task, "span"), flush=True)
     job = make_job(
         variant(pipeline.task, {}), rows[:cut], [], pipeline.run / f"variants/{RECIPE}", "shuffled"
     )
-    on_held, on_development = decodings(job, [held, pipeline.inputs.test], [r.example for r in rows[:cut]])
-    return {
-        "held_out": len(held), "variants": compared(pipeline.task, held, found | on_held),
-        "development": compared(pipeline.task, pipeline.inputs.test, on_development),
-    }
+    for name, answers in decodings(job, held, _examples(rows[:cut])).items():
+        found[name] = [answers]
+    return {"held_out": len(held), "variants": compared(pipeline.task, held, found)}
 
 
-def decodings(
-    job: Job, parts: Iterable[Sequence[Example]], learned: Sequence[Example]
-) -> list[dict[str, list[Example]]]:
-    """What the recipe's student says of the queries of each part, decoded in each way."""
+def decodings(job: Job, rows: Sequence[Example], learned: Sequence[Example]) -> dict[str, list[Example]]:
+    """What the job's finished student says of the rows' queries, decoded in each way; rows `learned` are counted."""
     model, where = trained(job)
     tokenizer = load_tokenizer(job.base)
     codecs = {
         RECIPE: job.codec, "transitions at half": job.codec.chained(learned, 0.5),
         "transitions": job.codec.chained(learned, 1.0),
     }
-    out = []
-    for part in parts:
-        texts = [x.query for x in part]
-        scores = all_scores(model, job.codec, tokenizer, texts, device=where)
-        ways = {
-            name: [Example(q, codec.decode_scores(q, s)) for q, s in zip(texts, scores, strict=True)]
-            for name, codec in codecs.items()
-        }
-        ways["decoded word by word"] = [word_by_word(job.codec, q, s) for q, s in zip(texts, scores, strict=True)]
-        out.append(ways)
-    return out
+    texts = [x.query for x in rows]
+    scores = all_scores(model, job.codec, tokenizer, texts, device=where)
+    ways = {
+        name: [Example(q, codec.decode_scores(q, s)) for q, s in zip(texts, scores, strict=True)]
+        for name, codec in codecs.items()
+    }
+    return ways | {"decoded word by word": [word_by_word(job.codec, q, s) for q, s in zip(texts, scores, strict=True)]}
 
 
-def compared(task: Task, gold: Sequence[Example], found: Mapping[str, Sequence[Example]]) -> list[dict[str, Any]]:
-    """Strict F1 of each, and what differs from the recipe."""
+def compared(
+    task: Task, gold: Sequence[Example], runs: Mapping[str, Sequence[Sequence[Example]]], *, same_students: bool = False
+) -> list[dict[str, Any]]:
+    """Strict F1 of each over its seeds, and what differs from the recipe."""
     return [{
-        "name": name, "strict_f1": over_seeds(gold, [x], task, "span"),
-        "less_recipe": None if name == RECIPE else difference_over_seeds(gold, [x], [found[RECIPE]], task, "span"),
-    } for name, x in found.items()]
+        "name": name, "strict_f1": over_seeds(gold, found, task, "span"),
+        "less_recipe": None if name == RECIPE else difference_over_seeds(
+            gold, found, runs[RECIPE], task, "span", same_students=same_students
+        ),
+    } for name, found in runs.items()]
 
 
 def word_by_word(codec: Codec, query: str, scores: npt.NDArray[np.float32]) -> Example:
@@ -162,6 +164,10 @@ def variant(task: Task, change: Mapping[str, Any]) -> Task:
     lora = s.lora.model_copy(update=change.get("lora", {}))
     student = s.model_copy(update={**change, "lora": lora, "keep_best": False, "eval_every": 100_000})
     return task.model_copy(update={"student": student})
+
+
+def _examples(rows: Sequence[CurriculumRow]) -> list[Example]:
+    return [r.example for r in rows]
 
 
 def _inputs(pipeline: Pipeline) -> dict[str, str]:

@@ -24,11 +24,11 @@ def over_seeds(gold: Sequence[Example], runs: Runs, task: Task, by: Scheme = "va
 
 
 def difference_over_seeds(
-    gold: Sequence[Example], a: Runs, b: Runs, task: Task, by: Scheme = "value"
+    gold: Sequence[Example], a: Runs, b: Runs, task: Task, by: Scheme = "value", *, same_students: bool = False
 ) -> dict[str, float]:
     """The mean F1 of predictions `a` less that of `b`; see `pooled_difference`."""
     ours, theirs = ([per_query(gold, run, task, by) for run in runs] for runs in (a, b))
-    return pooled_difference(ours, theirs, task)
+    return pooled_difference(ours, theirs, task, same_students=same_students)
 
 
 def per_query(gold: Sequence[Example], run: Sequence[Example], task: Task, by: Scheme = "value") -> Counts:
@@ -51,15 +51,26 @@ def pooled_f1(runs: Sequence[Counts], task: Task) -> dict[str, Any]:
     return found | ends | {"seeds": [round(float(p), 6) for p in points]}
 
 
-def pooled_difference(a: Sequence[Counts], b: Sequence[Counts], task: Task) -> dict[str, float]:
+def pooled_difference(
+    a: Sequence[Counts], b: Sequence[Counts], task: Task, *, same_students: bool = False
+) -> dict[str, float]:
     """Mean F1 of `a` less that of `b`: a bootstrap over queries and, within each resample, over seeds.
 
     Queries are paired (the same resampling indices for both); seeds are drawn for each side on its own, so that a
     difference that one lucky seed makes has a wide interval.
+
+    Args:
+        same_students: `a[i]` and `b[i]` are answers of one student, decoded in two ways: seeds are drawn in pairs too.
+
+    Raises:
+        ValueError: `same_students` and not as many runs in `a` as in `b`.
     """
+    if same_students and len(a) != len(b):
+        raise ValueError(f"{len(a)} runs against {len(b)}: the same students answer once on each side")
     points, samples = _f1([*a, *b], task)
     rng = np.random.default_rng(task.eval.seed)
-    delta = _drawn(samples[: len(a)], rng) - _drawn(samples[len(a) :], rng)
+    ours, theirs = samples[: len(a)], samples[len(a) :]
+    delta = _drawn(ours - theirs, rng) if same_students else _drawn(ours, rng) - _drawn(theirs, rng)
     low, high = percentile(delta, task.eval.confidence)
     value = float(points[: len(a)].mean() - points[len(a) :].mean())
     return {"value": round(value, 6), "low": round(low, 6), "high": round(high, 6)}

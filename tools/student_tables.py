@@ -55,7 +55,9 @@ def queryner(result: Path) -> str:
     ]
     if tried := parts.get("tried"):
         lines += ["", *_tried(f"tried, on {tried['held_out']} held-out training rows", tried["variants"])]
-        lines += ["", *_tried(f"the same student on the {r['gold']} development rows", tried["development"])]
+    if decoded := r.get("decoded"):
+        seeds = len(f["seeds"])
+        lines += ["", *_tried(f"{seeds} seeds' students on the {r['gold']} development rows", decoded)]
     return "\n".join(lines)
 
 

@@ -55,6 +55,20 @@ def test_a_lucky_seed_is_not_a_finding_and_a_real_difference_is() -> None:
     assert none["low"] <= 0 <= none["high"]
 
 
+def test_two_ways_of_decoding_the_same_students_are_paired_by_student() -> None:
+    """Students of very different quality, each a little better in one way: told apart only in pairs."""
+    task = make_task(eval={"resamples": 1_000})
+    worse = [run(r, i) for i, r in enumerate((0.4, 0.6, 0.8))]
+    better = [run(r + 0.05, i) for i, r in enumerate((0.4, 0.6, 0.8))]
+    assert difference_over_seeds(GOLD, better, worse, task)["low"] < 0
+    paired = difference_over_seeds(GOLD, better, worse, task, same_students=True)
+    assert paired["low"] > 0
+    assert paired["value"] == difference_over_seeds(GOLD, better, worse, task)["value"]
+    assert set(difference_over_seeds(GOLD, worse, worse, task, same_students=True).values()) == {0.0}
+    with pytest.raises(ValueError, match="2 runs against 3"):
+        difference_over_seeds(GOLD, better[:2], worse, task, same_students=True)
+
+
 def test_runs_that_say_nothing_score_nothing() -> None:
     empty = [[Example(x.query) for x in GOLD]] * 2
     assert over_seeds(GOLD, empty, make_task(eval={"resamples": 50}))["value"] == 0.0
