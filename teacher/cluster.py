@@ -154,8 +154,6 @@ class LabelBlock:
 
 def label(job: Job, ledger: Ledger) -> None:
     """Label the job's queries on `teacher.workers` Ray Data workers."""
-    import os
-
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -169,8 +167,10 @@ def label(job: Job, ledger: Ledger) -> None:
     open_finder(job, index, model)  # embeds gold rows and values, so that no worker has to
     started_here = not ray.is_initialized()
     if started_here:
-        os.environ.setdefault("RAY_worker_niceness", "0")
-        ray.init(address=settings.ray_address, log_to_driver=False, include_dashboard=False)
+        ray.init(
+            address=settings.ray_address, log_to_driver=False, include_dashboard=False,
+            runtime_env={"env_vars": {"RAY_worker_niceness": "0"}},  # Ray's own is 15: behind all else on a node
+        )
     try:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
