@@ -40,7 +40,6 @@ from task.spec import Task
 from task.tokens import load_tokenizer
 from task.viterbi import spans_of
 from teacher import curriculum
-from teacher.curriculum import CurriculumRow
 
 RESULT = Path(__file__).parent / "results" / "queryner_student.json"
 RECIPE = "recipe"
@@ -85,8 +84,8 @@ def seeds(pipeline: Pipeline, number: int) -> dict[str, Any]:
         pipeline.console.stage(f"seed {seed}", seed + 1, number)
         task, stage = variant(pipeline.task, {"seed": seed}), f"seeds/{seed}"
         answers = measured(pipeline, stage, task, rows, gold, "shuffled", _inputs(pipeline))
-        ways = decodings(make_job(task, rows, [], pipeline.run / stage, "shuffled"), gold, _examples(rows))
-        for name, found in (ways | {RECIPE: answers}).items():
+        ways = decodings(make_job(task, rows, [], pipeline.run / stage, "shuffled"), gold)
+        for name, found in ({RECIPE: answers} | ways).items():
             runs.setdefault(name, []).append(found)
         print(over_seeds(gold, [answers], task, "span"), flush=True)
     minutes = [
@@ -103,7 +102,7 @@ def tried(pipeline: Pipeline) -> dict[str, Any]:
     """Each variant without the last tenth of the rows, scored on it."""
     rows = curriculum.read(pipeline.folder("curriculum"), "train")
     cut = len(rows) - len(rows) // 10
-    held = _examples(rows[cut:])
+    held = [r.example for r in rows[cut:]]
     found: dict[str, list[Sequence[Example]]] = {}
     for at, (name, change) in enumerate(VARIANTS.items(), 1):
         pipeline.console.stage(name, at, len(VARIANTS))
@@ -114,19 +113,17 @@ def tried(pipeline: Pipeline) -> dict[str, Any]:
     job = make_job(
         variant(pipeline.task, {}), rows[:cut], [], pipeline.run / f"variants/{RECIPE}", "shuffled"
     )
-    for name, answers in decodings(job, held, _examples(rows[:cut])).items():
+    for name, answers in decodings(job, held).items():
         found[name] = [answers]
     return {"held_out": len(held), "variants": compared(pipeline.task, held, found)}
 
 
-def decodings(job: Job, rows: Sequence[Example], learned: Sequence[Example]) -> dict[str, list[Example]]:
-    """What the job's finished student says of the rows' queries, decoded in each way; rows `learned` are counted."""
+def decodings(job: Job, rows: Sequence[Example]) -> dict[str, list[Example]]:
+    """What the job's finished student says of the rows' queries, decoded in each way but the recipe's."""
     model, where = trained(job)
     tokenizer = load_tokenizer(job.base)
-    codecs = {
-        RECIPE: job.codec, "transitions at half": job.codec.chained(learned, 0.5),
-        "transitions": job.codec.chained(learned, 1.0),
-    }
+    learned = [r.example for r in job.train]
+    codecs = {"transitions at half": job.codec.chained(learned, 0.5), "transitions": job.codec.chained(learned, 1.0)}
     texts = [x.query for x in rows]
     scores = all_scores(model, job.codec, tokenizer, texts, device=where)
     ways = {
@@ -164,10 +161,6 @@ def variant(task: Task, change: Mapping[str, Any]) -> Task:
     lora = s.lora.model_copy(update=change.get("lora", {}))
     student = s.model_copy(update={**change, "lora": lora, "keep_best": False, "eval_every": 100_000})
     return task.model_copy(update={"student": student})
-
-
-def _examples(rows: Sequence[CurriculumRow]) -> list[Example]:
-    return [r.example for r in rows]
 
 
 def _inputs(pipeline: Pipeline) -> dict[str, str]:

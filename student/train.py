@@ -237,8 +237,6 @@ def _dev_f1(job: Job, model: Any, tokenizer: Any, device: str) -> float:
     from task.normalize import normaliser
 
     dev = job.dev[: job.task.student.eval_rows]
-    if not dev:
-        return 0.0
     found = predict(model, job.codec, tokenizer, job.task, dev, device=device)
     table = count(dev, found, [r.name for r in job.task.roles], "value", normaliser(job.task.normaliser))
     score = float(micro(table.sum(axis=0))[2])
