@@ -102,10 +102,14 @@ def training_memory(shape: Architecture, student: Student, tokens: int) -> dict[
         weights = (shape.parameters - shape.body + shape.body / student.workers + shape.body / shape.layers) * width
     else:
         weights = shape.parameters * width
-        if _packed(student):
+        if _packed(student) and student.dtype == "bfloat16":
             weights += 2 * shape.body * width  # laid out for products ahead and back (`student.frozen`)
     trained = adapter_parameters(shape, student.lora)
-    per_token = 10 * shape.hidden + 4 * shape.intermediate + 3 * student.lora.rank * 7
+    if _packed(student):  # what `student.layer` keeps, down-projections in fp32
+        qkv = (shape.heads + 2 * shape.kv_heads) * shape.head_dim
+        per_token = 5 * shape.hidden + qkv + 3 * shape.intermediate + 2 * student.lora.rank * 7
+    else:
+        per_token = 10 * shape.hidden + 4 * shape.intermediate + 3 * student.lora.rank * 7
     kept_layers = shape.layers if not student.gradient_checkpointing else 1
     activations = tokens * width * (per_token * kept_layers + shape.hidden * shape.layers)
     return {
@@ -114,10 +118,10 @@ def training_memory(shape: Architecture, student: Student, tokens: int) -> dict[
 
 
 def _packed(student: Student) -> bool:
-    """Whether a Llama's frozen weights are laid out for bf16 products on a CPU (`student.packed.pack`)."""
+    """Whether a Llama's rows are packed, on a CPU (`student.packed.pack`)."""
     lora = student.lora
     theirs = student.peft or lora.dora or lora.dropout or student.gradient_checkpointing
-    return not student.use_gpu and student.dtype == "bfloat16" and not theirs
+    return not student.use_gpu and not theirs
 
 
 def training_flops(shape: Architecture, tokens: float) -> float:
