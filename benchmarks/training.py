@@ -98,16 +98,18 @@ def compare(data: Path, rounds: int) -> None:
             if client != "trl-json":
                 found[client] |= quality(data, client, Path(name) / f"{client}-0" / "adapter")
                 print(client, found[client], flush=True)
-    peak = matmul_rate("cpu")
     for client in CLIENTS[:-1]:
-        tokens = found[client]["runs"][0]["tokens"] / ROWS * found[client]["examples_per_s"]["median"]
-        flops = training_flops(KNOWN[task.student.base], tokens)
-        found[client]["share_of_matmul_rate"] = round(flops / peak, 3)
+        shares = []
+        for r in found[client]["runs"]:
+            flops = training_flops(KNOWN[task.student.base], r["tokens"] / r["rows"] * r["examples_per_s"])
+            shares.append(flops / r["matmul_gflops"] / 1e9)
+        found[client]["share_of_matmul_rate"] = round(statistics.median(shares), 3)
     where = device()
     content = read_json(RESULT) if RESULT.exists() else {}
     write_json(RESULT, content | {where["cpu"]: {
         "rows": ROWS, "json_rows": JSON_ROWS, "dev_rows": DEV_ROWS, "batch": BATCH, "rounds": rounds,
-        "matmul_gflops": round(peak / 1e9), "clients": found,
+        "matmul_gflops": round(statistics.median(r["matmul_gflops"] for c in found.values() for r in c["runs"])),
+        "clients": found,
         "times_trl": {c: times(found[c], found["trl-write"]) for c in CLIENTS},
         "times_trl_eager": {c: times(found[c], found["trl-write-eager"]) for c in CLIENTS},
         "versions": versions() | {"trl": _trl()}, "device": where, "git": git_commit(),
@@ -157,6 +159,7 @@ def run(client: str, data: Path, folder: Path, *, profile: bool) -> None:
     write_json(folder / "result.json", {
         "seconds": round(seconds, 2), "examples_per_s": round(timed / seconds, 2),
         "tokens": sum(len(e.ids) for e in encoded), "rows": len(usable),
+        "matmul_gflops": round(matmul_rate("cpu") / 1e9),
     })
 
 

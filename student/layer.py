@@ -3,7 +3,7 @@
 At a few hundred tokens PEFT's layers spend less time in their seven products than in the hundred small operations
 around them: norms, casts, rotations, LoRA's own products. So q, k and v are one product with frozen weights here, and
 so are gate and up; residuals are added by the product that makes the other summand; norms, attention, gates and each
-adapter are one call of `student/kernels.c`; and nothing is computed for frozen weights.
+adapter are one call of `student/kernels`; and nothing is computed for frozen weights.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`student/kernels.c`, compiled once for this processor, and called with tensors.
+"""`student/kernels/*.c`, compiled once for this processor, and called with tensors.
 
 A step over thirty queries makes thousands of small operations, and torch takes longer to begin one than to do it. Where
 there is no C compiler, `kernels` is None and training takes PEFT's own layers.
@@ -24,10 +24,10 @@ from torch import Tensor
 from task.store import home
 
 _LOG = logging.getLogger(__name__)
-_SOURCE = Path(__file__).with_name("kernels.c")
+_SOURCES = Path(__file__).with_name("kernels")
 _FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
 _DEFINED = {torch.float32: (), torch.bfloat16: ("-DBF16",)}
-_PADDED = 16  # RANKS in kernels.c
+_PADDED = 16  # RANKS in lora.c
 
 _P, _N, _F, _I = ctypes.c_void_p, ctypes.c_long, ctypes.c_float, ctypes.c_int
 _ARGUMENTS = {
@@ -69,7 +69,7 @@ class _Heads(ctypes.Structure):
 
 
 class Kernels:
-    """The functions of kernels.c for activations of one dtype. All tensors are contiguous but where a step is named."""
+    """The functions for activations of one dtype. All tensors are contiguous but where a step is named."""
 
     def __init__(self, library: Path, dtype: torch.dtype) -> None:
         self.dtype = dtype
@@ -179,7 +179,8 @@ def kernels(dtype: torch.dtype) -> Kernels | None:
         _LOG.warning("no C compiler found (CC, cc or gcc): training on a CPU takes PEFT's layers, which are slower")
         return None
     flags = (*_FLAGS, *(("-mprefer-vector-width=512",) if "avx512f" in _processor() else ()), *_DEFINED[dtype])
-    made_of = "\0".join((_SOURCE.read_text(), compiler, *flags, _processor()))
+    sources = [p.read_text() for p in sorted(_SOURCES.iterdir())]
+    made_of = "\0".join((*sources, compiler, *flags, _processor()))
     library = home() / "kernels" / f"{hashlib.sha256(made_of.encode()).hexdigest()[:12]}.so"
     if not library.exists() and not _compile(compiler, flags, library):
         return None
@@ -192,12 +193,13 @@ def _compile(compiler: str, flags: tuple[str, ...], library: Path) -> bool:
     with tempfile.TemporaryDirectory(dir=library.parent) as name:
         made = Path(name) / library.name
         done = subprocess.run(
-            [compiler, *flags, str(_SOURCE), "-o", str(made), "-lm"], capture_output=True, text=True, check=False
+            [compiler, *flags, *map(str, sorted(_SOURCES.glob("*.c"))), "-o", str(made), "-lm"],
+            capture_output=True, text=True, check=False,
         )
         if done.returncode:
             _LOG.warning(
                 "%s cannot compile %s: training on a CPU takes PEFT's layers, which are slower\n%s",
-                compiler, _SOURCE.name, done.stderr[-2_000:],
+                compiler, _SOURCES.name, done.stderr[-2_000:],
             )
             return False
         made.replace(library)
