@@ -23,10 +23,10 @@ from tests.conftest import make_task
 LENGTHS = (5, 1, 9, 9, 2)
 
 
-def model_of(base: Path, task: Task) -> Any:
+def model_of(base: Path, task: Task, dtype: torch.dtype = torch.float32) -> Any:
     """The base with an adapter that does something."""
     torch.manual_seed(0)
-    model = add_adapter(load_base(base, torch.float32), task.student)
+    model = add_adapter(load_base(base, dtype), task.student)
     torch.manual_seed(1)
     for name, p in model.named_parameters():
         if "lora_B" in name:
@@ -63,6 +63,20 @@ def test_logits_and_gradients_are_those_of_peft(
     assert len(gradients) == len(others) > 0
     for a, b in zip(gradients, others, strict=True):
         assert torch.allclose(a, b, rtol=1e-3, atol=1e-4 * float(a.abs().max()))
+
+
+def test_in_16_bits_gradients_are_as_near_to_the_truth_as_those_of_peft(tiny_llama: Path) -> None:
+    task = make_task(student={"lora": {"rank": 4, "alpha": 8}})
+    _, wanted = loss_of(model_of(tiny_llama, task), LENGTHS)
+    missed = []
+    for how in (lambda model: model, pack):
+        model = model_of(tiny_llama, task, torch.bfloat16)
+        assert how(model)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            _, found = loss_of(model, LENGTHS)
+        missed.append(float(sum((a - b).square().sum() for a, b in zip(wanted, found, strict=True))))
+    size = float(sum(a.square().sum() for a in wanted))
+    assert 0 < missed[1] < 1.1 * missed[0] < 0.01 * size
 
 
 def test_a_second_step_sees_what_the_first_has_learned(tiny_llama: Path) -> None:
