@@ -105,9 +105,9 @@ def training_memory(shape: Architecture, student: Student, tokens: int) -> dict[
         if _packed(student) and student.dtype == "bfloat16":
             weights += 2 * shape.body * width  # laid out for products ahead and back (`student.frozen`)
     trained = adapter_parameters(shape, student.lora)
-    if _packed(student):  # what `student.layer` keeps, down-projections in fp32
+    if _packed(student):  # what `student.layer` keeps beside its input; down-projections are fp32
         qkv = (shape.heads + 2 * shape.kv_heads) * shape.head_dim
-        per_token = 5 * shape.hidden + qkv + 3 * shape.intermediate + 2 * student.lora.rank * 7
+        per_token = 4 * shape.hidden + qkv + 3 * shape.intermediate + 2 * student.lora.rank * 7
     else:
         per_token = 10 * shape.hidden + 4 * shape.intermediate + 3 * student.lora.rank * 7
     kept_layers = shape.layers if not student.gradient_checkpointing else 1
@@ -121,7 +121,8 @@ def _packed(student: Student) -> bool:
     """Whether a Llama's rows are packed, on a CPU (`student.packed.pack`)."""
     lora = student.lora
     theirs = student.peft or lora.dora or lora.dropout or student.gradient_checkpointing
-    return not student.use_gpu and not theirs
+    whole = student.quantization == "none" and student.sharding == "none"
+    return not student.use_gpu and whole and not theirs
 
 
 def training_flops(shape: Architecture, tokens: float) -> float:

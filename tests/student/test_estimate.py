@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from student.estimate import GIB, KNOWN, training_memory
+from student.adapters import add_adapter
+from student.estimate import GIB, KNOWN, architecture, training_memory
+from student.model import load_base
+from student.packed import pack
 from tests.conftest import make_task
 
 SHAPE = KNOWN["SmolLM2-135M-Instruct"]
@@ -27,3 +33,21 @@ def test_weights_lie_there_once_where_peft_computes(student: dict[str, Any]) -> 
 def test_weights_are_laid_out_twice_more_where_rows_are_packed() -> None:
     assert weights() == pytest.approx(2 * SHAPE.parameters + 4 * SHAPE.body)
     assert weights(dtype="float32") == pytest.approx(4 * SHAPE.parameters)
+
+
+def test_what_packed_layers_keep_is_what_was_planned(tiny_llama: Path) -> None:
+    task = make_task(student={"dtype": "float32", "lora": {"rank": 16}})
+    model = add_adapter(load_base(tiny_llama, torch.float32), task.student)
+    assert pack(model)
+    packed = model.get_base_model().packed
+    packed.decoder.norm = torch.nn.Identity()
+    everywhere = torch.arange(60)
+    kept = packed(torch.randint(0, 2_000, (3, 20)), torch.full((3,), 20), everywhere).grad_fn.keep
+
+    def sizes(of: Iterable[Any]) -> int:
+        return sum(x.nbytes if isinstance(x, torch.Tensor) else sizes(x) for x in of)
+
+    shape = architecture(str(tiny_llama))
+    assert shape is not None
+    planned = training_memory(shape, task.student, 60)["activations"] * GIB
+    assert 0.8 * planned < sizes(kept) <= planned
