@@ -207,9 +207,6 @@ def _compile(compiler: str, flags: tuple[str, ...], library: Path) -> bool:
 
 
 def _processor() -> str:
-    """What `-march=native` depends on: a home may be shared by machines that differ."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((x for x in lines if x.startswith(("flags", "Features"))), platform.processor())
+    """What `-march=native` and the C library depend on: a home may be shared by machines that differ."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return " ".join([*platform.libc_ver(), *[x for x in lines if x.startswith(("flags", "Features"))][:1]])
