@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,8 @@ from student.estimate import KNOWN, training_flops
 from student.history import read_history
 from student.infer import predict
 from student.job import Job, Row
-from student.model import TargetLogits, collate, load_base
+from student.model import DTYPES, TargetLogits, collate, load_base
+from student.native import Kernels, kernels
 from student.train import train
 from task import json_form
 from task.codec import Codec
@@ -169,6 +171,7 @@ def _limbeck(job: Job, *, profile: bool) -> float:
         from torch.profiler import ProfilerActivity
         from torch.profiler import profile as profiler
 
+        _name_kernels(kernels(DTYPES[job.task.student.dtype]))
         with profiler(activities=[ProfilerActivity.CPU]) as found:
             train(job, threads=torch.get_num_threads())
         print(found.key_averages().table(sort_by="self_cpu_time_total", row_limit=25))
@@ -176,6 +179,20 @@ def _limbeck(job: Job, *, profile: bool) -> float:
         train(job, threads=torch.get_num_threads())
     history = read_history(job.folder / "history.jsonl")
     return float(sum(h["seconds"] for h in history[WARM_UP if len(history) > 2 * WARM_UP else 0 :]))
+
+
+def _name_kernels(functions: Kernels | None) -> None:
+    """Let the profiler, which sees torch's operations, see the calls of `student.native` as well."""
+
+    def named(name: str, call: Callable[..., None]) -> Callable[..., None]:
+        def run(*arguments: Any) -> None:
+            with torch.profiler.record_function(f"limbeck::{name}"):
+                call(*arguments)
+
+        return run
+
+    if functions is not None:
+        functions._call.update({name: named(name, call) for name, call in functions._call.items()})
 
 
 def _trl_train(base: Path, table: dict[str, Any], folder: Path, *, attention: str | None) -> float:
