@@ -178,9 +178,10 @@ def kernels(dtype: torch.dtype) -> Kernels | None:
     if compiler is None:
         _LOG.warning("no C compiler found (CC, cc or gcc): training on a CPU takes PEFT's layers, which are slower")
         return None
-    flags = (*_FLAGS, *(("-mprefer-vector-width=512",) if "avx512f" in _processor() else ()), *_DEFINED[dtype])
+    processor = _processor()
+    flags = (*_FLAGS, *(("-mprefer-vector-width=512",) if "avx512f" in processor else ()), *_DEFINED[dtype])
     sources = [p.read_text() for p in sorted(_SOURCES.iterdir())]
-    made_of = "\0".join((*sources, compiler, *flags, _processor()))
+    made_of = "\0".join((*sources, compiler, *flags, processor))
     library = home() / "kernels" / f"{hashlib.sha256(made_of.encode()).hexdigest()[:12]}.so"
     if not library.exists() and not _compile(compiler, flags, library):
         return None

@@ -38,21 +38,11 @@ inlined void small_product(
     }
 }
 
-inlined float wide(real x)
-{
-#ifdef BF16
-    union { uint32_t bits; float value; } u = {(uint32_t)x << 16};
-    return u.value;
-#else
-    return x;
-#endif
-}
-
 /* One head of a row as fp32, (length, padded), and the other way. */
 static void take(const real *from, long step, long length, long dim, long padded, float *to)
 {
     for (long t = 0; t < length; t++)
-        for (long i = 0; i < dim; i++) to[t * padded + i] = wide(from[t * step + i]);
+        for (long i = 0; i < dim; i += LANES) storef(to + t * padded + i, load_n(from + t * step + i, dim - i));
 }
 
 static void put(const float *from, long padded, long length, long dim, real *to, long step)
