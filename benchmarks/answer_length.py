@@ -19,16 +19,16 @@ from typing import Any
 
 import aiohttp
 
+from engine.client import StudentClient
+from engine.process import Engine
 from eval.latency import percentiles
 from limbeck.stage import device, git_commit, versions
-from serving.bundle import Bundle, open_bundle
-from serving.client import StudentClient
-from serving.engine import Engine
+from serving.release.bundle import Bundle, open_bundle
 from task.codec import Codec
 from task.files import write_json
-from task.io import read_labels
 from task.labels import Example
-from task.tokens import FastTokenizer, load_tokenizer
+from task.readers import read_labels
+from task.tokenizer import FastTokenizer, load_tokenizer
 
 QUERIES, WARM_UP = 60, 5
 

@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 
+from engine.client import StudentClient
+from engine.process import ready_to_start
+from engine.watchdog import engine_of
 from limbeck.stage import device, git_commit, versions
-from serving.bundle import Bundle, open_bundle
-from serving.client import StudentClient
-from serving.engine import ready_to_start
-from serving.keeper import engine_of
+from serving.release.bundle import Bundle, open_bundle
 from task.files import write_json
-from task.tokens import load_tokenizer
+from task.tokenizer import load_tokenizer
 
 RESULT = Path(__file__).parent / "results" / "engine_start.json"
 

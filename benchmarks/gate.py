@@ -37,23 +37,23 @@ from typing import Any
 
 import numpy as np
 
+from engine.process import free_port
+from eval.endpoint import Target
 from eval.gate import Check, judge
-from eval.generator import in_turns
 from eval.latency import percentiles, times_as_slow
+from eval.load_generator import in_turns
 from eval.quality import paired_difference
-from eval.target import Target
-from limbeck.gating import gate
+from limbeck.judging.gate import gate
 from limbeck.stage import device, git_commit, versions
-from serving import bundle as parts
-from serving.bundle import Bundle, build, open_bundle
-from serving.engine import free_port
-from serving.run import answer_all, served
+from serving.release import bundle as parts
+from serving.release.bundle import Bundle, build, open_bundle
+from serving.service import answer_all, served
 from task.codec import Codec
 from task.errors import InputError
 from task.files import read_json, write_json, write_jsonl
-from task.io import read_labels
 from task.labels import Example
 from task.progress import quiet
+from task.readers import read_labels
 from task.spec import Task
 
 RESULT = Path(__file__).parent / "results" / "gate.json"

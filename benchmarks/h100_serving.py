@@ -23,15 +23,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.h100_student import SIZES
+from engine.process import Engine
 from eval.arrivals import poisson
-from eval.generator import one_by_one, run
+from eval.endpoint import Target
 from eval.latency import summarise
-from eval.target import Target
+from eval.load_generator import one_by_one, run
 from limbeck.stage import device, git_commit, versions
-from serving.engine import Engine
 from student.estimate import Architecture
 from task.files import write_json
-from task.service import Adapters, Serving
+from task.serving_settings import Adapters, Serving
 
 RESULT = Path(__file__).parent / "results" / "h100_serving.json"
 PRECISIONS: dict[str, tuple[str, ...]] = {"bf16": (), "fp8": ("--quantization", "fp8")}

@@ -27,17 +27,17 @@ from limbeck.stage import device as machine
 from limbeck.stage import git_commit, versions
 from samples.market.generate import TAIL, Market
 from student.estimate import GIB, KNOWN, Architecture, training_flops, training_memory
-from student.job import Job, Row
-from student.merge import merge
-from student.objective import supervise
-from student.order import plan_batches
-from student.train import train
+from student.merging.merge import merge
+from student.training.job import Job, Row
+from student.training.objective import supervise
+from student.training.order import plan_batches
+from student.training.train import train
 from task.codec import Codec
 from task.files import write_json
 from task.labels import Example, Label, ordered
 from task.load import load_task
 from task.spec import Task
-from task.tokens import load_tokenizer
+from task.tokenizer import load_tokenizer
 
 RESULT = Path(__file__).parent / "results" / "h100_student.json"
 SIZES = {

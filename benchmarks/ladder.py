@@ -27,21 +27,21 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.serving import made_up_misses
+from engine.client import StudentClient
+from engine.watchdog import started
 from eval.latency import percentiles
 from eval.quality import paired_difference, quality
-from limbeck.predict import through_engine
+from limbeck.operations.predict import through_engine
 from limbeck.stage import device, git_commit, versions
-from serving.bundle import Bundle, build, open_bundle
-from serving.client import StudentClient
-from serving.keeper import started
-from student.classifier import export_classifier, shared_symbols
-from student.quantise import quantise
+from serving.release.bundle import Bundle, build, open_bundle
+from student.merging.quantise import quantise
+from student.merging.token_classifier import export_classifier, shared_symbols
 from task.codec import load_codec
 from task.files import read_json, write_json
-from task.io import read_labels
 from task.labels import Example
-from task.store import fetch
-from task.tokens import load_tokenizer
+from task.model_store import fetch
+from task.readers import read_labels
+from task.tokenizer import load_tokenizer
 
 RESULT = Path(__file__).parent / "results" / "ladder.json"
 WARM_UP = 10

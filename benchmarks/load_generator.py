@@ -30,12 +30,12 @@ import aiohttp
 import numpy as np
 
 from benchmarks.serving import CONSTANT
+from engine.process import free_port
 from eval.arrivals import poisson
-from eval.generator import Samples, run
+from eval.endpoint import Target
 from eval.latency import percentiles, summarise
-from eval.target import Target
+from eval.load_generator import Samples, run
 from limbeck.stage import device, git_commit, versions
-from serving.engine import free_port
 from task.files import write_json
 from tests.eval.known_server import known
 

@@ -21,22 +21,22 @@ from pathlib import Path
 from typing import Any
 
 from eval.bootstrap import draw
-from eval.match import count
+from eval.matching import count
 from eval.metrics import MICRO, of_table
 from eval.significance import Paired
 from limbeck.inputs import Inputs
 from limbeck.stage import device, git_commit, versions
+from llm_client.reply import rows_of
 from task.files import write_json
 from task.labels import Example, Label
 from task.load import load_task
+from task.model_store import fetch
 from task.normalize import normaliser
 from task.spec import Task
-from task.store import fetch
-from teacher.job import Sources
+from teacher.backends.job import Sources
+from teacher.backends.llm.local_model import LocalTeacher
 from teacher.label import label_queries
-from teacher.ledger import Ledger
-from teacher.local import LocalTeacher
-from teacher.reply import rows_of
+from teacher.ledger.ledger import Ledger
 
 ROWS = 200
 RESULT = Path(__file__).parent / "results" / "local_teacher.json"

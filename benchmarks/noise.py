@@ -29,26 +29,26 @@ from typing import Any
 
 import numpy as np
 
-from eval.match import Counts
+from eval.matching import Counts
 from eval.seeds import per_query, pooled_difference, pooled_f1
-from limbeck.cross_fit import contradicted, without
 from limbeck.inputs import Inputs
+from limbeck.judging.offline_systems import teacher_labels
 from limbeck.stage import device, git_commit, versions
-from limbeck.systems import teacher_labels
-from limbeck.variants import answers, make_job
-from student.connect import connected
-from student.launch import launch
+from limbeck.stages.cross_fit import contradicted, without
+from limbeck.student_jobs import answers, make_job
+from student.ray_connection import connected
+from student.training.launch import launch
 from task.codec import Codec
 from task.files import read_json, sha256_json, write_json
 from task.labels import Doubt, Example, Label, over
 from task.load import load_task
-from task.segment import units
+from task.model_store import fetch
+from task.segmentation import units
 from task.settings import CrossFit
 from task.spec import Task
-from task.store import fetch
-from task.tokens import load_tokenizer
-from teacher import curriculum
-from teacher.curriculum import CurriculumRow
+from task.tokenizer import load_tokenizer
+from teacher.curriculum import build as curriculum
+from teacher.curriculum.build import CurriculumRow
 
 RESULT = Path(__file__).parent / "results" / "noise.json"
 MANNERS = ("plain", "robust", "cross-fit")

@@ -25,19 +25,19 @@ import torch
 
 from eval.quality import label_agreement
 from limbeck.stage import device, git_commit, versions
-from limbeck.variants import make_job
+from limbeck.student_jobs import make_job
 from student.adapters import load_adapter
-from student.infer import all_scores
-from student.merge import merge
+from student.inference import all_scores
+from student.merging.merge import merge
 from student.model import load_base
-from student.train import train
+from student.training.train import train
 from task.codec import Codec
 from task.files import write_json
 from task.labels import Example
 from task.load import load_task
 from task.settings import Student
-from task.tokens import load_tokenizer
-from teacher.curriculum import read
+from task.tokenizer import load_tokenizer
+from teacher.curriculum.build import read
 
 RESULT = Path(__file__).parent / "results" / "qlora_merge.json"
 

@@ -24,22 +24,22 @@ import numpy as np
 import numpy.typing as npt
 
 from eval.seeds import difference_over_seeds, over_seeds
-from limbeck.console import Console
 from limbeck.pipeline import Pipeline
+from limbeck.progress_display import Console
 from limbeck.stage import device, git_commit, versions
-from limbeck.variants import make_job, measured, trained
-from student.connect import connected
-from student.infer import all_scores
-from student.job import Job
+from limbeck.student_jobs import make_job, measured, trained
+from student.inference import all_scores
+from student.ray_connection import connected
+from student.training.job import Job
 from task.codec import Codec
 from task.files import read_json, write_json
 from task.labels import Example, Label
 from task.load import load_task
-from task.segment import units
+from task.segmentation import units
 from task.spec import Task
-from task.tokens import load_tokenizer
+from task.tokenizer import load_tokenizer
 from task.viterbi import spans_of
-from teacher import curriculum
+from teacher.curriculum import build as curriculum
 
 RESULT = Path(__file__).parent / "results" / "queryner_student.json"
 RECIPE = "recipe"

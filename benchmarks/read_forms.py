@@ -38,32 +38,32 @@ from typing import Any
 
 import torch
 
+from engine.client import StudentClient
+from engine.process import Engine
 from eval.latency import percentiles
 from eval.quality import label_agreement
 from eval.seeds import difference_over_seeds, over_seeds
 from limbeck.stage import device, git_commit, versions
-from limbeck.variants import read_predictions
-from serving.client import StudentClient
-from serving.engine import Engine
+from limbeck.student_jobs import read_predictions
 from student.adapters import add_adapter
-from student.classifier import export_classifier
-from student.fused import fuse
-from student.infer import all_scores
-from student.job import Row
-from student.merge import merge
+from student.inference import all_scores
+from student.kernels.fused_lora import fuse
+from student.kernels.packed_llama import pack
+from student.merging.merge import merge
+from student.merging.token_classifier import export_classifier
 from student.model import DTYPES, TargetLogits, collate, load_base
-from student.objective import Supervised, batch, supervise, weighted_loss
-from student.order import learning_rate, plan_batches, total_steps
-from student.packed import pack
+from student.training.job import Row
+from student.training.objective import Supervised, batch, supervise, weighted_loss
+from student.training.order import learning_rate, plan_batches, total_steps
 from task.codec import Codec, Encoded, Tokenizer
 from task.files import read_json, write_json, write_jsonl
-from task.io import read_labels
 from task.labels import Example
 from task.load import load_task
-from task.segment import units
+from task.model_store import fetch
+from task.readers import read_labels
+from task.segmentation import units
 from task.spec import Task
-from task.store import fetch
-from task.tokens import FastTokenizer, load_tokenizer
+from task.tokenizer import FastTokenizer, load_tokenizer
 
 RESULT = Path(__file__).parent / "results" / "read_forms.json"
 QUERIES, WARM_UP = 60, 5

@@ -38,14 +38,14 @@ import numpy as np
 
 from limbeck.stage import device, git_commit, versions
 from task.files import read_json, write_json
-from task.io import Item
+from task.model_store import fetch
+from task.readers import Item
 from task.settings import Retrieval
-from task.store import fetch
-from teacher.embed import Vectors
-from teacher.embeddings import EmbeddingStore
-from teacher.items import ItemTable, write_items
-from teacher.retrieval import HybridIndex, item_text, write_hybrid, write_lexical
-from teacher.vectors import exact
+from teacher.retrieval.catalogue_table import ItemTable, write_items
+from teacher.retrieval.embedder import Vectors
+from teacher.retrieval.embedding_store import EmbeddingStore
+from teacher.retrieval.hybrid_search import HybridIndex, item_text, write_hybrid, write_lexical
+from teacher.retrieval.nearest_neighbours import exact
 
 QUERIES, BRANDS_PER_ITEM, SEED, BLOCK = 2_000, 1 / 50, 7, 512
 SETTINGS = Retrieval()

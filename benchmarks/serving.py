@@ -31,19 +31,19 @@ from typing import Any
 
 import numpy as np
 
+from engine.client import StudentClient
+from engine.process import free_port
 from eval.arrivals import poisson
-from eval.generator import run
+from eval.endpoint import Target
 from eval.latency import percentiles, slower_by, summarise
-from eval.target import Target
+from eval.load_generator import run
 from limbeck.stage import device, git_commit, versions
-from serving.bundle import open_bundle
-from serving.cache import HeadCache, build
-from serving.client import StudentClient
-from serving.engine import free_port
-from serving.run import served
+from serving.release.bundle import open_bundle
+from serving.release.head_cache import HeadCache, build
+from serving.service import served
 from task.files import read_json, write_json
 from task.labels import Example, Label
-from task.tokens import load_tokenizer
+from task.tokenizer import load_tokenizer
 
 RESULT = Path(__file__).parent / "results" / "serving.json"
 RATES = (1_000, 2_000, 3_000, 4_000, 5_000, 6_000, 7_000, 8_000, 10_000, 12_000)

@@ -41,17 +41,17 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks.mixed_load import MixedLoad, Outcome
 from benchmarks.serving import made_up_misses
+from engine.process import free_port
 from eval.latency import percentiles
 from limbeck.stage import device, git_commit, versions
-from serving.bundle import Bundle, build, open_bundle
-from serving.cache import HeadCache
-from serving.engine import free_port
-from serving.release import release, rollback
-from serving.run import served
-from task.check import violation
+from serving.release.bundle import Bundle, build, open_bundle
+from serving.release.head_cache import HeadCache
+from serving.release.pointer import release, rollback
+from serving.service import served
 from task.files import write_json
 from task.labels import Example, Label
-from task.service import Change
+from task.serving_settings import Change
+from task.validation import violation
 
 RESULT = Path(__file__).parent / "results" / "serving_changes.json"
 Said = dict[str, str]  # labels by query, as JSON

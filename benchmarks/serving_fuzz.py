@@ -30,9 +30,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.mutations import mutated
+from engine.process import free_port
 from limbeck.stage import device, git_commit, versions
-from serving.engine import free_port
-from serving.run import served
+from serving.service import served
 from task.files import write_json
 
 RESULT = Path(__file__).parent / "results" / "serving_fuzz.json"

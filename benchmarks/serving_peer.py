@@ -31,18 +31,18 @@ from typing import Any
 
 import yaml
 
+from engine.process import Engine, die_with_parent, free_port
 from eval.arrivals import poisson
-from eval.generator import one_by_one, run
+from eval.endpoint import Target
 from eval.latency import percentiles, summarise
-from eval.target import Target
+from eval.load_generator import one_by_one, run
 from limbeck.stage import device, git_commit, versions
-from serving.bundle import Bundle, open_bundle
-from serving.cache import HeadCache
-from serving.engine import Engine, die_with_parent, free_port
-from serving.run import served
+from serving.release.bundle import Bundle, open_bundle
+from serving.release.head_cache import HeadCache
+from serving.service import served
 from task.files import write_json
 from task.labels import Example
-from task.tokens import load_tokenizer
+from task.tokenizer import load_tokenizer
 
 RESULT = Path(__file__).parent / "results" / "serving_peer.json"
 WARM_UP = 5

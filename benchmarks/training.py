@@ -32,26 +32,26 @@ import torch
 
 from benchmarks.h100_student import matmul_rate
 from eval.bootstrap import draw
-from eval.match import count
+from eval.matching import count
 from eval.metrics import MICRO, of_table
 from limbeck.stage import device, git_commit, versions
 from student.adapters import load_adapter
 from student.estimate import KNOWN, training_flops
-from student.history import read_history
-from student.infer import predict
-from student.job import Job, Row
+from student.inference import predict
+from student.kernels.native import Kernels, kernels
 from student.model import DTYPES, TargetLogits, collate, load_base
-from student.native import Kernels, kernels
-from student.train import train
-from task import json_form
+from student.training.history import read_history
+from student.training.job import Job, Row
+from student.training.train import train
 from task.codec import Codec
 from task.files import read_json, write_json
-from task.io import read_labels
+from task.forms import json_text as json_form
 from task.load import load_task
+from task.model_store import fetch
 from task.normalize import normaliser
+from task.readers import read_labels
 from task.spec import Task
-from task.store import fetch
-from task.tokens import load_tokenizer
+from task.tokenizer import load_tokenizer
 
 RESULT = Path(__file__).parent / "results" / "training.json"
 ROWS, JSON_ROWS, DEV_ROWS, BATCH, RATE, WARM_UP = 1_024, 128, 300, 32, 1e-3, 4

@@ -10,9 +10,9 @@ from typing import Any, Final
 import numpy as np
 
 from eval.arrivals import Plan, poisson
-from eval.generator import Samples, one_by_one, run
+from eval.endpoint import Target
 from eval.latency import percentiles, summarise
-from eval.target import Target
+from eval.load_generator import Samples, one_by_one, run
 from task.errors import InputError
 from task.progress import Progress, quiet
 

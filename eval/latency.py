@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from eval.arrivals import Plan
 from eval.bootstrap import figure
-from eval.generator import Samples, joined
+from eval.load_generator import Samples, joined
 
 MIN_ACHIEVED: Final = 0.99
 LATE_S: Final = 0.1

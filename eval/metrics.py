@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from eval.bootstrap import Floats, Statistic
-from eval.match import Counts
+from eval.matching import Counts
 
 
 def prf(counts: npt.NDArray[Any]) -> tuple[Floats, Floats, Floats]:

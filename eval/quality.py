@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 
 from eval.bootstrap import Bootstrap, Statistic, draw
-from eval.match import SCHEMES, Counts, Scheme, tables
+from eval.matching import SCHEMES, Counts, Scheme, tables
 from eval.metrics import MICRO, exact, macro_f1, of_table, prf, weighted_f1
 from eval.significance import Paired, detectable, holm, mcnemar
 from eval.slices import Slices, parts

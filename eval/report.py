@@ -13,8 +13,8 @@ import jinja2
 import numpy as np
 
 from eval import plots
-from eval.generator import Samples
-from eval.match import SCHEMES
+from eval.load_generator import Samples
+from eval.matching import SCHEMES
 from eval.pareto import marked
 from eval.slices import parts
 from task.files import write_json, write_text

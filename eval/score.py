@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.people import ceiling
-from eval.predictions import read_predictions
+from eval.annotator_agreement import ceiling
+from eval.prediction_files import read_predictions
 from eval.quality import quality
 from eval.slices import slices_of
 from task.errors import InputError
-from task.io import read_labels, rows_of
 from task.labels import Example
+from task.readers import read_labels, rows_of
 from task.spec import Task
 
 

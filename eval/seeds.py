@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from eval.bootstrap import Floats, draw, percentile
-from eval.match import Counts, Scheme, count
+from eval.matching import Counts, Scheme, count
 from eval.metrics import MICRO, of_table
 from eval.significance import pooled
 from task.labels import Example

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from limbeck import __version__
-from limbeck.measures import app as measures
-from limbeck.operations import BundleFolder
-from limbeck.operations import app as operations
-from limbeck.options import RUNS, Overrides, Runs, TaskFile, opened
-from limbeck.studies import app as studies
+from limbeck.commands.measuring import app as measures
+from limbeck.commands.operations import BundleFolder
+from limbeck.commands.operations import app as operations
+from limbeck.commands.options import RUNS, Overrides, Runs, TaskFile, opened
+from limbeck.commands.studies import app as studies
 
 if TYPE_CHECKING:
     from limbeck.pipeline import Pipeline
@@ -88,7 +88,7 @@ def _stage(task: Path, overrides: list[str] | None, runs: Path, last: str) -> tu
 
 def _evaluate(task: Path, overrides: list[str] | None, runs: Path) -> None:
     """The report is written and shown first; a gate that it misses decides the exit code."""
-    from limbeck.summary import print_summary
+    from limbeck.operations.tables import print_summary
 
     pipeline, result = _stage(task, overrides, runs, "evaluate")
     print_summary(result.folder)
@@ -127,7 +127,7 @@ def label(
     After a change of catalogue, prompt, guardrails or task, `--plan` says what the change will cost.
     """
     if plan_only:
-        from limbeck.ledger import print_plan as print_label_plan
+        from limbeck.operations.ledger_view import print_plan as print_label_plan
 
         with opened(task, set_, runs) as pipeline:
             found = pipeline.plan_labels()
@@ -154,7 +154,7 @@ def ledger(
 
     Without a filter it sums up; with one it lists the queries that pass.
     """
-    from limbeck import ledger as view
+    from limbeck.operations import ledger_view as view
 
     with opened(task, set_, runs) as pipeline, view.open_ledger(pipeline) as book:
         rows = view.chosen(book, status, role, reason, below)
@@ -211,11 +211,11 @@ def predict(
     log: Annotated[Path, typer.Option(help="vLLM's log")] = Path("limbeck-engine.log"),
 ) -> None:
     """Label a file of queries with a bundle."""
-    from limbeck.console import Console
-    from limbeck.predict import predict as predict_file
-    from serving.bundle import open_bundle
+    from limbeck.operations.predict import predict as predict_file
+    from limbeck.progress_display import Console
+    from serving.release.bundle import open_bundle
     from task.files import write_jsonl
-    from task.io import read_queries
+    from task.readers import read_queries
 
     opened, rows = open_bundle(folder), read_queries(source)
     with Console() as console:

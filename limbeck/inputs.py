@@ -8,10 +8,10 @@ from pathlib import Path
 
 from limbeck.stage import Result, run_stage
 from task.files import sha256_file, sha256_json
-from task.io import read_catalogue, read_conversions, read_labels, read_queries
 from task.labels import Example
+from task.readers import read_catalogue, read_conversions, read_labels, read_queries
 from task.spec import Data, Task
-from teacher.job import Sources
+from teacher.backends.job import Sources
 
 
 class Inputs:
@@ -87,7 +87,7 @@ class Inputs:
 
     def _held_out(self) -> frozenset[str]:
         """Calibration queries that are test queries or near-duplicates of one: never an example for anybody."""
-        from task.near import clusters
+        from task.near_duplicates import clusters
         from task.normalize import normaliser
 
         test = [e.query for e in self.test]
@@ -119,7 +119,7 @@ _HUB_SPLITS = {
 def _digest(source: Path | str) -> str:
     if isinstance(source, str):
         return source
-    from task.io import rows_of
+    from task.readers import rows_of
 
     if not source.exists():
         rows_of(source)  # raises the error that names the file

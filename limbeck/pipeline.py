@@ -8,18 +8,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from limbeck import training
-from limbeck.console import Console
 from limbeck.inputs import Inputs
+from limbeck.progress_display import Console
 from limbeck.stage import Result, run_stage
+from limbeck.stages import train as training
 from task.codec import Codec
 from task.errors import GateError, InputError
 from task.files import read_json, sha256_file, write_json, write_jsonl
 from task.labels import Example
 from task.load import LoadedTask
+from task.model_store import fetch_ahead
 from task.spec import Task
-from task.store import fetch_ahead
-from teacher.job import Plan
+from teacher.backends.job import Plan
 
 STAGES = ("label", "curriculum", "train", "merge", "bundle", "evaluate")
 
@@ -65,10 +65,10 @@ class Pipeline:
 
         def work(folder: Path) -> Mapping[str, Any]:
             from eval.report import write_labels
-            from task.store import fetch
+            from task.model_store import fetch
             from teacher.label import label_queries
-            from teacher.ledger import Ledger
-            from teacher.records import STATUSES
+            from teacher.ledger.ledger import Ledger
+            from teacher.ledger.records import STATUSES
 
             with Ledger(self.run / "ledger.sqlite") as ledger:
                 done = label_queries(task, self.inputs.teacher, ledger, self.index, fetch, self.console)
@@ -97,9 +97,9 @@ class Pipeline:
 
     def plan_labels(self) -> Plan:
         """What the label stage would ask, judge again, and leave alone."""
-        from task.store import fetch
+        from task.model_store import fetch
         from teacher.label import plan_labelling
-        from teacher.ledger import Ledger
+        from teacher.ledger.ledger import Ledger
 
         self.inputs.prepare()
         with Ledger(self.run / "ledger.sqlite") as ledger:
@@ -107,9 +107,9 @@ class Pipeline:
 
     def curriculum(self) -> Result:
         """Labels → splits."""
-        from task.io import rows_of
-        from teacher import curriculum
-        from teacher.records import LedgerRow
+        from task.readers import rows_of
+        from teacher.curriculum import build as curriculum
+        from teacher.ledger.records import LedgerRow
 
         def work(folder: Path) -> Mapping[str, Any]:
             rows = [LedgerRow.from_json(r) for _, r in rows_of(self.folder("label") / "labels.jsonl")]
@@ -144,8 +144,8 @@ class Pipeline:
         """Merged model and labels → bundle."""
 
         def work(folder: Path) -> Mapping[str, Any]:
-            from limbeck.certainty import certainty_of
-            from serving.bundle import build
+            from limbeck.judging.student_calibration import certainty_of
+            from serving.release.bundle import build
             from task.codec import load_codec
 
             merged = self.folder("merge")
@@ -180,7 +180,7 @@ class Pipeline:
         """Gold, bundle, endpoint → report."""
 
         def work(folder: Path) -> Mapping[str, Any]:
-            from limbeck.evaluate import evaluate
+            from limbeck.stages.evaluate import evaluate
 
             return evaluate(self, folder)
 
@@ -201,7 +201,7 @@ class Pipeline:
         Raises:
             GateError: A rule of the task's `gates` does not hold; the message names each.
         """
-        from serving.bundle import stamp
+        from serving.release.bundle import stamp
 
         checks, bundle = result.manifest["figures"]["checks"], self.run / "bundle" / "bundle"
         if not result.skipped or "gate" not in read_json(bundle / "manifest.json"):
@@ -226,14 +226,14 @@ class Pipeline:
             model = merged / ("classifier" if codec.form == "read" and reader == "classifier" else "model")
             if self.task.serving.quantization != "int8":
                 return model, None
-            from student.quantise import quantise
+            from student.merging.quantise import quantise
 
             quantise(model, made)
             return made, None
-        from serving.adapter import rank
-        from student.classifier import export_classifier, shared_symbols
-        from task.store import fetch
-        from task.tokens import load_tokenizer
+        from engine.adapters import rank
+        from student.merging.token_classifier import export_classifier, shared_symbols
+        from task.model_store import fetch
+        from task.tokenizer import load_tokenizer
 
         base, adapter = fetch(self.task.student.base), self.folder("train") / "adapter"
         adapters = self.task.serving.adapters
@@ -256,8 +256,8 @@ class Pipeline:
 
     def _head(self) -> list[Example]:
         """Accepted labels of the most frequent queries."""
-        from task.io import rows_of
-        from teacher.records import LedgerRow
+        from task.readers import rows_of
+        from teacher.ledger.records import LedgerRow
 
         rows = [LedgerRow.from_json(r) for _, r in rows_of(self.folder("label") / "labels.jsonl")]
         top = sorted(rows, key=lambda r: -r.count)[: self.task.serving.head_queries]

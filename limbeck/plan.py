@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from student import estimate
-from student.order import total_steps
+from student.training.order import total_steps
 from task.load import LoadedTask
 from task.spec import Task
 
@@ -124,7 +124,7 @@ def _queries(task: Task) -> tuple[int, int, str]:
         return data.sample_queries, QUERY_TOKENS, "data.sample_queries"
     name = data.queries or data.labels
     if data.dir and name and (data.dir / name).exists():
-        from task.io import read_queries
+        from task.readers import read_queries
 
         log = read_queries(data.dir / name)
         characters = sum(len(q.query) for q in log) / len(log)
@@ -143,9 +143,9 @@ def _teacher(task: Task, queries: int, source: str) -> list[Line]:
             Line("queries", f"{queries:,}", source), no_calls, Line("money", "0.00", "no LLM"),
             Line("time", minutes(seconds), f"{CATALOG_QUERIES_PER_S:.0f} queries/s measured on 2 cores"),
         ]
-    from teacher.context import EMPTY
-    from teacher.prices import price_of
-    from teacher.prompt import Prompter
+    from llm_client.prices import price_of
+    from llm_client.prompt import Prompter
+    from teacher.retrieval.context import EMPTY
 
     s = task.teacher.openai
     context = {**EMPTY, "items": ["an item of the catalogue, 500 g"] * 8, "bought": ["another one"] * 5}

@@ -23,16 +23,16 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 
-from serving.bundle import Bundle, open_bundle
-from serving.cache import HeadCache
-from serving.client import EngineUnavailableError, Judged, StudentClient
-from serving.gateway import Gateway
-from serving.keeper import started
-from serving.limits import Callers, read_keys
-from serving.route import Route
-from serving.routes import Choice, Routes
+from engine.client import EngineUnavailableError, Judged, StudentClient
+from engine.watchdog import started
+from serving.gateway.api_keys import Callers, read_keys
+from serving.gateway.app import Gateway
+from serving.release.bundle import Bundle, open_bundle
+from serving.release.head_cache import HeadCache
+from serving.routing.route import Route
+from serving.routing.task_routes import Choice, Routes
 from task.settings import Positive, Strict
-from task.tokens import load_tokenizer
+from task.tokenizer import load_tokenizer
 
 _HEALTH_S = 2.0
 _LOG = logging.getLogger("ray.serve")  # the one that Ray Serve writes to a replica's log file

@@ -24,9 +24,10 @@ from typing import Any, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
-from task import json_form, transitions
+from task import transitions
+from task.forms import json_text as json_form
 from task.labels import Example, Label, Labelling, ordered
-from task.segment import Segmentation, choose_segmentation, covers, units
+from task.segmentation import Segmentation, choose_segmentation, covers, units
 from task.spec import Task
 from task.viterbi import Floats, best_path, log_softmax, probabilities, spans_of
 

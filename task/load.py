@@ -12,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from task.errors import InputError
-from task.service import Serving
+from task.serving_settings import Serving
 from task.spec import Task
 
 _MISSING = object()

@@ -12,12 +12,12 @@ from task.files import sha256_json
 from task.labels import Example
 from task.progress import Progress, quiet
 from task.spec import Task
-from teacher.confidence import Calibration, apply, calibrate, gold_of
-from teacher.guardrails import Tally
-from teacher.job import Job, Plan, Sources
-from teacher.judge import Answer, Judge, make_judge, skipped
-from teacher.ledger import Ledger
-from teacher.records import Attempt, Book, LedgerRow
+from teacher.backends.job import Job, Plan, Sources
+from teacher.guardrails.checks import Tally
+from teacher.guardrails.confidence import Calibration, apply, calibrate, gold_of
+from teacher.guardrails.judge import Answer, Judge, make_judge, skipped
+from teacher.ledger.ledger import Ledger
+from teacher.ledger.records import Attempt, Book, LedgerRow
 
 _BATCH = 500
 LLM_BACKENDS = frozenset({"openai", "openai-batch", "vllm"})
@@ -76,15 +76,15 @@ def _label_queries(
     judge = make_judge(task, sources.catalogue, folder, fetch)
     ledger.settle(_not_asked(task, log))
     if task.teacher.backend == "openai-batch":
-        from teacher import batch
+        from teacher.backends.llm import batch
 
         batch.label(job, ledger, judge)
     elif task.teacher.workers:
-        from teacher import cluster
+        from teacher.backends.llm import ray_workers as cluster
 
         cluster.label(job, ledger)
     elif task.teacher.backend in LLM_BACKENDS:
-        from teacher import backend_llm
+        from teacher.backends.llm import backend as backend_llm
 
         backend_llm.label(job, judge, lambda _: None)
     else:
@@ -100,7 +100,7 @@ def plan_labelling(
     job = _job(task, sources, distinct(sources.log), ledger, folder, fetch, progress)
     judge = make_judge(task, sources.catalogue, folder, fetch)
     if task.teacher.backend in LLM_BACKENDS:
-        from teacher import backend_llm
+        from teacher.backends.llm import backend as backend_llm
 
         return backend_llm.plan(job, judge)
     keys = _keys(job)
@@ -155,7 +155,7 @@ def _keys(job: Job) -> dict[str, str]:
             q.query: sha256_json({"backend": "labels", "query": q.query, "reply": _imported(imported[q.query])})
             for q in job.queries
         }
-    from teacher.backend_catalog import VERSION
+    from teacher.backends.catalog.backend import VERSION
 
     settings = task.teacher.model_dump(mode="json", include={"retrieval", "fuzzy", "min_confidence"})
     roles = [r.model_dump(mode="json", exclude={"guard"}) for r in task.roles]
@@ -178,7 +178,7 @@ def _offline(job: Job, judge: Judge) -> None:
         def reply(query: str) -> tuple[str, Mapping[str, Any]]:
             return _imported(imported[query]), {}
     elif missing:
-        from teacher.backend_catalog import CatalogTeacher
+        from teacher.backends.catalog.backend import CatalogTeacher
 
         sources = job.sources
         model = job.fetch(job.task.teacher.retrieval.embedder)

@@ -12,7 +12,7 @@ import hypothesis
 import pytest
 
 from task.spec import Task
-from task.tokens import FastTokenizer
+from task.tokenizer import FastTokenizer
 
 FIXTURES = Path(__file__).parent / "fixtures"
 

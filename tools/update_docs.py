@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from eval.report import milliseconds, percent  # noqa: E402  (the checkout is importable only from here on)
-from limbeck.summary import render, render_audit, render_forms  # noqa: E402
+from limbeck.operations.tables import render, render_audit, render_forms  # noqa: E402
 from tools import eval_tables as evaluation  # noqa: E402
 from tools import serving_tables as serving  # noqa: E402
 from tools import student_tables as student  # noqa: E402

@@ -10,10 +10,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from task.labels import Example
 from task.spec import Task
-from teacher import backend_llm  # noqa: F401  (imported before the clock starts, like the peers' libraries)
-from teacher.job import Sources
+from teacher.backends.job import Sources
+from teacher.backends.llm import backend as backend_llm  # noqa: F401  (imported before the clock starts, like the peers' libraries)
 from teacher.label import label_queries
-from teacher.ledger import Ledger
+from teacher.ledger.ledger import Ledger
 
 url, rows, in_flight = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 folder, out = Path(sys.argv[4]), Path(sys.argv[5])

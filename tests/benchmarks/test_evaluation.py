@@ -8,11 +8,11 @@ import pytest
 from benchmarks.evaluation import made_up, peer
 from benchmarks.gate import flipped
 from benchmarks.load_generator import theory
-from eval.match import count
+from eval.matching import count
 from eval.metrics import micro
 from task.normalize import normalize_v1
 from tests.conftest import make_task
-from tests.eval.test_match import random_rows
+from tests.eval.test_matching import random_rows
 
 
 def test_ours_and_seqevals_f1_are_the_same_number() -> None:

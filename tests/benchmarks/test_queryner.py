@@ -7,7 +7,7 @@ import numpy as np
 from benchmarks.queryner import RECIPE, compared, word_by_word
 from task.codec import Codec
 from task.labels import Example, Label
-from task.tokens import FastTokenizer
+from task.tokenizer import FastTokenizer
 from tests.conftest import make_task
 
 QUERY = "verdant oat milk"

@@ -12,7 +12,7 @@ from task.codec import Codec
 from task.files import read_json
 from task.labels import Example
 from task.spec import Task
-from task.tokens import FastTokenizer
+from task.tokenizer import FastTokenizer
 from tests.conftest import make_task
 
 QUERY = "verdant machine oat milk 1l"

@@ -12,22 +12,22 @@ from typing import Any
 import numpy as np
 import pytest
 
+from eval.annotator_agreement import ceiling
 from eval.arrivals import poisson
-from eval.changes import changes
-from eval.confidence import assess
+from eval.calibration import assess
 from eval.cost import Measured, cost
+from eval.error_analysis import by_kind
 from eval.gate import Evidence, judge
-from eval.generator import Samples
 from eval.latency import percentiles, summarise
-from eval.mistakes import by_kind
-from eval.people import ceiling
+from eval.load_generator import Samples
 from eval.quality import paired, quality
 from eval.report import percent, write, write_bench, write_comparison
+from eval.report_changes import changes
 from eval.slices import slices_of
 from task.files import read_json
 from task.settings import Cost, Gates
 from tests.conftest import make_task
-from tests.eval.test_match import random_rows
+from tests.eval.test_matching import random_rows
 
 SERVED = "student, merged and served"
 

@@ -95,7 +95,7 @@ def test_serving_what_is_no_bundle_and_a_port_in_use(tmp_path: Path) -> None:
 
 
 def test_a_port_in_use_is_found_before_the_engine_starts(tmp_path: Path) -> None:
-    from serving.run import _bound
+    from serving.service import _bound
     from task.errors import InputError
 
     with socket.socket() as taken:

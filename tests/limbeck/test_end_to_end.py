@@ -21,8 +21,8 @@ import pytest
 from eval.metrics import micro
 from eval.quality import label_agreement
 from eval.seeds import per_query
-from serving.bundle import open_bundle
-from serving.run import served
+from serving.release.bundle import open_bundle
+from serving.service import served
 from task.files import read_json, sha256_file
 from task.labels import Example, Label
 from tests.conftest import FIXTURES

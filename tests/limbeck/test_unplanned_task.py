@@ -12,9 +12,9 @@ import pytest
 
 from task.codec import Codec
 from task.files import read_json
-from task.io import read_labels
 from task.load import load_task
-from task.tokens import FastTokenizer
+from task.readers import read_labels
+from task.tokenizer import FastTokenizer
 from tests.conftest import FIXTURES
 
 TASK = FIXTURES / "clinic.yaml"

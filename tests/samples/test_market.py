@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from eval.baseline import Dictionary
+from eval.dictionary_baseline import Dictionary
 from eval.quality import quality
 from samples.market.assortment import departments
 from samples.market.generate import FILES, generate
-from task.io import read_catalogue, read_conversions, read_labels, read_queries
 from task.load import load_task
+from task.readers import read_catalogue, read_conversions, read_labels, read_queries
 
 
 @pytest.fixture(scope="module")

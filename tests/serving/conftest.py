@@ -8,19 +8,19 @@ from typing import Any
 import httpx
 import pytest
 
-from serving.bundle import Bundle, build
-from serving.cache import HeadCache
-from serving.client import StudentClient
-from serving.gateway import Gateway
-from serving.route import Route
-from serving.routes import Choice, Routes
-from serving.store import Store
+from engine.client import StudentClient
+from serving.gateway.app import Gateway
+from serving.release.bundle import Bundle, build
+from serving.release.head_cache import HeadCache
+from serving.routing.kept_answers import Store
+from serving.routing.route import Route
+from serving.routing.task_routes import Choice, Routes
 from task.codec import Codec
 from task.labels import Example, Label
-from task.service import Serving
+from task.serving_settings import Serving
 from task.spec import Task
-from task.tokens import FastTokenizer
-from tests.serving.stand_in import StandIn, engine
+from task.tokenizer import FastTokenizer
+from tests.engine.stand_in import StandIn, engine
 
 HEAD = [Example("Oat milk", (Label("product", "Oat milk", 0, 8, 0.9), Label("aisle", "dairy")))]
 

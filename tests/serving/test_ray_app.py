@@ -16,15 +16,15 @@ from pydantic import ValidationError
 from ray import serve
 
 from benchmarks.mixed_load import MixedLoad
-from serving.bundle import Bundle
-from serving.engine import free_port
+from engine.process import free_port
 from serving.ray_app import Between, Cluster, build
-from task.check import violation
+from serving.release.bundle import Bundle
 from task.errors import InputError
 from task.labels import Label
-from task.tokens import FastTokenizer
+from task.tokenizer import FastTokenizer
+from task.validation import violation
 from tests.processes import group
-from tests.serving.test_supervisor import HITS, MISSES, TASK, made
+from tests.serving.supervisor.test_supervisor import HITS, MISSES, TASK, made
 
 pytestmark = pytest.mark.timeout(600)
 

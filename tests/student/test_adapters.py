@@ -9,12 +9,12 @@ import torch
 from student.adapters import add_adapter, check, layers_of
 from student.estimate import Architecture, adapter_parameters, architecture
 from student.model import empty_model, load_base
-from student.train import train
+from student.training.train import train
 from task.errors import InputError
 from task.settings import Lora, Student
-from task.tokens import FastTokenizer
+from task.tokenizer import FastTokenizer
 from tests.conftest import make_task
-from tests.student.test_training import job
+from tests.student.training.test_train import job
 
 
 def trained_parameters(model: Any) -> int:

@@ -11,8 +11,8 @@ import torch
 
 from student.adapters import add_adapter
 from student.estimate import GIB, KNOWN, architecture, training_memory
+from student.kernels.packed_llama import pack
 from student.model import load_base
-from student.packed import pack
 from tests.conftest import make_task
 
 SHAPE = KNOWN["SmolLM2-135M-Instruct"]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from task.codec import Codec
 from task.labels import Example, Label, ordered
 from task.spec import Task
-from task.tokens import FastTokenizer
+from task.tokenizer import FastTokenizer
 from tests.conftest import make_task, make_tokenizer
 from tests.strategies import QUERIES, examples
 

@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from task.io import Conversion, Item
 from task.labels import Example
+from task.model_store import fetch
+from task.readers import Conversion, Item
 from task.spec import Task
-from task.store import fetch
-from teacher.job import Plan, Sources
+from teacher.backends.job import Plan, Sources
 from teacher.label import label_queries, plan_labelling
-from teacher.ledger import Ledger
+from teacher.ledger.ledger import Ledger
 from tests.conftest import make_task
-from tests.teacher.fake_api import FakeApi
+from tests.llm_client.fake_api import FakeApi
 from tests.teacher.test_label import PROMPT
 
 KINDS = ["oat milk", "toilet tissue", "cheddar", "red apples", "dish soap", "rye bread", "green tea", "cat food"]

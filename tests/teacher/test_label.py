@@ -12,12 +12,12 @@ import pytest
 from task.errors import InputError
 from task.labels import Example
 from task.spec import Task
-from teacher.job import Sources
+from teacher.backends.job import Sources
 from teacher.label import label_queries
-from teacher.ledger import Ledger
-from teacher.records import LedgerRow
+from teacher.ledger.ledger import Ledger
+from teacher.ledger.records import LedgerRow
 from tests.conftest import make_task
-from tests.teacher.fake_api import FakeApi
+from tests.llm_client.fake_api import FakeApi
 
 PROMPT = Path("configs/prompts/label.j2").resolve()
 

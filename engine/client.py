@@ -1,0 +1,213 @@
+"""Questions to the engine, in the bundle's answer form: token ids in, labels out.
+
+Every upstream request is built here from our own fields; nothing of a client's request gets through but the ids of
+its query.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol, Self
+
+import aiohttp
+import numpy as np
+
+from engine.process import KEPT_OPEN_S
+from serving.release.bundle import Bundle
+from task.codec import Codec, Encoded, Tokenizer
+from task.labels import Labelling
+from task.spec import Task
+
+JSON_TOKENS = 256
+_LIKELIEST = 20  # alternatives that vLLM tells of a token without being told to tell more
+
+
+class EngineUnavailableError(RuntimeError):
+    """The engine did not answer, or not with what was asked for."""
+
+
+class Judged(NamedTuple):
+    """Labels of a query; how probable the student thinks that they are right as a whole, None where it cannot tell."""
+
+    labels: Labelling
+    certainty: float | None
+
+
+_UNREADABLE = Judged((), 0.0)
+
+
+class Student(Protocol):
+    """Whoever labels what no cache knows."""
+
+    async def label(self, queries: Sequence[str]) -> list[Judged]:
+        """Labels of queries, in order; raises `EngineUnavailableError`."""
+
+    def prompt_tokens(self, query: str) -> int:
+        """How many tokens the student reads for a query."""
+
+    async def close(self) -> None:
+        """Let go of what is held."""
+
+
+class StudentClient:
+    """Asks one engine; belongs to one event loop."""
+
+    def __init__(
+        self, url: str, name: str, task: Task, codec: Codec, tokenizer: Tokenizer, timeout_s: float | None = None,
+        head: Sequence[int] | None = None, most_tokens: int | None = None, runs_as: str | None = None,
+    ) -> None:
+        """Make a client.
+
+        Args:
+            name: The model, or the adapter, to ask for.
+            most_tokens: What the engine takes, prompt and answer together; by default what the task says.
+            head: Token ids of the columns of the model's scores, where it serves more tasks than this one.
+            runs_as: How the engine runs the model (`Bundle.runs_as`); by default as the codec's form says.
+        """
+        self._url, self._name, self._task, self._codec, self._tokenizer = url, name, task, codec, tokenizer
+        self._runs_as = runs_as or codec.form
+        self._most = most_tokens or task.serving.max_model_len
+        self._width = len(codec.symbol_ids if head is None else head)
+        self._columns = None if head is None else [head.index(i) for i in codec.symbol_ids]
+        timeout = aiohttp.ClientTimeout(total=timeout_s or task.serving.request_timeout_s)
+        self._session = aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(
+            limit=0, keepalive_timeout=KEPT_OPEN_S / 2
+        ))
+
+    @classmethod
+    def of(
+        cls, bundle: Bundle, url: str, tokenizer: Tokenizer, timeout_s: float | None = None,
+        most_tokens: int | None = None,
+    ) -> Self:
+        """A client for the student of a bundle."""
+        return cls(url, bundle.model_name, bundle.task, bundle.codec, tokenizer, timeout_s, bundle.head, most_tokens,
+                   bundle.runs_as)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._session.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def prompt_tokens(self, query: str) -> int:
+        """How many tokens the student reads for a query."""
+        return len(self._codec.prompt(query, self._tokenizer).ids)
+
+    async def label(self, queries: Sequence[str]) -> list[Judged]:
+        """Labels of queries, in order, each with the student's own probability that they are right as a whole.
+
+        A query of more tokens than the engine takes is not sent, for the engine would refuse all that is asked with it:
+        it gets no labels, with certainty 0. Few characters can be many tokens.
+
+        Raises:
+            EngineUnavailableError: Refused, broken, timed out or malformed.
+        """
+        prompts = [self._codec.prompt(q, self._tokenizer) for q in queries]
+        fit = [i for i, (q, p) in enumerate(zip(queries, prompts, strict=True)) if self._fits(q, p)]
+        out = [_UNREADABLE] * len(queries)
+        try:
+            if self._runs_as == "read":
+                found = await self._read([queries[i] for i in fit], [prompts[i] for i in fit])
+            elif self._runs_as == "prompt_logprobs":
+                found = await self._read_likeliest([queries[i] for i in fit], [prompts[i] for i in fit])
+            else:
+                found = list(await asyncio.gather(*(self._written(queries[i], prompts[i]) for i in fit)))
+        except (aiohttp.ClientError, TimeoutError, LookupError, ValueError) as error:
+            raise EngineUnavailableError(f"{type(error).__name__}: {error}") from error
+        for i, judged in zip(fit, found, strict=True):
+            out[i] = judged
+        return out
+
+    def _fits(self, query: str, prompt: Encoded) -> bool:
+        match self._runs_as:
+            case "read":
+                answer = 0
+            case "prompt_logprobs":
+                answer = 2
+            case "json":
+                answer = JSON_TOKENS
+            case _:
+                answer = self._codec.answer_length(query)
+        return len(prompt.ids) + answer <= self._most
+
+    async def _read(self, queries: Sequence[str], prompts: Sequence[Encoded]) -> list[Judged]:
+        """One forward pass; raw logits come back as base64 floats, a row per prompt token."""
+        if not queries:
+            return []
+        answer = await self._post("/pooling", {
+            "model": self._name, "input": [p.ids for p in prompts], "task": "token_classify",
+            "add_special_tokens": False, "use_activation": False, "encoding_format": "base64",
+            "embed_dtype": "float32",
+        })
+        rows = sorted(answer["data"], key=lambda r: r["index"])
+        out = []
+        for query, prompt, row in zip(queries, prompts, rows, strict=True):
+            table = np.frombuffer(base64.b64decode(row["data"]), dtype=np.float32)
+            scores = table.reshape(len(prompt.ids), self._width)[prompt.positions]
+            if self._columns is not None:
+                scores = scores[:, self._columns]
+            out.append(Judged(*self._codec.judge_scores(query, scores)))
+        return out
+
+    async def _read_likeliest(self, queries: Sequence[str], prompts: Sequence[Encoded]) -> list[Judged]:
+        """One forward pass of a causal LM; for each prompt token its likeliest alternatives come back.
+
+        What a position predicts stands with the token after it, so one more token is sent; and vLLM writes one.
+        """
+        if not queries:
+            return []
+        symbols = self._codec.symbol_ids
+        asked = min(_LIKELIEST, max(5, len(symbols)))
+        answer = await self._post("/v1/completions", {
+            "model": self._name, "prompt": [[*p.ids, self._codec.eos_id] for p in prompts], "max_tokens": 1,
+            "temperature": 0.0, "prompt_logprobs": asked, "add_special_tokens": False,
+        })
+        choices = sorted(answer["choices"], key=lambda c: c["index"])
+        out = []
+        for query, prompt, choice in zip(queries, prompts, choices, strict=True):
+            scores = np.empty((len(prompt.positions), len(symbols)))
+            for row, position in enumerate(prompt.positions):
+                told = {int(k): float(v["logprob"]) for k, v in choice["prompt_logprobs"][position + 1].items()}
+                least = sorted(told.values())[-asked]  # the others are no likelier; the token itself is always told
+                scores[row] = [told.get(s, least) for s in symbols]
+            out.append(Judged(*self._codec.judge_scores(query, scores)))
+        return out
+
+    async def _written(self, query: str, prompt: Encoded) -> Judged:
+        body: dict[str, Any] = {
+            "model": self._name, "prompt": prompt.ids, "temperature": 0.0,
+            "add_special_tokens": False, "return_token_ids": True,
+        }
+        if self._codec.form == "json":
+            answer = await self._post("/v1/completions", {**body, "max_tokens": JSON_TOKENS})
+            return Judged(self._codec.decode_text(query, answer["choices"][0]["text"], self._task) or (), None)
+        length = self._codec.answer_length(query)
+        if not length:
+            return Judged((), 1.0)
+        answer = await self._post("/v1/completions", {
+            **body, "max_tokens": length, "min_tokens": length, "allowed_token_ids": list(self._codec.symbol_ids),
+            "logprobs": 1, "ignore_eos": True,
+        })
+        choice = answer["choices"][0]
+        return Judged(*self._codec.judge_symbols(query, choice["token_ids"], choice["logprobs"]["token_logprobs"]))
+
+    async def _post(self, path: str, body: dict[str, Any]) -> Any:
+        """Ask; once more where a kept connection turns out to be closed, for asking changes nothing."""
+        try:
+            return await self._post_once(path, body)
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+            if isinstance(error, aiohttp.ClientConnectorError):  # nobody is there
+                raise
+            return await self._post_once(path, body)
+
+    async def _post_once(self, path: str, body: dict[str, Any]) -> Any:
+        async with self._session.post(self._url + path, json=body) as response:
+            if response.status != 200:
+                raise EngineUnavailableError(f"HTTP {response.status}: {(await response.text())[:300]}")
+            return await response.json()

@@ -1,0 +1,52 @@
+"""How well people agree on the gold rows: a student is not to be expected above that.
+
+What one person wrote another would contradict as often, so an F1 at the level of their agreement is no failure, and one
+far above it has learned a person's habits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from eval.bootstrap import draw
+from eval.matching import Scheme
+from eval.metrics import MICRO, of_table
+from eval.seeds import per_query
+from task.labels import Example
+from task.spec import Task
+
+
+def ceiling(
+    gold: Sequence[Example], annotations: Sequence[Sequence[Example]], task: Task, by: Scheme = "span"
+) -> dict[str, Any]:
+    """F1 of every two people, and of each against gold, on the queries that all of them labelled.
+
+    Args:
+        annotations: One set of labels for each person.
+
+    Returns:
+        `rows`; `between`: a figure for each pair; `gold`: one for each person; `mean_between`, `mean_gold`, None where
+        there is nothing to take a mean of; `scheme`.
+    """
+    people = [{x.query: x for x in a} for a in annotations]
+    rows = [g for g in gold if all(g.query in p for p in people)]
+    sets = [[p[g.query] for g in rows] for p in people]
+    between = [_f1(a, b, task, by) for i, a in enumerate(sets) for b in sets[i + 1 :]]
+    against = [_f1(rows, s, task, by) for s in sets]
+    return {
+        "scheme": by, "rows": len(rows), "between": between, "gold": against, "mean_between": _mean(between),
+        "mean_gold": _mean(against),
+    }
+
+
+def _f1(a: Sequence[Example], b: Sequence[Example], task: Task, by: Scheme) -> dict[str, float | None]:
+    drawn = draw(per_query(a, b, task, by), task.eval.resamples, task.eval.seed)
+    return drawn.figure(of_table(MICRO["f1"], 1), task.eval.confidence, task.eval.interval)
+
+
+def _mean(figures: Sequence[dict[str, float | None]]) -> float | None:
+    known = [f["value"] for f in figures if f["value"] is not None]
+    return round(float(np.mean(known)), 6) if known else None

@@ -1,0 +1,69 @@
+"""Prediction files: whatever a system wrote, nothing dropped. What is no labelling is an empty answer, and counted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from task.errors import InputError
+from task.labels import Example, Label, locate, ordered
+from task.readers import rows_of
+from task.spec import Task
+
+
+def read_predictions(source: Path, task: Task) -> list[tuple[Example, bool]]:
+    """Rows `{"query", "labels": [{"role", "text", "start"?, "end"?}]}`, each with whether it is invalid.
+
+    An answer is invalid, and then empty, where `labels` is no list of labels, a role is none of the task's, a closed
+    value is none of its set, or offsets do not hold their text. A value of an open role that the query does not have
+    stays, without a span: it is wrong, and a hallucination.
+
+    Raises:
+        InputError: A row without a query, or two rows for one.
+    """
+    out: list[tuple[Example, bool]] = []
+    seen: dict[str, int] = {}
+    for line, row in rows_of(source):
+        query = row.get("query")
+        if not isinstance(query, str):
+            raise InputError("no text", file=source, line=line, field="query", found=query, expected="the query")
+        if query in seen:
+            raise InputError(
+                "a second prediction for a query", file=source, line=line, field="query", found=query,
+                expected=f"one, which is in line {seen[query]}", fix="Keep one of them",
+            )
+        seen[query] = line
+        labels = row.get("labels")
+        read = [_label(query, x, task) for x in labels] if isinstance(labels, list) else [None]
+        known = [x for x in read if x is not None]
+        invalid = len(known) < len(read)
+        out.append((Example(query, () if invalid else ordered(_located(query, known))), invalid))
+    return out
+
+
+def _label(query: str, raw: object, task: Task) -> Label | None:
+    """None where it is no label of the task."""
+    if not isinstance(raw, Mapping):
+        return None
+    role, text, start, end = (raw.get(k) for k in ("role", "text", "start", "end"))
+    found = next((r for r in task.roles if r.name == role), None)
+    if found is None or not isinstance(text, str) or not text.strip():
+        return None
+    if found.kind == "closed":
+        return Label(found.name, text) if text in found.values else None
+    if start is None:
+        return Label(found.name, text)
+    if not isinstance(start, int) or not isinstance(end, int) or query[start:end] != text:
+        return None
+    return Label(found.name, text, start, end)
+
+
+def _located(query: str, labels: list[Label]) -> list[Label]:
+    """Spans for labels that state none, as for gold; what is not (often enough) words of the query stays without."""
+    out: list[Label] = []
+    for label in labels:
+        try:
+            out = list(locate(query, [*out, label])) if label.text in query else [*out, label]
+        except ValueError:
+            out.append(label)
+    return out

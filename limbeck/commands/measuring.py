@@ -1,0 +1,241 @@
+"""The commands of those who own the SLO: latency, comparison, gate, score."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from limbeck.commands.operations import BundleFolder
+
+if TYPE_CHECKING:
+    from eval.gate import Check
+
+app = typer.Typer()
+PANEL = "Measuring"
+_PERCENTILES = ("p50", "p95", "p99")
+
+
+@app.command(rich_help_panel=PANEL)
+def bench(
+    url: Annotated[str, typer.Argument(help="Where the server listens, such as http://127.0.0.1:8080")],
+    queries: Annotated[Path, typer.Option("--queries", help="A file of queries to send; some hundred at least")],
+    hits: Annotated[Path | None, typer.Option(help="Queries that the cache may answer")] = None,
+    hit_share: Annotated[float, typer.Option(help="Share of the requests that asks them", min=0.0, max=1.0)] = 0.0,
+    rate: Annotated[float, typer.Option(help="Requests per second", min=0.01)] = 16.0,
+    ramp_to: Annotated[float | None, typer.Option(help="Let the rate rise evenly to this one", min=0.01)] = None,
+    seconds: Annotated[float, typer.Option(help="How long a run lasts", min=0.5)] = 60.0,
+    repeats: Annotated[int, typer.Option(help="Runs; from five on, intervals know how runs differ", min=1)] = 5,
+    sweep: Annotated[float, typer.Option(help="Seconds at each rate in search of the highest one that holds", min=0.0)]
+    = 0.0,
+    replay: Annotated[
+        Path | None, typer.Option(help='A traffic log, rows {"query", "at"}, sent with its own timing')
+    ] = None,
+    speed: Annotated[float, typer.Option(help="How much faster than it was", min=0.001)] = 1.0,
+    slo_ms: Annotated[float | None, typer.Option("--slo-ms", help="What an answer may take", min=0.001)] = None,
+    percentile: Annotated[str, typer.Option(help="The percentile that the SLO is about: p50, p95 or p99")] = "p99",
+    api: Annotated[str, typer.Option(help="`label`: our gateway; `chat`: any server with OpenAI's chat completions")]
+    = "label",
+    model: Annotated[str, typer.Option(help="Model name, for `chat`")] = "student",
+    instruction: Annotated[str, typer.Option(help="System message, for `chat`")] = "",
+    extra: Annotated[str, typer.Option(help="JSON to put into every body, such as '{\"max_tokens\": 64}'")] = "{}",
+    key: Annotated[str | None, typer.Option(envvar="LIMBECK_API_KEY", help="API key of the server")] = None,
+    processes: Annotated[int | None, typer.Option(help="Of the load generator; as many as the rate needs", min=1)]
+    = None,
+    seed: Annotated[int, typer.Option(help="Seed of the arrival times")] = 0,
+    out: Annotated[Path | None, typer.Option("--json", help="Write the figures here")] = None,
+    folder: Annotated[Path | None, typer.Option("--out", help="Write bench.json, bench.html and samples.npz here")]
+    = None,
+) -> None:
+    """Measure a server's latency in an open loop: Poisson arrivals, time from the scheduled departure.
+
+    Single requests cold and asked again, then steady runs, then, with --sweep, rising rates. Exit code 3 where the
+    measurement is invalid, 1 where the SLO is missed.
+    """
+    from eval import arrivals
+    from eval.bench import Settings
+    from eval.bench import bench as measure
+    from eval.endpoint import PATHS, Target
+    from eval.report import write_bench
+    from limbeck.progress_display import Console
+    from task.errors import InputError
+    from task.files import write_json
+    from task.readers import read_queries
+
+    if api not in PATHS:
+        raise InputError("no such API", field="--api", found=api, expected="one of: " + ", ".join(PATHS))
+    if percentile not in _PERCENTILES:
+        raise InputError(
+            "no such percentile", field="--percentile", found=percentile, expected="one of: " + ", ".join(_PERCENTILES)
+        )
+    target = Target(url.rstrip("/"), api, model, instruction, _object(extra), key)
+    with Console() as console:
+        found = measure(target, [q.query for q in read_queries(queries)], Settings(
+            rate=rate, ramp_to=ramp_to, seconds=seconds, repeats=repeats, hit_share=hit_share if hits else 0.0,
+            slo_ms=slo_ms, percentile=percentile, sweep_seconds=sweep, processes=processes, seed=seed,
+            plan=arrivals.replay(replay, speed) if replay else None,
+        ), [q.query for q in read_queries(hits)] if hits else [], console)
+    if out:
+        write_json(out, found.figures)
+    if folder:
+        write_bench(folder, found.figures, found.samples)
+    _print_bench(found.figures)
+    if folder:
+        print(f"\nReport: {folder / 'bench.html'}")
+    if not found.figures["steady"]["valid"]:
+        raise typer.Exit(3)
+    if found.figures["slo"] is not None and not found.figures["slo"]["ok"]:
+        raise typer.Exit(1)
+
+
+@app.command(rich_help_panel=PANEL)
+def compare(
+    systems: Annotated[
+        list[str], typer.Argument(metavar="SYSTEM…", help="Bundles, URLs of services, prediction files; NAME=SOURCE")
+    ],
+    gold: Annotated[Path, typer.Option("--gold", help="Gold labels, the queries to ask")],
+    pairs: Annotated[int, typer.Option(help="Queries whose latency is measured, in turns", min=0)] = 200,
+    resamples: Annotated[int, typer.Option(help="Bootstrap resamples", min=1)] = 10_000,
+    folder: Annotated[Path, typer.Option("--out", help="Write comparison.json, .html and .md here")]
+    = Path("limbeck-comparison"),
+) -> None:
+    """Compare systems on the same queries: paired quality, latency in turns, who is better and faster at once.
+
+    All are compared with the first.
+    """
+    from eval.report import write_comparison
+    from limbeck.judging.compare import compare as measure
+    from limbeck.judging.compare import named
+    from limbeck.progress_display import Console
+
+    with Console() as console:
+        found = measure(named(systems), gold, console, resamples=resamples, pairs=pairs)
+    write_comparison(folder, found)
+    print((folder / "comparison.md").read_text(encoding="utf-8"))
+    print(f"Report: {folder / 'comparison.html'}")
+
+
+@app.command(rich_help_panel=PANEL)
+def gate(
+    folder: BundleFolder,
+    gold: Annotated[Path, typer.Option("--gold", help="Gold labels that nobody has learned from")],
+    teacher: Annotated[Path | None, typer.Option(help="The teacher's labels of these queries")] = None,
+    log: Annotated[Path | None, typer.Option(help="The query log, for rules by traffic slice")] = None,
+    released: Annotated[
+        Path | None, typer.Option(help="The bundle that is released now, or the pointer to it")
+    ] = None,
+    pairs: Annotated[int, typer.Option(help="Queries that both bundles answer in turns", min=20)] = 300,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="gates.A=B", help="Another value of a gate; repeatable")
+    ] = None,
+    xml: Annotated[Path | None, typer.Option("--junit", help="Write the checks as JUnit XML")] = None,
+) -> None:
+    """Serve a bundle and judge it by its task's gates; only one that passes can be released.
+
+    The verdict is kept in the bundle's manifest. Exit code 1 where a rule does not hold.
+    """
+    from eval.gate import junit, passed
+    from limbeck.judging.gate import gate as judge
+    from limbeck.progress_display import Console
+    from task.files import write_text
+
+    with Console() as console:
+        checks = judge(
+            folder, gold, console, overrides=set_ or (), teacher_file=teacher, log_file=log, released_from=released,
+            pairs=pairs,
+        )
+    if xml:
+        write_text(xml, junit(checks, f"gate of {folder}"))
+    _print_checks(checks)
+    if not passed(checks):
+        raise typer.Exit(1)
+
+
+@app.command(rich_help_panel=PANEL)
+def score(
+    gold: Annotated[Path, typer.Argument(help="Gold labels")],
+    predictions: Annotated[Path, typer.Argument(help="Predictions for the same queries")],
+    out: Annotated[Path | None, typer.Option("--json", help="Write all figures here, roles and slices too")] = None,
+    by: Annotated[list[str] | None, typer.Option(help="A column of the gold file to slice by; repeatable")] = None,
+    annotations: Annotated[
+        list[Path] | None, typer.Option("--person", help="Labels by one person: says what people reach; repeatable")
+    ] = None,
+    resamples: Annotated[int, typer.Option(help="Bootstrap resamples", min=1)] = 10_000,
+) -> None:
+    """Precision, recall and F1 of a prediction file, with intervals.
+
+    Rows are matched by query; a gold query without a prediction counts as an empty answer, and so does one whose
+    prediction is no labelling.
+    """
+    from eval.matching import SCHEMES
+    from eval.score import score_files
+    from task.files import write_json
+
+    found = score_files(gold, predictions, resamples, by or (), annotations or ())
+    if out:
+        write_json(out, found)
+    names = ("precision", "recall", "f1", "macro_f1", "weighted_f1", "exact_match")
+    people = {"people": found["people"]} if found["people"] else {}
+    print(json.dumps({k: found[k] for k in ("rows", "missing", "invalid", "hallucinated")} | people | {
+        scheme: {k: found[scheme][k] for k in names if k in found[scheme]} for scheme in SCHEMES
+    }, indent=2))
+
+
+def _object(text: str) -> dict[str, Any]:
+    from task.errors import InputError
+
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise InputError("not a JSON object", field="--extra", found=text, expected='such as {"max_tokens": 64}')
+    return found
+
+
+def _print_bench(found: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from eval.report import milliseconds
+
+    steady = found["steady"]
+    table = Table("milliseconds", "requests", "errors", *_PERCENTILES, title=found["url"], title_justify="left")
+    rows = [(name, steady[key]) for key, name in (("hit", "cache hit"), ("miss", "student"), ("blended", "all"))
+            if key in steady]
+    rows += [("one at a time, cold", found["cold"]), ("one at a time, asked before", found["warm_prefix"])]
+    rows += [(name, steady[key]) for key, name in (("ttft", "to the first token"), ("tpot", "each further token"))
+             if key in steady]
+    for name, group in rows:
+        if group["count"]:
+            table.add_row(name, f"{group['count']:,}", str(group["errors"]),
+                          *(milliseconds(group[f"{p}_ms"]) for p in _PERCENTILES))
+    screen = Console()
+    screen.print(table)
+    said = [
+        f"{steady['offered_rate']:.4g}/s offered, {steady['achieved_rate']:.4g}/s answered, "
+        f"{100 * steady['sent_in_time']:.2f} % left on time",
+    ]
+    said += [f"✗ {steady['problem']}"] if steady["problem"] else []
+    said += ["✗ saturated: the server fell behind"] if steady["saturated"] else []
+    if found["sweep"]:
+        said.append(f"highest rate that holds: {found['sweep']['sustained'] or 'none'}/s")
+    if found["slo"]:
+        slo = found["slo"]
+        said.append(f"{'✓' if slo['ok'] else '✗'} {slo['percentile']} {milliseconds(slo['measured'])} ms, "
+                    f"asked for at most {slo['ms']:g} ms")
+    screen.print("\n".join(said), highlight=False)
+
+
+def _print_checks(checks: list[Check]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("", "rule", "found", "asked for")
+    for c in checks:
+        table.add_row("[green]✓[/]" if c.ok else "[red]✗[/]", c.rule, c.found, c.asked)
+    Console().print(table)
+    failed = sum(not c.ok for c in checks)
+    print("passed" if not failed else f"failed: {failed} of {len(checks)} rules")

@@ -1,0 +1,138 @@
+"""The commands of those who run a service: serve, release, roll back, verify, hand out keys, purge."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer()
+PANEL = "Operations"
+
+BundleFolder = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle folder, runs/NAME/bundle/bundle")]
+PointerFile = Annotated[Path, typer.Argument(metavar="POINTER", help="The release pointer, such as live.json")]
+AdminUrl = Annotated[str, typer.Option("--admin", help="The operators' port of `limbeck serve`")]
+ADMIN = "http://127.0.0.1:8081"
+
+
+@app.command(rich_help_panel=PANEL)
+def serve(
+    source: Annotated[Path, typer.Argument(metavar="BUNDLE|POINTER", help="A bundle folder, or a pointer to follow")],
+    host: Annotated[str | None, typer.Option(help="Address to listen on")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one")] = None,
+    admin_port: Annotated[int | None, typer.Option(help="Port for operators, on loopback; 0 takes a free one")] = None,
+    workers: Annotated[int | None, typer.Option(help="Gateway processes", min=1)] = None,
+    state: Annotated[Path, typer.Option(help="A folder of its own: logs, status.json, kept answers")]
+    = Path("limbeck-serve"),
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="A.B=C", help="Override a `serving` setting of the bundle; repeatable"),
+    ] = None,
+) -> None:
+    """Serve a bundle over HTTP: vLLM on loopback, head cache and gateway in front.
+
+    With a release pointer the service follows it: `limbeck release` and `limbeck rollback` change what is served
+    without a failed request. What is not given here comes from the bundle's own `serving` section.
+    """
+    from serving.service import serve as run
+    from task.load import override_serving
+
+    given = {"host": host, "port": port, "admin_port": admin_port, "workers": workers}
+    flags = [f"{k}={v}" for k, v in given.items() if v is not None]
+    run(source, state, lambda settings: override_serving(settings, [*(set_ or ()), *flags]))
+
+
+@app.command(rich_help_panel=PANEL)
+def release(
+    folder: BundleFolder,
+    pointer: PointerFile,
+    shadow: Annotated[float, typer.Option(help="Share of the student's queries to try unseen first", min=0, max=1)]
+    = 0.0,
+    shadow_s: Annotated[float, typer.Option(help="For how many seconds", min=0)] = 0.0,
+    canary: Annotated[float, typer.Option(help="Share of the queries to answer next", min=0, max=1)] = 0.0,
+    canary_s: Annotated[float, typer.Option(help="For how many seconds", min=0)] = 0.0,
+    keep_s: Annotated[float, typer.Option(help="How long the old engine stays for a rollback", min=0)] = 120.0,
+    ungated: Annotated[bool, typer.Option("--ungated", help="Release a bundle that no gate has passed")] = False,
+) -> None:
+    """Point to a bundle that the gate has passed, verified first; services that follow the pointer change to it."""
+    from serving.release.pointer import release as point
+    from task.serving_settings import Change
+
+    change = Change(shadow=shadow, shadow_s=shadow_s, canary=canary, canary_s=canary_s, keep_s=keep_s)
+    found = point(pointer, folder, change, ungated=ungated)
+    before = found.previous.id if found.previous else "nothing"
+    print(f"{pointer}: {found.current.id}, before it {before}")
+
+
+@app.command(rich_help_panel=PANEL)
+def rollback(pointer: PointerFile) -> None:
+    """Point to the bundle that was served before; services change to it at once."""
+    from serving.release.pointer import rollback as turn
+
+    found = turn(pointer)
+    print(f"{pointer}: {found.current.id}")
+
+
+@app.command(rich_help_panel=PANEL)
+def verify(folder: BundleFolder) -> None:
+    """Hash a bundle's files again and check all that `limbeck serve` would: exit code 2 where anything is wrong."""
+    from serving.release.bundle import open_bundle
+
+    bundle = open_bundle(folder)
+    print(f"{bundle.id}: {len(bundle.manifest['files'])} files, {bundle.model_name}, form {bundle.codec.form}, whole")
+
+
+@app.command(rich_help_panel=PANEL)
+def key(
+    name: Annotated[str, typer.Argument(help="Who it is for: a-z, 0-9 and -")],
+    file: Annotated[Path, typer.Option(help="The key file, `serving.keys`; made if it is not there")]
+    = Path("keys.json"),
+    rate: Annotated[float, typer.Option(help="Queries per second", min=0.001)] = 100.0,
+    burst: Annotated[int, typer.Option(help="Queries at once", min=1)] = 200,
+    concurrency: Annotated[int, typer.Option(help="Requests at a time", min=1)] = 64,
+) -> None:
+    """Make an API key, or a new one in place of an old one. It is shown once: the file has only its hash."""
+    from serving.gateway.api_keys import make_key
+
+    print(make_key(file, name, rate, burst, concurrency))
+
+
+@app.command(rich_help_panel=PANEL)
+def purge(
+    admin: AdminUrl = ADMIN,
+    query: Annotated[str | None, typer.Option(help="This query")] = None,
+    label: Annotated[str | None, typer.Option(metavar="ROLE=VALUE", help="All labellings with this label")] = None,
+    older_than: Annotated[float | None, typer.Option(metavar="SECONDS", help="All answers made before", min=0)] = None,
+    nothing: Annotated[bool, typer.Option("--nothing", help="Take every purge back")] = False,
+) -> None:
+    """Answer something from no cache any more: the student is asked instead. Holds until it is taken back."""
+    role, equals, value = (label or "").partition("=")
+    wanted: dict[str, Any] = {"query": query, "older_than_s": older_than, "nothing": nothing}
+    if label is not None:
+        wanted |= {"role": role, "value": value if equals else None}
+    print(_operator(f"{admin}/purge", {k: v for k, v in wanted.items() if v is not None and v is not False})["status"])
+
+
+@app.command(rich_help_panel=PANEL)
+def status(admin: AdminUrl = ADMIN) -> None:
+    """Say what a service serves, how its engine and workers are, and what happened last."""
+    print(json.dumps(_operator(f"{admin}/status"), indent=2))
+
+
+def _operator(url: str, body: dict[str, Any] | None = None) -> Any:
+    """Ask the operators' port."""
+    import urllib.error
+    import urllib.request
+
+    from task.errors import InputError
+
+    data = None if body is None else json.dumps(body).encode()
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, data), timeout=30) as response:
+            return json.load(response)
+    except urllib.error.HTTPError as error:
+        raise InputError(json.load(error)["error"]["message"], field="limbeck purge") from error
+    except OSError as error:
+        raise InputError(f"no service answers: {error}", field="--admin", found=url) from error

@@ -1,0 +1,121 @@
+"""The commands that compare: what context, forms, orders, adapters and compositions are worth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from limbeck.commands.options import RUNS, Overrides, Runs, TaskFile, opened
+
+app = typer.Typer()
+
+
+@app.command("audit-context", rich_help_panel="Studies")
+def audit_context(
+    task: TaskFile,
+    set_: Overrides = None,
+    runs: Runs = RUNS,
+    gold: Annotated[str, typer.Option(help="Which gold rows: `calibration`, or `test` (which only judges)")]
+    = "calibration",
+) -> None:
+    """Find out what retrieval is worth: the teacher with and without each kind of context, by slice, on gold.
+
+    An LLM is asked once per kind and gold query; the replies stay in the ledger.
+    """
+    from limbeck.operations.tables import render_audit
+    from limbeck.studies.context_audit import audit
+
+    with opened(task, set_, runs) as pipeline:
+        page = audit(pipeline, gold)
+    print(render_audit(page.with_name("audit.json")))
+    print(f"\nReport: {page}")
+
+
+@app.command(rich_help_panel="Studies")
+def forms(
+    task: TaskFile,
+    set_: Overrides = None,
+    runs: Runs = RUNS,
+    steps: Annotated[int | None, typer.Option(help="Training steps of every form; default: the task's", min=1)] = None,
+) -> None:
+    """Train the same student to answer in all three forms (`read`, `write`, `json`) and compare F1 and latency."""
+    from limbeck.studies.answer_forms import compare
+
+    with opened(task, set_, runs) as pipeline:
+        path = compare(pipeline, steps)
+    print(path)
+
+
+@app.command(rich_help_panel="Studies")
+def ablate(
+    task: TaskFile,
+    set_: Overrides = None,
+    runs: Runs = RUNS,
+    order: Annotated[list[str] | None, typer.Option(help="Orders to compare; default: all four")] = None,
+    weighting: Annotated[list[str] | None, typer.Option(help="`none`, `confidence`; default: both")] = None,
+    seeds: Annotated[int, typer.Option(help="Trainings of each", min=1)] = 3,
+    steps: Annotated[int | None, typer.Option(help="Training steps of each; default: the task's", min=1)] = None,
+) -> None:
+    """Find out whether the curriculum's order or weighing by confidence makes a better student, over seeds.
+
+    The winner may be `shuffled`. What has been trained already is not trained again.
+    """
+    from limbeck.operations.tables import render_ablation
+    from limbeck.studies.ablate import ORDERS, WEIGHTINGS
+    from limbeck.studies.ablate import ablate as compare
+
+    with opened(task, set_, runs) as pipeline:
+        page = compare(pipeline, order or ORDERS, weighting or WEIGHTINGS, seeds, steps)
+    print(render_ablation(page.with_name("ablation.json")))
+    print(f"\nReport: {page}")
+
+
+@app.command(rich_help_panel="Studies")
+def sweep(
+    task: TaskFile,
+    set_: Overrides = None,
+    runs: Runs = RUNS,
+    rank: Annotated[list[int] | None, typer.Option(help="Ranks to try; default: 4, 8, 16, 32")] = None,
+    targets: Annotated[
+        list[str] | None,
+        typer.Option(help="`attention`, `mlp`, `all-linear` or layers joined by `+`; default: these three"),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Training steps of each; default: the task's", min=1)] = None,
+) -> None:
+    """Try LoRA ranks and target layers on Ray Tune; recommend the cheapest that cannot be told from the best."""
+    from limbeck.operations.tables import render_sweep
+    from limbeck.studies.sweep import sweep as try_all
+
+    with opened(task, set_, runs) as pipeline:
+        page = try_all(pipeline, rank or (4, 8, 16, 32), targets or ("attention", "mlp", "all-linear"), steps)
+    print(render_sweep(page.with_name("sweep.json")))
+    print(f"\nReport: {page}")
+
+
+@app.command(rich_help_panel="Studies")
+def compose(
+    tasks: Annotated[list[Path], typer.Argument(metavar="TASK TASK…", help="Task files whose students are trained")],
+    runs: Runs = RUNS,
+    method: Annotated[
+        list[str] | None, typer.Option(help="linear, ties, dare_linear, dare_ties, cat; default: all but cat")
+    ] = None,
+    weight: Annotated[list[float] | None, typer.Option(help="One for each task; default: all alike")] = None,
+    density: Annotated[float, typer.Option(help="Share of an adapter that TIES and DARE keep", min=0.01, max=1)] = 0.5,
+    max_rows: Annotated[int | None, typer.Option(help="Most gold rows of each task", min=1)] = None,
+) -> None:
+    """Make one adapter of several tasks' and measure on each task what that costs."""
+    from limbeck.operations.tables import render_composition
+    from limbeck.pipeline import Pipeline
+    from limbeck.progress_display import Console
+    from limbeck.studies.compose import compose as put_together
+    from task.load import load_task
+
+    with Console() as console:
+        pipelines = [Pipeline(load_task(t, ()), runs, console) for t in tasks]
+        page = put_together(
+            pipelines, method or ("linear", "ties", "dare_linear", "dare_ties"), weight, density, max_rows
+        )
+    print(render_composition(page.with_name("composition.json")))
+    print(f"\nReport: {page}")

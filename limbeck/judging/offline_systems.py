@@ -1,0 +1,100 @@
+"""What every system but the served one says about the gold rows: dictionary, teacher, and the student unserved."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from task.labels import Example, Label
+
+if TYPE_CHECKING:
+    from limbeck.pipeline import Pipeline
+
+TEACHER, DICTIONARY = "teacher", "dictionary"
+UNTUNED, ADAPTER, MERGED = "base, not tuned", "student with adapter", "student, merged, in transformers"
+
+
+def offline(pipeline: Pipeline, gold: Sequence[Example]) -> dict[str, list[Example]]:
+    """Predictions by system; those of the base and of the adapter are of the first `eval.reference_rows` only."""
+    from eval.dictionary_baseline import Dictionary
+    from student.adapters import load_adapter
+    from student.inference import predict
+    from student.model import DTYPES, accelerator, load_base, on_device
+    from task.codec import load_codec
+    from task.model_store import fetch
+    from task.tokenizer import load_tokenizer
+
+    task, console, run = pipeline.task, pipeline.console, pipeline.run
+    sources = pipeline.inputs.teacher
+    out: dict[str, list[Example]] = {}
+    if sources.catalogue:
+        out[DICTIONARY] = Dictionary.from_catalogue(sources.catalogue, task).predict(gold)
+    else:
+        out[DICTIONARY] = Dictionary.from_labels(learned(run), task).predict(gold)
+    teacher = teacher_labels(run / "label" / "labels.jsonl", gold) if task.teacher.backend != "labels" else None
+    if teacher:
+        out[TEACHER] = teacher
+    codec, base = load_codec(run / "merge"), fetch(task.student.base)
+    tokenizer = load_tokenizer(base)
+    dtype = DTYPES[task.serving.dtype]
+    reference = gold[: task.eval.reference_rows]
+    device = accelerator()
+
+    def student(name: str, model: Any, rows: Sequence[Example]) -> None:
+        console.begin(name, len(rows))
+        out[name] = predict(
+            on_device(model, device), codec, tokenizer, task, rows, device=device, progress=console.advance
+        )
+
+    student(UNTUNED, load_base(base, dtype), reference)
+    trained_on = load_base(base, dtype, task.student)
+    student(ADAPTER, load_adapter(trained_on, run / "train" / "adapter"), reference)
+    student(MERGED, load_base(run / "merge" / "model", dtype), gold)
+    return out
+
+
+def learned(run: Path) -> list[Example]:
+    """What the student has learned from."""
+    from teacher.curriculum.build import read
+
+    return [r.example for r in read(run / "curriculum", "train")]
+
+
+def teacher_labels(labels: Path, gold: Sequence[Example]) -> list[Example] | None:
+    """The ledger's labels of the gold queries; a query that the teacher failed on, or never saw, is empty."""
+    from task.readers import rows_of
+
+    found = {str(r["query"]): tuple(Label.from_json(x) for x in r["labels"]) for _, r in rows_of(labels)}
+    if not any(g.query in found for g in gold):
+        return None
+    return [Example(g.query, found.get(g.query, ()), g.count, g.id) for g in gold]
+
+
+def teacher_confidence(pipeline: Pipeline, gold: Sequence[Example]) -> dict[str, Any] | None:
+    """How the teacher's calibrated confidence and its threshold do on gold that neither was fitted on."""
+    from eval.calibration import assess
+    from task.files import read_json
+    from task.normalize import normaliser
+    from task.readers import rows_of
+    from teacher.guardrails.confidence import rightness
+    from teacher.ledger.records import LedgerRow
+
+    label, options = pipeline.run / "label", pipeline.task.eval
+    if not (label / "confidence.json").exists():
+        return None
+    truth = {g.query: g.labels for g in gold}
+    normalise = normaliser(pipeline.task.normaliser)
+    confidence, right, groups = [], [], []
+    for number, line in rows_of(label / "labels.jsonl"):
+        if line["query"] in truth:
+            row = LedgerRow.from_json(line)
+            confidence += [x.confidence or 0.0 for x in row.labels]
+            right += rightness(row, truth[row.query], normalise)
+            groups += [number] * len(row.labels)
+    if len(set(right)) < 2:
+        return None
+    return assess(
+        confidence, right, groups, threshold=read_json(label / "confidence.json")["threshold"], seed=options.seed,
+        level=options.confidence,
+    )

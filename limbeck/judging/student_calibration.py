@@ -1,0 +1,77 @@
+"""The trained student asked outside of any engine: what it says, and how often it is right when it is how sure.
+
+Gold rows that nobody learned from are what it is asked about. Its answers go into the bundle, for an engine must give
+the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from task.calibration import Certainty
+from task.labels import Example
+
+if TYPE_CHECKING:
+    from limbeck.pipeline import Pipeline
+    from task.codec import Codec
+
+_FOLDS = 5
+
+
+def certainty_of(pipeline: Pipeline, model: Path, codec: Codec) -> tuple[Certainty, list[Example]]:
+    """Ask the merged student about the calibration rows, or about the dev rows where a task has none.
+
+    A student that writes is asked by its engine only, and JSON has no probability: there the map stays empty, and there
+    is no answer.
+
+    Returns:
+        What makes a probability of its certainty; the queries with its labels.
+    """
+    from eval.matching import exact
+    from task.normalize import normaliser
+    from teacher.curriculum.build import read
+
+    rows: Sequence[Example] = pipeline.inputs.teacher.calibration
+    source = "calibration"
+    if not rows:
+        rows, source = [r.example for r in read(pipeline.run / "curriculum", "dev")], "dev"
+    if codec.form != "read" or not rows:
+        return Certainty(), []
+    normalise = normaliser(pipeline.task.normaliser)
+    judged = _judged(pipeline, model, codec, rows)
+    right = [exact(labels, row.labels, normalise) for row, (labels, _) in zip(rows, judged, strict=True)]
+    certainties = [c for _, c in judged]
+    answers = [Example(row.query, labels) for row, (labels, _) in zip(rows, judged, strict=True)]
+    return Certainty.fit(certainties, right, _report(certainties, right, source)), answers
+
+
+def _judged(pipeline: Pipeline, model: Path, codec: Codec, rows: Sequence[Example]) -> list[tuple[Any, float]]:
+    from student.inference import all_scores
+    from student.model import DTYPES, accelerator, load_base
+    from task.tokenizer import load_tokenizer
+
+    pipeline.console.begin("how sure the student is", len(rows))
+    device = accelerator()
+    scores = all_scores(
+        load_base(model, DTYPES[pipeline.task.serving.dtype]).to(device), codec, load_tokenizer(model),
+        [r.query for r in rows], device=device, progress=pipeline.console.advance,
+    )
+    return [codec.judge_scores(r.query, s) for r, s in zip(rows, scores, strict=True)]
+
+
+def _report(certainties: Sequence[float], right: Sequence[bool], source: str) -> dict[str, Any]:
+    """How well the calibrated probability does on rows that it was not fitted on, fold by fold."""
+    from eval.calibration import assess
+
+    found: list[float] = [0.0] * len(right)
+    for k in range(_FOLDS):
+        rest = [i for i in range(len(right)) if i % _FOLDS != k]
+        fitted = Certainty.fit([certainties[i] for i in rest], [right[i] for i in rest], {})
+        for i in range(k, len(right), _FOLDS):
+            found[i] = fitted.probability(certainties[i])
+    report: dict[str, Any] = {"rows": len(right), "source": source, "right": sum(right)}
+    if len(set(right)) == 2:
+        report |= assess(found, right, range(len(right)))
+    return report

@@ -1,0 +1,152 @@
+"""`limbeck ledger` and `limbeck label --plan`: what was asked, what it cost, and what is still to be asked."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from limbeck.pipeline import Pipeline
+from task.errors import InputError
+from teacher.backends.job import Plan
+from teacher.ledger.ledger import Ledger
+from teacher.ledger.records import STATUSES, LedgerRow
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_EXPORT_BATCH = 2_000
+
+
+def open_ledger(pipeline: Pipeline) -> Ledger:
+    """The ledger of a task's run folder; an error where there is none."""
+    path = pipeline.run / "ledger.sqlite"
+    if not path.exists():
+        fix = "Run `limbeck label TASK` first, with the same --runs"
+        raise InputError("there is no ledger yet", file=path, fix=fix)
+    return Ledger(path)
+
+
+def print_overview(ledger: Ledger) -> None:
+    """Status of the queries; then what the attempts came to, by model, day, purpose and outcome."""
+    from rich.console import Console
+    from rich.table import Table
+
+    screen = Console()
+    table = _table("Queries by status", "status", "queries", "traffic")
+    found = ledger.statuses()
+    for status in STATUSES:
+        if status in found:
+            queries, traffic = found[status]
+            table.add_row(status, f"{queries:,}", f"{traffic:,}")
+    screen.print(table)
+    for by in ("model", "day", "purpose", "outcome"):
+        table = Table(title=f"Attempts by {by}", title_justify="left")
+        for name in (by, "attempts", "tokens in", "tokens out", "money", "seconds each"):
+            table.add_column(name, justify="left" if name == by else "right")
+        for row in ledger.costs(by):
+            table.add_row(
+                str(row[by]), f"{row['attempts']:,}", f"{row['prompt_tokens']:,}", f"{row['completion_tokens']:,}",
+                f"{row['cost']:,.4f}", f"{row['latency_s']:.3f}",
+            )
+        screen.print(table)
+
+
+def print_rows(rows: Iterator[LedgerRow], limit: int) -> None:
+    """Rows as a table, at most `limit`."""
+    from rich.console import Console
+
+    table = _table("", "query", "status", "confidence", "labels", "reason")
+    for row in itertools.islice(rows, limit):
+        labels = " · ".join(f"{x.role}: {x.text}" for x in row.labels)
+        table.add_row(row.query, row.status, f"{row.confidence:.3f}", labels or "nothing", row.reason)
+    Console().print(table)
+
+
+def print_query(ledger: Ledger, query: str) -> None:
+    """Everything about one query, as JSON lines: its row, then each attempt with evidence and raw reply."""
+    row = ledger.rows([query]).get(query)
+    if row is None:
+        raise InputError("the ledger does not know this query", found=query, fix="Give it exactly as it is in the log")
+    print(json.dumps(_record(row) | {"verdicts": list(row.verdicts)}, ensure_ascii=False, indent=2))
+    for attempt in ledger.attempts(query):
+        print(json.dumps(attempt, ensure_ascii=False, indent=2))
+
+
+def chosen(
+    ledger: Ledger, status: str | None, role: str | None, reason: str | None, below: float | None
+) -> Iterator[LedgerRow]:
+    """Rows that pass every filter given."""
+    if status is not None and status not in STATUSES:
+        raise InputError("unknown status", field="--status", found=status, expected=f"one of: {', '.join(STATUSES)}")
+    for row in ledger.all_rows():
+        if status is not None and row.status != status:
+            continue
+        if role is not None and all(x.role != role for x in row.labels):
+            continue
+        if reason is not None and reason not in row.reason and all(reason not in v["reason"] for v in row.verdicts):
+            continue
+        if below is not None and row.confidence >= below:
+            continue
+        yield row
+
+
+def export(rows: Iterator[LedgerRow], path: Path) -> int:
+    """Write rows to a Parquet file, all or nothing; returns how many."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    label = pa.struct([
+        ("role", pa.string()), ("text", pa.string()), ("start", pa.int32()), ("end", pa.int32()),
+        ("confidence", pa.float32()),
+    ])
+    schema = pa.schema([
+        ("query", pa.string()), ("count", pa.int64()), ("status", pa.string()), ("reason", pa.string()),
+        ("confidence", pa.float64()), ("request", pa.string()), ("labels", pa.list_(label)),
+    ])
+    if path.suffix != ".parquet":
+        raise InputError("the export is a Parquet file", field="--export", found=path.name, expected="NAME.parquet")
+    partial = path.with_name(f".{path.name}.tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    count = 0
+    try:
+        with pq.ParquetWriter(partial, schema) as writer:
+            while part := [_record(r) for r in itertools.islice(rows, _EXPORT_BATCH)]:
+                writer.write_table(pa.Table.from_pylist(part, schema))
+                count += len(part)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return count
+
+
+def print_plan(plan: Plan) -> None:
+    """What `limbeck label` would do now."""
+    from rich.console import Console
+
+    table = _table("What `limbeck label` would do", "queries", "what", "because")
+    why = "; ".join(f"{n:,} {reason}" for reason, n in (plan.why or {}).items())
+    money = "no known price" if plan.cost is None else f"about {plan.cost:,.2f}"
+    table.add_row(f"{len(plan.ask):,}", f"ask again: {plan.calls:,} calls, {money}", why)
+    table.add_row(f"{len(plan.judge):,}", "read and judge again: free", "rules, task or catalogue changed, or computed")
+    table.add_row(f"{plan.stand:,}", "leave as they are", "nothing that they depend on changed")
+    screen = Console()
+    screen.print(table)
+    if plan.ask:
+        screen.print("Asked again, for example: " + "; ".join(plan.ask[:5]), highlight=False)
+
+
+def _record(row: LedgerRow) -> dict[str, Any]:
+    return row.to_json() | {"request": row.request}
+
+
+def _table(title: str, *columns: str) -> Table:
+    from rich.table import Table
+
+    table = Table(title=title or None, title_justify="left")
+    for name in columns:
+        right = name in {"queries", "traffic", "confidence"}
+        table.add_column(name, overflow="fold", justify="right" if right else "left")
+    return table

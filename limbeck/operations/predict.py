@@ -1,0 +1,59 @@
+"""Label a file of queries with a bundle, through its engine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from engine.client import StudentClient
+from engine.watchdog import started
+from serving.release.bundle import Bundle
+from serving.release.head_cache import HeadCache
+from serving.routing.route import Route
+from task.labels import Example
+from task.progress import Progress, quiet
+from task.tokenizer import load_tokenizer
+
+_BATCH = 32
+_IN_FLIGHT = 2
+_PATIENCE_S = 120.0
+
+
+def predict(
+    bundle: Bundle, examples: Sequence[Example], log: Path, *, use_cache: bool, progress: Progress = quiet
+) -> list[Example]:
+    """Start the bundle's engine, label all queries, stop it. Order and number are kept.
+
+    Raises:
+        EngineError: It did not start, or says something else than the trained student.
+    """
+    progress.begin("starting vLLM")
+    with started(bundle, log) as engine:
+        progress.begin("labelling", len(examples))
+        return asyncio.run(through_engine(bundle, engine.url, examples, use_cache, progress.advance))
+
+
+async def through_engine(
+    bundle: Bundle, url: str, examples: Sequence[Example], use_cache: bool, done: Callable[[int], None]
+) -> list[Example]:
+    """Label queries through a running engine, a few batches in flight."""
+    client = StudentClient.of(bundle, url, load_tokenizer(bundle.model), _PATIENCE_S)
+    patient = bundle.task.serving.model_copy(update={
+        "max_waiting": _BATCH * _IN_FLIGHT, "request_timeout_s": _PATIENCE_S,
+    })
+    route = Route(bundle, HeadCache(bundle.folder / "cache"), client, patient)
+    gate = asyncio.Semaphore(_IN_FLIGHT)
+    limit = bundle.task.data.max_query_chars
+
+    async def batch(part: Sequence[Example]) -> list[Example]:
+        async with gate:
+            answers = await route.answers([x.query[:limit] for x in part], use_cache=use_cache)
+            done(len(part))
+            return [Example(x.query, a.decoded(), x.count, x.id) for x, a in zip(part, answers, strict=True)]
+
+    try:
+        parts = [examples[at : at + _BATCH] for at in range(0, len(examples), _BATCH)]
+        return [x for part in await asyncio.gather(*(batch(p) for p in parts)) for x in part]
+    finally:
+        await route.close()

@@ -1,0 +1,123 @@
+"""`limbeck compose`: adapters of several tasks made into one, and what each task loses by it."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from limbeck.pipeline import Pipeline
+from limbeck.stage import device, git_commit, versions
+from task.errors import InputError
+from task.labels import Example
+
+
+def compose(
+    pipelines: Sequence[Pipeline], methods: Sequence[str], weights: Sequence[float] | None, density: float,
+    max_rows: int | None,
+) -> Path:
+    """Compose the trained adapters of tasks by every method, and measure each result on each task's gold.
+
+    Composition is fragile: an adapter that was good alone can be worthless in company, so every result stands beside
+    the task's own adapter, with a paired interval.
+
+    Args:
+        weights: One for each task; None weighs all alike.
+        density: Share of each adapter that TIES and DARE keep.
+        max_rows: Most gold rows of each task.
+
+    Returns:
+        The page; `composition.json` and the adapters lie beside it.
+    """
+    from eval.report import write_composition
+    from student.merging.compose import METHODS
+    from student.merging.compose import compose as put_together
+    from task.model_store import fetch
+
+    for method in methods:
+        if method not in METHODS:
+            raise InputError("unknown method", field="--method", found=method, expected="one of: " + ", ".join(METHODS))
+    _check(pipelines, weights)
+    names = [p.task.name for p in pipelines]
+    shares = list(weights or [1.0 / len(pipelines)] * len(pipelines))
+    folder = pipelines[0].run.parent / ("compose-" + "-".join(names))
+    folder.mkdir(parents=True, exist_ok=True)
+    base = fetch(pipelines[0].task.student.base)
+    adapters = {p.task.name: p.folder("train") / "adapter" for p in pipelines}
+    made = dict(adapters)
+    for number, method in enumerate(methods, 1):
+        pipelines[0].console.stage(method, number, len(methods))
+        made[method] = put_together(base, adapters, method, shares, folder / method, density=density)
+    gold = {p.task.name: _gold(p)[:max_rows] for p in pipelines}
+    rows = [_measure(name, where, base, pipelines, gold) for name, where in made.items()]
+    _compare(rows, pipelines, gold)
+    write_composition(folder, {
+        "tasks": names, "weights": shares, "density": density, "rows": {n: len(g) for n, g in gold.items()},
+        "level": pipelines[0].task.eval.confidence,
+        "adapters": [{"name": r["name"], "tasks": r["tasks"]} for r in rows],
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "versions": versions(),
+        "device": device(), "git": git_commit(),
+    })
+    return folder / "composition.html"
+
+
+def _check(pipelines: Sequence[Pipeline], weights: Sequence[float] | None) -> None:
+    if len(pipelines) < 2:
+        raise InputError("one adapter is composed already", field="TASK", found=len(pipelines), expected="two or more")
+    if len({p.task.name for p in pipelines}) < len(pipelines):
+        raise InputError("two task files have the same name", field="name", found=pipelines[0].task.name)
+    bases = {p.task.student.base for p in pipelines}
+    if len(bases) > 1:
+        raise InputError("the tasks' students have different bases", field="student.base", found=sorted(bases))
+    if weights is not None and len(weights) != len(pipelines):
+        raise InputError(
+            "a weight for each task is wanted", field="--weight", found=len(weights), expected=str(len(pipelines))
+        )
+
+
+def _gold(pipeline: Pipeline) -> list[Example]:
+    """Gold test rows, or dev rows where there are none."""
+    from teacher.curriculum.build import read
+
+    pipeline.inputs.prepare()
+    return list(pipeline.inputs.test) or [r.example for r in read(pipeline.folder("curriculum"), "dev")]
+
+
+def _measure(
+    name: str, adapter: Path, base: Path, pipelines: Sequence[Pipeline], gold: dict[str, list[Example]]
+) -> dict[str, Any]:
+    """What an adapter answers on every task, read with the task's own codec."""
+    from student.adapters import load_adapter
+    from student.inference import predict
+    from student.model import DTYPES, accelerator, load_base
+    from task.codec import load_codec
+    from task.tokenizer import load_tokenizer
+
+    place = accelerator()
+    model = load_adapter(load_base(base, DTYPES[pipelines[0].task.student.dtype]), adapter).to(place)
+    found = {}
+    for p in pipelines:
+        rows = gold[p.task.name]
+        p.console.begin(f"{name} on {p.task.name}", len(rows))
+        codec = load_codec(p.folder("train"))
+        found[p.task.name] = predict(
+            model, codec, load_tokenizer(base), p.task, rows, device=place, progress=p.console.advance
+        )
+    return {"name": name, "predictions": found, "tasks": {}}
+
+
+def _compare(rows: Sequence[dict[str, Any]], pipelines: Sequence[Pipeline], gold: dict[str, list[Example]]) -> None:
+    """F1 of every adapter on every task, and its difference to the task's own adapter."""
+    from eval.quality import paired_difference, quality
+
+    own = {r["name"]: r["predictions"] for r in rows}
+    for r in rows:
+        for p in pipelines:
+            task, truth = p.task, gold[p.task.name]
+            said = r["predictions"][task.name]
+            r["tasks"][task.name] = {
+                "f1": quality(truth, said, task)["value"]["f1"],
+                "less_own": None if r["name"] == task.name
+                else paired_difference(truth, said, own[task.name][task.name], task),
+            }

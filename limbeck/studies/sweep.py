@@ -1,0 +1,182 @@
+"""`limbeck sweep`: rank × target layers on Ray Tune; the cheapest adapter that cannot be told from the best."""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from limbeck.pipeline import Pipeline
+from limbeck.stage import device, git_commit, versions
+from limbeck.student_jobs import answers, make_job, read_predictions
+from task.errors import ComponentError, InputError
+from task.files import read_json, sha256_json, write_json, write_jsonl
+from task.labels import Example
+from task.progress import looking
+from task.settings import Lora, Student
+from task.spec import Task
+
+_DONE = "measured.json"
+
+
+def sweep(pipeline: Pipeline, ranks: Sequence[int], targets: Sequence[str], steps: int | None) -> Path:
+    """Train every rank × target group for the same steps, as many at once as the cluster has room for.
+
+    Judged on dev rows: a choice made on the test rows would flatter what is then measured on them. Trials go on from
+    their checkpoints, and those that are done stand.
+
+    Args:
+        targets: `attention`, `mlp`, `all-linear`, or names of layers joined by `+`.
+        steps: Of every trial; None takes the task's own.
+
+    Returns:
+        The page; `sweep.json` lies beside it.
+    """
+    from eval.report import write_sweep
+    from student.training.order import total_steps
+    from teacher.curriculum import build as curriculum
+
+    pipeline.upto("curriculum")
+    task = pipeline.task
+    if task.student.peft is not None:
+        raise InputError("a sweep varies LoRA", field="student.peft", found=task.student.peft, expected="null")
+    rows = curriculum.read(pipeline.folder("curriculum"), "train")
+    dev = [r.example for r in curriculum.read(pipeline.folder("curriculum"), "dev")]
+    s = task.student
+    steps = steps or total_steps(len(rows), s.batch_size, s.epochs, s.max_steps)
+    folder = pipeline.run / "sweep"
+    trials: dict[str, Path] = {}
+    for rank, target in itertools.product(ranks, targets):
+        name = f"rank {rank}, {target}"
+        trials[name] = _prepare(pipeline, folder, _variant(task, rank, target, steps), rows, dev)
+    _run(pipeline, trials, s)
+    found = [_figures(name, where, dev, task) for name, where in trials.items()]
+    best = max(found, key=lambda v: (v["f1"]["value"], -v["trained"]))
+    for v in found:
+        v["less_best"] = None if v is best else _difference(trials[v["name"]], trials[best["name"]], dev, task)
+    chosen = recommended(found)
+    write_sweep(folder, {
+        "task": task.name, "dev": len(dev), "steps": steps, "level": task.eval.confidence, "variants": found,
+        "recommended": chosen["name"], "verdict": _verdict(chosen, best),
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "versions": versions(),
+        "device": device(), "git": git_commit(),
+    })
+    return folder / "sweep.html"
+
+
+def recommended(variants: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The one with the fewest trained parameters among those whose difference to the best has zero in its interval."""
+    level = [v for v in variants if v["less_best"] is None or v["less_best"]["high"] >= 0]
+    return min(level, key=lambda v: (v["trained"], -v["f1"]["value"]))
+
+
+def _verdict(chosen: Mapping[str, Any], best: Mapping[str, Any]) -> str:
+    if chosen["name"] == best["name"]:
+        return f"use `{best['name']}`: all that is cheaper is worse beyond its interval"
+    d = chosen["less_best"]
+    points = f"{100 * d['value']:+.1f} points [{100 * d['low']:+.1f}, {100 * d['high']:+.1f}]"
+    share = f"{chosen['trained'] / best['trained']:.0%} of its parameters"
+    return f"use `{chosen['name']}`: {points} against the best, `{best['name']}`, with {share}"
+
+
+def _variant(task: Task, rank: int, target: str, steps: int) -> Task:
+    """The task with another adapter; alpha stays in its proportion to the rank."""
+    s = task.student
+    groups = ("attention", "mlp", "all-linear")
+    layers: Any = target if target in groups else tuple(target.split("+"))
+    alpha = max(1, round(s.lora.alpha * rank / s.lora.rank))
+    lora = Lora(**(s.lora.model_dump() | {"rank": rank, "alpha": alpha, "targets": layers}))
+    student = s.model_copy(update={
+        "lora": lora, "max_steps": steps, "epochs": 1e6, "workers": 1, "early_stop": None, "report_to": (),
+    })
+    return task.model_copy(update={"student": student})
+
+
+def _prepare(
+    pipeline: Pipeline, folder: Path, task: Task, rows: Sequence[Any], dev: Sequence[Example]
+) -> Path:
+    """The folder of a trial, with its job; one of another curriculum or other settings has another name."""
+    key = sha256_json({"student": task.student.model_dump(mode="json"), "curriculum": pipeline.digest("curriculum")})
+    where = folder / key[:12]
+    where.mkdir(parents=True, exist_ok=True)
+    make_job(task, rows, dev, where, task.curriculum.order).write(where / "job.json")
+    return where
+
+
+def _run(pipeline: Pipeline, trials: Mapping[str, Path], settings: Student) -> None:
+    """Run those trials that are not done under Ray Tune."""
+    todo = [str(where.resolve()) for where in trials.values() if not (where / _DONE).exists()]
+    if not todo:
+        return
+    from student.ray_connection import connected
+
+    with connected(settings, os.cpu_count() or 1):
+        from ray import tune
+
+        resources: dict[str, float] = {"CPU": settings.cpus_per_worker}
+        if settings.use_gpu:
+            resources["GPU"] = 1
+        tuner = tune.Tuner(
+            tune.with_resources(_trial, resources),
+            param_space={"folder": tune.grid_search(todo), "threads": settings.cpus_per_worker},
+            run_config=tune.RunConfig(
+                name="ray", storage_path=str((pipeline.run / "sweep").resolve()), verbose=0,
+                failure_config=tune.FailureConfig(max_failures=settings.max_failures),
+            ),
+        )
+        pipeline.console.begin("trials", len(trials), done=len(trials) - len(todo))
+        left = {Path(t) / _DONE for t in todo}
+
+        def look() -> None:
+            done = {m for m in left if m.exists()}
+            left.difference_update(done)
+            if done:
+                pipeline.console.advance(len(done))
+
+        with looking(look):
+            results = tuner.fit()
+        if results.errors:
+            failed = f"{len(results.errors)} of {len(todo)} trials failed"
+            raise ComponentError(f"{failed}, the first with: {results.errors[0]}")
+    shutil.rmtree(pipeline.run / "sweep" / "ray", ignore_errors=True)
+
+
+def _trial(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Train and measure one adapter, in a Ray worker."""
+    from student.training.history import read_history
+    from student.training.job import Job
+    from student.training.train import train
+
+    folder = Path(config["folder"])
+    job = Job.read(folder / "job.json")
+    gpu = job.task.student.use_gpu
+    train(job, device="cuda" if gpu else "cpu", threads=None if gpu else config["threads"])
+    found = answers(job, job.dev)
+    write_jsonl(folder / "predictions.jsonl", (x.to_json() for x in found))
+    history = read_history(folder / "history.jsonl")
+    seconds = sum(h["seconds"] for h in history)
+    write_json(folder / _DONE, {"rows_per_s": round(sum(h["rows"] for h in history) / seconds, 2)})
+    return {"done": 1}
+
+
+def _figures(name: str, where: Path, dev: Sequence[Example], task: Task) -> dict[str, Any]:
+    from safetensors import safe_open
+
+    from eval.seeds import over_seeds
+
+    with safe_open(str(where / "adapter" / "adapter_model.safetensors"), "pt") as file:
+        shapes = [file.get_slice(k).get_shape() for k in file.keys()]  # noqa: SIM118 (not a mapping)
+    trained = sum(a * b for a, b in (s if len(s) == 2 else (*s, 1) for s in shapes))
+    f1 = over_seeds(dev, [read_predictions(where / "predictions.jsonl")], task)
+    return {"name": name, "trained": trained, "f1": f1, **read_json(where / _DONE)}
+
+
+def _difference(a: Path, b: Path, dev: Sequence[Example], task: Task) -> Mapping[str, Any]:
+    from eval.quality import paired_difference
+
+    one, other = (read_predictions(where / "predictions.jsonl") for where in (a, b))
+    return paired_difference(dev, one, other, task)

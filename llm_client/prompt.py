@@ -1,0 +1,154 @@
+"""The requests of one query: rendered from the task's Jinja template, sized to the endpoint.
+
+Six purposes. `label` asks for the labels. `samples` asks the same again at a higher temperature, to see whether the
+answer holds. `bare` asks without context, to see whether the context made it. `verify` shows the labels and asks yes
+or no. `repair` sends an unreadable answer back, alone. `review` shows the teacher its labels and what was doubted.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from llm_client.request import Request
+from task.errors import InputError
+from task.forms import json_text as json_form
+from task.settings import OpenAI
+from task.spec import Task
+from teacher.retrieval.context import EMPTY, Context
+
+_VERIFY = (
+    "You check labels of search queries. For each numbered label say whether it is right: its role fits, and its "
+    "text is exactly the words of the query that belong to it.\n\nRoles:\n{roles}\n\n"
+    'Answer with JSON: {{"right": [true or false for each label, in order]}}.'
+)
+_REPAIR = (
+    "The text that follows should be JSON of this schema, and is not. Answer with the same content as valid JSON and "
+    "nothing else.\n\nSchema: {schema}"
+)
+_REVIEW = (
+    "Models that learned from many labels like these, but not from this one, doubt some of it:\n{doubts}\n"
+    "They may be wrong and so may you. Look again, and answer with all labels of the query, in the same form."
+)
+_VERIFY_TOKENS = 8  # for each label: a word, a comma and a blank, with room to spare
+
+
+class Prompter:
+    """Builds the requests of a task.
+
+    Args:
+        settings: Of the endpoint, where they are not the task's own.
+    """
+
+    def __init__(self, task: Task, settings: OpenAI | None = None) -> None:
+        self._task = task
+        self.settings: OpenAI = settings or task.teacher.openai
+        path = Path(self.settings.prompt or "")
+        try:
+            self.source = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(
+                f"cannot read the prompt: {error}", file=path, field="teacher.openai.prompt",
+                fix="Start from configs/prompts/label.j2",
+            ) from error
+        environment = jinja2.Environment(  # noqa: S701 (a prompt is plain text, not HTML)
+            undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        )
+        try:
+            self._template = environment.from_string(self.source)
+            self._render(EMPTY)
+        except jinja2.TemplateSyntaxError as error:
+            raise InputError(f"not a Jinja template: {error.message}", file=path, line=error.lineno) from error
+        except jinja2.TemplateError as error:
+            raise InputError(
+                f"the template fails: {error.message}", file=path, field="teacher.openai.prompt",
+                expected="names: task, examples, bought, converted, items, similar, neighbours",
+            ) from error
+        self._schema = {
+            "type": "object", "properties": {"labels": json_form.schema(task)}, "required": ["labels"],
+            "additionalProperties": False,
+        }
+        self._roles = "\n".join(f"- {r.name}: {r.description or 'see its name'}" for r in task.roles)
+
+    def first(self, query: str, context: Context) -> list[Request]:
+        """The requests that need no answer: `label`, and `samples` and `bare` where the task wants them."""
+        s = self.settings
+        out = [self._labels("label", query, context, s.temperature)]
+        if s.samples:
+            out.append(self._labels("samples", query, context, s.sample_temperature, n=s.samples))
+        if s.compare_bare:
+            out.append(self._labels("bare", query, EMPTY, s.temperature))
+        return out
+
+    def verify(self, query: str, rows: Sequence[Mapping[str, Any]]) -> Request:
+        """Yes or no for each label."""
+        labels = "\n".join(f"{i}. {r.get('role')}: {r.get('text')}" for i, r in enumerate(rows, 1))
+        messages = [
+            {"role": "system", "content": _VERIFY.format(roles=self._roles)},
+            {"role": "user", "content": f"Query: {query}\nLabels:\n{labels}"},
+        ]
+        schema = {
+            "type": "object", "properties": {"right": {"type": "array", "items": {"type": "boolean"}}},
+            "required": ["right"], "additionalProperties": False,
+        }
+        most = 32 + _VERIFY_TOKENS * len(rows)
+        body = self._body(messages, 0.0, schema, "right", most) | self._logprobs()
+        return Request.make(query, "verify", self.settings.base_url, body)
+
+    def review(self, first: str, answer: str, doubts: Sequence[str]) -> Request:
+        """The same question, the answer that was given, and what was doubted about it.
+
+        Args:
+            first: Body of the `label` request that was answered.
+        """
+        asked = json.loads(first)["messages"]
+        messages = [
+            *asked, {"role": "assistant", "content": answer},
+            {"role": "user", "content": _REVIEW.format(doubts="\n".join(doubts))},
+        ]
+        body = self._body(messages, self.settings.temperature, self._schema, "labels", self.settings.max_tokens)
+        return Request.make(asked[-1]["content"], "review", self.settings.base_url, body)
+
+    def repair(self, query: str, answer: str) -> Request:
+        """An unreadable answer sent back alone: the context is not paid for twice."""
+        messages = [
+            {"role": "system", "content": _REPAIR.format(schema=json.dumps(self._schema, ensure_ascii=False))},
+            {"role": "user", "content": answer},
+        ]
+        body = self._body(messages, 0.0, self._schema, "labels", self.settings.max_tokens)
+        return Request.make(query, "repair", self.settings.base_url, body)
+
+    def _labels(self, purpose: str, query: str, context: Context, temperature: float, n: int = 1) -> Request:
+        messages = [
+            {"role": "system", "content": self._render(context)}, {"role": "user", "content": query},
+        ]
+        body = self._body(messages, temperature, self._schema, "labels", self.settings.max_tokens)
+        if n > 1:
+            body["n"] = n
+        if purpose == "label":
+            body |= self._logprobs()
+        return Request.make(query, purpose, self.settings.base_url, body, context)
+
+    def _logprobs(self) -> dict[str, Any]:
+        return {"logprobs": True} if self.settings.logprobs else {}
+
+    def _render(self, context: Context) -> str:
+        examples = context["examples"] or [e.model_dump() for e in self._task.examples]
+        return self._template.render(task=self._task, **{**context, "examples": examples})
+
+    def _body(
+        self, messages: list[dict[str, str]], temperature: float, schema: Mapping[str, Any], name: str, most: int
+    ) -> dict[str, Any]:
+        s = self.settings
+        body: dict[str, Any] = {
+            "model": s.model, "messages": messages, "temperature": temperature, "max_tokens": most, **s.extra_body,
+        }
+        if s.structured_output:
+            body["response_format"] = {
+                "type": "json_schema", "json_schema": {"name": name, "schema": schema, "strict": True},
+            }
+        return body

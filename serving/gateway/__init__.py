@@ -1,0 +1,1 @@
+"""The HTTP gateway: ASGI application, request bodies, OpenAI's API shape, OpenAPI document, API keys."""

@@ -1,0 +1,372 @@
+"""The gateway: HTTP in front, the engine behind. No torch and no vLLM in this process.
+
+The client's text is data: it is tokenised with special tokens off and can change nothing but its own labels. Nothing of
+a request reaches the engine but the ids of its queries; every path but those below is 404.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+import traceback
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from engine.client import EngineUnavailableError
+from serving.gateway import openai_api as chat
+from serving.gateway import openapi
+from serving.gateway.api_keys import Caller, Callers, Refusal
+from serving.gateway.http_exchange import ClientGoneError, Exchange, HttpError
+from serving.gateway.messages import BatchRequest, ChatRequest, LabelRequest
+from serving.routing.route import Answer, RefusedError, Route
+from serving.routing.task_routes import Choice, Routes
+from serving.telemetry.logs import LineLog
+from serving.telemetry.metrics import Metrics
+from serving.telemetry.traces import Traces
+from task.serving_settings import Serving
+
+_Model = TypeVar("_Model", bound=BaseModel)
+NDJSON = b"application/x-ndjson"
+
+
+@dataclass(slots=True)
+class Gateway:
+    """The ASGI application."""
+
+    routes: Routes
+    settings: Serving
+    metrics: Metrics = field(default_factory=Metrics)
+    callers: Callers = field(default_factory=lambda: Callers(None))
+    access: LineLog | None = None
+    traces: Traces | None = None
+    _ready: bool = False
+    _shadows: set[asyncio.Task[None]] = field(default_factory=set)
+
+    async def __call__(self, scope: Mapping[str, Any], receive: Any, send: Any) -> None:
+        """Answer one request."""
+        if scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+            return
+        if scope["type"] != "http":  # a websocket that asks to be let in
+            await send({"type": "websocket.close", "code": 1000})
+            return
+        exchange = Exchange(scope, receive, send)
+        known = _PATHS.get(exchange.path)
+        try:
+            if known is None:
+                raise HttpError(404, "not_found", f"no such path; there is {', '.join(_PATHS)}")
+            method, handler = known
+            if scope["method"] != method and not (method == "GET" and scope["method"] == "HEAD"):
+                raise HttpError(405, "method_not_allowed", f"this path takes {method}", headers={"Allow": method})
+            await handler(self, exchange)
+        except HttpError as error:
+            if error.status in (401, 429, 503):
+                self.metrics.count(self.metrics.refused, exchange.notes.get("refused", error.kind))
+            await exchange.answer(error.body(), error.status, headers=error.headers)
+        except ClientGoneError:
+            exchange.status = 499
+        except Exception as error:
+            exchange.notes["error"] = "".join(traceback.format_exception(error))[-4_000:]
+            if exchange.status:  # the answer has begun: all that is left is to break it off
+                raise
+            await exchange.answer(HttpError(500, "server_error", "a fault of this server").body(), 500)
+        finally:
+            self._note(exchange, "other" if known is None else exchange.path)
+
+    def _note(self, exchange: Exchange, path: str) -> None:
+        seconds = time.perf_counter() - exchange.started
+        source = exchange.notes.get("source", "")
+        self.metrics.count(self.metrics.requests, path, exchange.status)
+        if exchange.status == 200:
+            self.metrics.observe(self.metrics.seconds, seconds, path, source)
+        if self.traces is not None:
+            self.traces.add(exchange, path, seconds)
+        if self.access is not None:
+            client = exchange.scope.get("client")
+            self.access.add({
+                "at": round(time.time(), 4), "id": exchange.id.decode(), "from": client[0] if client else None,
+                "method": exchange.scope["method"], "path": path, "status": exchange.status,
+                "ms": round(1e3 * seconds, 3), **exchange.notes,
+            })
+
+    # -- labels ---------------------------------------------------------------------------------------------------
+
+    async def label(self, exchange: Exchange) -> None:
+        """`POST /v1/label`."""
+        due = exchange.deadline(self.settings.request_timeout_s)
+        with self._admitted(exchange) as entry:
+            request = await self._parsed(exchange, LabelRequest, due)
+            choice = self._choice(request.task)
+            self._check(choice, [request.query])
+            entry.take(1)
+            route, answer = await self._answered(exchange, choice, request.query, request.use_cache, due)
+            await exchange.answer(_line(answer, route) + b"}")
+
+    async def _answered(
+        self, exchange: Exchange, choice: Choice, query: str, use_cache: bool, due: float
+    ) -> tuple[Route, Answer]:
+        """The answer to one query by its due time, counted."""
+        route = choice.pick(query)
+        answer = route.known(query) if use_cache else None
+        if answer is None:
+            try:
+                async with asyncio.timeout_at(due):
+                    answer = await route.missed(query, keep=use_cache, due=due)
+            except (RefusedError, EngineUnavailableError, TimeoutError) as error:
+                raise _refused(exchange, error) from error
+            self._shadow(choice, route, answer)
+        self.metrics.count(self.metrics.answers, route.bundle.id, answer.source, answer.status)
+        exchange.notes |= {"bundle": route.bundle.id, "source": answer.source, "result": answer.status}
+        return route, answer
+
+    async def batch(self, exchange: Exchange) -> None:
+        """`POST /v1/label:batch`: a line for each query as soon as its labels are there."""
+        due = exchange.deadline(self.settings.request_timeout_s)
+        with self._admitted(exchange) as entry:
+            request = await self._parsed(exchange, BatchRequest, due)
+            queries = request.queries
+            if len(queries) > self.settings.max_batch:
+                raise HttpError(
+                    400, "invalid_request_error",
+                    f"{len(queries)} queries; at most {self.settings.max_batch} in one request", param="queries",
+                )
+            choice = self._choice(request.task)
+            self._check(choice, queries)
+            entry.take(len(queries))
+            exchange.notes["queries"] = len(queries)
+            await exchange.start(200, NDJSON)
+            await self._stream(exchange, choice, request, due)
+
+    async def _stream(self, exchange: Exchange, choice: Choice, request: BatchRequest, due: float) -> None:
+        counts: dict[str, int] = {}
+
+        def line(index: int, answer: Answer, route: Route) -> bytes:
+            self.metrics.count(self.metrics.answers, route.bundle.id, answer.source, answer.status)
+            counts[answer.source] = counts.get(answer.source, 0) + 1
+            return _line(answer, route) + b',"index":%d}\n' % index
+
+        places: dict[Route, dict[str, list[int]]] = {}
+        lines = []
+        for index, query in enumerate(request.queries):
+            route = choice.pick(query)
+            answer = route.known(query) if request.use_cache else None
+            if answer is None and not query.strip():
+                answer = await route.missed(query)
+            if answer is not None:
+                lines.append(line(index, answer, route))
+            else:
+                places.setdefault(route, {}).setdefault(query, []).append(index)
+        if lines:
+            await exchange.write(b"".join(lines))
+        for route, missing in places.items():
+            async for query, outcome in route.stream(list(missing), due, keep=request.use_cache):
+                if isinstance(outcome, Answer):
+                    self._shadow(choice, route, outcome)
+                    out = b"".join(line(i, outcome, route) for i in missing[query])
+                else:
+                    error = _refused(exchange, outcome)
+                    self.metrics.count(self.metrics.refused, exchange.notes["refused"])
+                    problem = error.body()[:-1]
+                    text = json.dumps(query, ensure_ascii=False).encode()
+                    out = b"".join(problem + b',"query":%s,"index":%d}\n' % (text, i) for i in missing[query])
+                await exchange.write(out)
+        exchange.notes["answers"] = counts
+        await exchange.write(b"", more=False)
+
+    async def chat(self, exchange: Exchange) -> None:
+        """`POST /v1/chat/completions`: an OpenAI client asks by changing its base URL."""
+        due = exchange.deadline(self.settings.request_timeout_s)
+        with self._admitted(exchange) as entry:
+            request = await self._parsed(exchange, ChatRequest, due)
+            choice = chat.choice(self.routes, request.model)
+            query = chat.query(request)
+            self._check(choice, [query], "messages")
+            entry.take(1)
+            route, answer = await self._answered(exchange, choice, query, True, due)
+            if request.stream:
+                await exchange.start(200, b"text/event-stream", {"Cache-Control": "no-store"})
+                await exchange.write(chat.events(exchange.id.decode(), route, answer), more=False)
+            else:
+                await exchange.answer(chat.completion(exchange.id.decode(), route, answer))
+
+    # -- the others -----------------------------------------------------------------------------------------------
+
+    async def models(self, exchange: Exchange) -> None:
+        """`GET /v1/models`."""
+        with self._admitted(exchange):
+            await exchange.answer(chat.models(self.routes))
+
+    async def healthz(self, exchange: Exchange) -> None:
+        """`GET /healthz`: this process answers."""
+        await exchange.answer(b'{"status":"ok"}')
+
+    async def readyz(self, exchange: Exchange) -> None:
+        """`GET /readyz`: 503 until every engine has answered once; from then on a broken one is `degraded`.
+
+        A service whose engine is down still answers what its cache knows: taking it out of the balancer would make an
+        outage of a slow-down.
+        """
+        choices = self.routes.tasks.values()
+        try:
+            async with asyncio.timeout(min(5.0, self.settings.request_timeout_s)):
+                await asyncio.gather(*(c.active.answer("ready", use_cache=False) for c in choices))
+            ok = bool(choices)
+        except (RefusedError, EngineUnavailableError, TimeoutError):
+            ok = False
+        self._ready = self._ready or ok
+        status = "ready" if ok else "degraded" if self._ready else "starting"
+        bundles = {name: c.active.bundle.id for name, c in self.routes.tasks.items()}
+        body = json.dumps({"status": status, "bundles": bundles}).encode()
+        await exchange.answer(body, 200 if self._ready else 503, headers={} if self._ready else {"Retry-After": "1"})
+
+    async def numbers(self, exchange: Exchange) -> None:
+        """`GET /metrics`."""
+        with self._admitted(exchange):
+            await exchange.answer(self.metrics.text(), kind=b"text/plain; version=0.0.4; charset=utf-8")
+
+    async def document(self, exchange: Exchange) -> None:
+        """`GET /openapi.json`."""
+        await exchange.answer(openapi.document(self.settings))
+
+    # -- helpers --------------------------------------------------------------------------------------------------
+
+    def _admitted(self, exchange: Exchange) -> _Entry:
+        found = self.callers.admit(exchange.key)
+        if isinstance(found, Refusal):
+            raise _denied(exchange, found)
+        if found is not None:
+            exchange.notes["key"] = found.row.name
+        return _Entry(self.callers, found, exchange)
+
+    async def _parsed(self, exchange: Exchange, model: type[_Model], due: float) -> _Model:
+        try:
+            async with asyncio.timeout_at(due):
+                body = await exchange.body(self.settings.max_body_bytes)
+        except TimeoutError as error:
+            raise HttpError(408, "timeout", "the body did not come in time", headers={"Connection": "close"}) from error
+        try:
+            return model.model_validate_json(body)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+            where = ".".join(str(x) for x in first["loc"])
+            raise HttpError(
+                422, "invalid_request_error", f"{where}: {first['msg']}" if where else first["msg"], param=where or None
+            ) from error
+
+    def _choice(self, task: str | None) -> Choice:
+        found = self.routes.of(task)
+        if found is None:
+            names = ", ".join(self.routes.tasks) or "none yet"
+            what = "give `task`" if task is None else f"no task {task!r}"
+            raise HttpError(404 if task else 400, "invalid_request_error", f"{what}; served: {names}", param="task")
+        return found
+
+    @staticmethod
+    def _check(choice: Choice, queries: list[str], param: str = "query") -> None:
+        most = choice.active.bundle.task.data.max_query_chars
+        for number, query in enumerate(queries):
+            if len(query) > most:
+                raise HttpError(
+                    422, "invalid_request_error", f"query {number} has {len(query)} characters; at most {most}",
+                    param=param,
+                )
+
+    def _shadow(self, choice: Choice, route: Route, answer: Answer) -> None:
+        """Ask the bundle on trial as well, and compare; the client does not wait for it."""
+        trial = choice.shadowed(answer.query, route)
+        if trial is None or len(self._shadows) >= self.settings.max_waiting:
+            return
+
+        async def compare() -> None:
+            result = "failed"
+            with suppress(RefusedError, EngineUnavailableError, TimeoutError):
+                async with asyncio.timeout(self.settings.request_timeout_s):
+                    other = await trial.answer(answer.query, use_cache=False)
+                same = {x.key for x in other.decoded()} == {x.key for x in answer.decoded()}
+                result = "same" if same else "different"
+            self.metrics.count(self.metrics.shadowed, trial.bundle.id, result)
+
+        task = asyncio.get_running_loop().create_task(compare())
+        self._shadows.add(task)
+        task.add_done_callback(self._shadows.discard)
+
+
+@dataclass(slots=True)
+class _Entry:
+    """A caller's request while it is answered; a context manager that counts it."""
+
+    callers: Callers
+    caller: Caller | None
+    exchange: Exchange
+
+    def take(self, queries: int) -> None:
+        """Charge the caller for its queries."""
+        if self.caller is not None:
+            wait = self.callers.charge(self.caller, queries)
+            if wait is not None:
+                raise _denied(self.exchange, wait)
+
+    def __enter__(self) -> _Entry:
+        if self.caller is not None:
+            self.caller.in_flight += 1
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.caller is not None:
+            self.caller.in_flight -= 1
+
+
+def _denied(exchange: Exchange, refusal: Refusal) -> HttpError:
+    exchange.notes["refused"] = refusal.reason
+    kind = "authentication_error" if refusal.status == 401 else "rate_limit_error"
+    headers = {"WWW-Authenticate": "Bearer"} if refusal.status == 401 else {}
+    return HttpError(
+        refusal.status, kind, refusal.message, headers=headers,
+        retry_after=refusal.retry_after if refusal.status == 429 else None,
+    )
+
+
+def _refused(exchange: Exchange, error: Exception) -> HttpError:
+    """503: the student is not available, or not in time."""
+    if isinstance(error, RefusedError):
+        exchange.notes["refused"] = error.reason
+        return HttpError(503, "overloaded_error", str(error), retry_after=error.retry_after)
+    if isinstance(error, TimeoutError):
+        exchange.notes["refused"] = "deadline"
+        return HttpError(503, "overloaded_error", "not answered by the deadline", retry_after=1.0)
+    exchange.notes |= {"refused": "engine", "engine": str(error)[:300]}
+    return HttpError(503, "overloaded_error", "the student is not available", retry_after=1.0)
+
+
+def _line(answer: Answer, route: Route) -> bytes:
+    """An answer as JSON, but for its closing brace."""
+    return b'{"query":%s,"labels":%s,"status":"%s","source":"%s","probability":%s,"task":%s,"bundle":"%s"' % (
+        json.dumps(answer.query, ensure_ascii=False).encode(), answer.labels, answer.status.encode(),
+        answer.source.encode(), b"null" if answer.probability is None else b"%g" % answer.probability,
+        route.task_json, route.bundle.id.encode(),
+    )
+
+
+async def _lifespan(receive: Any, send: Any) -> None:
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return
+
+
+_PATHS: Mapping[str, tuple[str, Callable[[Gateway, Exchange], Awaitable[None]]]] = {
+    "/v1/label": ("POST", Gateway.label),
+    "/v1/label:batch": ("POST", Gateway.batch),
+    "/v1/chat/completions": ("POST", Gateway.chat),
+    "/v1/models": ("GET", Gateway.models),
+    "/healthz": ("GET", Gateway.healthz),
+    "/readyz": ("GET", Gateway.readyz),
+    "/metrics": ("GET", Gateway.numbers),
+    "/openapi.json": ("GET", Gateway.document),
+}

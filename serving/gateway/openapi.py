@@ -1,0 +1,109 @@
+"""The OpenAPI document, made of the same models that read the requests."""
+
+from __future__ import annotations
+
+import functools
+import json
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from serving.gateway import messages as m
+from task.serving_settings import Serving
+
+_REF = "#/components/schemas/{model}"
+_BODIES: tuple[type[BaseModel], ...] = (m.LabelRequest, m.BatchRequest, m.ChatRequest)
+_ANSWERS: tuple[type[BaseModel], ...] = (
+    m.LabelResponse, m.BatchLine, m.ChatResponse, m.ModelList, m.ErrorResponse,
+)
+_REFUSALS = {
+    "400": "A header, the number of queries or the task does not fit",
+    "401": "No valid API key, where keys are asked for",
+    "404": "No such task or model",
+    "408": "The body did not come in time",
+    "413": "The body is too large",
+    "422": "Not the schema, or a query that is too long",
+    "429": "Over the rate or the concurrency of the key; see Retry-After",
+    "431": "The headers are too large",
+    "503": "The student is busy, broken or late; see Retry-After",
+}
+
+
+@functools.lru_cache
+def document(settings: Serving) -> bytes:
+    """The document as JSON."""
+    _, schemas = models_json_schema(
+        [*((b, "validation") for b in _BODIES), *((a, "serialization") for a in _ANSWERS)], ref_template=_REF
+    )
+    value: dict[str, Any] = {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Limbeck", "version": "1",
+            "description": "Labels of queries by a distilled student behind a cache.",
+        },
+        "paths": {
+            "/v1/label": {"post": _asks("Label one query", m.LabelRequest, m.LabelResponse)},
+            "/v1/label:batch": {"post": _asks(
+                f"Label at most {settings.max_batch} queries; a line of JSON for each as soon as it is ready",
+                m.BatchRequest, m.BatchLine, "application/x-ndjson",
+            )},
+            "/v1/chat/completions": {"post": _asks(
+                "Label one query in OpenAI's shape; the content of the answer is JSON", m.ChatRequest, m.ChatResponse
+            )},
+            "/v1/models": {"get": _tells("The models that can be asked", m.ModelList, guarded=True)},
+            "/healthz": {"get": _tells("This process answers")},
+            "/readyz": {"get": _tells("Every engine has answered once", "503")},
+            "/metrics": {"get": _tells("Prometheus' text format", kind="text/plain", guarded=True)},
+            "/openapi.json": {"get": _tells("This document")},
+        },
+        "components": {
+            "schemas": schemas["$defs"],
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
+    }
+    if settings.keys is not None:
+        value["security"] = [{"key": []}]
+    return json.dumps(value, ensure_ascii=False).encode()
+
+
+def _content(kind: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"content": {kind: {"schema": schema}}}
+
+
+def _ref(model: type[BaseModel]) -> dict[str, str]:
+    return {"$ref": _REF.format(model=model.__name__)}
+
+
+def _refusals(*statuses: str) -> dict[str, Any]:
+    return {s: {"description": _REFUSALS[s], **_content("application/json", _ref(m.ErrorResponse))} for s in statuses}
+
+
+def _asks(
+    summary: str, body: type[BaseModel], answer: type[BaseModel], kind: str = "application/json"
+) -> dict[str, Any]:
+    """An operation with a body."""
+    timeout = {
+        "name": "X-Request-Timeout-Ms", "in": "header", "required": False, "schema": {"type": "integer", "minimum": 1},
+        "description": "Answer or refuse within this time",
+    }
+    return {
+        "summary": summary, "parameters": [timeout],
+        "requestBody": {"required": True, **_content("application/json", _ref(body))},
+        "responses": {
+            "200": {"description": "Labelled", **_content(kind, _ref(answer))}, **_refusals(*_REFUSALS),
+        },
+    }
+
+
+def _tells(
+    summary: str, answer: type[BaseModel] | str | None = None, *, kind: str = "application/json", guarded: bool = False
+) -> dict[str, Any]:
+    """An operation without one."""
+    schema = _ref(answer) if isinstance(answer, type) else {"type": "string"} if kind == "text/plain" else {}
+    responses: dict[str, Any] = {"200": {"description": "So it is", **_content(kind, schema)}}
+    if answer == "503":
+        responses["503"] = {"description": "Not yet", **_content("application/json", {})}
+    if guarded:
+        responses |= _refusals("401", "429")
+    return {"summary": summary, "responses": responses}

@@ -1,0 +1,295 @@
+"""The bundle: the unit that is released. One folder whose manifest holds the SHA-256 of everything in it.
+
+manifest.json   format, id, form, model name, hashes, and what the student was measured at
+task.json       the task as resolved
+codec.json      the codec that the student was trained with
+confidence.json how often the student is right when it is how sure (`task.certainty`)
+reference.jsonl what the trained student said to some queries outside of any engine: an engine must say the same
+model/          what the engine loads: a token classifier (`read`) or a causal LM (`write`, `json`)
+adapter/        a LoRA adapter that the engine adds to it while it runs, where the student was not merged
+cache/          head queries with their labels (`serving.cache`)
+
+What could run code has no place in it: weights are safetensors, nothing is pickled, no configuration names a module.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.adapters import ADAPTER_FILES, refuse_odd
+from serving.release import head_cache as cache
+from task.calibration import Certainty
+from task.codec import Codec
+from task.errors import InputError
+from task.files import read_json, sha256_file, sha256_json, write_json, write_jsonl
+from task.labels import Example
+from task.readers import rows_of
+from task.spec import Task
+
+FORMAT = 4
+_MODEL_FILES = {".json", ".safetensors", ".jinja", ".txt", ".model"}
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """An opened bundle.
+
+    Attributes:
+        runs_as: How the engine runs it: `read` (a token classifier), `prompt_logprobs`, `write`, `json` (a causal LM).
+        head: Token ids of the columns of the model's scores, where tasks share it; None where they are the codec's.
+    """
+
+    folder: Path
+    manifest: Mapping[str, Any]
+    task: Task
+    codec: Codec
+    certainty: Certainty
+    runs_as: str
+    head: tuple[int, ...] | None = None
+
+    @property
+    def id(self) -> str:
+        """Twelve hex digits of the hash over all files."""
+        return str(self.manifest["id"])
+
+    @property
+    def model_name(self) -> str:
+        """The name that the engine serves: it changes whenever the weights do."""
+        return str(self.manifest["model_name"])
+
+    @property
+    def engine_name(self) -> str:
+        """The name of what is in `model`: bundles that have it in common can share an engine."""
+        return str(self.manifest["engine_name"])
+
+    @property
+    def adapter(self) -> Path | None:
+        """The folder of the adapter, None where the student was merged."""
+        return self.folder / "adapter" if "adapter/adapter_config.json" in self.manifest["files"] else None
+
+    @property
+    def model(self) -> Path:
+        """The folder that the engine loads."""
+        return self.folder / "model"
+
+    def reference(self) -> list[Example]:
+        """Queries with the labels that the trained student gave them outside of any engine; none where nobody asked."""
+        path = self.folder / "reference.jsonl"
+        return [Example.from_json(row) for _, row in rows_of(path)] if path.stat().st_size else []
+
+    @property
+    def small_files(self) -> dict[str, str]:
+        """SHA-256 by name of all that a gateway reads, that is all but the weights."""
+        return {k: v for k, v in self.manifest["files"].items() if not k.endswith(".safetensors")}
+
+
+def build(
+    folder: Path, task: Task, codec: Codec, model: Path, head: Iterable[Example], quality: Mapping[str, Any],
+    certainty: Certainty | None = None, done: Callable[[int], None] = lambda _: None, adapter: Path | None = None,
+    reference: Iterable[Example] = (),
+) -> Bundle:
+    """Write a bundle into `folder`, which must not exist.
+
+    Args:
+        model: The exported model; its files are linked where the file system can, else copied.
+        head: Accepted labellings of the most frequent queries.
+        quality: What the student was measured at, kept in the manifest.
+        certainty: What makes a probability of the student's certainty; None leaves it as it is.
+        done: Told of head queries as they are written.
+        adapter: A trained LoRA adapter for `model`, which is then the base that tasks share.
+        reference: Queries with the labels that the trained student gives them outside of any engine.
+
+    Raises:
+        InputError: The adapter is of a kind that the engine cannot add while it runs.
+    """
+    (folder / "model").mkdir(parents=True)
+    for path in sorted(model.iterdir()):
+        if path.is_file() and path.suffix in _MODEL_FILES:
+            _link(path, folder / "model" / path.name)
+    if adapter is not None:
+        refuse_odd(adapter)
+        (folder / "adapter").mkdir()
+        for name in ADAPTER_FILES:
+            _link(adapter / name, folder / "adapter" / name)
+    write_json(folder / "task.json", task.model_dump(mode="json"))
+    write_json(folder / "codec.json", codec.to_json())
+    write_json(folder / "confidence.json", (certainty or Certainty()).to_json())
+    write_jsonl(folder / "reference.jsonl", (x.to_json() for x in reference))
+    engine, weights = _names(_hashes(folder))
+    cache.build(folder / "cache", head, task.normaliser, _cache_key(task, codec, weights), done)
+    files = _hashes(folder)
+    write_json(folder / "manifest.json", {
+        "format": FORMAT, "id": _digest(files), "task": task.name, "form": codec.form,
+        "model_name": f"student@{weights}", "engine_name": engine, "normaliser": task.normaliser,
+        "quality": dict(quality),
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "files": files,
+    })
+    return open_bundle(folder)
+
+
+def open_bundle(folder: Path) -> Bundle:
+    """Open, after everything in it has been hashed again and checked.
+
+    Raises:
+        InputError: No bundle, another format, a file missing, added or changed, a file or setting that could run code,
+            or a head cache that was made for another task, codec or model.
+    """
+    path = folder / "manifest.json"
+    if not path.exists():
+        raise InputError(
+            "no bundle here", file=folder, expected="a folder with manifest.json", fix="`limbeck bundle TASK` makes one"
+        )
+    manifest = read_json(path)
+    if manifest.get("format") != FORMAT:
+        raise InputError(
+            "a bundle of another format", file=path, found=manifest.get("format"), expected=str(FORMAT),
+            fix="Make it again with `limbeck bundle TASK`",
+        )
+    expected, found = manifest["files"], _hashes(folder)
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            kind = "missing" if name not in found else "not in the manifest" if name not in expected else "changed"
+            raise InputError(f"the bundle is damaged: {name} is {kind}", file=folder, fix="Make or fetch it again")
+    _refuse_code(folder / "model")
+    if (folder / "adapter").exists():
+        _refuse_code(folder / "adapter")
+        refuse_odd(folder / "adapter")
+    engine, weights = _names(found)
+    said = (manifest["id"], manifest["model_name"], manifest["engine_name"])
+    if said != (_digest(found), f"student@{weights}", engine):
+        raise InputError(
+            "the manifest's names are not those of its content", file=path, found=manifest["id"],
+            expected=_digest(found), fix="Make or fetch it again",
+        )
+    bundle = _read(folder, manifest)
+    key, expected_key = cache.HeadCache(folder / "cache").key, _cache_key(bundle.task, bundle.codec, weights)
+    if key != expected_key:
+        raise InputError(
+            "the head cache was made for another task, codec or model", file=folder / "cache", found=key,
+            expected=expected_key, fix="Make the bundle again with `limbeck bundle TASK`",
+        )
+    return bundle
+
+
+def stamp(folder: Path, checks: Sequence[Mapping[str, Any]]) -> None:
+    """Note in the manifest what the gate found, bound to the content that it was found on.
+
+    Args:
+        checks: `eval.gate.Check.to_json` of each rule.
+    """
+    path = folder / "manifest.json"
+    manifest = read_json(path)
+    write_json(path, manifest | {"gate": {
+        "bundle": manifest["id"], "ok": all(c["ok"] for c in checks),
+        "at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "checks": list(checks),
+    }})
+
+
+def gated(bundle: Bundle) -> str | None:
+    """Why a bundle has not passed a gate, or None where it has."""
+    gate = bundle.manifest.get("gate")
+    if gate is None:
+        return "no gate has judged it"
+    if gate["bundle"] != bundle.id:
+        return f"the gate judged another content, {gate['bundle']}"
+    failed = [c["text"] for c in gate["checks"] if not c["ok"]]
+    return None if gate["ok"] else "it did not pass: " + "; ".join(failed)
+
+
+def copy_small(bundle: Bundle, target: Path) -> Path:
+    """Copy the small files; what was copied is what was verified.
+
+    A gateway maps the cache and reads the rest for as long as it serves: nobody may write to it meanwhile.
+
+    Raises:
+        InputError: A file is no longer what it was when the bundle was opened.
+    """
+    shutil.rmtree(target, ignore_errors=True)
+    for name, digest in bundle.small_files.items():
+        path = target / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(bundle.folder / name, path)
+        if sha256_file(path) != digest:
+            raise InputError(f"the bundle is damaged: {name} is changed", file=bundle.folder)
+    write_json(target / "manifest.json", dict(bundle.manifest))
+    return target
+
+
+def open_copy(folder: Path) -> Bundle:
+    """Open what `copy_small` has made, which was verified then."""
+    return _read(folder, read_json(folder / "manifest.json"))
+
+
+def _read(folder: Path, manifest: Mapping[str, Any]) -> Bundle:
+    task = Task.model_validate(read_json(folder / "task.json"))
+    codec = Codec.from_json(read_json(folder / "codec.json"))
+    head = folder / "model" / "head.json"
+    return Bundle(
+        folder, manifest, task, codec, Certainty.from_json(read_json(folder / "confidence.json")),
+        _runs_as(folder / "model", codec),
+        tuple(read_json(head)["symbol_ids"]) if head.exists() else None,
+    )
+
+
+def _runs_as(model: Path, codec: Codec) -> str:
+    if codec.form != "read":
+        return codec.form
+    architecture = read_json(model / "config.json")["architectures"][0]
+    return "prompt_logprobs" if architecture.endswith("ForCausalLM") else "read"
+
+
+def _names(files: Mapping[str, str]) -> tuple[str, str]:
+    """The engine's name, from the model alone; the digest of all weights, the adapter's as well."""
+    model = {k: v for k, v in files.items() if k.startswith("model/")}
+    adapter = {k: v for k, v in files.items() if k.startswith("adapter/")}
+    kind = "base" if adapter else "student"
+    return f"{kind}@{_digest(model)}", _digest(model | adapter)
+
+
+def _refuse_code(model: Path) -> None:
+    """Nothing that a loader would execute or unpickle."""
+    for path in sorted(model.rglob("*")):
+        if path.is_file() and path.suffix not in _MODEL_FILES:
+            raise InputError(
+                "a file that has no place in a model", file=path, found=path.suffix,
+                expected="one of: " + ", ".join(sorted(_MODEL_FILES)), fix="Save the weights as safetensors",
+            )
+        if path.suffix == ".json" and "auto_map" in _keys(read_json(path)):
+            raise InputError("the model asks for remote code (auto_map)", file=path, fix="Use a model without it")
+
+
+def _keys(value: object) -> set[str]:
+    if isinstance(value, dict):
+        return set(value).union(*(_keys(v) for v in value.values()))
+    return set().union(*(_keys(v) for v in value)) if isinstance(value, list) else set()
+
+
+def _cache_key(task: Task, codec: Codec, weights: str) -> str:
+    """What a cached answer depends on: another task, codec or model must never find it."""
+    roles = task.model_dump(mode="json", include={"name", "roles", "normaliser"})
+    return sha256_json({"task": roles, "codec": codec.to_json(), "model": weights})
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    return {
+        str(p.relative_to(folder)): sha256_file(p)
+        for p in sorted(folder.rglob("*"))
+        if p.is_file() and p != folder / "manifest.json"
+    }
+
+
+def _digest(files: Mapping[str, str]) -> str:
+    return hashlib.sha256("".join(f"{k}:{v}\n" for k, v in sorted(files.items())).encode()).hexdigest()[:12]
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        shutil.copy2(source, target)

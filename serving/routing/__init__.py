@@ -1,0 +1,1 @@
+"""From a query to its answer: head cache, kept answers, student, live teacher."""

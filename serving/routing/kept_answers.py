@@ -1,0 +1,169 @@
+"""What a service learns while it runs: student answers worth keeping for a while, and what must not be answered again.
+
+One SQLite file that all worker processes share. It may be lost at any time: whatever goes wrong with it is counted,
+and the request goes on without it.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from serving.release.head_cache import Hit
+from task.labels import Labelling
+
+_SCHEMA = """
+create table if not exists answer (
+  bundle text not null, text text not null, query text not null, labels blob not null, at real not null,
+  expires real not null, primary key (bundle, text)
+) without rowid;
+create index if not exists answer_expires on answer (expires);
+create table if not exists purge (id integer primary key, text text, role text, value text, before real);
+"""
+_LOOK_AGAIN_S = 0.1
+
+
+@dataclass(slots=True)
+class Purges:
+    """What is not to be answered from any cache.
+
+    Attributes:
+        texts: Normalised queries.
+        labels: Role and normalised value: any labelling that has such a label.
+        before: Bundles made before this time (seconds since 1970) have no cache.
+    """
+
+    texts: set[str] = field(default_factory=set)
+    labels: set[tuple[str, str]] = field(default_factory=set)
+    before: float = 0.0
+
+    def __bool__(self) -> bool:
+        return bool(self.texts or self.labels or self.before)
+
+
+class Store:
+    """The file, opened by one process."""
+
+    def __init__(self, path: Path, ttl_s: float, rows: int) -> None:
+        self._path, self._ttl, self._most = path, ttl_s, rows
+        self.problems = 0
+        self._purges, self._version, self._looked = Purges(), (-1, -1), 0.0
+        self._writes = 0
+        try:
+            self._db = self._open()
+        except sqlite3.Error:  # half a file, or another one: it holds nothing that cannot be had again
+            for name in (path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")):
+                name.unlink(missing_ok=True)
+            self._db = self._open()
+
+    def _open(self) -> sqlite3.Connection:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        db = sqlite3.connect(self._path, timeout=0.05, isolation_level=None)
+        db.execute("pragma journal_mode = wal")
+        db.execute("pragma synchronous = off")
+        db.executescript(_SCHEMA)
+        return db
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    # -- answers --------------------------------------------------------------------------------------------------
+
+    def get(self, bundle: str, text: str) -> Hit | None:
+        """A kept answer of this bundle for a normalised text that has not expired."""
+        if not self._ttl:
+            return None
+        try:
+            row = self._db.execute(
+                "select query, labels from answer where bundle = ? and text = ? and expires > ?",
+                (bundle, text, time.time()),
+            ).fetchone()
+        except sqlite3.Error:
+            self.problems += 1
+            return None
+        return Hit(row[0], row[1]) if row else None
+
+    def put(self, bundle: str, text: str, query: str, labels: bytes) -> None:
+        """Keep an answer; now and then the expired and, beyond the most, the oldest go."""
+        if not self._ttl:
+            return
+        now = time.time()
+        try:
+            self._db.execute(
+                "insert or replace into answer values (?, ?, ?, ?, ?, ?)",
+                (bundle, text, query, labels, now, now + self._ttl),
+            )
+            self._writes += 1
+            if self._writes % 1_000 == 1:
+                self._db.execute("delete from answer where expires <= ?", (now,))
+                over = self._db.execute("select count(*) from answer").fetchone()[0] - self._most
+                if over > 0:
+                    self._db.execute(
+                        "delete from answer where (bundle, text) in "
+                        "(select bundle, text from answer order by expires limit ?)", (over,),
+                    )
+        except sqlite3.Error:
+            self.problems += 1
+
+    # -- purges ---------------------------------------------------------------------------------------------------
+
+    def purge(
+        self, *, text: str | None = None, label: tuple[str, str] | None = None, before: float | None = None,
+    ) -> None:
+        """From now on do not answer from any cache what this names; kept answers of before the time go.
+
+        Args:
+            text: A normalised query.
+            label: Role and normalised value.
+            before: Seconds since 1970.
+
+        Raises:
+            sqlite3.Error: It could not be written down: an operator must know.
+        """
+        role, value = label or (None, None)
+        self._db.execute("insert into purge (text, role, value, before) values (?, ?, ?, ?)",
+                         (text, role, value, before))
+        if text is not None:
+            self._db.execute("delete from answer where text = ?", (text,))
+        if before is not None:
+            self._db.execute("delete from answer where at < ?", (before,))
+        self._looked = 0.0
+
+    def restore(self) -> None:
+        """Take every purge back."""
+        self._db.execute("delete from purge")
+        self._looked = 0.0
+
+    @property
+    def purges(self) -> Purges:
+        """What was purged, by whichever process, a tenth of a second ago at the latest."""
+        now = time.monotonic()
+        if now - self._looked >= _LOOK_AGAIN_S:
+            self._looked = now
+            try:
+                version = self._db.execute("pragma data_version").fetchone()[0]
+                mine = self._db.total_changes
+                if (version, mine) != self._version:
+                    self._purges, self._version = self._read(), (version, mine)
+            except sqlite3.Error:
+                self.problems += 1
+        return self._purges
+
+    def _read(self) -> Purges:
+        found = Purges()
+        for text, role, value, before in self._db.execute("select text, role, value, before from purge"):
+            if text is not None:
+                found.texts.add(text)
+            if role is not None:
+                found.labels.add((role, value))
+            found.before = max(found.before, before or 0.0)
+        return found
+
+
+def mentions(labels: Labelling, wanted: set[tuple[str, str]], normalise: Callable[[str], str]) -> bool:
+    """Whether a labelling has one of the labels."""
+    return any((x.role, normalise(x.text)) in wanted for x in labels)

@@ -1,0 +1,125 @@
+"""Which labels of the teacher's are probably wrong: students that did not learn from them say so.
+
+Confident learning (Northcutt et al. 2021) on the units of a query: a student trained on the other folds gives each unit
+the probability of every state. A state's threshold is the mean probability of that state over the units that the
+teacher gave it. A unit whose likeliest state is another one than the teacher's and above its threshold is a suspect;
+so is a closed role whose value is. (The original takes the likeliest of the states above their thresholds, which
+suspects the right label as soon as it is a little below its own.) Near-duplicates share a fold, or a student would know
+the label by heart.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from task.codec import Codec
+from task.labels import Doubt, Example, over
+from task.segmentation import units
+from task.viterbi import log_softmax
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A part of a labelling that students contradict.
+
+    Attributes:
+        row: Its number.
+        given: Probability that they give to what the teacher said.
+        instead: Probability of what they would say.
+        says: What they would say: a role, a value, or nothing.
+    """
+
+    row: int
+    doubt: Doubt
+    given: float
+    instead: float
+    says: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """One decision of a labelling: the state of a unit, or the answer to a probe."""
+
+    row: int
+    doubt: Doubt
+    group: str  # decisions among the same alternatives share thresholds
+    given: int
+    probabilities: Floats
+    names: tuple[str, ...]
+
+
+def fold_of(clusters: Sequence[str], folds: int) -> list[int]:
+    """A fold for every row, whole clusters together and the folds nearly equal."""
+    sizes = Counter(clusters)
+    filled = [0] * folds
+    where = {}
+    for name in sorted(sizes, key=lambda c: (-sizes[c], c)):
+        where[name] = filled.index(min(filled))
+        filled[where[name]] += sizes[name]
+    return [where[c] for c in clusters]
+
+
+def suspects(
+    codec: Codec, examples: Sequence[Example], scores: Sequence[npt.NDArray[np.float32]]
+) -> list[Suspect]:
+    """The parts of labellings that held-out predictions contradict, most contradicted first.
+
+    Args:
+        codec: Of the form `read`.
+        scores: For each example the logits at its read positions, shape (units + probes, symbols), from a student that
+            did not learn from it.
+    """
+    choices = [c for i, (x, s) in enumerate(zip(examples, scores, strict=True)) for c in _choices(codec, i, x, s)]
+    thresholds = _thresholds(choices)
+    found: dict[tuple[int, Doubt], Suspect] = {}
+    for c in choices:
+        state = int(c.probabilities.argmax())
+        best = float(c.probabilities[state])
+        if state == c.given or best < thresholds.get((c.group, state), np.inf):
+            continue
+        suspect = Suspect(c.row, c.doubt, float(c.probabilities[c.given]), best, c.names[state])
+        known = found.get((c.row, c.doubt))
+        if known is None or suspect.given - suspect.instead < known.given - known.instead:
+            found[c.row, c.doubt] = suspect
+    return sorted(found.values(), key=lambda s: (s.given - s.instead, s.row))
+
+
+def _choices(codec: Codec, row: int, example: Example, scores: npt.ArrayLike) -> list[_Choice]:
+    spans = units(example.query, codec.segmentation)
+    table = np.asarray(scores, dtype=np.float64)
+    answer = codec.answer(example)
+    width = 1 + 2 * len(codec.roles)
+    names = ("nothing", *(n for r in codec.roles for n in (r, r)))
+    out = []
+    for at, (start, end) in enumerate(spans):
+        label = next((x for x in example.labels if over(x, start, end)), None)
+        doubt = Doubt("", start, end) if label is None else Doubt.of(label)
+        out.append(_Choice(row, doubt, "words", answer[at], np.exp(log_softmax(table[at, :width])), names))
+    at = len(spans)
+    for role in codec.closed:
+        symbols = list(role.symbols)
+        for probe in range(len(role.probes)):
+            probabilities = np.exp(log_softmax(table[at, symbols]))
+            values = ("nothing", role.values[probe]) if role.multiple else ("nothing", *role.values)
+            group = f"{role.name}:{probe if role.multiple else ''}"
+            out.append(_Choice(row, Doubt(role.name), group, symbols.index(answer[at]), probabilities, values))
+            at += 1
+    return out
+
+
+def _thresholds(choices: Sequence[_Choice]) -> dict[tuple[str, int], float]:
+    """Mean probability of a state over the decisions that were given it; a state that nobody was given has none."""
+    total: dict[tuple[str, int], float] = {}
+    count: dict[tuple[str, int], int] = {}
+    for c in choices:
+        key = (c.group, c.given)
+        total[key] = total.get(key, 0.0) + float(c.probabilities[c.given])
+        count[key] = count.get(key, 0) + 1
+    return {key: total[key] / count[key] for key in total}

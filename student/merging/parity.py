@@ -1,0 +1,81 @@
+"""The proof that a merged model answers as the adapter did."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from eval.quality import label_agreement
+from student.adapters import load_adapter
+from student.inference import read_scores
+from student.model import TargetLogits, collate, load_base
+from task.codec import Codec, Tokenizer
+from task.labels import Example
+from task.settings import Student
+
+
+def parity(
+    base: Path, adapter: Path, merged: Path, codec: Codec, tokenizer: Tokenizer, examples: Sequence[Example],
+    settings: Student | None = None,
+) -> dict[str, Any]:
+    """Adapter against merged model on the same queries, both computed in fp32.
+
+    Args:
+        settings: How the adapter was trained: it is compared on the base that it was trained against.
+
+    Returns:
+        `max_logit_delta` and `mean_logit_delta` over the logits that decide, `mean_kl` (nats, adapter ‖ merged),
+        `label_agreement` (|A ∩ B| / |A ∪ B|, for the forms that read or write symbols), `rows`.
+    """
+    deltas, kl, same = [], [], []
+    labelled: tuple[list[Example], list[Example]] = ([], [])
+    with tempfile.TemporaryDirectory(dir=merged.parent, prefix=".parity-") as name:
+        kept = Path(name)  # one model in memory at a time, and of its scores one batch: a whole vocabulary is wide
+        one = load_adapter(load_base(base, torch.float32, settings), adapter)
+        for number, (_, scores) in enumerate(_scores(one, codec, tokenizer, examples)):
+            np.savez(kept / f"{number}.npz", *scores)
+        del one
+        other = load_base(merged, torch.float32)
+        for number, (part, right) in enumerate(_scores(other, codec, tokenizer, examples)):
+            with np.load(kept / f"{number}.npz") as file:
+                left = [file[key] for key in file.files]
+            flat_left, flat_right = np.concatenate(left), np.concatenate(right)
+            delta = np.abs(flat_left - flat_right)
+            deltas.append((float(delta.max()), float(delta.sum(dtype=np.float64)), delta.size))
+            log_p, log_q = (torch.from_numpy(x).double().log_softmax(-1) for x in (flat_left, flat_right))
+            kl += (log_p.exp() * (log_p - log_q)).sum(-1).tolist()
+            same += (flat_left.argmax(-1) == flat_right.argmax(-1)).tolist()
+            if codec.form == "read":
+                for side, found in zip(labelled, (left, right), strict=True):
+                    pairs = zip(part, found, strict=True)
+                    side += [Example(x.query, codec.decode_scores(x.query, s)) for x, s in pairs]
+    agreement = label_agreement(*labelled) if codec.form == "read" else sum(same) / len(same)
+    return {
+        "rows": len(examples),
+        "max_logit_delta": round(max(d[0] for d in deltas), 6),
+        "mean_logit_delta": round(sum(d[1] for d in deltas) / sum(d[2] for d in deltas), 6),
+        "mean_kl": sum(kl) / len(kl),
+        "label_agreement": round(agreement, 6),
+    }
+
+
+def _scores(
+    model: Any, codec: Codec, tokenizer: Tokenizer, examples: Sequence[Example]
+) -> Iterator[tuple[Sequence[Example], list[Any]]]:
+    """Batches with the logits that decide: at the read positions of each row, or at the answer tokens of all rows."""
+    model.eval()
+    size = 8 if codec.form == "json" else 32
+    with torch.inference_mode():
+        for at in range(0, len(examples), size):
+            part = examples[at : at + size]
+            if codec.form == "read":
+                yield part, list(read_scores(model, codec, tokenizer, [x.query for x in part]))
+            else:
+                ids, rows, columns, _ = collate([codec.encode(x, tokenizer) for x in part])
+                alphabet = codec.symbol_ids if codec.form == "write" else None
+                yield part, [TargetLogits(model, alphabet)(ids, rows, columns).numpy()]

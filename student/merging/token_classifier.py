@@ -1,0 +1,69 @@
+"""The merged model as a token classifier, which is what serves the form `read`."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from student.merging.merge import KEPT
+from task.codec import Tokenizer
+from task.files import read_json, write_json
+
+
+def shared_symbols(tokenizer: Tokenizer, count: int) -> tuple[int, ...]:
+    """Symbols of a head that serves every task whose codec finds its own among them, in their order of preference."""
+    capitals, small = tokenizer.symbol_candidates()
+    return (*small[: count - count // 4], *capitals[: count // 4])
+
+
+def export_classifier(merged: Path, symbols: Sequence[int], out: Path, *, shared: bool = False) -> None:
+    """The merged model as a token classifier: the LM head cut down to the symbols' rows, nothing else changed.
+
+    The checkpoint is a plain `…ForSequenceClassification`; vLLM serves it with the pooling task `token_classify`.
+
+    Args:
+        symbols: Token ids, a row of the head each.
+        shared: Note them in `head.json`: they are not those of one codec.
+    """
+    config = read_json(merged / "config.json")
+    architecture = config["architectures"][0]
+    if not architecture.endswith("ForCausalLM"):
+        raise ValueError(f"cannot cut a classifier from {architecture}")
+    out.mkdir(parents=True, exist_ok=True)
+    for pattern in KEPT:
+        for path in merged.glob(pattern):
+            if path.name not in {"config.json", "model.safetensors.index.json"}:
+                shutil.copy2(path, out / path.name)
+    names = [f"s{i}" for i in range(len(symbols))]
+    config |= {
+        "architectures": [architecture.replace("ForCausalLM", "ForSequenceClassification")],
+        "num_labels": len(names), "id2label": {str(i): n for i, n in enumerate(names)},
+        "label2id": {n: i for i, n in enumerate(names)}, "tie_word_embeddings": False,
+    }
+    write_json(out / "config.json", config)
+    if shared:
+        write_json(out / "head.json", {"symbol_ids": list(symbols)})
+    head = "lm_head.weight"
+    weight_map: dict[str, str] = {}
+    shards = sorted(merged.glob("*.safetensors"))
+    tied = not any(head in _names(s) for s in shards)
+    source = "model.embed_tokens.weight" if tied else head
+    for shard in shards:
+        tensors = load_file(str(shard))
+        if source in tensors:
+            tensors["score.weight"] = tensors[source][list(symbols)].clone()
+        tensors.pop(head, None)
+        save_file(tensors, str(out / shard.name), metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(tensors, shard.name)
+    if len(shards) > 1:
+        size = sum(p.stat().st_size for p in out.glob("*.safetensors"))
+        write_json(out / "model.safetensors.index.json", {"metadata": {"total_size": size}, "weight_map": weight_map})
+
+
+def _names(shard: Path) -> set[str]:
+    with safe_open(str(shard), "pt") as file:
+        return set(file.keys())

@@ -1,0 +1,1 @@
+"""The training run: job, row order, objective, optimiser, checkpoints, Ray Train launch, reporters."""

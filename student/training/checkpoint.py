@@ -1,0 +1,85 @@
+"""Checkpoints that are complete or absent.
+
+A checkpoint is written under a temporary name, flushed, and renamed; its `COMPLETE` file is written last. No pickle:
+adapter and optimiser state are safetensors, the rest is JSON.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from student.training.optimizer import restore, state_tensors
+from task.files import read_json, write_json
+
+MARKER = "COMPLETE"
+
+
+def save(folder: Path, step: int, model: Any, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> Path:
+    """Write checkpoint `step-<step>` into `folder`; older ones go once it is there.
+
+    Raises:
+        OSError: It could not be written, on a full disk for one; those that were there still are.
+    """
+    final = folder / f"step-{step:06d}"
+    staged = folder / f".step-{step:06d}.tmp"
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir(parents=True)
+    try:
+        model.save_pretrained(str(staged / "adapter"), safe_serialization=True)
+        save_file(state_tensors(optimizer), str(staged / "optimizer.safetensors"))
+        write_json(staged / "state.json", {**state, "step": step})
+        _flush(staged)
+        (staged / MARKER).touch()
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(staged, ignore_errors=True)  # what was half-written takes the room that others need
+        kept = newest(folder)
+        raise OSError(
+            f"checkpoint {final} could not be written: {error}. Make room and run the same command: training goes on "
+            + (f"from {kept.name}" if kept else "from the start")
+        ) from error
+    shutil.rmtree(final, ignore_errors=True)
+    staged.rename(final)
+    for old in sorted(folder.glob("step-*"))[:-2]:
+        shutil.rmtree(old)
+    return final
+
+
+def newest(folder: Path) -> Path | None:
+    """The newest complete checkpoint; half-written ones are passed over."""
+    complete = [p for p in sorted(folder.glob("step-*")) if (p / MARKER).exists()]
+    return complete[-1] if complete else None
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """What `save` was given as `state`, and the step."""
+    state: dict[str, Any] = read_json(checkpoint / "state.json")
+    return state
+
+
+def load_optimizer(checkpoint: Path, optimizer: torch.optim.Optimizer) -> None:
+    """Put the moments of a checkpoint back."""
+    restore(optimizer, load_file(str(checkpoint / "optimizer.safetensors")))
+
+
+def save_adapter(folder: Path, model: Any) -> None:
+    """Write an adapter in the place of one that may be there; a kill leaves the old one, the new one or none."""
+    staged = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(staged, ignore_errors=True)
+    model.save_pretrained(str(staged), safe_serialization=True)
+    _flush(staged)
+    shutil.rmtree(folder, ignore_errors=True)
+    staged.rename(folder)
+
+
+def _flush(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())

@@ -1,0 +1,1 @@
+"""The answer forms: how a labelling becomes what a student reads off or writes."""

@@ -1,0 +1,1 @@
+"""The `catalog` backend: labels from catalogue and conversions, no LLM."""

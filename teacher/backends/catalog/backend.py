@@ -1,0 +1,108 @@
+"""The `catalog` backend: evidence in, labels out, nothing paid. See `teacher.segmenter` for the method."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from task.labels import Example
+from task.normalize import normaliser
+from task.progress import Progress
+from task.readers import Conversion, Item
+from task.spec import Task
+from teacher.backends.catalog.lexicon import Lexicon
+from teacher.backends.catalog.segmenter import Segmented, Segmenter
+from teacher.retrieval.embedding_store import EmbeddingStore
+from teacher.retrieval.evidence import Evidence, EvidenceFinder
+from teacher.retrieval.index import Index, build_index
+
+VERSION = 2
+_KNOWN_OUTSIDE = 5.0
+_BLOCK = 512
+
+
+class CatalogTeacher:
+    """Labels queries from a catalogue and the purchases after queries.
+
+    Two passes over the log: the first labels what looks like a value of the catalogue and leaves a residue; aliases
+    are learned from the residue and what was bought; the second pass uses them.
+    """
+
+    def __init__(
+        self, task: Task, log: Sequence[Example], catalogue: Sequence[Item], conversions: Sequence[Conversion],
+        model: Path, folder: Path, progress: Progress,
+    ) -> None:
+        self._catalogue = catalogue
+        self._rows = {q.query: i for i, q in enumerate(log)}
+        index = Index(build_index(catalogue, conversions, model, folder, progress))
+        finder = EvidenceFinder(task.teacher.retrieval, index, EmbeddingStore(folder, model, progress))
+        texts = [q.query for q in log]
+        used = frozenset(task.teacher.retrieval.use)
+        vectors = finder.vectors(texts, "queries without purchases")
+        progress.begin("retrieving evidence", len(log))
+        self._evidence: list[Evidence] = []
+        for at in range(0, len(texts), _BLOCK):
+            block = slice(at, at + _BLOCK)
+            self._evidence += (e.only(used) for e in finder.find(texts[block], vectors[block]))
+            progress.advance(len(texts[block]))
+        normalise = normaliser(task.normaliser)
+        lexicon = Lexicon.build(task, catalogue, normalise)
+        bought: defaultdict[str, Counter[int]] = defaultdict(Counter)
+        for query, evidence in zip(log, self._evidence, strict=True):
+            bought[normalise(query.query)].update(evidence.conversions)
+        lexicon.learn_trust(task, bought)
+        segmenter = Segmenter(task, lexicon)
+        progress.begin("learning aliases from purchases", len(log))
+        lexicon.learn_aliases(task, self._residues(log, segmenter, progress))
+        self._segmenter = segmenter
+        self._outside = self._count_outside(log, progress)
+
+    def _residues(
+        self, log: Sequence[Example], segmenter: Segmenter, progress: Progress
+    ) -> Iterator[tuple[str, frozenset[str], dict[int, float]]]:
+        for query, evidence in zip(log, self._evidence, strict=True):
+            progress.advance()
+            if evidence.conversions:
+                result = segmenter.label(query.query, evidence)
+                taken = frozenset(x.role for x in result.labels)
+                for words in result.residue:
+                    yield words, taken, {r: float(n) for r, n in evidence.conversions.items()}
+
+    def _count_outside(self, log: Sequence[Example], progress: Progress) -> Counter[str]:
+        """How many queries leave each word unexplained; also keeps the second pass's results."""
+        self._results: list[Segmented] = []
+        outside: Counter[str] = Counter()
+        progress.begin("segmenting queries", len(log))
+        for query, evidence in zip(log, self._evidence, strict=True):
+            result = self._segmenter.label(query.query, evidence)
+            self._results.append(result)
+            outside.update({w for run in result.residue for w in run.split(" ")})
+            progress.advance()
+        return outside
+
+    def reply(self, query: str) -> tuple[str, dict[str, Any]]:
+        """The reply for a query of the log, as JSON, and the evidence in short.
+
+        The weakest part decides how sure the whole is; a word left out counts as a part, and is the more doubtful
+        the fewer queries leave it out (a filler is common, an unknown brand is rare).
+        """
+        row = self._rows[query]
+        result, evidence = self._results[row], self._evidence[row]
+        words = [w for run in result.residue for w in run.split(" ")]
+        outside = [self._outside[w] / (self._outside[w] + _KNOWN_OUTSIDE) for w in words]
+        parts = [x.confidence or 0.0 for x in result.labels] + outside
+        bought = sum(evidence.conversions.values())
+        signals = {
+            "weakest": min(parts, default=0.0), "outside": min(outside, default=1.0),
+            "bought": bought / (bought + 3.0),
+            "covered": 1.0 - sum(map(len, words)) / max(1, len(query.replace(" ", ""))),
+        }
+        labels = [
+            {**x.to_json(), "signals": {k: round(v, 6) for k, v in s.items()}}
+            for x, s in zip(result.labels, result.signals, strict=True)
+        ]
+        reply = {"labels": labels, "signals": {k: round(v, 6) for k, v in signals.items()}}
+        return json.dumps(reply, ensure_ascii=False), evidence.to_json(self._catalogue)

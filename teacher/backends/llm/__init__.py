@@ -1,0 +1,1 @@
+"""The LLM backends: conversation per query, batch API, local model, Ray workers, second review."""

@@ -1,0 +1,1 @@
+"""What a label must satisfy: span matching, grounding, checks, calibrated confidence."""

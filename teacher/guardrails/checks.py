@@ -1,0 +1,274 @@
+"""Guardrails: what a teacher's label must satisfy before anybody learns from it.
+
+What is checked is declared per role in the task file. Every label gets one verdict with a reason; a repaired label
+goes on as what it was repaired to, a rejected one is left out and its row marked `partial`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from rapidfuzz import fuzz, process
+
+from task.files import sha256_json
+from task.labels import Label, place
+from task.normalize import normaliser
+from task.readers import Item
+from task.spec import Role, Task
+from teacher.guardrails import span_matching as spans
+from teacher.guardrails.grounding import Grounding
+
+# A change of the rules below makes every stored reply be judged again, which costs nothing.
+VERSION = 2
+_NUMBER = re.compile(r"(\d+(?:[.,]\d+)?)\s*([^\d\s.,]+)")
+Relevance = Callable[[str, str], float]  # cosine similarity of a query and a value
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of one label and why; the reason is `check: what was found`."""
+
+    role: str
+    text: str
+    verdict: Literal["accept", "repaired", "rejected"]
+    reason: str
+
+    def to_json(self) -> dict[str, Any]:
+        """For the ledger."""
+        return {"role": self.role, "text": self.text, "verdict": self.verdict, "reason": self.reason}
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A label that passed.
+
+    Attributes:
+        nth: Which of the labels that came in it was.
+        margin: In [0, 1], how far it was from being rejected; 1 for what needed no leniency.
+    """
+
+    label: Label
+    nth: int
+    margin: float
+
+
+def judges_relevance(task: Task) -> bool:
+    """Whether a role of the task has values whose similarity to the query is checked."""
+    return any(r.guard.relevance is not None for r in task.roles)
+
+
+class _RejectedError(Exception):
+    """Why a label cannot stand."""
+
+
+class Guardrails:
+    """The checks of a task.
+
+    Args:
+        catalogue: For roles that are grounded.
+        relevance: For roles with `guard.relevance`.
+    """
+
+    def __init__(self, task: Task, catalogue: Iterable[Item] = (), relevance: Relevance | None = None) -> None:
+        if relevance is None and judges_relevance(task):
+            raise ValueError("a role has guard.relevance, and nothing measures it")
+        self._task = task
+        self._normalise: Callable[[str], str] = normaliser(task.normaliser)
+        self._roles = {r.name: r for r in task.roles}
+        self._grounding = Grounding(task, catalogue, self._normalise)
+        self._patterns = {r.name: re.compile(r.pattern, re.IGNORECASE) for r in task.roles if r.pattern}
+        self._relevance = relevance
+
+    def fingerprint(self) -> str:
+        """Changes when any rule, or what the catalogue knows, changes: rows judged by another one are judged again."""
+        return sha256_json({
+            "version": VERSION, "roles": [r.model_dump(mode="json") for r in self._task.roles],
+            "normaliser": self._task.normaliser, "grounding": self._grounding.fingerprint(),
+            "embedder": self._task.teacher.retrieval.embedder if judges_relevance(self._task) else None,
+        })
+
+    def judge(self, query: str, labels: Sequence[Label]) -> tuple[list[Kept], list[Verdict]]:
+        """The labels that pass, in the order of the query, and a verdict for each label that came in."""
+        verdicts: list[Verdict] = []
+        kept: list[Kept] = []
+        taken: defaultdict[tuple[str, str], set[int]] = defaultdict(set)
+        for nth, label in enumerate(labels):
+            try:
+                passed, verdict = self._one(query, nth, label, frozenset(taken[label.role, label.text]))
+            except _RejectedError as error:
+                verdict = Verdict(label.role, label.text, "rejected", str(error))
+            else:
+                kept.append(passed)
+                if passed.label.start is not None:
+                    taken[label.role, label.text].add(passed.label.start)
+            verdicts.append(verdict)
+        for rule in (self._overlaps, self._excluded, self._lonely):
+            for loser, why in rule(kept).items():
+                lost = next(k for k in kept if k.nth == loser)
+                kept.remove(lost)
+                verdicts[loser] = Verdict(lost.label.role, lost.label.text, "rejected", why)
+        return sorted(kept, key=lambda k: place(k.label)), verdicts
+
+    # -- one label ------------------------------------------------------------------------------------------------
+
+    def _one(self, query: str, nth: int, label: Label, taken: frozenset[int]) -> tuple[Kept, Verdict]:
+        role = self._roles.get(label.role)
+        if role is None:
+            raise _RejectedError("schema: unknown role")
+        given = label.text
+        label, margin, reasons = (
+            self._closed(role, label) if role.kind == "closed" else self._open(role, query, label, taken)
+        )
+        margin = min(margin, self._checked(role, query, label.text))
+        if reasons:
+            return Kept(label, nth, margin), Verdict(role.name, given, "repaired", "; ".join(reasons))
+        return Kept(label, nth, margin), Verdict(role.name, given, "accept", "as it stands")
+
+    def _closed(self, role: Role, label: Label) -> tuple[Label, float, list[str]]:
+        """An allowed value, or the nearest one where the task lets it snap."""
+        bare = Label(role.name, label.text, confidence=label.confidence)
+        if label.text in role.values:
+            return bare, 1.0, []
+        near = process.extractOne(
+            self._normalise(label.text), {v: self._normalise(v) for v in role.values}, scorer=fuzz.ratio,
+            score_cutoff=role.guard.snap,
+        )
+        if near is None:
+            raise _RejectedError("closed set: not an allowed value")
+        return replace(bare, text=near[2]), near[1] / 100.0, ["closed set: snapped to the nearest allowed value"]
+
+    def _open(
+        self, role: Role, query: str, label: Label, taken: frozenset[int]
+    ) -> tuple[Label, float, list[str]]:
+        """The words of the query that the value is."""
+        whole = label.text.strip() == label.text != ""
+        if whole and label.start is not None and query[label.start : label.end] == label.text:
+            return label, 1.0, []
+        found = spans.find(query, label.text, role.guard.repair / 100.0, taken)
+        if found is None:
+            raise _RejectedError("span: not words of the query" if label.text.strip() else "span: empty")
+        placed = Label(role.name, query[found.start : found.end], found.start, found.end, label.confidence)
+        if found.kind == "verbatim":
+            return placed, 1.0, [] if placed.text == label.text else ["span: blanks"]
+        return placed, found.similarity, [f"span: {found.kind}"]
+
+    def _checked(self, role: Role, query: str, text: str) -> float:
+        """Margin of the checks on a value; raises where one fails."""
+        guard, margin = role.guard, 1.0
+        if guard.max_words and len(text.split()) > guard.max_words:
+            raise _RejectedError("length: too many words")
+        if guard.must_match and not self._patterns[role.name].fullmatch(text):
+            raise _RejectedError("pattern: does not match")
+        if guard.units:
+            _check_units(guard.units, text)
+        if role.grounded and role.kind == "open":
+            known = self._grounding.known(role, self._normalise(text))
+            if known is None:
+                raise _RejectedError("grounding: the catalogue does not know it")
+            margin = known.similarity
+        if guard.relevance is not None and self._relevance is not None:
+            similarity = self._relevance(query, text)
+            if similarity < guard.relevance:
+                raise _RejectedError("relevance: too far from the query")
+            margin = min(margin, (similarity - guard.relevance) / max(1e-6, 1.0 - guard.relevance))
+        return margin
+
+    # -- labels together; each rule gives nth → why -----------------------------------------------------------------
+
+    def _overlaps(self, kept: Sequence[Kept]) -> dict[int, str]:
+        """Where two spans overlap, or a single-valued role has two values, the surer stays."""
+        out: dict[int, str] = {}
+        stay: list[Label] = []
+        for k in sorted(kept, key=_sureness):
+            x = k.label
+            overlap = x.start is not None and any(
+                y.start is not None and y.start < (x.end or 0) and x.start < (y.end or 0) for y in stay
+            )
+            if any(y.key == x.key for y in stay):
+                out[k.nth] = "twice: the same label again"
+            elif overlap:
+                out[k.nth] = "overlap: another label holds these words"
+            elif not self._roles[x.role].multiple and any(y.role == x.role for y in stay):
+                out[k.nth] = "one value: another is surer"
+            else:
+                stay.append(x)
+        return out
+
+    def _excluded(self, kept: Sequence[Kept]) -> dict[int, str]:
+        """Of two roles that exclude each other the one with the surer label stays."""
+        out: dict[int, str] = {}
+        stay: set[str] = set()
+        for k in sorted(kept, key=_sureness):
+            name = k.label.role
+            rivals = {*self._roles[name].excludes, *(r for r in stay if name in self._roles[r].excludes)}
+            if rivals & stay:
+                out[k.nth] = f"excludes: the query has {sorted(rivals & stay)[0]}"
+            else:
+                stay.add(name)
+        return out
+
+    def _lonely(self, kept: Sequence[Kept]) -> dict[int, str]:
+        """A role that requires another does not stand without it."""
+        have = {k.label.role for k in kept}
+        return {
+            k.nth: "requires: the role it needs is absent" for k in kept
+            if (need := self._roles[k.label.role].requires) and not have & set(need)
+        }
+
+
+def _sureness(kept: Kept) -> tuple[float, float, int, int]:
+    """Surest first; where nobody said how sure, the longer span, then the earlier."""
+    x = kept.label
+    length = 0 if x.start is None else (x.end or 0) - x.start
+    return -(x.confidence if x.confidence is not None else 0.0), -kept.margin, -length, kept.nth
+
+
+def _check_units(units: Mapping[str, tuple[float, float]], text: str) -> None:
+    """A number with a known unit, within its bounds."""
+    found = _NUMBER.search(text)
+    if found is None:
+        raise _RejectedError("units: no number with a unit")
+    amount, unit = float(found[1].replace(",", ".")), found[2].casefold()
+    if unit not in units:
+        raise _RejectedError("units: unknown unit")
+    low, high = units[unit]
+    if not low <= amount <= high:
+        raise _RejectedError("units: not a sane amount")
+
+
+class Tally:
+    """Verdicts counted by role, verdict and reason, with a few examples of each."""
+
+    def __init__(self, examples: int = 3) -> None:
+        self._most = examples
+        self._counts: Counter[tuple[str, str, str]] = Counter()
+        self._texts: defaultdict[tuple[str, str, str], list[str]] = defaultdict(list)
+
+    def add(self, labels: Iterable[Label], verdicts: Iterable[Mapping[str, Any]]) -> None:
+        """Count one row: its labels, and the verdicts that were not `accept`."""
+        repaired: Counter[str] = Counter()
+        for v in verdicts:
+            self._count((v["role"], v["verdict"], v["reason"]), v["text"])
+            repaired[v["role"]] += v["verdict"] == "repaired"
+        for x in labels:
+            if repaired[x.role]:
+                repaired[x.role] -= 1
+            else:
+                self._count((x.role, "accept", "as it stands"), x.text)
+
+    def _count(self, key: tuple[str, str, str], text: str) -> None:
+        self._counts[key] += 1
+        texts = self._texts[key]
+        if len(texts) < self._most and text not in texts:
+            texts.append(text)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Most frequent first."""
+        return [
+            {"role": k[0], "verdict": k[1], "reason": k[2], "count": n, "examples": self._texts[k]}
+            for k, n in self._counts.most_common()
+        ]

@@ -1,0 +1,270 @@
+"""Confidence: from cheap signals to the probability that a label is right.
+
+Every backend leaves signals in [0, 1] beside each label: how probable its tokens were, how often further samples
+agreed, whether it stood without context, what a verifier said, how far retrieval and guardrails back it. What a model
+*says* about its own certainty is not among them (the worst signal of all in published comparisons). A logistic
+regression over their log-odds, fitted on gold calibration rows, makes one probability of them (Platt 1999), with an
+isotonic step where asked (Zadrozny and Elkan 2002). A second one does the same for whole labellings.
+
+A calibrator is a handful of numbers kept as JSON: no pickle.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from task.labels import Example, Labelling
+from task.normalize import normaliser
+from task.settings import Confidence as Settings
+from task.spec import Task
+from teacher.ledger.records import LedgerRow, Status
+
+Floats = npt.NDArray[np.float64]
+_CLIP = 0.002  # log-odds stay within +-6.2
+_FOLDS = 5
+Signals = Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Calibrator:
+    """A fitted map from signals to a probability.
+
+    Attributes:
+        names: Signals it looks at, then `role=...` columns.
+        fill: Log-odds used where a signal is missing: the mean of those that had it.
+        steps: Isotonic step points (score, probability), or none.
+    """
+
+    names: tuple[str, ...]
+    roles: tuple[str, ...]
+    fill: tuple[float, ...]
+    weights: tuple[float, ...]
+    bias: float
+    steps: tuple[tuple[float, float], ...] = ()
+
+    def apply(self, signals: Sequence[Signals], roles: Sequence[str]) -> Floats:
+        """Probabilities, one for each."""
+        if not signals:
+            return np.zeros(0)
+        score = _matrix(signals, roles, self.names, self.roles, self.fill) @ np.array(self.weights) + self.bias
+        found = 1.0 / (1.0 + np.exp(-score))
+        if self.steps:
+            found = np.interp(score, [x for x, _ in self.steps], [y for _, y in self.steps])
+        return np.asarray(found, dtype=np.float64)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything that `apply` needs, and readable: weight by name."""
+        return {
+            "weights": dict(zip((*self.names, *(f"role={r}" for r in self.roles)), self.weights, strict=True)),
+            "bias": self.bias, "fill": dict(zip(self.names, self.fill, strict=True)), "steps": list(self.steps),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What the calibration rows gave.
+
+    Attributes:
+        labels: For single labels.
+        whole: For whole labellings.
+        threshold: Labels below it are marked; None where no threshold reaches the target.
+        report: JSON-ready: out-of-fold AUROC, ECE, Brier, precision and coverage at the threshold, with intervals.
+    """
+
+    labels: Calibrator
+    whole: Calibrator
+    threshold: float | None
+    report: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """The file `confidence.json` beside the labels."""
+        return {
+            "threshold": self.threshold, "report": dict(self.report), "label_calibrator": self.labels.to_json(),
+            "labelling_calibrator": self.whole.to_json(),
+        }
+
+
+def calibrate(task: Task, rows: Sequence[LedgerRow], gold: Mapping[str, Labelling]) -> Calibration | None:
+    """Fit on the gold calibration rows; None where there are too few, or nothing to tell apart.
+
+    What is reported was predicted out of fold: no row is judged by a calibrator that saw it.
+    """
+    from eval.calibration import assess, threshold_for
+    from eval.matching import exact
+
+    settings = task.teacher.confidence
+    normalise = normaliser(task.normaliser)
+    used = [r for r in rows if r.query in gold and r.status != "skipped"]
+    if len(used) < settings.min_rows:
+        return None
+    signals, roles, right, groups = [], [], [], []
+    for number, row in enumerate(used):
+        good_ones = rightness(row, gold[row.query], normalise)
+        for label, signal, good in zip(row.labels, row.signals, good_ones, strict=False):
+            signals.append(signal)
+            roles.append(label.role)
+            right.append(good)
+            groups.append(number)
+    whole_signals = [_whole(r) for r in used]
+    all_right = [exact(r.labels, gold[r.query], normalise) for r in used]
+    if len(set(right)) < 2 or len(set(all_right)) < 2:
+        return None
+    numbers = list(range(len(used)))
+    fold = _out_of_fold(signals, roles, right, groups, settings)
+    whole_fold = _out_of_fold(whole_signals, [""] * len(used), all_right, numbers, settings)
+    wanted = settings.threshold
+    threshold = threshold_for(fold, np.asarray(right, float), settings.target_precision) if wanted is None else wanted
+    options = {"resamples": task.eval.resamples, "seed": task.eval.seed, "level": task.eval.confidence}
+    report = {
+        "method": settings.method, "target_precision": settings.target_precision, "rows": len(used),
+        "label": assess(list(fold), right, groups, threshold=threshold, **options),  # type: ignore[arg-type]
+        "labelling": assess(list(whole_fold), all_right, numbers, **options),  # type: ignore[arg-type]
+    }
+    return Calibration(
+        fit(signals, roles, right, settings), fit(whole_signals, [""] * len(used), all_right, settings), threshold,
+        report,
+    )
+
+
+def fit(signals: Sequence[Signals], roles: Sequence[str], right: Sequence[bool], settings: Settings) -> Calibrator:
+    """Fit a calibrator.
+
+    Roles get columns of their own, shrunk towards zero like every weight, so a rare role falls back to the others.
+    """
+    from sklearn.isotonic import IsotonicRegression
+    from sklearn.linear_model import LogisticRegression
+
+    names = tuple(sorted({n for s in signals for n in s}))
+    kinds = tuple(sorted(set(roles) - {""}))
+    have = {n: [_log_odds(s[n]) for s in signals if n in s] for n in names}
+    fill = tuple(float(np.mean(have[n])) for n in names)
+    x = _matrix(signals, roles, names, kinds, fill)
+    y = np.asarray(right, dtype=np.int64)
+    mean, spread = x.mean(axis=0), x.std(axis=0) + 1e-6
+    model = LogisticRegression(C=1.0, max_iter=1_000).fit((x - mean) / spread, y)
+    weights = model.coef_[0] / spread
+    bias = float(model.intercept_[0] - (weights * mean).sum())
+    steps: tuple[tuple[float, float], ...] = ()
+    if settings.method == "isotonic":
+        curve = IsotonicRegression(y_min=0.001, y_max=0.999, out_of_bounds="clip").fit(x @ weights + bias, y)
+        steps = tuple(zip(map(float, curve.X_thresholds_), map(float, curve.y_thresholds_), strict=True))
+    return Calibrator(names, kinds, fill, tuple(float(w) for w in weights), bias, steps)
+
+
+def _out_of_fold(
+    signals: Sequence[Signals], roles: Sequence[str], right: Sequence[bool], groups: Sequence[int], settings: Settings
+) -> Floats:
+    """Each row's probability from a calibrator that did not see its query."""
+    folds = np.asarray(groups) % _FOLDS
+    out = np.full(len(signals), float(np.mean(right)))
+    for k in range(_FOLDS):
+        inside, outside = np.flatnonzero(folds == k), np.flatnonzero(folds != k)
+        seen = [right[i] for i in outside]
+        if len(inside) and len(set(seen)) == 2:
+            fitted = fit([signals[i] for i in outside], [roles[i] for i in outside], seen, settings)
+            out[inside] = fitted.apply([signals[i] for i in inside], [roles[i] for i in inside])
+    return out
+
+
+def apply(rows: Sequence[LedgerRow], calibration: Calibration | None, settings: Settings) -> list[LedgerRow]:
+    """Rows with their labels' confidence, and the status `uncertain` where a label is below the threshold.
+
+    Without a calibration the confidence is the raw one: the mean of the signals, uncalibrated.
+    """
+    flat = [(s, x.role) for r in rows for x, s in zip(r.labels, r.signals, strict=False)]
+    whole = [_whole(r) for r in rows]
+    if calibration is None:
+        label_p = [_raw(s) for s, _ in flat]
+        row_p = [s.get("weakest", _raw(s)) for s in whole]
+        threshold = settings.threshold
+    else:
+        label_p = list(calibration.labels.apply([s for s, _ in flat], [r for _, r in flat]))
+        row_p = list(calibration.whole.apply(whole, [""] * len(rows)))
+        threshold = calibration.threshold
+    out, at = [], 0
+    for row, sure in zip(rows, row_p, strict=True):
+        if row.status in {"failed", "skipped"}:
+            out.append(row)
+            continue
+        own = label_p[at : at + len(row.labels)]
+        at += len(row.labels)
+        labels = tuple(replace(x, confidence=round(float(p), 6)) for x, p in zip(row.labels, own, strict=True))
+        doubtful = [x for x, p in zip(labels, own, strict=True) if threshold is not None and p < threshold]
+        status: Status = row.status
+        reason = row.reason
+        if status == "uncertain":  # judged before under another threshold
+            status, reason = "accepted", ""
+        if status == "accepted" and doubtful:
+            status, reason = "uncertain", f"confidence: {doubtful[0].role} is below the threshold"
+        sure = round(float(sure), 6)
+        out.append(replace(row, labels=labels, status=status, reason=reason, confidence=sure))
+    return out
+
+
+def rightness(row: LedgerRow, gold: Labelling, normalise: Callable[[str], str]) -> list[bool]:
+    """For each label whether gold has its role with the same normalised value, each gold label counting once."""
+    left = Counter((x.role, normalise(x.text)) for x in gold)
+    out = []
+    for x in row.labels:
+        key = (x.role, normalise(x.text))
+        out.append(left[key] > 0)
+        left[key] -= 1
+    return out
+
+
+def _whole(row: LedgerRow) -> dict[str, float]:
+    """Signals of a labelling: its own, and the least of each of its labels'."""
+    own = dict(row.signals[-1]) if row.signals else {}
+    parts: Iterable[Signals] = row.signals[: len(row.labels)]
+    least: dict[str, float] = {}
+    for part in parts:
+        for name, value in part.items():
+            least[f"least {name}"] = min(value, least.get(f"least {name}", math.inf))
+    return {**own, **least, "labels": min(1.0, len(row.labels) / 8)}
+
+
+def _raw(signals: Signals) -> float:
+    """Where nothing was calibrated: what the teacher's own probability says, else the mean of the signals."""
+    if "probability" in signals:
+        return float(signals["probability"])
+    values = [_clipped(v) for n, v in signals.items() if n != "labels"]
+    return sum(values) / len(values) if values else 1.0
+
+
+def _matrix(
+    signals: Sequence[Signals], roles: Sequence[str], names: Sequence[str], kinds: Sequence[str],
+    fill: Sequence[float],
+) -> Floats:
+    """Shape (rows, signals + roles)."""
+    out = np.zeros((len(signals), len(names) + len(kinds)))
+    column = {r: len(names) + i for i, r in enumerate(kinds)}
+    for i, (s, role) in enumerate(zip(signals, roles, strict=True)):
+        for j, name in enumerate(names):
+            out[i, j] = _log_odds(s[name]) if name in s else fill[j]
+        if role in column:
+            out[i, column[role]] = 1.0
+    return out
+
+
+def _clipped(value: float) -> float:
+    return min(1.0 - _CLIP, max(_CLIP, value))
+
+
+def _log_odds(value: float) -> float:
+    p = _clipped(value)
+    return math.log(p / (1.0 - p))
+
+
+def gold_of(examples: Sequence[Example]) -> dict[str, Labelling]:
+    """Query → labelling; the first where a query stands twice."""
+    out: dict[str, Labelling] = {}
+    for e in examples:
+        out.setdefault(e.query, e.labels)
+    return out

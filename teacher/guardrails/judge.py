@@ -1,0 +1,99 @@
+"""From a teacher's answer to a row of the ledger: labels, verdicts, and the signals that confidence is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from task.labels import Example, Label
+from task.readers import Item
+from task.settings import Confidence
+from task.spec import Task
+from teacher.guardrails.checks import Guardrails, judges_relevance
+from teacher.guardrails.confidence import apply
+from teacher.ledger.records import LedgerRow
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a teacher says about one query.
+
+    Attributes:
+        request: Key of the request that gave the labels.
+        labels: Rows `{"role", "text", "start"?, "end"?, "confidence"?, "signals"?}`; None without a usable reply.
+        signals: Of the labelling as a whole.
+        reason: Why there are no labels.
+    """
+
+    query: str
+    request: str
+    labels: Sequence[Mapping[str, Any]] | None
+    signals: Mapping[str, float] = field(default_factory=dict)
+    reason: str = ""
+
+
+class Judge:
+    """Applies the guardrails to answers."""
+
+    def __init__(self, guardrails: Guardrails, settings: Confidence) -> None:
+        self._guardrails = guardrails
+        self._settings = settings
+        self.fingerprint = guardrails.fingerprint()
+
+    def row(self, query: Example, answer: Answer) -> LedgerRow:
+        """The row of a query, not yet calibrated."""
+        if answer.labels is None:
+            return LedgerRow(
+                query.query, query.count, answer.request, "failed", (), 0.0, answer.reason, judged=self.fingerprint
+            )
+        given = [_label(r) for r in answer.labels]
+        kept, verdicts = self._guardrails.judge(query.query, given)
+        signals = [{**answer.labels[k.nth].get("signals", {}), "guardrails": k.margin} for k in kept]
+        rejected = [v for v in verdicts if v.verdict == "rejected"]
+        whole = {**answer.signals, "kept": len(kept) / len(given) if given else 1.0}
+        row = LedgerRow(
+            query.query, query.count, answer.request, "partial" if rejected else "accepted",
+            tuple(k.label for k in kept), 1.0, rejected[0].reason if rejected else "",
+            [v.to_json() for v in verdicts if v.verdict != "accept"], [*signals, whole], self.fingerprint,
+        )
+        return apply([row], None, self._settings)[0]
+
+
+def make_judge(
+    task: Task, catalogue: Iterable[Item], folder: Path, fetch: Callable[[str], Path], *, shared: bool = False
+) -> Judge:
+    """The judge of a task.
+
+    Args:
+        folder: Where embeddings are kept, for roles with `guard.relevance`.
+        fetch: Gives the folder of a model by name.
+        shared: Leave the embeddings on disk as they are: somebody else writes them.
+    """
+    relevance = None
+    if judges_relevance(task):
+        from teacher.retrieval.embedding_store import EmbeddingStore
+
+        store = EmbeddingStore(folder, fetch(task.teacher.retrieval.embedder), shared=shared)
+
+        def relevance(query: str, value: str) -> float:
+            a, b = store.vectors([query, value])
+            return float(a @ b)
+
+    return Judge(Guardrails(task, catalogue, relevance), task.teacher.confidence)
+
+
+def _label(row: Mapping[str, Any]) -> Label:
+    """A label as the teacher gave it; what is of the wrong type becomes text that no guardrail lets pass."""
+    start, end, sure = row.get("start"), row.get("end"), row.get("confidence")
+    spanned = isinstance(start, int) and isinstance(end, int)
+    return Label(
+        str(row.get("role")), str(row.get("text")), start if spanned else None, end if spanned else None,
+        float(sure) if isinstance(sure, int | float) else None,
+    )
+
+
+def skipped(query: Example, reason: str) -> LedgerRow:
+    """The row of a query that is not worth asking about."""
+    return LedgerRow(query.query, query.count, "", "skipped", (), 0.0, reason)

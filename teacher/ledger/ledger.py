@@ -1,0 +1,331 @@
+"""The ledger: every attempt to label a query, and the status of every query.
+
+One SQLite file beside the run folders, so that it outlives them: a reply that was paid for is found by the hash of
+its request and never asked for again. Attempts are committed before their labels are used; a kill at any moment
+loses at most replies that had not arrived.
+
+Three tables. `attempts` is only ever added to. `evidence` holds each distinct context once, by its hash. `rows` is
+where each query stands, and can be made again from the other two for nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from filelock import FileLock, Timeout
+
+from task.errors import InputError
+from task.files import canonical_json, sha256_text
+from task.labels import Label
+from teacher.ledger.records import Attempt, Batch, LedgerRow, Reply
+
+SCHEMA_VERSION = 2
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS attempts (
+    id INTEGER PRIMARY KEY,
+    request TEXT NOT NULL,
+    query TEXT NOT NULL,
+    purpose TEXT NOT NULL DEFAULT 'label',
+    backend TEXT NOT NULL,
+    model TEXT NOT NULL,
+    evidence TEXT NOT NULL,
+    outcome TEXT NOT NULL,
+    reply TEXT,
+    details TEXT NOT NULL DEFAULT '{}',
+    error TEXT,
+    prompt_tokens INTEGER NOT NULL DEFAULT 0,
+    cached_tokens INTEGER NOT NULL DEFAULT 0,
+    completion_tokens INTEGER NOT NULL DEFAULT 0,
+    cost REAL NOT NULL DEFAULT 0,
+    latency_s REAL NOT NULL DEFAULT 0,
+    created REAL NOT NULL
+);
+CREATE INDEX IF NOT EXISTS attempts_by_request ON attempts (request, outcome);
+CREATE TABLE IF NOT EXISTS evidence (hash TEXT PRIMARY KEY, content TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS batches (
+    token TEXT PRIMARY KEY,
+    id TEXT,
+    state TEXT NOT NULL,
+    requests TEXT NOT NULL,
+    updated REAL NOT NULL
+);
+CREATE TABLE IF NOT EXISTS rows (
+    query TEXT PRIMARY KEY,
+    count INTEGER NOT NULL,
+    request TEXT NOT NULL,
+    judged TEXT NOT NULL,
+    status TEXT NOT NULL,
+    reason TEXT NOT NULL DEFAULT '',
+    labels TEXT NOT NULL,
+    signals TEXT NOT NULL,
+    confidence REAL NOT NULL,
+    verdicts TEXT NOT NULL,
+    updated REAL NOT NULL
+);
+"""
+# A ledger of version 1 keeps every paid reply: its attempts get the new columns, its rows are judged again.
+_FROM_1 = """
+ALTER TABLE attempts RENAME TO attempts_1;
+DROP INDEX attempts_by_request;
+DROP TABLE rows;
+""" + _SCHEMA + """
+INSERT INTO attempts (id, request, query, backend, model, evidence, outcome, reply, error, prompt_tokens,
+                      completion_tokens, cost, latency_s, created)
+SELECT id, request, query, backend, model, '', outcome, reply, error, prompt_tokens, completion_tokens, cost,
+       latency_s, created FROM attempts_1;
+DROP TABLE attempts_1;
+"""
+
+
+class Ledger:
+    """Open (or create) a ledger; one process writes it, from any of its threads."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        self._evidence: set[str] = set()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = FULL")
+            version = self._db.execute("PRAGMA user_version").fetchone()[0]
+            if version not in (0, 1, SCHEMA_VERSION):
+                raise InputError("a ledger of another version", file=path, found=version, expected=str(SCHEMA_VERSION))
+            script = _FROM_1 if version == 1 else _SCHEMA
+            self._db.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+        except (sqlite3.Error, OSError) as error:
+            raise InputError(
+                f"cannot open the ledger: {error}", file=path,
+                fix="Is the disk full or read-only, or the file no ledger?",
+            ) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._db.close()
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Be the only labelling job on this ledger: two at once would pay for the same queries.
+
+        Raises:
+            InputError: Another one is at work.
+        """
+        if str(self.path) == ":memory:":
+            yield
+            return
+        lock = FileLock(self.path.with_name(f".{self.path.name}.lock"), blocking=False)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise InputError(
+                "another labelling job is writing this ledger", file=self.path,
+                fix="Wait until it is done, or stop it; what it has asked is kept",
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def replies(self, requests: Iterable[str]) -> dict[str, Reply]:
+        """Those of the requests that were answered: with the first usable reply, else with one that was cut."""
+        out: dict[str, Reply] = {}
+        for part in _parts(list(requests)):
+            marks = ",".join("?" * len(part))
+            sql = (
+                "SELECT request, reply, details, outcome = 'truncated' FROM attempts "
+                f"WHERE outcome IN ('ok', 'truncated') AND request IN ({marks}) ORDER BY outcome DESC, id DESC"
+            )
+            for request, reply, details, cut in self._read(sql, part):
+                out[request] = Reply(reply, json.loads(details), bool(cut))
+        return out
+
+    def asked(self, requests: Iterable[str]) -> set[str]:
+        """Those of the requests that were answered; cheaper than `replies` where only that is wanted."""
+        out: set[str] = set()
+        for part in _parts(list(requests)):
+            marks = ",".join("?" * len(part))
+            sql = (
+                "SELECT DISTINCT request FROM attempts WHERE outcome IN ('ok', 'truncated') "
+                f"AND request IN ({marks})"
+            )
+            out.update(r for (r,) in self._read(sql, part))
+        return out
+
+    def rows(self, queries: Iterable[str]) -> dict[str, LedgerRow]:
+        """Where queries stand; those never settled are not in it."""
+        out: dict[str, LedgerRow] = {}
+        for part in _parts(list(queries)):
+            marks = ",".join("?" * len(part))
+            for found in self._read(f"SELECT * FROM rows WHERE query IN ({marks})", part):
+                out[found[0]] = _row(found)
+        return out
+
+    def all_rows(self) -> Iterator[LedgerRow]:
+        """Every query's row, by query."""
+        last: str | None = None
+        while True:
+            after = "" if last is None else "WHERE query > ?"
+            part = self._read(f"SELECT * FROM rows {after} ORDER BY query LIMIT 1000", () if last is None else (last,))
+            yield from (_row(r) for r in part)
+            if len(part) < 1000:
+                return
+            last = part[-1][0]
+
+    def record(self, attempts: Sequence[Attempt], rows: Sequence[LedgerRow] = ()) -> None:
+        """Write attempts, and rows that follow from them, all or none; on return they are on disk."""
+        now = time.time()
+        evidence: dict[str, str] = {}
+        values = []
+        for a in attempts:
+            digest = ""
+            if a.evidence:
+                content = canonical_json(a.evidence)
+                digest = sha256_text(content)
+                if digest not in self._evidence:
+                    evidence[digest] = content
+            values.append((
+                a.request, a.query, a.purpose, a.backend, a.model, digest, a.outcome, a.reply,
+                canonical_json(a.details) if a.details else "{}", a.error, a.prompt_tokens, a.cached_tokens,
+                a.completion_tokens, a.cost, a.latency_s, now,
+            ))
+        columns = (
+            "request, query, purpose, backend, model, evidence, outcome, reply, details, error, prompt_tokens, "
+            "cached_tokens, completion_tokens, cost, latency_s, created"
+        )
+        self._transaction([
+            ("INSERT OR IGNORE INTO evidence VALUES (?, ?)", list(evidence.items())),
+            (f"INSERT INTO attempts ({columns}) VALUES ({','.join('?' * 16)})", values),
+            (_SETTLE, [_values(r, now) for r in rows]),
+        ])
+        if len(self._evidence) < 100_000:
+            self._evidence |= evidence.keys()
+
+    def settle(self, rows: Iterable[LedgerRow]) -> None:
+        """Write where queries stand, replacing what stood there."""
+        now = time.time()
+        self._transaction([(_SETTLE, [_values(r, now) for r in rows])])
+
+    def note_batch(self, batch: Batch) -> None:
+        """Write where a batch stands."""
+        values = (batch.token, batch.id, batch.state, json.dumps(batch.requests, ensure_ascii=False), time.time())
+        self._transaction([("INSERT OR REPLACE INTO batches VALUES (?, ?, ?, ?, ?)", [values])])
+
+    def open_batches(self) -> list[Batch]:
+        """Batches that may still owe answers, oldest first."""
+        sql = "SELECT token, id, state, requests FROM batches WHERE state IN ('uploading', 'made') ORDER BY updated"
+        return [Batch(t, i, s, tuple((k, q, p) for k, q, p in json.loads(r))) for t, i, s, r in self._read(sql)]
+
+    def recorded_of(self, batch: str) -> set[str]:
+        """Requests of a batch whose answers are recorded."""
+        sql = "SELECT request FROM attempts WHERE json_extract(details, '$.batch') = ?"
+        return {r for (r,) in self._read(sql, (batch,))}
+
+    def _transaction(self, work: Sequence[tuple[str, Sequence[tuple[Any, ...]]]]) -> None:
+        with self._lock:
+            try:
+                self._db.execute("BEGIN IMMEDIATE")
+                for sql, values in work:
+                    if values:
+                        self._db.executemany(sql, values)
+                self._db.execute("COMMIT")
+            except sqlite3.Error as error:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise InputError(
+                    f"cannot write the ledger: {error}", file=self.path,
+                    fix="Free some disk, then run the same command",
+                ) from error
+
+    def _read(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        with self._lock:
+            return self._db.execute(sql, values).fetchall()
+
+    def spent(self) -> dict[str, float]:
+        """Sums over all attempts: calls, tokens and money."""
+        row = self._read(
+            "SELECT COUNT(*), COALESCE(SUM(prompt_tokens), 0), COALESCE(SUM(completion_tokens), 0), "
+            "COALESCE(SUM(cost), 0) FROM attempts"
+        )[0]
+        return dict(zip(("attempts", "prompt_tokens", "completion_tokens", "cost"), row, strict=True))
+
+    def costs(self, by: Literal["model", "day", "outcome", "purpose"]) -> list[dict[str, Any]]:
+        """Calls, tokens, money and mean latency of the attempts, summed by one of their sides."""
+        column = {"day": "date(created, 'unixepoch')"}.get(by, by)
+        sql = (
+            f"SELECT {column}, COUNT(*), SUM(prompt_tokens), SUM(completion_tokens), SUM(cost), AVG(latency_s) "
+            "FROM attempts GROUP BY 1 ORDER BY 5 DESC, 2 DESC"
+        )
+        names = (by, "attempts", "prompt_tokens", "completion_tokens", "cost", "latency_s")
+        return [dict(zip(names, r, strict=True)) for r in self._read(sql)]
+
+    def statuses(self) -> dict[str, tuple[int, int]]:
+        """Status → number of queries and their traffic."""
+        return {s: (n, t) for s, n, t in self._read("SELECT status, COUNT(*), SUM(count) FROM rows GROUP BY 1")}
+
+    def evidence(self, queries: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """What retrieval gave for queries at the last attempt to label each."""
+        out: dict[str, dict[str, Any]] = {}
+        for part in _parts(list(queries)):
+            marks = ",".join("?" * len(part))
+            sql = (
+                "SELECT a.query, e.content FROM attempts a JOIN evidence e ON e.hash = a.evidence "
+                f"WHERE a.query IN ({marks}) ORDER BY a.id"
+            )
+            out.update((query, json.loads(content)) for query, content in self._read(sql, part))
+        return out
+
+    def attempts(self, query: str | None = None) -> Iterator[dict[str, Any]]:
+        """Attempts, all or one query's, oldest first, each with its evidence."""
+        last = 0
+        where = "" if query is None else "AND a.query = ?"
+        while True:
+            sql = (
+                "SELECT a.*, e.content FROM attempts a LEFT JOIN evidence e ON e.hash = a.evidence "
+                f"WHERE a.id > ? {where} ORDER BY a.id LIMIT 1000"
+            )
+            with self._lock:
+                cursor = self._db.execute(sql, (last,) if query is None else (last, query))
+                names = [c[0] for c in cursor.description]
+                part = cursor.fetchall()
+            for found in part:
+                row = dict(zip(names, found, strict=True))
+                row["evidence_hash"], row["evidence"] = row["evidence"], row.pop("content")
+                yield row
+            if len(part) < 1000:
+                return
+            last = part[-1][0]
+
+
+_SETTLE = f"INSERT OR REPLACE INTO rows VALUES ({','.join('?' * 11)})"
+
+
+def _values(r: LedgerRow, now: float) -> tuple[Any, ...]:
+    return (
+        r.query, r.count, r.request, r.judged, r.status, r.reason,
+        json.dumps([x.to_json() for x in r.labels], ensure_ascii=False), json.dumps(list(r.signals)), r.confidence,
+        json.dumps(list(r.verdicts), ensure_ascii=False), now,
+    )
+
+
+def _row(found: Sequence[Any]) -> LedgerRow:
+    query, count, request, judged, status, reason, labels, signals, confidence, verdicts, _ = found
+    return LedgerRow(
+        query, count, request, status, tuple(Label.from_json(x) for x in json.loads(labels)), confidence, reason,
+        json.loads(verdicts), json.loads(signals), judged,
+    )
+
+
+def _parts(values: Sequence[str], size: int = 500) -> Iterator[Sequence[str]]:
+    for at in range(0, len(values), size):
+        yield values[at : at + size]

@@ -1,0 +1,64 @@
+"""The ledger's one writer, for many callers at once: what arrives while a commit runs goes into the next one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Protocol
+
+from teacher.ledger.records import Attempt, Book, LedgerRow
+
+# Replies come in flocks; one commit for a flock costs less than a commit for each, and a call takes far longer.
+_GATHER_S = 0.002
+
+
+class Recorder(Protocol):
+    """Somebody who keeps attempts; when `record` returns they survive a kill."""
+
+    async def record(self, attempts: Sequence[Attempt], rows: Sequence[LedgerRow] = ()) -> None:
+        """Keep attempts and rows."""
+
+
+class GroupCommit:
+    """Writes to a ledger from a thread, so that a slow disk holds up no call; a caller waits for its own commit."""
+
+    def __init__(self, ledger: Book) -> None:
+        self._ledger = ledger
+        self._attempts: list[Attempt] = []
+        self._rows: list[LedgerRow] = []
+        self._waiting: list[asyncio.Future[None]] = []
+        self._writer: asyncio.Task[None] | None = None
+
+    async def record(self, attempts: Sequence[Attempt], rows: Sequence[LedgerRow] = ()) -> None:
+        """See `Recorder`; a failed write raises in every caller whose rows were in it."""
+        self._attempts += attempts
+        self._rows += rows
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        if self._writer is None:
+            self._writer = asyncio.create_task(self._write())
+        await asyncio.shield(future)
+
+    async def flush(self) -> None:
+        """Wait until everything handed in is on disk, also what cancelled callers left behind."""
+        while self._writer is not None:
+            await asyncio.wait([self._writer])
+
+    async def _write(self) -> None:
+        try:
+            while self._waiting:
+                await asyncio.sleep(_GATHER_S)
+                attempts, rows, waiting = self._attempts, self._rows, self._waiting
+                self._attempts, self._rows, self._waiting = [], [], []
+                try:
+                    await asyncio.to_thread(self._ledger.record, attempts, rows)
+                except Exception as error:  # noqa: BLE001 (handed to those who wait for it)
+                    for f in waiting:
+                        if not f.done():
+                            f.set_exception(error)
+                else:
+                    for f in waiting:
+                        if not f.done():
+                            f.set_result(None)
+        finally:
+            self._writer = None

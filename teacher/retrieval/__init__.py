@@ -1,0 +1,1 @@
+"""Evidence for a query: hybrid search, embeddings, purchases, and the context shown to an LLM."""

@@ -1,0 +1,186 @@
+"""What a prompt shows of the evidence: chosen by usefulness, within a budget of tokens.
+
+The kinds: `bought`, items bought after the query; `converted`, for each catalogue role the values bought most after
+the query and its neighbours; `items`, by hybrid search; `similar`, values of a grounded role (brands) nearest to the
+query by embedding; `neighbours`, similar queries that led to purchases; `examples`, the nearest gold rows.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from task.labels import Example
+from task.near_duplicates import near_words, words_of
+from task.normalize import normaliser
+from task.readers import Item
+from task.spec import Task
+from teacher.retrieval.embedder import Vectors
+from teacher.retrieval.embedding_store import EmbeddingStore
+from teacher.retrieval.evidence import Evidence, EvidenceFinder
+from teacher.retrieval.index import Index
+from teacher.retrieval.nearest_neighbours import exact
+
+Context = Mapping[str, Any]
+KINDS = ("examples", "bought", "converted", "similar", "items", "neighbours")
+# How much the first entry of a kind is worth; the n-th is worth 1/n of it.
+_WORTH = {"examples": 1.0, "bought": 1.0, "converted": 0.9, "similar": 0.6, "items": 0.7, "neighbours": 0.3}
+_SHOWN = {"bought": 5, "converted": 5, "similar": 5, "items": 8, "neighbours": 5}
+_FIRST_BLOCK, _BLOCK = 64, 512  # the first calls should not wait for a whole block
+EMPTY: Context = {kind: {} if kind in {"converted", "similar"} else [] for kind in KINDS}
+
+
+class ContextFinder:
+    """Contexts for queries, in blocks.
+
+    Args:
+        held_out: Gold queries that are never shown, for they are near to one of the evaluation.
+        index: None where there is neither a catalogue nor a gold row to search.
+    """
+
+    def __init__(
+        self, task: Task, gold: Sequence[Example], held_out: frozenset[str], index: Index | None,
+        store: EmbeddingStore | None,
+    ) -> None:
+        self._task = task
+        self._catalogue: Sequence[Item] = () if index is None else index.items
+        self._normalise = normaliser(task.normaliser)
+        self._settings = task.teacher.openai
+        self._kinds = frozenset(self._settings.context)
+        self._finder: EvidenceFinder | None = None
+        self._gold: list[tuple[list[str], Example]] = []
+        if index is None or store is None:
+            return
+        self._finder = EvidenceFinder(task.teacher.retrieval, index, store)
+        if "examples" in self._kinds and self._settings.few_shot:
+            shown = [e for e in gold if e.query not in held_out]
+            self._gold = [(words_of(e.query, self._normalise), e) for e in shown]
+            self._gold_vectors = store.vectors([e.query for e in shown], "gold queries")
+        self._values = {
+            r.name: sorted({v for i in index.items for v in i.values(r.catalogue)})
+            for r in task.open_roles if r.catalogue and r.grounded and "similar" in self._kinds
+        }
+        self._value_vectors = {name: store.vectors(v, f"values of {name}") for name, v in self._values.items()}
+
+    def find(self, queries: Sequence[Example]) -> Iterator[list[Context]]:
+        """Contexts of all queries, a block at a time, in order."""
+        at, size = 0, _FIRST_BLOCK
+        while at < len(queries):
+            block = queries[at : at + size]
+            at, size = at + size, _BLOCK
+            if self._finder is None:
+                yield [EMPTY for _ in block]
+                continue
+            texts = [q.query for q in block]
+            vectors = self._finder.vectors(texts)
+            shots = self._examples(block, vectors)
+            similar = {name: exact(vectors, v, _SHOWN["similar"])[0] for name, v in self._value_vectors.items()}
+            yield [
+                self._context(
+                    evidence, shots[i], {n: [self._values[n][c] for c in rows[i]] for n, rows in similar.items()}
+                )
+                for i, evidence in enumerate(self._finder.find(texts, vectors))
+            ]
+
+    def _examples(self, queries: Sequence[Example], vectors: Vectors) -> list[list[dict[str, Any]]]:
+        """The nearest gold rows of each query that are neither it nor a near-duplicate of it."""
+        if not self._gold:
+            return [[] for _ in queries]
+        wanted = self._settings.few_shot
+        best, _ = exact(vectors, self._gold_vectors, wanted + 8)
+        out = []
+        for query, row in zip(queries, best, strict=True):
+            own = words_of(query.query, self._normalise)
+            other = (e for words, e in (self._gold[c] for c in row) if not near_words(own, words))
+            shown = itertools.islice(other, wanted)
+            out.append([
+                {"query": e.query, "labels": [{"role": x.role, "text": x.text} for x in e.labels]} for e in shown
+            ])
+        return out
+
+    def _context(
+        self, evidence: Evidence, examples: list[dict[str, Any]], similar: dict[str, list[str]]
+    ) -> Context:
+        titles = self._catalogue
+        bought = sorted(evidence.conversions.items(), key=lambda x: (-x[1], x[0]))
+        found: dict[str, Any] = {
+            "examples": examples,
+            "bought": [titles[r].title for r, _ in bought[: _SHOWN["bought"]]],
+            "converted": self._converted(evidence),
+            "similar": similar,
+            "items": [titles[h.row].title for h in evidence.items[: _SHOWN["items"]]],
+            "neighbours": [q for q, _ in evidence.neighbours[: _SHOWN["neighbours"]]],
+        }
+        chosen = {k: found[k] if k in self._kinds else EMPTY[k] for k in KINDS}
+        return cut(chosen, self._settings.context_tokens)
+
+    def _converted(self, evidence: Evidence) -> dict[str, list[str]]:
+        """Role → values of the items bought after the query and its neighbours, most bought first."""
+        out: dict[str, list[str]] = {}
+        own = sum(evidence.conversions.values())
+        near = sum(evidence.neighbour_conversions.values())
+        for role in self._task.roles:
+            if not role.catalogue:
+                continue
+            votes: Counter[str] = Counter()
+            for purchases, weight in ((evidence.conversions, 1.0), (evidence.neighbour_conversions, 0.5)):
+                scale = weight / (own if purchases is evidence.conversions else near) if purchases else 0.0
+                for row, count in purchases.items():
+                    for value in self._catalogue[row].values(role.catalogue):
+                        votes[value] += scale * count  # type: ignore[assignment]
+            if votes:
+                best = sorted(votes.items(), key=lambda x: (-x[1], x[0]))[: _SHOWN["converted"]]
+                out[role.name] = [v for v, _ in best]
+        return out
+
+
+def cut(context: Context, budget: int) -> Context:
+    """The most useful entries whose tokens fit the budget, each kind in its own order.
+
+    Only the context is cut: instructions, schema and query are not in it.
+    """
+    entries: list[tuple[float, str, str | None, Any, int]] = []
+    for kind in KINDS:
+        held = context[kind]
+        groups = held.items() if isinstance(held, Mapping) else [(None, held)]
+        for group, values in groups:
+            for rank, value in enumerate(values, 1):
+                entries.append((_WORTH[kind] / rank, kind, group, value, tokens_of(str(value))))
+    if sum(e[4] for e in entries) <= budget:
+        return context
+    kept: dict[str, Any] = {k: {} if isinstance(context[k], Mapping) else [] for k in KINDS}
+    left = budget
+    for _, kind, group, value, tokens in sorted(entries, key=lambda e: -e[0]):
+        if tokens <= left:
+            left -= tokens
+            target = kept[kind] if group is None else kept[kind].setdefault(group, [])
+            target.append(value)
+    return kept
+
+
+def tokens_of(text: str) -> int:
+    """An estimate of a text's tokens that is seldom too low: word pieces of up to five letters, and each sign."""
+    return len(_PIECES.findall(text))
+
+
+_PIECES = re.compile(r"[^\W\d_]{1,5}|\d{1,3}|[^\w\s]|_")
+
+
+def without(context: Context, kinds: Sequence[str]) -> Context:
+    """A context less some kinds."""
+    return {k: EMPTY[k] if k in kinds else v for k, v in context.items()}
+
+
+def support(context: Context, role: str, text: str, normalise: Any) -> float:
+    """How far a value is backed by a context, in [0, 1]: bought most, bought, similar or in a title, or not at all."""
+    value = normalise(text)
+    converted = [normalise(v) for v in context["converted"].get(role, ())]
+    if value in converted:
+        return 1.0 - 0.1 * converted.index(value)
+    titles = [normalise(t) for t in (*context["bought"], *context["items"])]
+    inside = sum(f" {value} " in f" {t} " for t in titles) / max(1, len(titles))
+    known = value in {normalise(v) for v in context["similar"].get(role, ())}
+    return min(0.6, 0.2 * known + 0.6 * inside)

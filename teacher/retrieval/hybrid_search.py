@@ -1,0 +1,111 @@
+"""Hybrid retrieval over the catalogue: BM25 (Robertson and Zaragoza 2009) and dense vectors, fused.
+
+Reciprocal rank fusion (Cormack et al. 2009): an item's score is the sum over both lists of 1 / (k + rank).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from task.progress import Progress, quiet
+from task.readers import Item
+from task.settings import Retrieval
+from teacher.retrieval.embedder import Vectors
+from teacher.retrieval.embedding_store import Rows
+from teacher.retrieval.nearest_neighbours import VectorIndex, write_vectors
+
+# bm25s compiled is some 20 times as fast, and compiling takes ten seconds of every process.
+_COMPILED_FROM = 20_000
+_WORD = re.compile(r"\w+")
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A retrieved row and its fused score, scaled so that first in both lists is 1."""
+
+    row: int
+    score: float
+
+
+class HybridIndex:
+    """BM25 and dense vectors of one list of texts, memory-mapped from a folder that `write_hybrid` made."""
+
+    def __init__(self, folder: Path, settings: Retrieval) -> None:
+        self._settings = settings
+        self._dense = VectorIndex(folder)
+        self._bm25: Any = None
+        self._size = 0
+        if (folder / "bm25").exists():
+            import bm25s
+
+            self._bm25 = bm25s.BM25.load(str(folder / "bm25"), mmap=True)
+            self._size = int(self._bm25.scores["num_docs"])
+            if self._size > _COMPILED_FROM:
+                self._bm25.backend = "numba"
+                self._bm25.activate_numba_scorer()
+
+    def __len__(self) -> int:
+        return self._size
+
+    def search(self, queries: Sequence[str], vectors: Vectors) -> list[list[Hit]]:
+        """The best `settings.items` rows for each query, best first; ties go to the lower row."""
+        depth = min(self._settings.depth, len(self))
+        if not depth:
+            return [[] for _ in queries]
+        lists = zip(self.lexical(queries, depth), self.dense(vectors, depth), strict=True)
+        return [fuse(pair, self._settings) for pair in lists]
+
+    def lexical(self, queries: Sequence[str], count: int) -> list[list[int]]:
+        """Up to `count` rows with a word of each query, best BM25 score first."""
+        rows, scores = self._bm25.retrieve([_words(q) or [""] for q in queries], k=count, show_progress=False)
+        found = zip(rows.tolist(), scores.tolist(), strict=True)
+        return [[r for r, s in zip(row, score, strict=True) if s > 0] for row, score in found]
+
+    def dense(self, vectors: Vectors, count: int) -> list[list[int]]:
+        """The `count` rows most like each query's vector, nearest first."""
+        rows: list[list[int]] = self._dense.search(vectors, count)[0].tolist()
+        return rows
+
+
+def fuse(lists: Sequence[Sequence[int]], settings: Retrieval) -> list[Hit]:
+    """Reciprocal rank fusion of lists of rows, each best first."""
+    k = settings.rrf_k
+    fused: dict[int, float] = {}
+    for rows in lists:
+        for rank, row in enumerate(rows, 1):
+            fused[row] = fused.get(row, 0.0) + (k + 1) / (len(lists) * (k + rank))
+    best = sorted(fused.items(), key=lambda x: (-x[1], x[0]))[: settings.items]
+    return [Hit(row, score) for row, score in best]
+
+
+def write_hybrid(
+    folder: Path, texts: Sequence[str], table: Vectors, rows: Rows, progress: Progress = quiet
+) -> None:
+    """Index texts and their embeddings, which are `rows` of a table, into a folder."""
+    write_vectors(folder, table, rows, progress)
+    write_lexical(folder, texts)
+
+
+def write_lexical(folder: Path, texts: Sequence[str]) -> None:
+    """Index the words of texts into a folder; nothing where there are none."""
+    import bm25s
+
+    if texts:
+        lexical: Any = bm25s.BM25()
+        lexical.index([_words(t) for t in texts], show_progress=False)
+        lexical.save(str(folder / "bm25"), show_progress=False)
+
+
+def item_text(item: Item) -> str:
+    """What an item is searched by: title, category, and the attributes that the title does not say."""
+    title = item.title.casefold()
+    more = [v for v in item.attributes.values() if v.casefold() not in title]
+    return " ".join([item.title, item.category or "", *more])
+
+
+def _words(text: str) -> list[str]:
+    return _WORD.findall(text.casefold())

@@ -1,0 +1,78 @@
+"""Nearest neighbours by cosine similarity: every vector is compared, a part of them in memory at a time.
+
+An approximate index was measured and left out: docs/benchmarks.md has the figures.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from task.progress import Progress, quiet
+from teacher.retrieval.embedder import Vectors
+from teacher.retrieval.embedding_store import Rows
+
+_QUERIES_AT_ONCE = 512  # what is read of the disk is read once for all of these
+_ROWS_AT_ONCE = 32_768  # similarities of the queries to so many rows are in memory together
+
+
+class VectorIndex:
+    """Rows of unit vectors in a folder, searched by dot product; memory-mapped."""
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / "vectors.npy"
+        self._vectors: Vectors = np.load(path, mmap_mode="r") if path.exists() else np.empty((0, 0), np.float32)
+
+    def __len__(self) -> int:
+        return len(self._vectors)
+
+    def search(self, queries: Vectors, count: int) -> tuple[Rows, Vectors]:
+        """The `count` rows most like each query, best first, and their similarities; fewer where there are fewer."""
+        return exact(queries, self._vectors, count)
+
+
+def exact(queries: Vectors, vectors: Vectors, count: int) -> tuple[Rows, Vectors]:
+    """The `count` rows of `vectors` with the largest dot product with each query, largest first, and these."""
+    count = min(count, len(vectors))
+    if not count or not len(queries):
+        return np.empty((len(queries), count), np.int64), np.empty((len(queries), count), np.float32)
+    found = [
+        _best(queries[at : at + _QUERIES_AT_ONCE], vectors, count) for at in range(0, len(queries), _QUERIES_AT_ONCE)
+    ]
+    return np.concatenate([rows for rows, _ in found]), np.concatenate([values for _, values in found])
+
+
+def _best(queries: Vectors, vectors: Vectors, count: int) -> tuple[Rows, Vectors]:
+    """`exact` for so many queries as go together: the best of each part of the rows, and of these the best."""
+    import torch
+
+    rows, values = [], []
+    for at in range(0, len(vectors), _ROWS_AT_ONCE):
+        similarity = torch.from_numpy(queries @ vectors[at : at + _ROWS_AT_ONCE].T)
+        best = torch.topk(similarity, min(count, similarity.shape[1]))  # several times as fast as NumPy's partition
+        rows.append(best.indices + at)
+        values.append(best.values)
+    candidates = torch.cat(rows, 1)
+    last = torch.topk(torch.cat(values, 1), count)
+    return candidates.gather(1, last.indices).numpy(), last.values.numpy()
+
+
+def write_vectors(folder: Path, table: Vectors, rows: Rows, progress: Progress = quiet) -> None:
+    """Write some rows of a table of vectors, shape (rows, dimensions), into a folder; nothing where there are none.
+
+    Args:
+        table: May be a mapped file: no more than a part is taken into memory.
+        rows: Which of it, in the order in which they will be found.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if not len(rows):
+        return
+    shape = (len(rows), table.shape[1])
+    out = np.lib.format.open_memmap(str(folder / "vectors.npy"), "w+", np.float32, shape)  # type: ignore[no-untyped-call]
+    progress.begin("writing vectors", len(rows))
+    for at in range(0, len(rows), _ROWS_AT_ONCE):
+        part = rows[at : at + _ROWS_AT_ONCE]
+        out[at : at + len(part)] = table[part]
+        progress.advance(len(part))
+    out.flush()

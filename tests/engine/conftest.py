@@ -1,0 +1,3 @@
+from tests.serving.conftest import bundle, house
+
+__all__ = ["bundle", "house"]

@@ -1,0 +1,125 @@
+"""Servers are forked from one process that has imported vLLM; each is a process of its own, however the others end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from engine.process import Engine, EngineError, ready_to_start
+from engine.warm_start import Order, Zygote, ZygoteError, zygote
+from task.serving_settings import Serving
+from tests.processes import gone
+
+pytestmark = pytest.mark.slow
+PARENT = """
+import os, sys, time
+from pathlib import Path
+from engine.warm_start import Zygote
+print(Zygote(dict(os.environ), Path(sys.argv[1]), 0).pid, flush=True)
+time.sleep(300)
+"""
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("zygote") / "zygote.log"
+
+
+@pytest.fixture(scope="module")
+def warm(log: Path) -> Iterator[Zygote]:
+    found = Zygote({**os.environ, "OMP_NUM_THREADS": "1"}, log, 0)
+    try:
+        end = time.monotonic() + 240
+        while not found.warm() and time.monotonic() < end:
+            time.sleep(0.1)
+        yield found
+    finally:
+        found.close()
+
+
+def order(log: Path, *arguments: str, **environment: str) -> Order:
+    return Order(arguments, {**os.environ, **environment}, str(log))
+
+
+def until_ready(settings: Serving, log: Path) -> None:
+    while not ready_to_start(settings, log):
+        time.sleep(0.05)
+
+
+def test_a_server_says_in_its_own_log_how_it_ended(warm: Zygote, tmp_path: Path) -> None:
+    helped = warm.start(order(tmp_path / "help.log", "--help"), 10)
+    refused = warm.start(order(tmp_path / "none.log", "--model", str(tmp_path / "no-model")), 10)
+    assert helped.wait(120) == 0
+    assert refused.wait(120) == 1
+    assert helped.poll() == helped.returncode == 0
+    assert "--served-model-name" in (tmp_path / "help.log").read_text()
+    assert "no-model" in (tmp_path / "none.log").read_text()
+    assert gone(helped.pid)
+
+
+def test_servers_are_groups_of_their_own_with_environments_of_their_own(warm: Zygote, tmp_path: Path) -> None:
+    first = warm.start(order(tmp_path / "a.log", "--model", str(tmp_path), HOME=str(tmp_path / "a")), 10)
+    second = warm.start(order(tmp_path / "b.log", "--help"), 10)
+    assert [os.getsid(x.pid) for x in (first, second)] == [first.pid, second.pid]
+    os.killpg(first.pid, signal.SIGKILL)
+    assert first.wait(10) == -signal.SIGKILL
+    assert second.wait(120) == 0
+
+
+def test_waiting_has_an_end(warm: Zygote, tmp_path: Path) -> None:
+    server = warm.start(order(tmp_path / "help.log", "--help"), 10)
+    os.kill(server.pid, signal.SIGSTOP)
+    assert server.poll() is None
+    with pytest.raises(subprocess.TimeoutExpired):
+        server.wait(0.05)
+    os.kill(server.pid, signal.SIGCONT)
+    assert server.wait(120) == 0
+
+
+def test_servers_outlive_a_zygote_and_the_next_one_is_another(tmp_path: Path) -> None:
+    log = tmp_path / "zygote.log"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "LIMBECK_TEST": "1"}
+    first = zygote(environment, log, 0)
+    assert zygote(environment, log, 0) is first
+    assert zygote({**environment, "OMP_NUM_THREADS": "2"}, log, 0) is not first
+    server = first.start(order(tmp_path / "help.log", "--help"), 240)
+    os.kill(server.pid, signal.SIGSTOP)
+    os.kill(first.pid, signal.SIGKILL)
+    assert gone(first.pid)
+    assert server.poll() is None
+    os.killpg(server.pid, signal.SIGKILL)
+    assert server.wait(10) == 255  # its exit code went with the zygote
+    with pytest.raises(ZygoteError, match="ended with code -9"):
+        first.start(order(tmp_path / "help.log", "--help"), 10)
+    assert zygote(environment, log, 0) is not first
+
+
+def test_a_killed_parent_leaves_no_zygote(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(tmp_path / "log")], stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        assert not gone(pid, 0.2)
+        parent.kill()
+    assert gone(pid, 240)
+
+
+def test_one_that_cannot_import_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = tmp_path / "vllm"
+    broken.mkdir()
+    (broken / "__init__.py").write_text("raise RuntimeError('a broken installation')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    log = tmp_path / "engine.log"
+    with pytest.raises(EngineError, match="ended with code 1"):
+        Engine(tmp_path, "student", "read", Serving(cpu_threads=7), log)  # nobody else's zygote
+    with pytest.raises(EngineError, match="ended with code 1"):
+        until_ready(Serving(cpu_threads=7), log)
+    assert "a broken installation" in log.read_text()

@@ -1,0 +1,121 @@
+"""The cross-fit stage for real: students under Ray find planted errors, and training leaves them out."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from limbeck.pipeline import Pipeline
+from limbeck.progress_display import Console
+from limbeck.stages.cross_fit import after_review, cross_fit, doubted, without
+from task.codec import Codec
+from task.labels import Doubt, Example, Label
+from task.load import load_task
+from teacher.curriculum import build as curriculum
+from teacher.ledger.records import LedgerRow
+from tests.conftest import make_task
+
+BRANDS, PRODUCTS = ["verdant", "oatly", "zing", "kora"], ["milk", "bread", "tea", "rice", "soap", "juice"]
+ENDS = ["", "1l", "fresh", "cheap", "big", "new", "best", "500g", "online", "today"]
+
+
+def labelled() -> list[dict[str, object]]:
+    """`brand product end`; in every twelfth row brand and product have changed their roles."""
+    out = []
+    for i, (brand, product, end) in enumerate(itertools.product(BRANDS, PRODUCTS, ENDS)):
+        roles = ("product", "brand") if i % 12 == 5 else ("brand", "product")
+        labels = [{"role": r, "text": t} for r, t in zip(roles, (brand, product), strict=True)]
+        out.append({"query": f"{brand} {product} {end}".strip(), "labels": labels})
+    return out
+
+
+def planted(tmp_path: Path, tiny_llama: Path, steps: int, console: Console) -> Pipeline:
+    """A task with the planted errors, run as far as its curriculum."""
+    (tmp_path / "labels.jsonl").write_text("".join(json.dumps(r) + "\n" for r in labelled()))
+    (tmp_path / "task.yaml").write_text(yaml.safe_dump({
+        "name": "planted", "roles": [{"name": "brand"}, {"name": "product"}],
+        "data": {"dir": ".", "labels": "labels.jsonl"}, "teacher": {"backend": "labels"},
+        "curriculum": {"dev_fraction": 0.05, "cross_fit": {"folds": 2, "steps": steps}},
+        "student": {
+            "base": str(tiny_llama), "dtype": "float32", "batch_size": 16, "max_steps": 4, "learning_rate": 0.01,
+            "lora": {"rank": 4, "alpha": 8}, "eval_every": 100, "cpus_per_worker": 1, "warmup_steps": 2,
+        },
+    }))
+    pipeline = Pipeline(load_task(tmp_path / "task.yaml"), tmp_path / "runs", console)
+    pipeline.upto("curriculum")
+    return pipeline
+
+
+@pytest.mark.slow
+def test_planted_errors_are_found_and_not_learned_from(tiny_llama: Path, tmp_path: Path) -> None:
+    with Console() as console:
+        pipeline = planted(tmp_path, tiny_llama, 60, console)
+        pipeline.upto("train")
+        done = cross_fit(pipeline)
+    assert done.skipped  # it stands already: training wanted it
+    wrong = {str(r["query"]) for r in labelled() if r["labels"][0]["role"] == "product"}  # type: ignore[index]
+    rows = {r.example.query: r for r in curriculum.read(pipeline.folder("curriculum"), "train")}
+    found = {json.loads(x)["query"] for x in (done.folder / "suspects.jsonl").read_text().splitlines()}
+    assert len(found & wrong) >= 0.8 * len(wrong & set(rows))
+    assert len(found & wrong) >= 0.8 * len(found)
+    left = {r.example.query: r for r in curriculum.read(done.folder, "train")}
+    assert set(left) == set(rows)
+    assert {q for q, r in left.items() if r.doubts} == found
+    job = json.loads((pipeline.folder("train") / "job.json").read_text())
+    assert {r["query"] for r in job["train"] if r["doubts"]} == found
+    assert not (done.folder / "folds").exists()
+
+
+def test_the_share_of_decisions_that_are_doubted() -> None:
+    """Words of every query, and each closed role once."""
+    task = make_task()
+    examples = [Example("oat milk"), Example("rye")]
+    codec = Codec(
+        form="read", segmentation="whitespace", roles=("brand", "product"), single=(), closed=(),
+        symbol_ids=(1, 2, 3, 4, 5), separator=(0,), eos_id=0,
+    )
+    assert doubted(2, examples, codec, task) == round(2 / (3 + 2 * 2), 4)
+    assert doubted(0, [], codec, task) == 0.0
+
+
+@pytest.mark.slow
+def test_students_that_doubt_too_much_change_nothing(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("limbeck.stages.cross_fit._MOST", -1.0)  # whatever they doubt is too much
+    with Console() as console:
+        pipeline = planted(tmp_path, tiny_llama, steps=2, console=console)
+        done = cross_fit(pipeline)
+    assert done.manifest["figures"]["rows_with_suspects"] == 0
+    rows = {r.example.query: r for r in curriculum.read(pipeline.folder("curriculum"), "train")}
+    left = {r.example.query: r for r in curriculum.read(done.folder, "train")}
+    assert left == rows
+
+
+def test_what_is_suspected_is_masked_or_its_row_dropped() -> None:
+    rows = [curriculum.CurriculumRow(Example(q), q, 0.0, 0.0) for q in ("oat milk", "tea")]
+    doubt = Doubt("brand", 0, 3)
+    masked = without(rows, {"oat milk": [doubt]}, "mask")
+    assert [r.doubts for r in masked] == [(doubt,), ()]
+    assert [r.example.query for r in without(rows, {"oat milk": [doubt]}, "drop")] == ["tea"]
+
+
+def test_what_the_teacher_says_at_the_second_look_counts() -> None:
+    old, new = (Label("brand", "oat", 0, 3),), (Label("product", "oat", 0, 3, confidence=0.4),)
+    names = ["insists tea", "changes tea", "fails tea", "undoubted tea"]
+    rows = [curriculum.CurriculumRow(Example(q, old), q, 0.0, 0.1) for q in names]
+    doubt = Doubt("brand", 0, 3)
+    doubts = {q: [doubt] for q in names[:3]}
+    reviewed = {
+        names[0]: LedgerRow(names[0], 1, "", "accepted", old, 1.0),
+        names[1]: LedgerRow(names[1], 1, "", "accepted", new, 1.0),
+        names[2]: LedgerRow(names[2], 1, "", "failed", (), 0.0),
+    }
+    after, counts = after_review(rows, doubts, reviewed)
+    assert counts == {"insisted": 1, "changed": 1, "unanswered": 1}
+    assert [r.doubts for r in after] == [(), (), (doubt,), ()]
+    assert [r.example.labels for r in after] == [old, (Label("product", "oat", 0, 3),), old, old]

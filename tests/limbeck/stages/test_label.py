@@ -1,0 +1,102 @@
+"""The labeller's commands as a person meets them, against a local server that plays the paid API."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.limbeck.test_cli import limbeck
+from tests.llm_client.fake_api import FakeApi
+from tests.teacher.test_label import PROMPT
+
+QUERIES = [f"thing{i} milk" for i in range(12)]
+
+
+@pytest.fixture
+def api() -> Iterator[FakeApi]:
+    with FakeApi(lambda query, nth: "wrong-role" if query.startswith("thing7") else "ok") as running:
+        yield running
+
+
+@pytest.fixture
+def task_file(tmp_path: Path, api: FakeApi) -> Path:
+    rows = "".join(json.dumps({"query": q, "count": 20 - i}) + "\n" for i, q in enumerate(QUERIES))
+    (tmp_path / "queries.jsonl").write_text(rows)
+    path = tmp_path / "shop.yaml"
+    path.write_text(yaml.safe_dump({
+        "name": "shop", "roles": [{"name": "product"}], "data": {"dir": ".", "queries": "queries.jsonl"},
+        "teacher": {"backend": "openai", "openai": {
+            "base_url": api.url, "model": "m", "prompt": str(PROMPT), "price_input_per_million": 1.0,
+            "price_output_per_million": 2.0,
+        }},
+    }))
+    return path
+
+
+def test_plan_label_look_and_export(task_file: Path, api: FakeApi, tmp_path: Path) -> None:
+    runs = ("--runs", tmp_path / "runs")
+    planned = limbeck("label", task_file, "--plan", *runs)
+    assert planned.returncode == 0, planned.stderr
+    assert "ask again: 12 calls" in planned.stdout
+    assert sum(api.calls.values()) == 0
+
+    labelled = limbeck("label", task_file, *runs)
+    assert labelled.returncode == 0, labelled.stderr
+    page = (tmp_path / "runs" / "shop" / "label" / "report.html").read_text()
+    assert "schema: unknown role" in page
+    assert "Not calibrated" in page
+    assert sum(api.calls.values()) == 12
+
+    again = limbeck("label", task_file, "--plan", *runs)
+    assert "leave as they are" in again.stdout
+    assert "ask again: 0 calls" in again.stdout
+
+    overview = limbeck("ledger", task_file, *runs)
+    assert "accepted" in overview.stdout
+    assert "0.0014" in overview.stdout  # 12 x (100 in + 2 x 10 out) / 1e6
+    partial = limbeck("ledger", task_file, "--status", "partial", *runs)
+    assert "thing7 milk" in partial.stdout
+    assert "thing8 milk" not in partial.stdout
+    one = limbeck("ledger", task_file, "--query", "thing3 milk", *runs)
+    assert '"reply"' in one.stdout
+    out = tmp_path / "rows.parquet"
+    assert "11 rows" in limbeck("ledger", task_file, "--status", "accepted", "--export", out, *runs).stdout
+
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(out).to_pylist()
+    assert {r["query"] for r in table} == {q for q in QUERIES if q != "thing7 milk"}
+    assert table[0]["labels"][0]["text"] == "milk"
+    assert sum(api.calls.values()) == 12
+
+
+def test_what_a_person_can_get_wrong(task_file: Path, tmp_path: Path) -> None:
+    runs = ("--runs", tmp_path / "runs")
+    none = limbeck("ledger", task_file, *runs)
+    assert (none.returncode, "there is no ledger yet" in none.stderr) == (2, True)
+    assert not (tmp_path / "runs").exists()
+    audit = limbeck("audit-context", task_file, *runs)
+    assert (audit.returncode, "no gold calibration rows" in audit.stderr) == (2, True)
+    assert limbeck("audit-context", task_file, "--gold", "silver", *runs).returncode == 2
+    budget = limbeck("label", task_file, "--set", "teacher.openai.budget=0.000001", *runs)
+    assert (budget.returncode, "the budget is spent" in budget.stderr) == (2, True)
+    wrong = limbeck("ledger", task_file, "--status", "good", *runs)
+    assert "expected one of: accepted, partial" in wrong.stderr
+
+
+def test_the_audit_says_what_context_is_worth(task_file: Path, api: FakeApi, tmp_path: Path) -> None:
+    gold = "".join(
+        json.dumps({"query": f"gold{i} milk", "labels": [{"role": "product", "text": "milk"}]}) + "\n" for i in range(5)
+    )
+    (tmp_path / "gold.jsonl").write_text(gold)
+    settings = ("--set", "data.gold.calibration=gold.jsonl", "--set", "teacher.openai.context=[]")
+    runs = ("--runs", tmp_path / "runs")
+    done = limbeck("audit-context", task_file, *settings, *runs)
+    assert done.returncode == 0, done.stderr
+    assert "| all queries, 5 | all of it | 100.0" in done.stdout
+    assert sum(api.calls.values()) == 5  # with no context to leave out all variants are one request
+    assert (tmp_path / "runs" / "shop" / "audit" / "audit.html").exists()

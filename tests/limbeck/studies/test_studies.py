@@ -1,0 +1,126 @@
+"""`ablate` and `sweep` for real, on a tiny base: variants are trained under Ray, judged, reported, not done twice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from limbeck.operations.tables import render_ablation, render_composition, render_sweep
+from limbeck.pipeline import Pipeline
+from limbeck.progress_display import Console
+from limbeck.studies.ablate import ablate, verdict
+from limbeck.studies.compose import compose
+from limbeck.studies.sweep import recommended, sweep
+from student.ray_connection import connected
+from task.errors import InputError
+from task.files import read_json
+from task.load import LoadedTask, load_task
+from tests.limbeck.stages.test_cross_fit import labelled
+
+
+def pipeline_of(folder: Path, base: Path, console: Console) -> Pipeline:
+    import json
+
+    rows = labelled()
+    (folder / "labels.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows[::2]))
+    (folder / "gold.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows[1:80:4]))
+    (folder / "task.yaml").write_text(yaml.safe_dump({
+        "name": "tiny", "roles": [{"name": "brand"}, {"name": "product"}],
+        "data": {"dir": ".", "labels": "labels.jsonl", "gold": {"test": "gold.jsonl"}},
+        "teacher": {"backend": "labels"}, "curriculum": {"dev_fraction": 0.2},
+        "student": {
+            "base": str(base), "dtype": "float32", "batch_size": 8, "max_steps": 6, "learning_rate": 0.01,
+            "lora": {"rank": 4, "alpha": 8}, "eval_every": 100, "cpus_per_worker": 1, "warmup_steps": 2,
+        },
+        "eval": {"resamples": 200},
+    }))
+    return Pipeline(load_task(folder / "task.yaml"), folder / "runs", console)
+
+
+@pytest.mark.slow
+def test_an_ablation_compares_and_goes_on(tiny_llama: Path, tmp_path: Path) -> None:
+    with Console() as console:
+        pipeline = pipeline_of(tmp_path, tiny_llama, console)
+        page = ablate(pipeline, ["shuffled"], ["none"], 1, None)
+        before = {p: p.stat().st_mtime_ns for p in pipeline.run.glob("ablate/*/manifest.json")}
+        ablate(pipeline, ["shuffled", "easy-to-hard"], ["none"], 1, None)
+    assert len(before) == 1
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    found = read_json(page.with_name("ablation.json"))
+    assert [v["name"] for v in found["variants"]] == ["shuffled, none", "easy-to-hard, none"]
+    assert found["steps"] == 6
+    assert all(len(v["f1"]["seeds"]) == 1 for v in found["variants"])
+    assert found["variants"][0]["less_reference"] is None
+    easy = pipeline.run / "ablate" / "easy-to-hard-none-0"
+    lengths = [len(r["query"].split()) for r in read_json(easy / "job.json")["train"]]
+    assert lengths[0] < lengths[-1]
+    assert found["verdict"] in page.read_text()
+    assert "| easy-to-hard, none |" in render_ablation(page.with_name("ablation.json"))
+    with Console() as console, pytest.raises(InputError, match="--order: unknown variant; found 'fast'"):
+        ablate(pipeline_of(tmp_path, tiny_llama, console), ["fast"], ["none"], 1, None)
+
+
+@pytest.mark.slow
+def test_a_sweep_recommends_and_is_not_run_twice(tiny_llama: Path, tmp_path: Path) -> None:
+    with Console() as console:
+        pipeline = pipeline_of(tmp_path, tiny_llama, console)
+        page = sweep(pipeline, [2, 4], ["attention", "q_proj+v_proj"], None)
+        marks = {p: p.stat().st_mtime_ns for p in pipeline.run.glob("sweep/*/measured.json")}
+        sweep(pipeline, [2, 4], ["attention", "q_proj+v_proj"], None)
+    assert len(marks) == 4
+    assert {p: p.stat().st_mtime_ns for p in marks} == marks
+    found = read_json(page.with_name("sweep.json"))
+    trained = {v["name"]: v["trained"] for v in found["variants"]}
+    assert trained["rank 4, attention"] == 2 * trained["rank 2, attention"] > trained["rank 4, q_proj+v_proj"]
+    assert found["recommended"] in trained
+    assert f"**{found['recommended']}**" in render_sweep(page.with_name("sweep.json"))
+    assert found["verdict"] in page.read_text()
+
+
+@pytest.mark.slow
+def test_composed_adapters_stand_beside_each_tasks_own(tiny_llama: Path, tmp_path: Path) -> None:
+    with Console() as console:
+        pipelines = []
+        for name in ("one", "other"):
+            (tmp_path / name).mkdir()
+            pipeline = pipeline_of(tmp_path / name, tiny_llama, console)
+            task = pipeline.task.model_copy(update={"name": name})
+            pipelines.append(Pipeline(LoadedTask(task, tmp_path / name / "task.yaml"), tmp_path / "runs", console))
+        with connected(pipelines[0].task.student):
+            for pipeline in pipelines:
+                pipeline.upto("train")
+        page = compose(pipelines, ["linear", "cat"], None, 0.5, 10)
+        with pytest.raises(InputError, match="--weight: a weight for each task is wanted; found 1; expected 2"):
+            compose(pipelines, ["linear"], [1.0], 0.5, 10)
+    found = read_json(page.with_name("composition.json"))
+    assert [a["name"] for a in found["adapters"]] == ["one", "other", "linear", "cat"]
+    assert found["rows"] == {"one": 10, "other": 10}
+    own = found["adapters"][0]["tasks"]
+    assert own["one"]["less_own"] is None
+    assert own["other"]["less_own"]["value"] == 0  # trained alike on the same rows
+    assert (page.parent / "linear" / "adapter_config.json").exists()
+    assert "| linear |" in render_composition(page.with_name("composition.json"))
+    assert "linear on other" in page.read_text()
+
+
+def variant(name: str, trained: int, value: float, less: dict[str, float] | None) -> dict[str, Any]:
+    return {"name": name, "trained": trained, "f1": {"value": value}, "less_best": less, "less_reference": less}
+
+
+def test_the_cheapest_within_the_interval_is_recommended() -> None:
+    best = variant("large", 400, 0.90, None)
+    level = variant("middle", 200, 0.89, {"value": -0.01, "low": -0.02, "high": 0.001})
+    worse = variant("small", 100, 0.85, {"value": -0.05, "low": -0.06, "high": -0.04})
+    assert recommended([best, level, worse])["name"] == "middle"
+    assert recommended([best, worse])["name"] == "large"
+
+
+def test_the_winner_may_be_the_reference() -> None:
+    reference = variant("shuffled, none", 0, 0.9, None)
+    level = variant("growing, none", 0, 0.91, {"value": 0.01, "low": -0.001, "high": 0.02})
+    better = variant("growing, confidence", 0, 0.93, {"value": 0.03, "low": 0.01, "high": 0.05})
+    assert "use that" in verdict([reference, level], "shuffled, none")
+    assert verdict([reference, level, better], "shuffled, none").startswith("use `growing, confidence`: +3.0 points")

@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import pytest
+
+from limbeck.progress_display import Console, Rate
+
+
+def test_a_slow_start_is_forgotten_after_a_minute() -> None:
+    rate = Rate(0.0)
+    assert rate.at(50.0, 10) == pytest.approx(0.2)
+    for second in range(51, 170):
+        found = rate.at(float(second), 10 + 5 * (second - 50))
+    assert found == pytest.approx(5.0, rel=0.01)
+
+
+def test_what_was_done_before_is_not_counted() -> None:
+    assert Rate(0.0, done=900).at(10.0, 1_000) == pytest.approx(10.0)
+
+
+def test_without_a_screen_there_are_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    with Console() as console:
+        console.stage("label", 1, 6)
+        console.begin("asking", 10)
+        console.advance(4)
+        console.finished("10 of 10")
+    lines = capsys.readouterr().err.splitlines()
+    assert [x.split("] ", 1)[1] for x in lines] == ["1/6 label: …", "1/6 label: asking", "1/6 label: 10 of 10"]

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.circuit_breaker import FAILURES, FIRST_PAUSE, LONGEST_PAUSE, Breaker
+from serving.gateway.api_keys import Bucket
+
+
+@given(
+    rate=st.floats(0.1, 1_000), burst=st.integers(1, 500),
+    asks=st.lists(st.tuples(st.floats(0, 5), st.integers(1, 50)), max_size=60),
+)
+def test_no_bucket_gives_more_than_its_rate_and_its_burst(
+    rate: float, burst: int, asks: list[tuple[float, int]]
+) -> None:
+    bucket, now, given_ = Bucket(rate, burst, burst, 0.0), 0.0, 0
+    largest = 0
+    for pause, wanted in asks:
+        now += pause
+        if not bucket.take(wanted, now):
+            given_ += wanted
+            largest = max(largest, wanted)
+    # A request larger than the bucket may overdraw it once; the debt is paid before the next.
+    assert given_ <= burst + rate * now + largest + 1e-6
+
+
+@given(rate=st.floats(0.1, 1_000), burst=st.integers(1, 100), wanted=st.integers(1, 300))
+def test_who_waits_as_long_as_told_is_served(rate: float, burst: int, wanted: int) -> None:
+    bucket = Bucket(rate, burst, 0.0, 0.0)
+    wait = bucket.take(wanted, 0.0)
+    assert wait > 0
+    assert bucket.take(wanted, wait * 1.0001 + 1e-6) == 0
+
+
+def test_the_breaker_opens_tries_once_and_waits_longer_each_time() -> None:
+    breaker = Breaker()
+    for _ in range(FAILURES - 1):
+        breaker.failed(0.0)
+    assert breaker.wait(0.0) == 0
+    breaker.failed(0.0)
+    assert breaker.wait(0.1) > 0
+    now, pauses = FIRST_PAUSE, []
+    for _ in range(8):
+        assert breaker.wait(now) == 0  # one may try
+        assert breaker.wait(now) > 0  # and nobody else meanwhile
+        breaker.failed(now)
+        pauses.append(breaker.wait(now))
+        now += pauses[-1]
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == LONGEST_PAUSE
+    assert breaker.wait(now) == 0
+    breaker.succeeded()
+    assert (breaker.wait(now), breaker.failures, breaker.pause) == (0, 0, FIRST_PAUSE)
+
+
+def test_a_trial_that_says_nothing_lets_another_try() -> None:
+    breaker = Breaker()
+    for _ in range(FAILURES):
+        breaker.failed(0.0)
+    assert breaker.wait(1.0) == 0
+    breaker.abandoned()
+    assert breaker.wait(1.0) == 0

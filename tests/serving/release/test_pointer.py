@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from serving.release.bundle import Bundle, build, open_bundle, stamp
+from serving.release.pointer import read_pointer, release, rollback
+from task.errors import InputError
+from task.files import read_json, write_json
+from task.serving_settings import Change
+
+GOOD = {"rule": "min_f1", "ok": True, "text": "F1 95.0 % (gate min_f1: at least 90 %)"}
+
+
+def test_releases_follow_each_other_and_turn_back(bundle: Bundle, tmp_path: Path, tiny_llama_untied: Path) -> None:
+    second = build(tmp_path / "second", bundle.task, bundle.codec, tiny_llama_untied, [], {})
+    for passed in (bundle, second):
+        stamp(passed.folder, [GOOD])
+    pointer = tmp_path / "live.json"
+    assert release(pointer, bundle.folder, Change()).previous is None
+    release(pointer, bundle.folder, Change())  # the same again changes nothing
+    release(pointer, second.folder, Change(canary=0.1, canary_s=5.0))
+    found = read_pointer(pointer)
+    assert found.previous is not None
+    assert (found.current.id, found.previous.id, found.change.canary) == (second.id, bundle.id, 0.1)
+    assert str(tmp_path) not in pointer.read_text()  # the folder as a whole can be moved
+    back = rollback(pointer)
+    assert (back.current.id, read_pointer(pointer).change.canary) == (bundle.id, 0.0)
+    assert rollback(pointer).current.id == second.id
+
+
+def test_what_is_not_fit_is_not_released(bundle: Bundle, tmp_path: Path) -> None:
+    pointer = tmp_path / "live.json"
+    with pytest.raises(InputError, match="no release pointer"):
+        rollback(pointer)
+    (bundle.folder / "codec.json").write_text("{}")
+    with pytest.raises(InputError, match=r"codec\.json is changed"):
+        release(pointer, bundle.folder, Change())
+    assert not pointer.exists()
+
+
+def test_a_pointer_that_is_none_is_said_to_be(bundle: Bundle, tmp_path: Path) -> None:
+    pointer = tmp_path / "live.json"
+    pointer.write_text("{}")
+    with pytest.raises(InputError, match="not a release pointer"):
+        read_pointer(pointer)
+    pointer.unlink()
+    release(pointer, bundle.folder, Change(), ungated=True)
+    with pytest.raises(InputError, match="nothing was released before"):
+        rollback(pointer)
+
+
+def test_only_what_the_gate_has_passed_is_released(bundle: Bundle, tmp_path: Path) -> None:
+    pointer = tmp_path / "live.json"
+    with pytest.raises(InputError, match="no gate has judged it"):
+        release(pointer, bundle.folder, Change())
+    stamp(bundle.folder, [GOOD, GOOD | {"ok": False, "text": "too slow"}])
+    with pytest.raises(InputError, match="did not pass: too slow"):
+        release(pointer, bundle.folder, Change())
+    assert not pointer.exists()
+    stamp(bundle.folder, [GOOD])
+    assert open_bundle(bundle.folder).id == bundle.id  # the verdict is about the content, not part of it
+    manifest = bundle.folder / "manifest.json"
+    kept = read_json(manifest)
+    write_json(manifest, kept | {"gate": kept["gate"] | {"bundle": "000000000000"}})
+    with pytest.raises(InputError, match="judged another content"):
+        release(pointer, bundle.folder, Change())
+    write_json(manifest, kept)
+    assert release(pointer, bundle.folder, Change()).current.id == bundle.id

@@ -1,0 +1,196 @@
+"""A query's way: who is asked, how often, and what becomes of an engine that misbehaves."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from engine.client import EngineUnavailableError
+from serving.routing.route import RefusedError
+from serving.routing.throughput import Pace
+from task.calibration import Certainty
+from tests.serving.conftest import Open
+
+
+def test_concurrent_identical_questions_are_asked_once(house: Open) -> None:
+    async def run() -> None:
+        async with house() as h:
+            h.engine.delay_s = 0.1
+            found = await asyncio.gather(*(h.route.answer("rice MILK") for _ in range(20)))
+            assert h.engine.requests == 1
+            assert {a.labels for a in found} == {found[0].labels}
+            assert [x.text for x in found[0].decoded()] == ["MILK"]
+            assert h.route.waiting == 0
+            await h.route.answer("rice MILK")  # it has landed: a later question is a new one
+            assert h.engine.requests == 2
+
+    asyncio.run(run())
+
+
+def test_one_who_gives_up_takes_the_answer_from_nobody_else(house: Open) -> None:
+    async def run() -> None:
+        async with house() as h:
+            h.engine.delay_s = 0.2
+            patient = asyncio.create_task(h.route.answer("rice MILK"))
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    await h.route.answer("rice MILK")
+            assert (await patient).source == "student"
+            assert h.engine.requests == 1
+
+    asyncio.run(run())
+
+
+def test_a_kept_connection_that_was_closed_costs_nobody_an_answer(house: Open) -> None:
+    async def run() -> None:
+        async with house() as h:
+            h.engine.mood = "stale"
+            for number in range(4):
+                assert (await h.label(f"rice MILK {number}")).status_code == 200
+            assert h.engine.requests > 4  # some had to be asked again
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("mood", ["broken", "garbled", "short", "gone"])
+def test_an_engine_that_misbehaves_is_left_alone_and_tried_again(house: Open, mood: str) -> None:
+    async def run() -> None:
+        async with house() as h:
+            h.engine.mood = mood
+            for number in range(5):
+                with pytest.raises(EngineUnavailableError):
+                    await h.route.answer(f"query {number}")
+            asked = h.engine.requests
+            with pytest.raises(RefusedError) as refused:
+                await h.route.answer("another")
+            assert (refused.value.reason, h.engine.requests) == ("engine", asked)
+            assert 0 < refused.value.retry_after <= 0.5
+            assert (await h.route.answer("oat milk")).source == "cache"
+            h.engine.mood = "well"
+            await asyncio.sleep(0.55)
+            assert (await h.route.answer("another")).source == "student"
+
+    asyncio.run(run())
+
+
+def test_an_engine_that_has_not_been_checked_is_asked_nothing(house: Open) -> None:
+    async def run() -> None:
+        async with house() as h:
+            h.engine.mood = "broken"
+            for number in range(5):  # what this engine did must not be held against the next
+                with pytest.raises(EngineUnavailableError):
+                    await h.route.answer(f"query {number}")
+            h.engine.mood = "well"
+            h.route.let(checked=False)
+            asked = h.engine.requests
+            with pytest.raises(RefusedError, match="being started") as refused:
+                await h.route.answer("another")
+            assert (refused.value.reason, refused.value.retry_after, h.engine.requests) == ("engine", 1.0, asked)
+            assert (await h.label("another")).status_code == 503
+            assert (await h.client.get("/readyz")).status_code == 503
+            assert (await h.label("oat milk")).json()["source"] == "cache"
+            h.route.let(checked=True)
+            assert (await h.route.answer("another")).source == "student"
+
+    asyncio.run(run())
+
+
+def test_more_than_may_wait_are_refused_at_once(house: Open) -> None:
+    async def run() -> None:
+        async with house(max_waiting=3) as h:
+            h.engine.delay_s = 0.3
+            first = [asyncio.create_task(h.route.answer(f"query {i}")) for i in range(3)]
+            await asyncio.sleep(0.05)
+            started = time.monotonic()
+            with pytest.raises(RefusedError) as refused:
+                await h.route.answer("one more")
+            assert refused.value.reason == "busy"
+            assert time.monotonic() - started < 0.2
+            assert (await h.route.answer("query 0")).source == "student"  # joins one who waits already
+            await asyncio.gather(*first)
+
+    asyncio.run(run())
+
+
+def test_what_would_be_late_is_refused_at_once(house: Open) -> None:
+    async def run() -> None:
+        async with house(request_timeout_s=1.0) as h:
+            h.engine.delay_s, h.engine.one_at_a_time = 0.05, True
+            await asyncio.gather(*(h.route.answer(f"first {i}") for i in range(15)))  # now its pace is known: 20/s
+            found = await asyncio.gather(*(h.route.answer(f"then {i}") for i in range(60)), return_exceptions=True)
+            refused = [x for x in found if isinstance(x, RefusedError)]
+            assert {x.reason for x in refused} == {"busy"}
+            assert len(refused) > 20
+            assert all(not isinstance(x, Exception) for x in found[:5])
+            await asyncio.sleep(0.1)
+            assert (await h.route.answer("later")).source == "student"
+
+    asyncio.run(run())
+
+
+def test_an_idle_engine_is_not_a_slow_one() -> None:
+    pace = Pace()
+    for second in range(100):
+        pace.began(float(second))
+        pace.landed(1, 0, second + 0.05)
+    assert pace.seconds_for(20) == pytest.approx(1.0)
+    for second in range(100):  # a queue is worked off in batches
+        pace.began(100.0 + second)
+        pace.landed(64, 32 if second < 99 else 0, 101.0 + second)
+    assert pace.seconds_for(64) == pytest.approx(1.0, rel=0.05)
+    assert Pace().seconds_for(1_000) == 0.0
+
+
+def test_doubt_marks_and_withholds(house: Open) -> None:
+    async def run() -> None:
+        async with house(certain={"uncertain": 0.9, "abstain": 0.2}) as h:
+            h.engine.sure = 3.0
+            marked = await h.route.answer("rice MILK")
+            assert marked.status == "uncertain"
+            assert [x.text for x in marked.decoded()] == ["MILK"]
+            h.engine.sure = 0.1
+            withheld = await h.route.answer("rice MILK")
+            assert (withheld.status, withheld.labels) == ("abstained", b"[]")
+            assert [q for q, _ in h.doubtful] == ["rice MILK", "rice MILK"]
+            h.engine.sure = 20.0
+            assert (await h.route.answer("rice MILK")).status == "ok"
+
+    asyncio.run(run())
+
+
+def test_certainty_goes_through_the_bundles_curve() -> None:
+    curve = Certainty(((0.0, 0.1), (0.5, 0.1), (1.0, 0.9)))
+    assert [round(curve.probability(x), 3) for x in (0.0, 0.3, 0.5, 0.75, 1.0)] == [0.1, 0.1, 0.1, 0.5, 0.9]
+    assert Certainty().probability(0.3) == 0.3
+    assert Certainty.from_json(curve.to_json()) == curve
+
+
+def test_sure_answers_are_kept_and_unsure_ones_are_not(house: Open) -> None:
+    async def run() -> None:
+        async with house(write_back={"ttl_s": 60.0, "probability": 0.95}) as h:
+            first = await h.route.answer("rice MILK")
+            again = await h.route.answer("RICE  milk")  # the same text to the normaliser, in other clothes
+            assert (first.source, again.source, h.engine.requests) == ("student", "kept", 1)
+            assert [(x.text, x.start, x.end) for x in again.decoded()] == [("milk", 6, 10)]
+            h.engine.sure = 2.0
+            await h.route.answer("soy MILK")
+            assert (await h.route.answer("soy MILK")).source == "student"
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("purge", [
+    {"text": "oat milk"}, {"label": ("aisle", "dairy")}, {"label": ("product", "oat milk")}, {"before": 4e9},
+])
+def test_what_was_purged_is_answered_by_the_student(house: Open, purge: dict[str, object]) -> None:
+    async def run() -> None:
+        async with house(write_back={"ttl_s": 60.0}) as h:
+            assert (await h.route.answer("oat milk")).source == "cache"
+            h.route._store.purge(**purge)
+            assert (await h.route.answer("oat milk")).source == "student"
+            h.route._store.restore()
+            assert (await h.route.answer("oat milk")).source == "cache"
+
+    asyncio.run(run())

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from serving.telemetry.logs import DoubtLog, LineLog
+from task.serving_settings import Certain
+
+
+def rows(path: Path) -> list[dict[str, object]]:
+    return [json.loads(x) for x in path.read_text().splitlines()]
+
+
+def test_lines_are_appended_and_a_file_that_was_moved_is_made_anew(tmp_path: Path) -> None:
+    log = LineLog(tmp_path / "a.jsonl")
+    log.add({"n": 1})
+    log.flush()
+    (tmp_path / "a.jsonl").rename(tmp_path / "old")
+    log.add({"n": 2})
+    log.flush()
+    log.flush()
+    assert (rows(tmp_path / "old"), rows(tmp_path / "a.jsonl")) == ([{"n": 1}], [{"n": 2}])
+
+
+def test_a_full_disk_costs_lines_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "full").symlink_to("/dev/full")
+    log = LineLog(tmp_path / "full")
+    for number in range(3):
+        log.add({"n": number})
+    log.flush()
+    assert log.dropped == 3
+    (tmp_path / "full").unlink()
+    log.add({"n": 3})
+    log.flush()
+    assert rows(tmp_path / "full") == [{"n": 3}]
+
+
+@pytest.mark.parametrize("keep", ["query", "hash", "nothing"])
+def test_doubts_are_counted_and_say_no_more_than_they_may(tmp_path: Path, keep: str) -> None:
+    log, settings = DoubtLog(LineLog(tmp_path / "u.jsonl")), Certain.model_validate({"keep": keep})
+    for _ in range(3):
+        log.add("b", "oat milk", 0.2, settings)
+    log.add("b", "secret name", 0.1, settings)
+    log.flush()
+    if keep == "nothing":
+        assert not (tmp_path / "u.jsonl").exists()
+        return
+    found = rows(tmp_path / "u.jsonl")
+    assert [(r["count"], r["probability"]) for r in found] == [(3, 0.2), (1, 0.1)]
+    assert [r.get("query") for r in found] == (["oat milk", "secret name"] if keep == "query" else [None, None])
+    assert ("secret" in (tmp_path / "u.jsonl").read_text()) == (keep == "query")
+
+
+def test_a_query_is_sampled_always_or_never(tmp_path: Path) -> None:
+    log, settings = DoubtLog(LineLog(tmp_path / "u.jsonl")), Certain(sample=0.5)
+    for _ in range(2):
+        for number in range(200):
+            log.add("b", f"query {number}", 0.2, settings)
+        log.flush()
+    found = [r["query"] for r in rows(tmp_path / "u.jsonl")]
+    assert found[: len(found) // 2] == found[len(found) // 2 :]
+    assert 70 < len(found) / 2 < 130

@@ -1,0 +1,116 @@
+"""Bad rows are told with file, line and field; good ones are read from every kind of file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from task.errors import InputError
+from task.labels import Label
+from task.readers import read_catalogue, read_conversions, read_labels, read_queries
+from task.spec import Task
+
+ROWS = [{"query": "oat milk", "count": 3}, {"query": "vegan", "count": 1}]
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_the_same_table_from_every_kind_of_file(tmp_path: Path) -> None:
+    jsonl = write(tmp_path / "q.jsonl", "".join(json.dumps(r) + "\n" for r in ROWS))
+    csv = write(tmp_path / "q.csv", "query,count\noat milk,3\nvegan,1\n")
+    pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "q.parquet")
+    for path in (jsonl, csv, tmp_path / "q.parquet"):
+        assert [(q.query, q.count) for q in read_queries(path)] == [("oat milk", 3), ("vegan", 1)]
+
+
+def test_datasets_from_disk_with_tokens_and_tags(tmp_path: Path, task: Task) -> None:
+    import datasets
+
+    names = ["O", "B-brand", "I-brand", "B-product"]
+    features = datasets.Features({
+        "tokens": datasets.Sequence(datasets.Value("string")),
+        "ner_tags": datasets.Sequence(datasets.ClassLabel(names=names)),
+    })
+    table = datasets.Dataset.from_dict({"tokens": [["oat", "y", "milk", "1l"]], "ner_tags": [[1, 2, 3, 0]]}, features)
+    datasets.DatasetDict({"train": table}).save_to_disk(str(tmp_path / "hub"))
+    (row,) = read_labels(f"hub:{tmp_path / 'hub'}:train", task)
+    assert row.query == "oat y milk 1l"
+    assert row.labels == (Label("brand", "oat y", 0, 5), Label("product", "milk", 6, 10))
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("", "holds no rows"),
+    ('{"query": "a"}\n{"query": \n', ":2: not JSON"),
+    ('{"query": "a"}\n[1]\n', ":2: not an object"),
+    ('{"count": 1}\n', ":1: query: field is missing"),
+    ('{"query": 5}\n', ":1: query: not a text; found 5"),
+    ('{"query": "a", "count": -1}\n', ":1: count: not a count; found -1"),
+    ('{"query": "a", "id": "x"}\n{"query": "b", "id": "x"}\n', ":2: id: the same id twice; found 'x'"),
+])
+def test_bad_query_files(tmp_path: Path, text: str, expected: str) -> None:
+    path = write(tmp_path / "q.jsonl", text)
+    with pytest.raises(InputError) as caught:
+        read_queries(path)
+    assert expected in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_not_utf8_names_line_and_remedy(tmp_path: Path) -> None:
+    path = tmp_path / "q.jsonl"
+    path.write_bytes('{"query": "a"}\n{"query": "café"}\n'.encode("latin1"))
+    with pytest.raises(InputError, match=r"q\.jsonl:2: not UTF-8.*iconv"):
+        read_queries(path)
+
+
+def test_missing_and_unknown_files(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file"):
+        read_queries(tmp_path / "none.jsonl")
+    with pytest.raises(InputError, match=r"unknown kind of file.*\.xlsx.*\.jsonl"):
+        read_queries(write(tmp_path / "q.xlsx", "x"))
+    with pytest.raises(InputError, match="not Parquet"):
+        read_queries(write(tmp_path / "q.parquet", "x"))
+
+
+@pytest.mark.parametrize(("row", "expected"), [
+    ({"query": "oat milk", "labels": [{"role": "brnd", "text": "oat"}]}, "unknown role 'brnd'; the task has: brand"),
+    ({"query": "oat milk", "labels": [{"role": "brand", "text": "oatly"}]}, "'oatly' of role 'brand' does not occur"),
+    ({"query": "oat milk", "labels": [{"role": "aisle", "text": "pets"}]}, "expected one of: dairy, drinks"),
+    ({"query": "oat milk", "labels": [{"role": "brand", "text": "oat", "start": 1, "end": 4}]}, "is not 'oat'"),
+    ({"query": "oat milk", "labels": [{"role": "brand", "text": "oat"}] * 2}, "does not occur again"),
+    ({"query": "oat milk", "labels": [{"text": "oat"}]}, "not a label"),
+    ({"query": "oat milk"}, "labels: not a list"),
+    ({"query": "x" * 10_000, "labels": []}, "10000 characters long"),
+])
+def test_bad_labels(tmp_path: Path, task: Task, row: dict[str, object], expected: str) -> None:
+    path = write(tmp_path / "gold.jsonl", json.dumps({"query": "ok", "labels": []}) + "\n" + json.dumps(row) + "\n")
+    with pytest.raises(InputError) as caught:
+        read_labels(path, task)
+    assert "gold.jsonl:2" in str(caught.value)
+    assert expected in str(caught.value)
+
+
+def test_without_offsets_the_first_occurrences_count(tmp_path: Path, task: Task) -> None:
+    row = {"query": "milk and milk", "labels": [{"role": "product", "text": "milk"}] * 2}
+    (found,) = read_labels(write(tmp_path / "g.jsonl", json.dumps(row)), task)
+    assert [(x.start, x.end) for x in found.labels] == [(0, 4), (9, 13)]
+
+
+def test_catalogue_and_conversions(tmp_path: Path) -> None:
+    item = {
+        "id": 7, "title": "Oat milk", "brand": "Oatly", "category": "Dairy > Oat milk", "attributes": {"size": "1 l"}
+    }
+    (found,) = read_catalogue(write(tmp_path / "c.jsonl", json.dumps(item)))
+    fields = ("brand", "category.root", "category.leaf", "attributes.size", "attributes.x")
+    values = {f: found.values(f) for f in fields}
+    assert values == {"brand": ("Oatly",), "category.root": ("Dairy",), "category.leaf": ("Oat milk",),
+                      "attributes.size": ("1 l",), "attributes.x": ()}
+    rows = [{"query": "oat", "item_id": "7", "count": 2}, {"query": "oat", "item_id": "gone"}]
+    path = write(tmp_path / "v.jsonl", "".join(json.dumps(r) + "\n" for r in rows))
+    assert [(c.item_id, c.count) for c in read_conversions(path, {found.id: found})] == [("7", 2)]

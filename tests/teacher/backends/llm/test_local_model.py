@@ -1,0 +1,36 @@
+"""A local LLM behind a real vLLM: slow, poor, and treated like any paid one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from task.labels import Example
+from task.model_store import fetch
+from teacher.backends.job import Sources
+from teacher.label import label_queries
+from teacher.ledger.ledger import Ledger
+from tests.conftest import make_task
+from tests.teacher.test_label import PROMPT
+
+
+@pytest.mark.slow
+def test_a_local_model_answers_within_the_schema_and_is_asked_once(tmp_path: Path) -> None:
+    settings = {"prompt": str(PROMPT), "max_tokens": 96, "timeout_s": 120.0, "context": [], "logprobs": True}
+    task = make_task(teacher={"backend": "vllm", "openai": settings, "vllm": {"max_model_len": 1024}})
+    log = [Example("oat milk"), Example("organic drinks 1l"), Example("牛奶")]
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        first = list(label_queries(task, Sources(log), ledger, tmp_path, fetch).rows)
+        attempts = list(ledger.attempts())
+        # everything is answered now, so no engine is started
+        again = list(label_queries(task, Sources(log), ledger, tmp_path, fetch).rows)
+        assert len(list(ledger.attempts())) == len(attempts)
+    assert again == first
+    assert {a["outcome"] for a in attempts} <= {"ok", "truncated"}
+    assert any(a["outcome"] == "ok" for a in attempts)
+    for row in first:
+        for x in row.labels:
+            assert task.label_problem(row.query, x.role, x.text) is None
+    # Part of a character is no text: values in other scripts have no probability of their own.
+    assert all("token probability" in s for r in first if r.query.isascii() for s in r.signals[:-1])

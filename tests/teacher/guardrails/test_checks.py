@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from task.labels import Example, Label
+from task.readers import Item
+from teacher.guardrails.checks import Guardrails, Tally
+from teacher.guardrails.judge import Answer, make_judge
+from teacher.retrieval.embedder import Embedder
+from tests.conftest import make_task
+from tests.strategies import QUERIES, examples
+
+ROLES: list[dict[str, Any]] = [
+    {"name": "brand", "multiple": False, "catalogue": "brand", "grounded": True}, {"name": "product"},
+    {"name": "aisle", "kind": "closed", "values": ["dairy", "drinks"]},
+]
+ITEMS = [Item("1", "Oat milk", "Verdant Machine"), Item("2", "Milk", "Simple")]
+
+
+def judge(query: str, *labels: Label) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    kept, verdicts = Guardrails(make_task(roles=ROLES), ITEMS).judge(query, labels)
+    return [(k.label.role, k.label.text) for k in kept], [(v.verdict, v.reason.split(":")[0]) for v in verdicts]
+
+
+def test_what_is_right_passes_with_its_span() -> None:
+    kept, verdicts = judge("verdant machine oat milk", Label("product", "oat milk"), Label("brand", "verdant machine"))
+    assert kept == [("brand", "verdant machine"), ("product", "oat milk")]
+    assert verdicts == [("accept", "as it stands")] * 2
+
+
+def test_case_blanks_and_small_edits_are_repaired_and_invention_rejected() -> None:
+    assert judge("OAT milk", Label("product", "oat milk")) == ([("product", "OAT milk")], [("repaired", "span")])
+    assert judge("oatmilk 1l", Label("product", "oat milk")) == ([("product", "oatmilk")], [("repaired", "span")])
+    assert judge("oat milk 1l", Label("product", "milk ")) == ([("product", "milk")], [("repaired", "span")])
+    assert judge("chedar chese", Label("product", "cheddar cheese"))[0] == [("product", "chedar chese")]
+    assert judge("oat milk", Label("product", "soy milk")) == ([], [("rejected", "span")])
+    assert judge("oat milk", Label("product", " ")) == ([], [("rejected", "span")])
+    assert judge("oat milk", Label("flavour", "oat")) == ([], [("rejected", "schema")])
+
+
+def test_a_closed_value_snaps_to_its_nearest_or_is_rejected() -> None:
+    assert judge("oat milk", Label("aisle", "Dairy")) == ([("aisle", "dairy")], [("repaired", "closed set")])
+    assert judge("oat milk", Label("aisle", "drinkss")) == ([("aisle", "drinks")], [("repaired", "closed set")])
+    assert judge("oat milk", Label("aisle", "pets")) == ([], [("rejected", "closed set")])
+
+
+@pytest.mark.parametrize(("text", "reason"), [
+    ("500 ml", None), ("0,5l", None), ("900 l", "units"), ("5 tons", "pattern"), ("big", "pattern"),
+])
+def test_patterns_and_units_keep_nonsense_out(text: str, reason: str | None) -> None:
+    guard = {"must_match": True, "units": {"ml": [1, 5000], "l": [0.1, 20]}}
+    roles = [{"name": "size", "pattern": r"\d+([.,]\d+)?\s?(ml|l)", "guard": guard}]
+    kept, (verdict,) = Guardrails(make_task(roles=roles)).judge(f"milk {text}", [Label("size", text)])
+    assert verdict.reason.split(":")[0] == (reason or "as it stands")
+    assert len(kept) == (reason is None)
+
+
+def test_roles_that_exclude_or_require_each_other() -> None:
+    roles = [{"name": "a", "excludes": ["b"]}, {"name": "b"}, {"name": "c", "requires": ["b"]}]
+    guardrails = Guardrails(make_task(roles=roles))
+    given = [Label("b", "y", confidence=0.4), Label("a", "x", confidence=0.9), Label("c", "z", confidence=0.9)]
+    kept, verdicts = guardrails.judge("x y z", given)
+    assert [k.label.role for k in kept] == ["a"]
+    assert [v.reason.split(":")[0] for v in verdicts] == ["excludes", "as it stands", "requires"]
+    kept, _ = guardrails.judge("x y z", given[:1] + given[2:])
+    assert [k.label.role for k in kept] == ["b", "c"]
+
+
+def test_an_alias_stands_for_a_value_that_the_catalogue_holds() -> None:
+    guard = {"aliases": {"VM": "verdant machine", "pal": "pallas"}}
+    roles = [ROLES[0] | {"guard": guard}]
+    kept, _ = Guardrails(make_task(roles=roles), ITEMS).judge("vm juice", [Label("brand", "vm")])
+    assert [(k.label.text, k.margin) for k in kept] == [("vm", 0.95)]
+    _, (unknown,) = Guardrails(make_task(roles=roles), ITEMS).judge("pal juice", [Label("brand", "pal")])
+    assert unknown.reason == "grounding: the catalogue does not know it"
+
+
+def test_relevance_is_measured_by_the_embedder_of_the_task(embedder_folder: Path, tmp_path: Path) -> None:
+    query, values = "lawn mower", ["garden", "pets"]
+    asked, *found = Embedder(embedder_folder).encode([query, *values])
+    similarity = [float(asked @ v) for v in found]
+    guard = {"relevance": sum(similarity) / 2}
+    roles = [{"name": "topic", "kind": "closed", "values": values, "guard": guard}]
+    task = make_task(roles=roles, teacher={"backend": "labels", "retrieval": {"embedder": str(embedder_folder)}})
+    labels = [{"role": "topic", "text": v} for v in values]
+    row = make_judge(task, (), tmp_path, Path).row(Example(query), Answer(query, "key", labels))
+    assert [x.text for x in row.labels] == [values[similarity.index(max(similarity))]]
+    with pytest.raises(ValueError, match="nothing measures it"):
+        Guardrails(task)
+
+
+def test_a_value_far_from_the_query_is_rejected_and_the_margin_says_how_close_it_was() -> None:
+    roles = [{"name": "topic", "kind": "closed", "values": ["garden", "pets"], "guard": {"relevance": 0.2}}]
+    guardrails = Guardrails(make_task(roles=roles), relevance=lambda query, value: {"garden": 0.6, "pets": 0.1}[value])
+    kept, verdicts = guardrails.judge("lawn mower", [Label("topic", "garden"), Label("topic", "pets")])
+    assert [(k.label.text, round(k.margin, 2)) for k in kept] == [("garden", 0.5)]
+    assert verdicts[1].reason == "relevance: too far from the query"
+
+
+@given(example=examples(), noise=st.lists(st.tuples(st.sampled_from(["brand", "product", "aisle", "x"]), QUERIES)))
+def test_whatever_comes_in_what_stays_is_true_to_the_task(example: Example, noise: list[tuple[str, str]]) -> None:
+    """Right labels of a gold row stay; whatever else stays is verbatim, allowed and free of overlap."""
+    task = make_task()
+    given = [*example.labels, *(Label(role, text, confidence=-1.0) for role, text in noise)]
+    kept, verdicts = Guardrails(task).judge(example.query, given)
+    assert len(verdicts) == len(given)
+    labels = [k.label for k in kept]
+    assert {x.key for x in example.labels if x.role != "brand"} <= {x.key for x in labels}
+    for x in labels:
+        assert task.label_problem(example.query, x.role, x.text) is None
+        assert x.start is None or example.query[x.start : x.end] == x.text
+    spans = sorted((x.start, x.end or 0) for x in labels if x.start is not None)
+    assert all(a[1] <= b[0] for a, b in itertools.pairwise(spans))
+
+
+def test_a_changed_rule_or_catalogue_changes_the_fingerprint() -> None:
+    task = make_task(roles=ROLES)
+    base = Guardrails(task, ITEMS).fingerprint()
+    assert Guardrails(task, ITEMS).fingerprint() == base
+    assert Guardrails(task, [*ITEMS, Item("3", "Tea", "Acme")]).fingerprint() != base
+    assert Guardrails(task, [*ITEMS, Item("3", "Tea", "Simple")]).fingerprint() == base
+    other = make_task(roles=[{**ROLES[0], "guard": {"fuzzy": 95}}, *ROLES[1:]])
+    assert Guardrails(other, ITEMS).fingerprint() != base
+
+
+def test_a_brand_must_be_known_to_the_catalogue_misspelt_or_shortened() -> None:
+    for text in ("verdant machine", "verdnt machine", "machine"):
+        assert judge(f"{text} milk", Label("brand", text))[0] == [("brand", text)]
+    assert judge("acme milk", Label("brand", "acme")) == ([], [("rejected", "grounding")])
+
+
+def test_overlaps_and_second_values_go_to_the_surer_label() -> None:
+    kept, verdicts = judge("oat milk", Label("product", "milk", 4, 8, 0.6), Label("product", "oat milk", 0, 8, 0.9))
+    assert kept == [("product", "oat milk")]
+    assert ("rejected", "overlap") in verdicts
+    kept, verdicts = judge("simple machine", Label("brand", "simple", 0, 6, 0.9), Label("brand", "machine", 7, 14, 0.7))
+    assert kept == [("brand", "simple")]
+    assert ("rejected", "one value") in verdicts
+
+
+def test_the_summary_counts_by_role_and_reason() -> None:
+    labels = [Label("product", "oat"), Label("x", "y")]
+    kept, verdicts = Guardrails(make_task(roles=ROLES), ITEMS).judge("oat milk", labels)
+    tally = Tally()
+    tally.add([k.label for k in kept], [v.to_json() for v in verdicts if v.verdict != "accept"])
+    assert {(r["role"], r["verdict"]): r["count"] for r in tally.rows()} == {
+        ("product", "accept"): 1, ("x", "rejected"): 1,
+    }
