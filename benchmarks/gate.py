@@ -204,7 +204,7 @@ def _same(bundle: Bundle, folder: Path) -> Path:
 
 def _built(bundle: Bundle, folder: Path, *, codec: Codec | None = None, model: Path | None = None) -> Path:
     return build(
-        folder / "bundle", bundle.task, codec or bundle.codec, model or bundle.model, [], {}, bundle.certainty,
+        folder / "bundle", bundle.task, codec or bundle.codec, model or bundle.model, [], {}, bundle.calibrator,
         reference=bundle.reference(),
     ).folder
 
@@ -219,7 +219,7 @@ def _other_codec(bundle: Bundle, folder: Path) -> Path:
 def _other_cache(bundle: Bundle, folder: Path) -> Path:
     other = build(
         folder / "other", bundle.task.model_copy(update={"name": "another"}), bundle.codec, bundle.model, [], {},
-        bundle.certainty,
+        bundle.calibrator,
     )
     made = folder / "bundle"
     shutil.copytree(bundle.folder, made)

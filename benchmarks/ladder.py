@@ -189,7 +189,7 @@ def _again(
     """The bundle with another model, an empty cache and other settings."""
     settings = bundle.task.serving.model_copy(update=serving)
     task = bundle.task.model_copy(update={"serving": settings})
-    return build(folder / "bundle", task, bundle.codec, model, [], {}, bundle.certainty, adapter=adapter)
+    return build(folder / "bundle", task, bundle.codec, model, [], {}, bundle.calibrator, adapter=adapter)
 
 
 @dataclass(frozen=True)

@@ -168,7 +168,7 @@ def swapped(bundle: Bundle, one: str, two: str, folder: Path) -> Bundle:
         )
         if not violation(bundle.task, query, labels):
             head.append(Example(query, labels))
-    return build(folder / "bundle", bundle.task, bundle.codec, model, head, {}, bundle.certainty)
+    return build(folder / "bundle", bundle.task, bundle.codec, model, head, {}, bundle.calibrator)
 
 
 def _labels(body: dict[str, Any]) -> str:

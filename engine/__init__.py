@@ -1,1 +1,1 @@
-"""Running a model: the vLLM process, its warm start, watchdog, pool and client; for the local teacher and for serving."""
+"""Running a model: the vLLM process, its warm start, watchdog, pool and client; for teacher and serving."""

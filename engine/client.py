@@ -32,7 +32,7 @@ class Judged(NamedTuple):
     """Labels of a query; how probable the student thinks that they are right as a whole, None where it cannot tell."""
 
     labels: Labelling
-    certainty: float | None
+    raw_probability: float | None
 
 
 _UNREADABLE = Judged((), 0.0)
@@ -103,7 +103,7 @@ class StudentClient:
         """Labels of queries, in order, each with the student's own probability that they are right as a whole.
 
         A query of more tokens than the engine takes is not sent, for the engine would refuse all that is asked with it:
-        it gets no labels, with certainty 0. Few characters can be many tokens.
+        it gets no labels, with raw_probability 0. Few characters can be many tokens.
 
         Raises:
             EngineUnavailableError: Refused, broken, timed out or malformed.

@@ -93,11 +93,11 @@ def risk_coverage(confidence: Floats, right: Floats, points: int = 100) -> list[
 
 
 def threshold_for(
-    confidence: Floats, right: Floats, precision: float, certainty: float = 0.9
+    confidence: Floats, right: Floats, precision: float, level: float = 0.9
 ) -> float | None:
     """The lowest threshold at which the labels kept are right with at least `precision`.
 
-    The precision at a threshold is taken at its lower bound (Clopper and Pearson 1934, one-sided, `certainty`), so
+    The precision at a threshold is taken at its lower bound (Clopper and Pearson 1934, one-sided, `level`), so
     that a handful of lucky labels cannot set it, and what is promised on calibration rows holds on others.
 
     Returns:
@@ -112,7 +112,7 @@ def threshold_for(
     good = np.cumsum(right[order])
     ends = np.flatnonzero(np.r_[score[1:] != score[:-1], True])
     kept = ends + 1.0
-    lower = beta.ppf(1 - certainty, np.maximum(good[ends], 1e-9), kept - good[ends] + 1)
+    lower = beta.ppf(1 - level, np.maximum(good[ends], 1e-9), kept - good[ends] + 1)
     reached = np.flatnonzero(lower >= precision)
     return float(score[ends[reached[-1]]]) if len(reached) else None
 

@@ -144,7 +144,7 @@ class Pipeline:
         """Merged model and labels → bundle."""
 
         def work(folder: Path) -> Mapping[str, Any]:
-            from limbeck.judging.student_calibration import certainty_of
+            from limbeck.judging.student_calibration import calibrate_student
             from serving.release.bundle import build
             from task.codec import load_codec
 
@@ -154,17 +154,17 @@ class Pipeline:
             shutil.rmtree(folder / "bundle", ignore_errors=True)
             model, adapter = self._servable(codec, merged, folder)
             parity = read_json(merged / "parity.json")
-            certainty, answers = certainty_of(self, merged / "model", codec)
+            calibrator, answers = calibrate_student(self, merged / "model", codec)
             self.console.begin("head cache", len(head))
             made = build(
-                folder / "bundle", self.task, codec, model, head, {"merge": parity}, certainty, self.console.advance,
+                folder / "bundle", self.task, codec, model, head, {"merge": parity}, calibrator, self.console.advance,
                 adapter, answers,
             )
             shutil.rmtree(folder / "engine", ignore_errors=True)  # the bundle has links to its files
-            report = certainty.report
+            report = calibrator.report
             return {
                 "id": made.id, "model": made.model_name, "head_queries": len(head),
-                "certainty": {k: report[k] for k in ("auroc", "ece") if k in report},
+                "calibration": {k: report[k] for k in ("auroc", "ece") if k in report},
             }
 
         return run_stage(

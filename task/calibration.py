@@ -14,11 +14,11 @@ from typing import Any, Self
 
 
 @dataclass(frozen=True, slots=True)
-class Certainty:
-    """A monotonous map from the student's own certainty to a probability, straight between its points.
+class Calibrator:
+    """A monotonous map from the student's own raw_probability to a probability, straight between its points.
 
     Attributes:
-        points: (certainty, probability), rising; none leaves certainty as it is.
+        points: (raw_probability, probability), rising; none leaves raw_probability as it is.
         report: JSON-ready: on how many rows it was fitted, AUROC, ECE, Brier.
     """
 
@@ -26,7 +26,7 @@ class Certainty:
     report: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def fit(cls, certainties: Sequence[float], right: Sequence[bool], report: Mapping[str, Any]) -> Self:
+    def fit(cls, raw_probabilities: Sequence[float], right: Sequence[bool], report: Mapping[str, Any]) -> Self:
         """Fit on labellings that were right or not; with fewer than two of either kind there is nothing to learn."""
         from sklearn.isotonic import IsotonicRegression
 
@@ -34,24 +34,24 @@ class Certainty:
             return cls(report=report)
         # Nothing is ever certain: half a right and half a wrong one stand at the ends.
         model = IsotonicRegression(out_of_bounds="clip")
-        model.fit([0.0, *certainties, 1.0], [0.5, *map(float, right), 0.5], [0.5, *[1.0] * len(right), 0.5])
+        model.fit([0.0, *raw_probabilities, 1.0], [0.5, *map(float, right), 0.5], [0.5, *[1.0] * len(right), 0.5])
         points = tuple(
             (round(float(x), 6), round(float(y), 6))
             for x, y in zip(model.X_thresholds_, model.y_thresholds_, strict=True)
         )
         return cls(points, report)
 
-    def probability(self, certainty: float) -> float:
+    def probability(self, raw_probability: float) -> float:
         """That the labelling is right."""
         if not self.points:
-            return certainty
-        at = bisect_right(self.points, (certainty, 2.0))
+            return raw_probability
+        at = bisect_right(self.points, (raw_probability, 2.0))
         if at == 0:
             return self.points[0][1]
         if at == len(self.points):
             return self.points[-1][1]
         (x0, y0), (x1, y1) = self.points[at - 1], self.points[at]
-        return y0 if x1 == x0 else y0 + (y1 - y0) * (certainty - x0) / (x1 - x0)
+        return y0 if x1 == x0 else y0 + (y1 - y0) * (raw_probability - x0) / (x1 - x0)
 
     def to_json(self) -> dict[str, Any]:
         """The file `confidence.json` of a bundle."""

@@ -250,9 +250,9 @@ class Codec:
             raise ValueError(f"{len(table)} rows of scores for {len(spans)} units and {self.probe_count} probes")
         states = 1 + 2 * len(self.roles)
         out = []
-        certainty = 1.0
+        raw_probability = 1.0
         if spans:
-            found, certainty, shares = self._best(log_softmax(table[: len(spans), :states]))
+            found, raw_probability, shares = self._best(log_softmax(table[: len(spans), :states]))
             for (role, first, end), probability in zip(found, shares, strict=True):
                 start, stop = spans[first][0], spans[end - 1][1]
                 out.append(Label(self.roles[role], query[start:stop], start, stop, probability))
@@ -260,7 +260,7 @@ class Codec:
         for closed in self.closed:
             part = np.exp(log_softmax(table[row : row + len(closed.probes)][:, list(closed.symbols)]))
             row += len(closed.probes)
-            certainty *= float(part.max(axis=1).prod())
+            raw_probability *= float(part.max(axis=1).prod())
             if closed.multiple:
                 yes = [(v, float(p)) for v, p in zip(closed.values, part[:, 1], strict=True) if p > 0.5]
                 out += [Label(closed.name, v, confidence=p) for v, p in yes]
@@ -268,7 +268,7 @@ class Codec:
                 best = int(part[0].argmax())
                 if best:
                     out.append(Label(closed.name, closed.values[best - 1], confidence=float(part[0, best])))
-        return self._once(out), certainty
+        return self._once(out), raw_probability
 
     def _best(self, scores: Floats) -> tuple[list[tuple[int, int, int]], float, list[float]]:
         """The spans of the best path, the probability of the whole path, and that of each span."""

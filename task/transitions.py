@@ -81,9 +81,9 @@ def probabilities(
     """
     emitted, moved = np.exp(scores), np.exp(between)
     forward, scale = _forward(emitted, moved)
-    certainty = 1.0
+    raw_probability = 1.0
     for t, state in enumerate(path):
-        certainty *= emitted[t, state] * (moved[path[t - 1], state] if t else 1.0) / scale[t]
+        raw_probability *= emitted[t, state] * (moved[path[t - 1], state] if t else 1.0) / scale[t]
     after = _backward(emitted, moved, scale)
     out = []
     for role, first, end in spans:
@@ -96,7 +96,7 @@ def probabilities(
             leave = moved[state] * emitted[end] * after[end] / scale[end]
             probability *= leave.sum() - leave[go_on]
         out.append(min(1.0, float(probability)))
-    return min(1.0, float(certainty)), out
+    return min(1.0, float(raw_probability)), out
 
 
 def _forward(emitted: Floats, moved: Floats) -> tuple[Floats, Floats]:

@@ -83,7 +83,7 @@ def probabilities(
     forward: list[list[float]] = []
     scale: list[float] = []
     before = [0.0] * scores.shape[1]  # scaled to sum to one, which is what a state that may follow any other builds on
-    certainty = 1.0
+    raw_probability = 1.0
     for row, state in zip(table, path, strict=True):
         now = list(row)
         for begin in begins:
@@ -91,7 +91,7 @@ def probabilities(
         scale.append(max(sum(now), _LEAST))
         before = [x / scale[-1] for x in now]
         forward.append(before)
-        certainty *= row[state] / scale[-1]
+        raw_probability *= row[state] / scale[-1]
     rest = _rest(table, scale, begins) if spans else []
     out = []
     for role, first, end in spans:
@@ -99,7 +99,7 @@ def probabilities(
         for t in range(first + 1, end):
             probability *= table[t][2 + 2 * role] / scale[t]
         out.append(min(1.0, probability))
-    return min(1.0, certainty), out
+    return min(1.0, raw_probability), out
 
 
 def _rest(table: list[list[float]], scale: list[float], begins: range) -> list[float]:

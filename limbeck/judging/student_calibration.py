@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from task.calibration import Certainty
+from task.calibration import Calibrator
 from task.labels import Example
 
 if TYPE_CHECKING:
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 _FOLDS = 5
 
 
-def certainty_of(pipeline: Pipeline, model: Path, codec: Codec) -> tuple[Certainty, list[Example]]:
+def calibrate_student(pipeline: Pipeline, model: Path, codec: Codec) -> tuple[Calibrator, list[Example]]:
     """Ask the merged student about the calibration rows, or about the dev rows where a task has none.
 
     A student that writes is asked by its engine only, and JSON has no probability: there the map stays empty, and there
     is no answer.
 
     Returns:
-        What makes a probability of its certainty; the queries with its labels.
+        What makes a probability of its raw_probability; the queries with its labels.
     """
     from eval.matching import exact
     from task.normalize import normaliser
@@ -38,13 +38,13 @@ def certainty_of(pipeline: Pipeline, model: Path, codec: Codec) -> tuple[Certain
     if not rows:
         rows, source = [r.example for r in read(pipeline.run / "curriculum", "dev")], "dev"
     if codec.form != "read" or not rows:
-        return Certainty(), []
+        return Calibrator(), []
     normalise = normaliser(pipeline.task.normaliser)
     judged = _judged(pipeline, model, codec, rows)
     right = [exact(labels, row.labels, normalise) for row, (labels, _) in zip(rows, judged, strict=True)]
-    certainties = [c for _, c in judged]
+    raw_probabilities = [c for _, c in judged]
     answers = [Example(row.query, labels) for row, (labels, _) in zip(rows, judged, strict=True)]
-    return Certainty.fit(certainties, right, _report(certainties, right, source)), answers
+    return Calibrator.fit(raw_probabilities, right, _report(raw_probabilities, right, source)), answers
 
 
 def _judged(pipeline: Pipeline, model: Path, codec: Codec, rows: Sequence[Example]) -> list[tuple[Any, float]]:
@@ -61,16 +61,16 @@ def _judged(pipeline: Pipeline, model: Path, codec: Codec, rows: Sequence[Exampl
     return [codec.judge_scores(r.query, s) for r, s in zip(rows, scores, strict=True)]
 
 
-def _report(certainties: Sequence[float], right: Sequence[bool], source: str) -> dict[str, Any]:
+def _report(raw_probabilities: Sequence[float], right: Sequence[bool], source: str) -> dict[str, Any]:
     """How well the calibrated probability does on rows that it was not fitted on, fold by fold."""
     from eval.calibration import assess
 
     found: list[float] = [0.0] * len(right)
     for k in range(_FOLDS):
         rest = [i for i in range(len(right)) if i % _FOLDS != k]
-        fitted = Certainty.fit([certainties[i] for i in rest], [right[i] for i in rest], {})
+        fitted = Calibrator.fit([raw_probabilities[i] for i in rest], [right[i] for i in rest], {})
         for i in range(k, len(right), _FOLDS):
-            found[i] = fitted.probability(certainties[i])
+            found[i] = fitted.probability(raw_probabilities[i])
     report: dict[str, Any] = {"rows": len(right), "source": source, "right": sum(right)}
     if len(set(right)) == 2:
         report |= assess(found, right, range(len(right)))

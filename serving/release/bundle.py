@@ -3,7 +3,7 @@
 manifest.json   format, id, form, model name, hashes, and what the student was measured at
 task.json       the task as resolved
 codec.json      the codec that the student was trained with
-confidence.json how often the student is right when it is how sure (`task.certainty`)
+confidence.json how often the student is right when it is how sure (`task.calibration`)
 reference.jsonl what the trained student said to some queries outside of any engine: an engine must say the same
 model/          what the engine loads: a token classifier (`read`) or a causal LM (`write`, `json`)
 adapter/        a LoRA adapter that the engine adds to it while it runs, where the student was not merged
@@ -24,7 +24,7 @@ from typing import Any
 
 from engine.adapters import ADAPTER_FILES, refuse_odd
 from serving.release import head_cache as cache
-from task.calibration import Certainty
+from task.calibration import Calibrator
 from task.codec import Codec
 from task.errors import InputError
 from task.files import read_json, sha256_file, sha256_json, write_json, write_jsonl
@@ -49,7 +49,7 @@ class Bundle:
     manifest: Mapping[str, Any]
     task: Task
     codec: Codec
-    certainty: Certainty
+    calibrator: Calibrator
     runs_as: str
     head: tuple[int, ...] | None = None
 
@@ -91,7 +91,7 @@ class Bundle:
 
 def build(
     folder: Path, task: Task, codec: Codec, model: Path, head: Iterable[Example], quality: Mapping[str, Any],
-    certainty: Certainty | None = None, done: Callable[[int], None] = lambda _: None, adapter: Path | None = None,
+    calibrator: Calibrator | None = None, done: Callable[[int], None] = lambda _: None, adapter: Path | None = None,
     reference: Iterable[Example] = (),
 ) -> Bundle:
     """Write a bundle into `folder`, which must not exist.
@@ -100,7 +100,7 @@ def build(
         model: The exported model; its files are linked where the file system can, else copied.
         head: Accepted labellings of the most frequent queries.
         quality: What the student was measured at, kept in the manifest.
-        certainty: What makes a probability of the student's certainty; None leaves it as it is.
+        calibrator: What makes a probability of the student's raw_probability; None leaves it as it is.
         done: Told of head queries as they are written.
         adapter: A trained LoRA adapter for `model`, which is then the base that tasks share.
         reference: Queries with the labels that the trained student gives them outside of any engine.
@@ -119,7 +119,7 @@ def build(
             _link(adapter / name, folder / "adapter" / name)
     write_json(folder / "task.json", task.model_dump(mode="json"))
     write_json(folder / "codec.json", codec.to_json())
-    write_json(folder / "confidence.json", (certainty or Certainty()).to_json())
+    write_json(folder / "confidence.json", (calibrator or Calibrator()).to_json())
     write_jsonl(folder / "reference.jsonl", (x.to_json() for x in reference))
     engine, weights = _names(_hashes(folder))
     cache.build(folder / "cache", head, task.normaliser, _cache_key(task, codec, weights), done)
@@ -231,7 +231,7 @@ def _read(folder: Path, manifest: Mapping[str, Any]) -> Bundle:
     codec = Codec.from_json(read_json(folder / "codec.json"))
     head = folder / "model" / "head.json"
     return Bundle(
-        folder, manifest, task, codec, Certainty.from_json(read_json(folder / "confidence.json")),
+        folder, manifest, task, codec, Calibrator.from_json(read_json(folder / "confidence.json")),
         _runs_as(folder / "model", codec),
         tuple(read_json(head)["symbol_ids"]) if head.exists() else None,
     )

@@ -175,8 +175,8 @@ class Route:
         """The student's labels as an answer: as they are, marked, or withheld."""
         settings = self._settings
         labels, probability = judged.labels, None
-        if judged.certainty is not None:
-            probability = round(self.bundle.certainty.probability(judged.certainty), 6)
+        if judged.raw_probability is not None:
+            probability = round(self.bundle.calibrator.probability(judged.raw_probability), 6)
         status: Status = "ok"
         if probability is not None and probability < settings.certain.uncertain:
             self._doubtful(query, probability)

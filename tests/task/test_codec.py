@@ -107,9 +107,9 @@ def test_any_scores_decode_to_something_the_task_allows(tokenizer: FastTokenizer
     rows = c.answer_length(query)
     scores = np.random.default_rng(seed).normal(size=(rows, len(c.symbol_ids))) * 5
     for each in (c, c.chained(LEARNED, 1.0)):
-        labels, certainty = each.judge_scores(query, scores)
+        labels, raw_probability = each.judge_scores(query, scores)
         allowed(query, labels)
-        assert 0.0 <= certainty <= 1.0
+        assert 0.0 <= raw_probability <= 1.0
 
 
 @given(query=QUERIES, ids=st.lists(st.integers(0, 1999), max_size=30))

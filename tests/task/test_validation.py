@@ -38,8 +38,8 @@ def test_whatever_a_student_says_is_allowed(query: str, data: st.DataObject, tok
     scores = data.draw(st.lists(
         st.lists(cell, min_size=len(codec.symbol_ids), max_size=len(codec.symbol_ids)), min_size=rows, max_size=rows
     ))
-    labels, certainty = codec.judge_scores(query, scores)
+    labels, raw_probability = codec.judge_scores(query, scores)
     assert violation(TASK, query, labels) is None
-    assert 0.0 <= certainty <= 1.0
+    assert 0.0 <= raw_probability <= 1.0
 
 

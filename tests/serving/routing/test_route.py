@@ -10,7 +10,7 @@ import pytest
 from engine.client import EngineUnavailableError
 from serving.routing.route import RefusedError
 from serving.routing.throughput import Pace
-from task.calibration import Certainty
+from task.calibration import Calibrator
 from tests.serving.conftest import Open
 
 
@@ -160,11 +160,11 @@ def test_doubt_marks_and_withholds(house: Open) -> None:
     asyncio.run(run())
 
 
-def test_certainty_goes_through_the_bundles_curve() -> None:
-    curve = Certainty(((0.0, 0.1), (0.5, 0.1), (1.0, 0.9)))
+def test_a_raw_probability_goes_through_the_bundles_curve() -> None:
+    curve = Calibrator(((0.0, 0.1), (0.5, 0.1), (1.0, 0.9)))
     assert [round(curve.probability(x), 3) for x in (0.0, 0.3, 0.5, 0.75, 1.0)] == [0.1, 0.1, 0.1, 0.5, 0.9]
-    assert Certainty().probability(0.3) == 0.3
-    assert Certainty.from_json(curve.to_json()) == curve
+    assert Calibrator().probability(0.3) == 0.3
+    assert Calibrator.from_json(curve.to_json()) == curve
 
 
 def test_sure_answers_are_kept_and_unsure_ones_are_not(house: Open) -> None:
