@@ -22,7 +22,7 @@ import aiohttp
 from engine.client import StudentClient
 from engine.process import Engine
 from eval.latency import percentiles
-from limbeck.stage import device, git_commit, versions
+from limbeck.environment import device, git_commit, versions
 from serving.release.bundle import Bundle, open_bundle
 from task.codec import Codec
 from task.files import write_json

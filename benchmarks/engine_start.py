@@ -21,7 +21,7 @@ import numpy as np
 from engine.client import StudentClient
 from engine.process import ready_to_start
 from engine.watchdog import engine_of
-from limbeck.stage import device, git_commit, versions
+from limbeck.environment import device, git_commit, versions
 from serving.release.bundle import Bundle, open_bundle
 from task.files import write_json
 from task.tokenizer import load_tokenizer

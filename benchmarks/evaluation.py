@@ -19,7 +19,7 @@ from typing import Any
 
 from eval.quality import quality
 from eval.slices import slices_of
-from limbeck.stage import device, git_commit, versions
+from limbeck.environment import device, git_commit, versions
 from task.files import write_json
 from task.labels import Example, Label, ordered
 from task.spec import Task

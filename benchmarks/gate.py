@@ -43,8 +43,8 @@ from eval.gate import Check, judge
 from eval.latency import percentiles, times_as_slow
 from eval.load_generator import in_turns
 from eval.quality import paired_difference
+from limbeck.environment import device, git_commit, versions
 from limbeck.judging.gate import gate
-from limbeck.stage import device, git_commit, versions
 from serving.release import bundle as parts
 from serving.release.bundle import Bundle, build, open_bundle
 from serving.service import answer_all, served

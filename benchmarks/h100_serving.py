@@ -28,7 +28,7 @@ from eval.arrivals import poisson
 from eval.endpoint import Target
 from eval.latency import summarise
 from eval.load_generator import one_by_one, run
-from limbeck.stage import device, git_commit, versions
+from limbeck.environment import device, git_commit, versions
 from student.estimate import Architecture
 from task.files import write_json
 from task.serving_settings import Adapters, Serving

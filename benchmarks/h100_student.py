@@ -23,8 +23,8 @@ from typing import Any
 
 import torch
 
-from limbeck.stage import device as machine
-from limbeck.stage import git_commit, versions
+from limbeck.environment import device as machine
+from limbeck.environment import git_commit, versions
 from samples.market.generate import TAIL, Market
 from student.estimate import GIB, KNOWN, Architecture, training_flops, training_memory
 from student.merging.merge import merge

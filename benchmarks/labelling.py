@@ -34,7 +34,7 @@ from typing import Any
 
 from aiohttp import web
 
-from limbeck.stage import device, git_commit, versions
+from limbeck.environment import device, git_commit, versions
 from task.files import write_json
 
 ROWS, IN_FLIGHT, DELAY_S, ROUNDS = 2_000, 64, 0.1, 5

@@ -31,8 +31,8 @@ from engine.client import StudentClient
 from engine.watchdog import started
 from eval.latency import percentiles
 from eval.quality import paired_difference, quality
+from limbeck.environment import device, git_commit, versions
 from limbeck.operations.predict import through_engine
-from limbeck.stage import device, git_commit, versions
 from serving.release.bundle import Bundle, build, open_bundle
 from student.merging.quantise import quantise
 from student.merging.token_classifier import export_classifier, shared_symbols

@@ -35,7 +35,7 @@ from eval.arrivals import poisson
 from eval.endpoint import Target
 from eval.latency import percentiles, summarise
 from eval.load_generator import Samples, run
-from limbeck.stage import device, git_commit, versions
+from limbeck.environment import device, git_commit, versions
 from task.files import write_json
 from tests.eval.known_server import known
 

@@ -24,8 +24,8 @@ from eval.bootstrap import draw
 from eval.matching import count
 from eval.metrics import MICRO, of_table
 from eval.significance import Paired
+from limbeck.environment import device, git_commit, versions
 from limbeck.inputs import Inputs
-from limbeck.stage import device, git_commit, versions
 from llm_client.reply import rows_of
 from task.files import write_json
 from task.labels import Example, Label

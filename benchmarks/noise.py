@@ -31,9 +31,9 @@ import numpy as np
 
 from eval.matching import Counts
 from eval.seeds import per_query, pooled_difference, pooled_f1
+from limbeck.environment import device, git_commit, versions
 from limbeck.inputs import Inputs
 from limbeck.judging.offline_systems import teacher_labels
-from limbeck.stage import device, git_commit, versions
 from limbeck.stages.cross_fit import contradicted, without
 from limbeck.student_jobs import answers, make_job
 from student.ray_connection import connected

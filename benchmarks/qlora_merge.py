@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from eval.quality import label_agreement
-from limbeck.stage import device, git_commit, versions
+from limbeck.environment import device, git_commit, versions
 from limbeck.student_jobs import make_job
 from student.adapters import load_adapter
 from student.inference import all_scores

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,11 @@ import numpy as np
 import numpy.typing as npt
 
 from eval.seeds import difference_over_seeds, over_seeds
-from limbeck.pipeline import Pipeline
-from limbeck.progress_display import Console
-from limbeck.stage import device, git_commit, versions
-from limbeck.student_jobs import make_job, measured, trained
+from limbeck.environment import device, git_commit, versions
+from limbeck.pipeline import run_up_to
+from limbeck.progress_display import ProgressDisplay
+from limbeck.run import Run
+from limbeck.student_jobs import make_job, trained, trained_and_asked
 from student.inference import all_scores
 from student.ray_connection import connected
 from student.training.job import Job
@@ -62,12 +64,12 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], help="a task value: student.cpus_per_worker=1")
     options = parser.parse_args()
     content = read_json(RESULT) if RESULT.exists() else {}
-    with Console() as console:
+    with ProgressDisplay() as progress:
         loaded = load_task(Path("configs/queryner.yaml"), [f"data.dir={options.data.resolve()}", *options.set])
-        pipeline = Pipeline(loaded, options.runs, console)
-        pipeline.upto("curriculum")
-        with connected(pipeline.task.student):
-            parts = {"seeds": lambda: seeds(pipeline, options.seeds), "tried": lambda: tried(pipeline)}
+        run = Run.of(loaded.task, options.runs, progress)
+        run_up_to(run, "curriculum")
+        with connected(run.task.student):
+            parts = {"seeds": lambda: seeds(run, options.seeds), "tried": lambda: tried(run)}
             for part in [options.only] if options.only else parts:
                 where = {"versions": versions(), "device": device(), "git": git_commit()}
                 content[part] = parts[part]() | where
@@ -75,47 +77,51 @@ def main() -> None:
     print(RESULT)
 
 
-def seeds(pipeline: Pipeline, number: int) -> dict[str, Any]:
+def seeds(run: Run, number: int) -> dict[str, Any]:
     """The recipe on all rows with each seed."""
-    rows = curriculum.read(pipeline.folder("curriculum"), "train")
-    gold = pipeline.inputs.test
+    rows = curriculum.read(run.finished("curriculum"), "train")
+    gold = run.inputs.test
     runs: dict[str, list[Sequence[Example]]] = {}
     for seed in range(number):
-        pipeline.console.stage(f"seed {seed}", seed + 1, number)
-        task, stage = variant(pipeline.task, {"seed": seed}), f"seeds/{seed}"
-        answers = measured(pipeline, stage, task, rows, gold, "shuffled", _inputs(pipeline))
-        ways = decodings(make_job(task, rows, [], pipeline.run / stage, "shuffled"), gold)
+        run.progress.stage(f"seed {seed}", seed + 1, number)
+        task, stage = variant(run.task, {"seed": seed}), f"seeds/{seed}"
+        answers = trained_and_asked(
+            replace(run, task=task), stage, rows, gold, order="shuffled", inputs=_inputs(run)
+        )
+        ways = decodings(make_job(task, rows, [], run.files.path / stage, "shuffled"), gold)
         for name, found in ({RECIPE: answers} | ways).items():
             runs.setdefault(name, []).append(found)
         print(over_seeds(gold, [answers], task, "span"), flush=True)
     minutes = [
-        read_json(pipeline.run / f"seeds/{n}/manifest.json")["wall_s"] / 60 for n in range(number)
+        read_json(run.files.path / f"seeds/{n}/manifest.json")["wall_s"] / 60 for n in range(number)
     ]
     return {
-        "rows": len(rows), "gold": len(gold), "strict_f1": over_seeds(gold, runs[RECIPE], pipeline.task, "span"),
+        "rows": len(rows), "gold": len(gold), "strict_f1": over_seeds(gold, runs[RECIPE], run.task, "span"),
         "minutes": [round(m, 1) for m in minutes],
-        "decoded": compared(pipeline.task, gold, runs, same_students=True),
+        "decoded": compared(run.task, gold, runs, same_students=True),
     }
 
 
-def tried(pipeline: Pipeline) -> dict[str, Any]:
+def tried(run: Run) -> dict[str, Any]:
     """Each variant without the last tenth of the rows, scored on it."""
-    rows = curriculum.read(pipeline.folder("curriculum"), "train")
+    rows = curriculum.read(run.finished("curriculum"), "train")
     cut = len(rows) - len(rows) // 10
     held = [r.example for r in rows[cut:]]
     found: dict[str, list[Sequence[Example]]] = {}
     for at, (name, change) in enumerate(VARIANTS.items(), 1):
-        pipeline.console.stage(name, at, len(VARIANTS))
-        task = variant(pipeline.task, change)
+        run.progress.stage(name, at, len(VARIANTS))
+        task = variant(run.task, change)
         stage = f"variants/{name.replace(' ', '-')}"
-        found[name] = [measured(pipeline, stage, task, rows[:cut], held, "shuffled", _inputs(pipeline))]
+        found[name] = [trained_and_asked(
+            replace(run, task=task), stage, rows[:cut], held, order="shuffled", inputs=_inputs(run)
+        )]
         print(name, over_seeds(held, found[name], task, "span"), flush=True)
     job = make_job(
-        variant(pipeline.task, {}), rows[:cut], [], pipeline.run / f"variants/{RECIPE}", "shuffled"
+        variant(run.task, {}), rows[:cut], [], run.files.path / f"variants/{RECIPE}", "shuffled"
     )
     for name, answers in decodings(job, held).items():
         found[name] = [answers]
-    return {"held_out": len(held), "variants": compared(pipeline.task, held, found)}
+    return {"held_out": len(held), "variants": compared(run.task, held, found)}
 
 
 def decodings(job: Job, rows: Sequence[Example]) -> dict[str, list[Example]]:
@@ -163,8 +169,8 @@ def variant(task: Task, change: Mapping[str, Any]) -> Task:
     return task.model_copy(update={"student": student})
 
 
-def _inputs(pipeline: Pipeline) -> dict[str, str]:
-    return {"curriculum": pipeline.digest("curriculum"), "gold": pipeline.inputs.fingerprint("test")}
+def _inputs(run: Run) -> dict[str, str]:
+    return {"curriculum": run.digest("curriculum"), "gold": run.inputs.fingerprint("test")}
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ from engine.process import Engine
 from eval.latency import percentiles
 from eval.quality import label_agreement
 from eval.seeds import difference_over_seeds, over_seeds
-from limbeck.stage import device, git_commit, versions
+from limbeck.environment import device, git_commit, versions
 from limbeck.student_jobs import read_predictions
 from student.adapters import add_adapter
 from student.inference import all_scores

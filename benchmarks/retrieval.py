@@ -36,7 +36,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from limbeck.stage import device, git_commit, versions
+from limbeck.environment import device, git_commit, versions
 from task.files import read_json, write_json
 from task.model_store import fetch
 from task.readers import Item

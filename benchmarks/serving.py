@@ -37,7 +37,7 @@ from eval.arrivals import poisson
 from eval.endpoint import Target
 from eval.latency import percentiles, slower_by, summarise
 from eval.load_generator import run
-from limbeck.stage import device, git_commit, versions
+from limbeck.environment import device, git_commit, versions
 from serving.release.bundle import open_bundle
 from serving.release.head_cache import HeadCache, build
 from serving.service import served

@@ -43,7 +43,7 @@ from benchmarks.mixed_load import MixedLoad, Outcome
 from benchmarks.serving import made_up_misses
 from engine.process import free_port
 from eval.latency import percentiles
-from limbeck.stage import device, git_commit, versions
+from limbeck.environment import device, git_commit, versions
 from serving.release.bundle import Bundle, build, open_bundle
 from serving.release.head_cache import HeadCache
 from serving.release.pointer import release, rollback

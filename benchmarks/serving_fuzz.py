@@ -31,7 +31,7 @@ from typing import Any
 
 from benchmarks.mutations import mutated
 from engine.process import free_port
-from limbeck.stage import device, git_commit, versions
+from limbeck.environment import device, git_commit, versions
 from serving.service import served
 from task.files import write_json
 

@@ -36,7 +36,7 @@ from eval.arrivals import poisson
 from eval.endpoint import Target
 from eval.latency import percentiles, summarise
 from eval.load_generator import one_by_one, run
-from limbeck.stage import device, git_commit, versions
+from limbeck.environment import device, git_commit, versions
 from serving.release.bundle import Bundle, open_bundle
 from serving.release.head_cache import HeadCache
 from serving.service import served

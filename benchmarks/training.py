@@ -34,7 +34,7 @@ from benchmarks.h100_student import matmul_rate
 from eval.bootstrap import draw
 from eval.matching import count
 from eval.metrics import MICRO, of_table
-from limbeck.stage import device, git_commit, versions
+from limbeck.environment import device, git_commit, versions
 from student.adapters import load_adapter
 from student.estimate import KNOWN, training_flops
 from student.inference import predict

@@ -1,3 +1,3 @@
-"""The roof: command line, pipeline, run folders, console."""
+"""The command line, and what chains the other packages: runs, stages, studies, judgements."""
 
 __version__ = "0.1.0"

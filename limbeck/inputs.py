@@ -6,7 +6,6 @@ import functools
 from collections.abc import Callable
 from pathlib import Path
 
-from limbeck.stage import Result, run_stage
 from task.files import sha256_file, sha256_json
 from task.labels import Example
 from task.readers import read_catalogue, read_conversions, read_labels, read_queries
@@ -17,22 +16,13 @@ from teacher.backends.job import Sources
 class Inputs:
     """The tables of a task, read when first asked for."""
 
-    def __init__(self, task: Task, run: Path) -> None:
-        self.task, self._run = task, run
-        self.sample: Result | None = None
+    def __init__(self, task: Task, sample: Path) -> None:
+        """Read nothing yet.
 
-    def prepare(self) -> Result | None:
-        """Generate the sample market if the task asks for it."""
-        data = self.task.data
-        if data.sample:
-            from samples.market.generate import generate
-
-            settings = {"seed": data.seed, "queries": data.sample_queries, "items": data.sample_items}
-            self.sample = run_stage(
-                self._run, "sample", config=settings, inputs={"generator": _source_digest()},
-                work=lambda folder: generate(folder, **settings),
-            )
-        return self.sample
+        Args:
+            sample: Folder of the generated market, for a task that asks for one.
+        """
+        self.task, self._sample = task, sample
 
     def source(self, name: str) -> Path | str | None:
         """Where a table is: a path, `hub:NAME:SPLIT`, or None.
@@ -44,7 +34,7 @@ class Inputs:
         if data.sample:
             from samples.market.generate import FILES
 
-            return self._run / "sample" / FILES[name] if name in FILES else None
+            return self._sample / FILES[name] if name in FILES else None
         holder: object = data.gold if name in {"calibration", "test"} else data
         given: str | None = getattr(holder, name)
         return None if given is None else self._place(given)
@@ -54,6 +44,11 @@ class Inputs:
         if data.dir is None:
             return f"hub:{data.hub}:{_HUB_SPLITS.get(given, given)}"
         return data.dir / given
+
+    @property
+    def has_traffic(self) -> bool:
+        """Whether the log says how often its queries were asked."""
+        return len({q.count for q in self.teacher.log}) > 1
 
     @functools.cached_property
     def annotations(self) -> list[list[Example]]:
@@ -124,11 +119,3 @@ def _digest(source: Path | str) -> str:
     if not source.exists():
         rows_of(source)  # raises the error that names the file
     return sha256_file(source)
-
-
-def _source_digest() -> str:
-    """Fingerprint of the generator's own code and lists: a changed market is another market."""
-    import samples.market
-
-    folder = Path(samples.market.__file__).parent
-    return sha256_json({p.name: sha256_file(p) for p in sorted(folder.iterdir()) if p.suffix in {".py", ".yaml"}})

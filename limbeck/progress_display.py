@@ -31,7 +31,7 @@ class Rate:
         return (done - before) / max(1e-6, now - since)
 
 
-class Console:
+class ProgressDisplay:
     """A `task.progress.Progress` on standard error."""
 
     def __init__(self) -> None:

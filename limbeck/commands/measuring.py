@@ -59,7 +59,7 @@ def bench(
     from eval.bench import bench as measure
     from eval.endpoint import PATHS, Target
     from eval.report import write_bench
-    from limbeck.progress_display import Console
+    from limbeck.progress_display import ProgressDisplay
     from task.errors import InputError
     from task.files import write_json
     from task.readers import read_queries
@@ -71,12 +71,12 @@ def bench(
             "no such percentile", field="--percentile", found=percentile, expected="one of: " + ", ".join(_PERCENTILES)
         )
     target = Target(url.rstrip("/"), api, model, instruction, _object(extra), key)
-    with Console() as console:
+    with ProgressDisplay() as progress:
         found = measure(target, [q.query for q in read_queries(queries)], Settings(
             rate=rate, ramp_to=ramp_to, seconds=seconds, repeats=repeats, hit_share=hit_share if hits else 0.0,
             slo_ms=slo_ms, percentile=percentile, sweep_seconds=sweep, processes=processes, seed=seed,
             plan=arrivals.replay(replay, speed) if replay else None,
-        ), [q.query for q in read_queries(hits)] if hits else [], console)
+        ), [q.query for q in read_queries(hits)] if hits else [], progress)
     if out:
         write_json(out, found.figures)
     if folder:
@@ -108,10 +108,10 @@ def compare(
     from eval.report import write_comparison
     from limbeck.judging.compare import compare as measure
     from limbeck.judging.compare import named
-    from limbeck.progress_display import Console
+    from limbeck.progress_display import ProgressDisplay
 
-    with Console() as console:
-        found = measure(named(systems), gold, console, resamples=resamples, pairs=pairs)
+    with ProgressDisplay() as progress:
+        found = measure(named(systems), gold, progress, resamples=resamples, pairs=pairs)
     write_comparison(folder, found)
     print((folder / "comparison.md").read_text(encoding="utf-8"))
     print(f"Report: {folder / 'comparison.html'}")
@@ -138,12 +138,12 @@ def gate(
     """
     from eval.gate import junit, passed
     from limbeck.judging.gate import gate as judge
-    from limbeck.progress_display import Console
+    from limbeck.progress_display import ProgressDisplay
     from task.files import write_text
 
-    with Console() as console:
+    with ProgressDisplay() as progress:
         checks = judge(
-            folder, gold, console, overrides=set_ or (), teacher_file=teacher, log_file=log, released_from=released,
+            folder, gold, progress, overrides=set_ or (), teacher_file=teacher, log_file=log, released_from=released,
             pairs=pairs,
         )
     if xml:

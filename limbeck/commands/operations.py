@@ -45,6 +45,27 @@ def serve(
 
 
 @app.command(rich_help_panel=PANEL)
+def predict(
+    folder: BundleFolder,
+    source: Annotated[Path, typer.Option("--in", help="Queries: .jsonl, .csv or .parquet")],
+    out: Annotated[Path, typer.Option("--out", help="Predictions, as JSON lines")],
+    use_cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Answer head queries from the cache")] = True,
+    log: Annotated[Path, typer.Option(help="vLLM's log")] = Path("limbeck-engine.log"),
+) -> None:
+    """Label a file of queries with a bundle."""
+    from limbeck.operations.predict import predict as predict_file
+    from limbeck.progress_display import ProgressDisplay
+    from serving.release.bundle import open_bundle
+    from task.files import write_jsonl
+    from task.readers import read_queries
+
+    opened, rows = open_bundle(folder), read_queries(source)
+    with ProgressDisplay() as progress:
+        found = predict_file(opened, rows, log, use_cache=use_cache, progress=progress)
+    print(f"{write_jsonl(out, (x.to_json() for x in found)):,} rows in {out}")
+
+
+@app.command(rich_help_panel=PANEL)
 def release(
     folder: BundleFolder,
     pointer: PointerFile,

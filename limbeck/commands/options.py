@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from limbeck.pipeline import Pipeline
+    from limbeck.run import Run
 
 TaskFile = Annotated[Path, typer.Argument(metavar="TASK", help="The task file, such as configs/market.yaml")]
 Overrides = Annotated[
@@ -21,11 +21,11 @@ RUNS = Path("runs")
 
 
 @contextlib.contextmanager
-def opened(task: Path, overrides: list[str] | None, runs: Path) -> Iterator[Pipeline]:
-    """The pipeline of a task, with nothing run."""
-    from limbeck.pipeline import Pipeline
-    from limbeck.progress_display import Console
+def opened(task: Path, overrides: list[str] | None, runs: Path) -> Iterator[Run]:
+    """The run of a task, with its progress on the screen and nothing executed."""
+    from limbeck.progress_display import ProgressDisplay
+    from limbeck.run import Run
     from task.load import load_task
 
-    with Console() as console:
-        yield Pipeline(load_task(task, overrides or ()), runs, console)
+    with ProgressDisplay() as progress:
+        yield Run.of(load_task(task, overrides or ()).task, runs, progress)

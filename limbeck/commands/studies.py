@@ -25,10 +25,12 @@ def audit_context(
     An LLM is asked once per kind and gold query; the replies stay in the ledger.
     """
     from limbeck.operations.tables import render_audit
+    from limbeck.pipeline import prepare_inputs
     from limbeck.studies.context_audit import audit
 
-    with opened(task, set_, runs) as pipeline:
-        page = audit(pipeline, gold)
+    with opened(task, set_, runs) as run:
+        prepare_inputs(run)
+        page = audit(run, gold)
     print(render_audit(page.with_name("audit.json")))
     print(f"\nReport: {page}")
 
@@ -41,10 +43,12 @@ def forms(
     steps: Annotated[int | None, typer.Option(help="Training steps of every form; default: the task's", min=1)] = None,
 ) -> None:
     """Train the same student to answer in all three forms (`read`, `write`, `json`) and compare F1 and latency."""
+    from limbeck.pipeline import run_up_to
     from limbeck.studies.answer_forms import compare
 
-    with opened(task, set_, runs) as pipeline:
-        path = compare(pipeline, steps)
+    with opened(task, set_, runs) as run:
+        run_up_to(run, "curriculum")
+        path = compare(run, steps)
     print(path)
 
 
@@ -63,11 +67,14 @@ def ablate(
     The winner may be `shuffled`. What has been trained already is not trained again.
     """
     from limbeck.operations.tables import render_ablation
-    from limbeck.studies.ablate import ORDERS, WEIGHTINGS
+    from limbeck.pipeline import run_up_to
+    from limbeck.studies.ablate import ORDERS, WEIGHTINGS, check
     from limbeck.studies.ablate import ablate as compare
 
-    with opened(task, set_, runs) as pipeline:
-        page = compare(pipeline, order or ORDERS, weighting or WEIGHTINGS, seeds, steps)
+    with opened(task, set_, runs) as run:
+        check(order or (), weighting or ())
+        run_up_to(run, "curriculum")
+        page = compare(run, orders=order or ORDERS, weightings=weighting or WEIGHTINGS, seeds=seeds, steps=steps)
     print(render_ablation(page.with_name("ablation.json")))
     print(f"\nReport: {page}")
 
@@ -86,10 +93,14 @@ def sweep(
 ) -> None:
     """Try LoRA ranks and target layers on Ray Tune; recommend the cheapest that cannot be told from the best."""
     from limbeck.operations.tables import render_sweep
+    from limbeck.pipeline import run_up_to
     from limbeck.studies.sweep import sweep as try_all
 
-    with opened(task, set_, runs) as pipeline:
-        page = try_all(pipeline, rank or (4, 8, 16, 32), targets or ("attention", "mlp", "all-linear"), steps)
+    with opened(task, set_, runs) as run:
+        run_up_to(run, "curriculum")
+        page = try_all(
+            run, ranks=rank or (4, 8, 16, 32), targets=targets or ("attention", "mlp", "all-linear"), steps=steps
+        )
     print(render_sweep(page.with_name("sweep.json")))
     print(f"\nReport: {page}")
 
@@ -107,15 +118,19 @@ def compose(
 ) -> None:
     """Make one adapter of several tasks' and measure on each task what that costs."""
     from limbeck.operations.tables import render_composition
-    from limbeck.pipeline import Pipeline
-    from limbeck.progress_display import Console
+    from limbeck.pipeline import prepare_inputs
+    from limbeck.progress_display import ProgressDisplay
+    from limbeck.run import Run
     from limbeck.studies.compose import compose as put_together
     from task.load import load_task
 
-    with Console() as console:
-        pipelines = [Pipeline(load_task(t, ()), runs, console) for t in tasks]
+    with ProgressDisplay() as progress:
+        opened_runs = [Run.of(load_task(t, ()).task, runs, progress) for t in tasks]
+        for run in opened_runs:
+            prepare_inputs(run)
         page = put_together(
-            pipelines, method or ("linear", "ties", "dare_linear", "dare_ties"), weight, density, max_rows
+            opened_runs, methods=method or ("linear", "ties", "dare_linear", "dare_ties"), weights=weight,
+            density=density, max_rows=max_rows,
         )
     print(render_composition(page.with_name("composition.json")))
     print(f"\nReport: {page}")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from limbeck.stage import device, git_commit, versions
+from limbeck.environment import device, git_commit, versions
 from task.errors import InputError
 from task.labels import Example
 from task.progress import Progress

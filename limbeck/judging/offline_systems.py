@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 from task.labels import Example, Label
 
 if TYPE_CHECKING:
-    from limbeck.pipeline import Pipeline
+    from limbeck.run import Run
 
 TEACHER, DICTIONARY = "teacher", "dictionary"
 UNTUNED, ADAPTER, MERGED = "base, not tuned", "student with adapter", "student, merged, in transformers"
 
 
-def offline(pipeline: Pipeline, gold: Sequence[Example]) -> dict[str, list[Example]]:
+def offline(run: Run, gold: Sequence[Example]) -> dict[str, list[Example]]:
     """Predictions by system; those of the base and of the adapter are of the first `eval.reference_rows` only."""
     from eval.dictionary_baseline import Dictionary
     from student.adapters import load_adapter
@@ -25,40 +25,40 @@ def offline(pipeline: Pipeline, gold: Sequence[Example]) -> dict[str, list[Examp
     from task.model_store import fetch
     from task.tokenizer import load_tokenizer
 
-    task, console, run = pipeline.task, pipeline.console, pipeline.run
-    sources = pipeline.inputs.teacher
+    task, progress = run.task, run.progress
+    sources = run.inputs.teacher
     out: dict[str, list[Example]] = {}
     if sources.catalogue:
         out[DICTIONARY] = Dictionary.from_catalogue(sources.catalogue, task).predict(gold)
     else:
-        out[DICTIONARY] = Dictionary.from_labels(learned(run), task).predict(gold)
-    teacher = teacher_labels(run / "label" / "labels.jsonl", gold) if task.teacher.backend != "labels" else None
+        out[DICTIONARY] = Dictionary.from_labels(learned(run.files.curriculum), task).predict(gold)
+    teacher = teacher_labels(run.files.label.labels, gold) if task.teacher.backend != "labels" else None
     if teacher:
         out[TEACHER] = teacher
-    codec, base = load_codec(run / "merge"), fetch(task.student.base)
+    codec, base = load_codec(run.files.merge.folder), fetch(task.student.base)
     tokenizer = load_tokenizer(base)
     dtype = DTYPES[task.serving.dtype]
     reference = gold[: task.eval.reference_rows]
     device = accelerator()
 
     def student(name: str, model: Any, rows: Sequence[Example]) -> None:
-        console.begin(name, len(rows))
+        progress.begin(name, len(rows))
         out[name] = predict(
-            on_device(model, device), codec, tokenizer, task, rows, device=device, progress=console.advance
+            on_device(model, device), codec, tokenizer, task, rows, device=device, progress=progress.advance
         )
 
     student(UNTUNED, load_base(base, dtype), reference)
     trained_on = load_base(base, dtype, task.student)
-    student(ADAPTER, load_adapter(trained_on, run / "train" / "adapter"), reference)
-    student(MERGED, load_base(run / "merge" / "model", dtype), gold)
+    student(ADAPTER, load_adapter(trained_on, run.files.train.adapter), reference)
+    student(MERGED, load_base(run.files.merge.model, dtype), gold)
     return out
 
 
-def learned(run: Path) -> list[Example]:
+def learned(curriculum: Path) -> list[Example]:
     """What the student has learned from."""
     from teacher.curriculum.build import read
 
-    return [r.example for r in read(run / "curriculum", "train")]
+    return [r.example for r in read(curriculum, "train")]
 
 
 def teacher_labels(labels: Path, gold: Sequence[Example]) -> list[Example] | None:
@@ -71,7 +71,7 @@ def teacher_labels(labels: Path, gold: Sequence[Example]) -> list[Example] | Non
     return [Example(g.query, found.get(g.query, ()), g.count, g.id) for g in gold]
 
 
-def teacher_confidence(pipeline: Pipeline, gold: Sequence[Example]) -> dict[str, Any] | None:
+def teacher_confidence(run: Run, gold: Sequence[Example]) -> dict[str, Any] | None:
     """How the teacher's calibrated confidence and its threshold do on gold that neither was fitted on."""
     from eval.calibration import assess
     from task.files import read_json
@@ -80,13 +80,13 @@ def teacher_confidence(pipeline: Pipeline, gold: Sequence[Example]) -> dict[str,
     from teacher.guardrails.confidence import rightness
     from teacher.ledger.records import LedgerRow
 
-    label, options = pipeline.run / "label", pipeline.task.eval
-    if not (label / "confidence.json").exists():
+    label, options = run.files.label, run.task.eval
+    if not label.confidence.exists():
         return None
     truth = {g.query: g.labels for g in gold}
-    normalise = normaliser(pipeline.task.normaliser)
+    normalise = normaliser(run.task.normaliser)
     confidence, right, groups = [], [], []
-    for number, line in rows_of(label / "labels.jsonl"):
+    for number, line in rows_of(label.labels):
         if line["query"] in truth:
             row = LedgerRow.from_json(line)
             confidence += [x.confidence or 0.0 for x in row.labels]
@@ -95,6 +95,6 @@ def teacher_confidence(pipeline: Pipeline, gold: Sequence[Example]) -> dict[str,
     if len(set(right)) < 2:
         return None
     return assess(
-        confidence, right, groups, threshold=read_json(label / "confidence.json")["threshold"], seed=options.seed,
+        confidence, right, groups, threshold=read_json(label.confidence)["threshold"], seed=options.seed,
         level=options.confidence,
     )

@@ -14,13 +14,13 @@ from task.calibration import Calibrator
 from task.labels import Example
 
 if TYPE_CHECKING:
-    from limbeck.pipeline import Pipeline
+    from limbeck.run import Run
     from task.codec import Codec
 
 _FOLDS = 5
 
 
-def calibrate_student(pipeline: Pipeline, model: Path, codec: Codec) -> tuple[Calibrator, list[Example]]:
+def calibrate_student(run: Run, model: Path, codec: Codec) -> tuple[Calibrator, list[Example]]:
     """Ask the merged student about the calibration rows, or about the dev rows where a task has none.
 
     A student that writes is asked by its engine only, and JSON has no probability: there the map stays empty, and there
@@ -33,30 +33,30 @@ def calibrate_student(pipeline: Pipeline, model: Path, codec: Codec) -> tuple[Ca
     from task.normalize import normaliser
     from teacher.curriculum.build import read
 
-    rows: Sequence[Example] = pipeline.inputs.teacher.calibration
+    rows: Sequence[Example] = run.inputs.teacher.calibration
     source = "calibration"
     if not rows:
-        rows, source = [r.example for r in read(pipeline.run / "curriculum", "dev")], "dev"
+        rows, source = [r.example for r in read(run.files.curriculum, "dev")], "dev"
     if codec.form != "read" or not rows:
         return Calibrator(), []
-    normalise = normaliser(pipeline.task.normaliser)
-    judged = _judged(pipeline, model, codec, rows)
+    normalise = normaliser(run.task.normaliser)
+    judged = _judged(run, model, codec, rows)
     right = [exact(labels, row.labels, normalise) for row, (labels, _) in zip(rows, judged, strict=True)]
     raw_probabilities = [c for _, c in judged]
     answers = [Example(row.query, labels) for row, (labels, _) in zip(rows, judged, strict=True)]
     return Calibrator.fit(raw_probabilities, right, _report(raw_probabilities, right, source)), answers
 
 
-def _judged(pipeline: Pipeline, model: Path, codec: Codec, rows: Sequence[Example]) -> list[tuple[Any, float]]:
+def _judged(run: Run, model: Path, codec: Codec, rows: Sequence[Example]) -> list[tuple[Any, float]]:
     from student.inference import all_scores
     from student.model import DTYPES, accelerator, load_base
     from task.tokenizer import load_tokenizer
 
-    pipeline.console.begin("how sure the student is", len(rows))
+    run.progress.begin("how sure the student is", len(rows))
     device = accelerator()
     scores = all_scores(
-        load_base(model, DTYPES[pipeline.task.serving.dtype]).to(device), codec, load_tokenizer(model),
-        [r.query for r in rows], device=device, progress=pipeline.console.advance,
+        load_base(model, DTYPES[run.task.serving.dtype]).to(device), codec, load_tokenizer(model),
+        [r.query for r in rows], device=device, progress=run.progress.advance,
     )
     return [codec.judge_scores(r.query, s) for r, s in zip(rows, scores, strict=True)]
 

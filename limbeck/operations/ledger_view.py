@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from limbeck.pipeline import Pipeline
+from limbeck.run import Run
 from task.errors import InputError
 from teacher.backends.job import Plan
 from teacher.ledger.ledger import Ledger
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 _EXPORT_BATCH = 2_000
 
 
-def open_ledger(pipeline: Pipeline) -> Ledger:
+def open_ledger(run: Run) -> Ledger:
     """The ledger of a task's run folder; an error where there is none."""
-    path = pipeline.run / "ledger.sqlite"
+    path = run.files.ledger
     if not path.exists():
         fix = "Run `limbeck label TASK` first, with the same --runs"
         raise InputError("there is no ledger yet", file=path, fix=fix)

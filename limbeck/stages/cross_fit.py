@@ -1,6 +1,7 @@
-"""The stage between curriculum and training that a task can ask for: find labels that are probably wrong.
+"""`cross-fit`, between curriculum and training, for a task that asks for it: find labels that are probably wrong.
 
-What is found is masked, its row is dropped, or the teacher is asked again.
+Cross-fitting trains students on folds of the curriculum and lets each judge the fold that it has not seen (confident
+learning, Northcutt et al. 2021). A label found is masked, its row is dropped, or the teacher is asked again.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from limbeck.stage import Result, run_stage
+from limbeck.run import Run
+from limbeck.stage import Figures, Stage
 from limbeck.student_jobs import trained
 from task.files import write_jsonl
 from task.labels import Doubt, Example
@@ -20,7 +22,6 @@ from task.settings import CrossFit
 from task.spec import Task
 
 if TYPE_CHECKING:
-    from limbeck.pipeline import Pipeline
     from student.label_errors import Suspect
     from task.codec import Codec
     from teacher.curriculum.build import CurriculumRow
@@ -30,53 +31,59 @@ _MOST = 0.2
 _SHARE = 3  # a student that only has to contradict gets this part of the task's steps
 
 
-def cross_fit(pipeline: Pipeline) -> Result:
-    """Curriculum → the same without what students of the other folds contradict, and `suspects.jsonl`."""
-    task = pipeline.task
-    settings = task.curriculum.cross_fit
-    assert settings is not None
+def _settings(run: Run) -> CrossFit:
+    settings = run.task.curriculum.cross_fit
+    assert settings is not None  # the stage is not wanted without it
+    return settings
 
-    def work(folder: Path) -> Mapping[str, Any]:
-        from task.codec import Codec
-        from task.model_store import fetch
-        from task.tokenizer import load_tokenizer
-        from teacher.curriculum import build as curriculum
 
-        base = fetch(task.student.base)
-        rows = curriculum.read(pipeline.folder("curriculum"), "train")
-        dev = curriculum.read(pipeline.folder("curriculum"), "dev")
-        codec = Codec.compile(task, [r.example for r in rows], load_tokenizer(base), form="read")
-        usable = [r for r in rows if codec.representable(r.example)]
-        found = contradicted(task, settings, base, codec, usable, folder, pipeline.console)
-        write_jsonl(folder / "suspects.jsonl", (
-            {"query": usable[x.row].example.query, **x.doubt.to_json(), "given": round(x.given, 4),
-             "instead": round(x.instead, 4), "says": x.says} for x in found
-        ))
-        share = doubted(len(found), [x.example for x in usable], codec, task)
-        if share > _MOST:
-            curriculum.write(curriculum.Curriculum(rows, dev, {}), task, folder)
-            pipeline.console.begin(f"students doubt {share:.0%} of the labels: too weak, nothing is changed")
-            return {"suspects": len(found), "rows_with_suspects": 0, "doubted": share, "train": len(rows)}
-        doubts: dict[str, list[Doubt]] = {}
-        for x in found:
-            doubts.setdefault(usable[x.row].example.query, []).append(x.doubt)
-        asked: dict[str, int] = {}
-        if settings.action == "ask":
-            train, asked = after_review(rows, doubts, _reviewed(pipeline, [x.example for x in usable], found))
-        else:
-            train = without(rows, doubts, settings.action)
-        left = {"contradicted by students": len(rows) - len(train)} if len(train) < len(rows) else {}
-        curriculum.write(curriculum.Curriculum(train, dev, left), task, folder)
-        return {
-            "suspects": len(found), "rows_with_suspects": len(doubts), "doubted": share, **asked, "train": len(train),
-        }
+def _config(run: Run) -> object:
+    included = run.task.model_dump(mode="json", include={"student", "roles", "normaliser"})
+    return included | {"cross_fit": _settings(run).model_dump(mode="json")}
 
-    return run_stage(
-        pipeline.run, "cross-fit",
-        config=task.model_dump(mode="json", include={"student", "roles", "normaliser"})
-        | {"cross_fit": settings.model_dump(mode="json")},
-        inputs={"curriculum": pipeline.digest("curriculum")}, work=work,
-    )
+
+def _work(run: Run, folder: Path) -> Figures:
+    """Write the curriculum without what students of the other folds contradict, and `suspects.jsonl`."""
+    from task.codec import Codec
+    from task.model_store import fetch
+    from task.tokenizer import load_tokenizer
+    from teacher.curriculum import build as curriculum
+
+    task, settings = run.task, _settings(run)
+    base, source = fetch(task.student.base), run.finished("curriculum")
+    rows, dev = curriculum.read(source, "train"), curriculum.read(source, "dev")
+    codec = Codec.compile(task, [r.example for r in rows], load_tokenizer(base), form="read")
+    usable = [r for r in rows if codec.representable(r.example)]
+    found = contradicted(task, settings, base, codec, usable, folder, run.progress)
+    write_jsonl(folder / "suspects.jsonl", (
+        {"query": usable[x.row].example.query, **x.doubt.to_json(), "given": round(x.given, 4),
+         "instead": round(x.instead, 4), "says": x.says} for x in found
+    ))
+    share = doubted(len(found), [x.example for x in usable], codec, task)
+    if share > _MOST:
+        curriculum.write(curriculum.Curriculum(rows, dev, {}), task, folder)
+        run.progress.begin(f"students contradict {share:.0%} of the labels: too weak to judge, nothing is changed")
+        return {"suspects": len(found), "rows_with_suspects": 0, "doubted": share, "train": len(rows)}
+    doubts: dict[str, list[Doubt]] = {}
+    for x in found:
+        doubts.setdefault(usable[x.row].example.query, []).append(x.doubt)
+    asked: dict[str, int] = {}
+    if settings.action == "ask":
+        train, asked = after_review(rows, doubts, _reviewed(run, [x.example for x in usable], found))
+    else:
+        train = without(rows, doubts, settings.action)
+    left = {"contradicted by students": len(rows) - len(train)} if len(train) < len(rows) else {}
+    curriculum.write(curriculum.Curriculum(train, dev, left), task, folder)
+    return {
+        "suspects": len(found), "rows_with_suspects": len(doubts), "doubted": share, **asked, "train": len(train),
+    }
+
+
+STAGE = Stage(
+    name="cross-fit", config=_config, inputs=lambda run: {"curriculum": run.digest("curriculum")}, work=_work,
+    headline=lambda f: f"{f['suspects']:,} labels contradicted, {f['train']:,} train rows", phase="train",
+    wanted=lambda task: task.curriculum.cross_fit is not None,
+)
 
 
 def doubted(suspects: int, examples: Sequence[Example], codec: Codec, task: Task) -> float:
@@ -101,7 +108,7 @@ def without(
     return [replace(r, doubts=(*r.doubts, *doubts.get(r.example.query, ()))) for r in rows]
 
 
-def _reviewed(pipeline: Pipeline, examples: Sequence[Example], found: Sequence[Suspect]) -> dict[str, LedgerRow]:
+def _reviewed(run: Run, examples: Sequence[Example], found: Sequence[Suspect]) -> dict[str, LedgerRow]:
     """What the teacher says when it is shown what students doubt."""
     from task.model_store import fetch
     from teacher.backends.llm.review import question, review
@@ -114,10 +121,8 @@ def _reviewed(pipeline: Pipeline, examples: Sequence[Example], found: Sequence[S
             (label.text for label in example.labels if label.role == x.doubt.role), ""
         )
         lines.setdefault(example.query, []).append(question(example.query, x.doubt, said, x.says))
-    with Ledger(pipeline.run / "ledger.sqlite") as ledger:
-        return review(
-            pipeline.task, pipeline.inputs.teacher, ledger, pipeline.index, fetch, lines, pipeline.console
-        )
+    with Ledger(run.files.ledger) as ledger:
+        return review(run.task, run.inputs.teacher, ledger, run.files.index, fetch, lines, run.progress)
 
 
 def after_review(

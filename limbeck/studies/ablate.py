@@ -5,12 +5,13 @@ from __future__ import annotations
 import datetime
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from limbeck.pipeline import Pipeline
-from limbeck.stage import device, git_commit, versions
-from limbeck.student_jobs import measured
+from limbeck.environment import device, git_commit, versions
+from limbeck.run import Run
+from limbeck.student_jobs import trained_and_asked
 from task.errors import InputError
 from task.labels import Example
 from task.spec import Task
@@ -21,7 +22,7 @@ REFERENCE = "shuffled, none"
 
 
 def ablate(
-    pipeline: Pipeline, orders: Sequence[str], weightings: Sequence[str], seeds: int, steps: int | None
+    run: Run, *, orders: Sequence[str], weightings: Sequence[str], seeds: int, steps: int | None
 ) -> Path:
     """Train every order × weighting with every seed for the same number of steps; compare on gold.
 
@@ -34,45 +35,44 @@ def ablate(
     Returns:
         The page; `ablation.json` lies beside it.
     """
-    _check("--order", orders, ORDERS)
-    _check("--weighting", weightings, WEIGHTINGS)
+    check(orders, weightings)
     from eval.report import write_ablation
     from eval.seeds import difference_over_seeds, over_seeds
     from student.ray_connection import connected
     from student.training.order import total_steps
     from teacher.curriculum import build as curriculum
 
-    pipeline.upto("curriculum")
-    rows = curriculum.read(pipeline.folder("curriculum"), "train")
-    dev = [r.example for r in curriculum.read(pipeline.folder("curriculum"), "dev")]
-    gold: Sequence[Example] = pipeline.inputs.test or dev
-    s = pipeline.task.student
+    rows = curriculum.read(run.finished("curriculum"), "train")
+    dev = [r.example for r in curriculum.read(run.finished("curriculum"), "dev")]
+    gold: Sequence[Example] = run.inputs.test or dev
+    s = run.task.student
     steps = steps or total_steps(len(rows), s.batch_size, s.epochs, s.max_steps)
-    inputs = {"curriculum": pipeline.digest("curriculum"), "gold": pipeline.inputs.fingerprint("test")}
+    inputs = {"curriculum": run.digest("curriculum"), "gold": run.inputs.fingerprint("test")}
     found: dict[str, list[list[Example]]] = {}
     variants = list(itertools.product(orders, weightings, range(seeds)))
     with connected(s):
         for number, (order, weighting, seed) in enumerate(variants, 1):
             name = f"{order}, {weighting}"
-            pipeline.console.stage(f"{name}, seed {seed}", number, len(variants))
-            task = _variant(pipeline.task, weighting, seed, steps)
+            run.progress.stage(f"{name}, seed {seed}", number, len(variants))
+            task = _variant(run.task, weighting, seed, steps)
             ordered = curriculum.ordered(rows, order, seed)
-            runs = found.setdefault(name, [])
-            runs.append(
-                measured(pipeline, f"ablate/{order}-{weighting}-{seed}", task, ordered, gold, order, inputs)
-            )
-            pipeline.console.finished(f"F1 {100 * over_seeds(gold, runs[-1:], task)['value']:.1f}")
+            answers = found.setdefault(name, [])
+            answers.append(trained_and_asked(
+                replace(run, task=task), f"ablate/{order}-{weighting}-{seed}", ordered, gold, order=order,
+                inputs=inputs,
+            ))
+            run.progress.finished(f"F1 {100 * over_seeds(gold, answers[-1:], task)['value']:.1f}")
     reference = REFERENCE if REFERENCE in found else next(iter(found))
     content: list[dict[str, Any]] = [{
-        "name": name, "f1": over_seeds(gold, runs, pipeline.task),
+        "name": name, "f1": over_seeds(gold, answers, run.task),
         "less_reference": None if name == reference else
-        difference_over_seeds(gold, runs, found[reference], pipeline.task),
-    } for name, runs in found.items()]
-    folder = pipeline.run / "ablate"
+        difference_over_seeds(gold, answers, found[reference], run.task),
+    } for name, answers in found.items()]
+    folder = run.files.ablation
     write_ablation(folder, {
-        "task": pipeline.task.name, "rows": len(rows), "gold": len(gold),
-        "on": "test" if pipeline.inputs.test else "dev", "steps": steps, "seeds": seeds,
-        "level": pipeline.task.eval.confidence, "reference": reference,
+        "task": run.task.name, "rows": len(rows), "gold": len(gold),
+        "on": "test" if run.inputs.test else "dev", "steps": steps, "seeds": seeds,
+        "level": run.task.eval.confidence, "reference": reference,
         "variants": content, "verdict": verdict(content, reference),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "versions": versions(),
         "device": device(), "git": git_commit(),
@@ -87,6 +87,12 @@ def _variant(task: Task, weighting: str, seed: int, steps: int) -> Task:
         "early_stop": None, "report_to": (),
     })
     return task.model_copy(update={"student": student})
+
+
+def check(orders: Sequence[str], weightings: Sequence[str]) -> None:
+    """Raise `InputError` for an order or a weighting that there is not, before anything is run."""
+    _check("--order", orders, ORDERS)
+    _check("--weighting", weightings, WEIGHTINGS)
 
 
 def _check(flag: str, found: Sequence[str], valid: Sequence[str]) -> None:

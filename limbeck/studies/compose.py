@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from limbeck.pipeline import Pipeline
-from limbeck.stage import device, git_commit, versions
+from limbeck.environment import device, git_commit, versions
+from limbeck.run import Run
 from task.errors import InputError
 from task.labels import Example
 
 
 def compose(
-    pipelines: Sequence[Pipeline], methods: Sequence[str], weights: Sequence[float] | None, density: float,
+    runs: Sequence[Run], *, methods: Sequence[str], weights: Sequence[float] | None, density: float,
     max_rows: int | None,
 ) -> Path:
     """Compose the trained adapters of tasks by every method, and measure each result on each task's gold.
@@ -38,23 +38,23 @@ def compose(
     for method in methods:
         if method not in METHODS:
             raise InputError("unknown method", field="--method", found=method, expected="one of: " + ", ".join(METHODS))
-    _check(pipelines, weights)
-    names = [p.task.name for p in pipelines]
-    shares = list(weights or [1.0 / len(pipelines)] * len(pipelines))
-    folder = pipelines[0].run.parent / ("compose-" + "-".join(names))
+    _check(runs, weights)
+    names = [run.task.name for run in runs]
+    shares = list(weights or [1.0 / len(runs)] * len(runs))
+    folder = runs[0].files.path.parent / ("compose-" + "-".join(names))
     folder.mkdir(parents=True, exist_ok=True)
-    base = fetch(pipelines[0].task.student.base)
-    adapters = {p.task.name: p.folder("train") / "adapter" for p in pipelines}
+    base = fetch(runs[0].task.student.base)
+    adapters = {run.task.name: _adapter(run) for run in runs}
     made = dict(adapters)
     for number, method in enumerate(methods, 1):
-        pipelines[0].console.stage(method, number, len(methods))
+        runs[0].progress.stage(method, number, len(methods))
         made[method] = put_together(base, adapters, method, shares, folder / method, density=density)
-    gold = {p.task.name: _gold(p)[:max_rows] for p in pipelines}
-    rows = [_measure(name, where, base, pipelines, gold) for name, where in made.items()]
-    _compare(rows, pipelines, gold)
+    gold = {run.task.name: _gold(run)[:max_rows] for run in runs}
+    rows = [_measure(name, where, base, runs, gold) for name, where in made.items()]
+    _compare(rows, runs, gold)
     write_composition(folder, {
         "tasks": names, "weights": shares, "density": density, "rows": {n: len(g) for n, g in gold.items()},
-        "level": pipelines[0].task.eval.confidence,
+        "level": runs[0].task.eval.confidence,
         "adapters": [{"name": r["name"], "tasks": r["tasks"]} for r in rows],
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "versions": versions(),
         "device": device(), "git": git_commit(),
@@ -62,30 +62,34 @@ def compose(
     return folder / "composition.html"
 
 
-def _check(pipelines: Sequence[Pipeline], weights: Sequence[float] | None) -> None:
-    if len(pipelines) < 2:
-        raise InputError("one adapter is composed already", field="TASK", found=len(pipelines), expected="two or more")
-    if len({p.task.name for p in pipelines}) < len(pipelines):
-        raise InputError("two task files have the same name", field="name", found=pipelines[0].task.name)
-    bases = {p.task.student.base for p in pipelines}
+def _check(runs: Sequence[Run], weights: Sequence[float] | None) -> None:
+    if len(runs) < 2:
+        raise InputError("one adapter is composed already", field="TASK", found=len(runs), expected="two or more")
+    if len({run.task.name for run in runs}) < len(runs):
+        raise InputError("two task files have the same name", field="name", found=runs[0].task.name)
+    bases = {run.task.student.base for run in runs}
     if len(bases) > 1:
         raise InputError("the tasks' students have different bases", field="student.base", found=sorted(bases))
-    if weights is not None and len(weights) != len(pipelines):
+    if weights is not None and len(weights) != len(runs):
         raise InputError(
-            "a weight for each task is wanted", field="--weight", found=len(weights), expected=str(len(pipelines))
+            "a weight for each task is wanted", field="--weight", found=len(weights), expected=str(len(runs))
         )
 
 
-def _gold(pipeline: Pipeline) -> list[Example]:
+def _adapter(run: Run) -> Path:
+    run.finished("train")
+    return run.files.train.adapter
+
+
+def _gold(run: Run) -> list[Example]:
     """Gold test rows, or dev rows where there are none."""
     from teacher.curriculum.build import read
 
-    pipeline.inputs.prepare()
-    return list(pipeline.inputs.test) or [r.example for r in read(pipeline.folder("curriculum"), "dev")]
+    return list(run.inputs.test) or [r.example for r in read(run.finished("curriculum"), "dev")]
 
 
 def _measure(
-    name: str, adapter: Path, base: Path, pipelines: Sequence[Pipeline], gold: dict[str, list[Example]]
+    name: str, adapter: Path, base: Path, runs: Sequence[Run], gold: dict[str, list[Example]]
 ) -> dict[str, Any]:
     """What an adapter answers on every task, read with the task's own codec."""
     from student.adapters import load_adapter
@@ -95,26 +99,26 @@ def _measure(
     from task.tokenizer import load_tokenizer
 
     place = accelerator()
-    model = load_adapter(load_base(base, DTYPES[pipelines[0].task.student.dtype]), adapter).to(place)
+    model = load_adapter(load_base(base, DTYPES[runs[0].task.student.dtype]), adapter).to(place)
     found = {}
-    for p in pipelines:
-        rows = gold[p.task.name]
-        p.console.begin(f"{name} on {p.task.name}", len(rows))
-        codec = load_codec(p.folder("train"))
-        found[p.task.name] = predict(
-            model, codec, load_tokenizer(base), p.task, rows, device=place, progress=p.console.advance
+    for run in runs:
+        rows = gold[run.task.name]
+        run.progress.begin(f"{name} on {run.task.name}", len(rows))
+        codec = load_codec(run.finished("train"))
+        found[run.task.name] = predict(
+            model, codec, load_tokenizer(base), run.task, rows, device=place, progress=run.progress.advance
         )
     return {"name": name, "predictions": found, "tasks": {}}
 
 
-def _compare(rows: Sequence[dict[str, Any]], pipelines: Sequence[Pipeline], gold: dict[str, list[Example]]) -> None:
+def _compare(rows: Sequence[dict[str, Any]], runs: Sequence[Run], gold: dict[str, list[Example]]) -> None:
     """F1 of every adapter on every task, and its difference to the task's own adapter."""
     from eval.quality import paired_difference, quality
 
     own = {r["name"]: r["predictions"] for r in rows}
     for r in rows:
-        for p in pipelines:
-            task, truth = p.task, gold[p.task.name]
+        for run in runs:
+            task, truth = run.task, gold[run.task.name]
             said = r["predictions"][task.name]
             r["tasks"][task.name] = {
                 "f1": quality(truth, said, task)["value"]["f1"],

@@ -8,8 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from limbeck.pipeline import Pipeline
-from limbeck.stages.evaluate import has_traffic
+from limbeck.run import Run
 from task.errors import InputError
 from task.labels import Example
 from task.spec import Task
@@ -18,7 +17,7 @@ ALL = "all of it"
 GOLD = ("calibration", "test")
 
 
-def audit(pipeline: Pipeline, gold_name: str) -> Path:
+def audit(run: Run, gold_name: str) -> Path:
     """Label the gold queries once per variant and compare; writes `audit/` in the run folder.
 
     An LLM's replies go to the task's ledger, so that a second audit pays for nothing.
@@ -34,22 +33,21 @@ def audit(pipeline: Pipeline, gold_name: str) -> Path:
     from eval.report import write_audit
     from eval.slices import TRAFFIC, traffic
 
-    task = pipeline.task
-    pipeline.inputs.prepare()
-    sources = pipeline.inputs.teacher
-    gold = list(sources.calibration) if gold_name == "calibration" else pipeline.inputs.test
+    task = run.task
+    sources = run.inputs.teacher
+    gold = list(sources.calibration) if gold_name == "calibration" else run.inputs.test
     if not gold:
         raise InputError(
             f"there are no gold {gold_name} rows to compare on", field=f"data.gold.{gold_name}",
             fix="Name a file of labelled queries, or choose the other split with --gold",
         )
     # All of it comes last: the ledger's rows of these queries are then the ones that the task itself would give.
-    found = {name: _label(pipeline, variant, gold) for name, variant in reversed(variants(task).items())}
+    found = {name: _label(run, variant, gold) for name, variant in reversed(variants(task).items())}
     slices = {"all queries": list(range(len(gold)))}
-    if has_traffic(pipeline):
+    if run.inputs.has_traffic:
         names = traffic(gold, sources.log, task)
         slices |= {s: [i for i, n in enumerate(names) if n == s] for s in TRAFFIC}
-    folder = pipeline.run / "audit"
+    folder = run.files.audit
     write_audit(folder, {
         "task": task.name, "backend": task.teacher.backend, "gold": gold_name, "rows": len(gold),
         "level": task.eval.confidence,
@@ -78,22 +76,22 @@ def _with(task: Task, kinds: Sequence[str]) -> Task:
     return task.model_copy(update={"teacher": changed})
 
 
-def _label(pipeline: Pipeline, task: Task, gold: Sequence[Example]) -> list[Example]:
+def _label(run: Run, task: Task, gold: Sequence[Example]) -> list[Example]:
     """The teacher's labels of the gold queries under a variant."""
     from task.model_store import fetch
     from teacher.label import label_queries
     from teacher.ledger.ledger import Ledger
 
-    sources = pipeline.inputs.teacher
+    sources = run.inputs.teacher
     asked = [replace(g, labels=()) for g in gold]
     if task.teacher.backend == "catalog":  # it learns from the whole log, and nothing is paid
         known = {q.query for q in sources.log}
         asked = [*sources.log, *(q for q in asked if q.query not in known)]
         ledger = Ledger(Path(":memory:"))
     else:
-        ledger = Ledger(pipeline.run / "ledger.sqlite")
+        ledger = Ledger(run.files.ledger)
     with ledger:
-        label_queries(task, replace(sources, log=asked), ledger, pipeline.index, fetch, pipeline.console)
+        label_queries(task, replace(sources, log=asked), ledger, run.files.index, fetch, run.progress)
         rows = ledger.rows(g.query for g in gold)
     return [replace(g, labels=rows[g.query].labels if g.query in rows else ()) for g in gold]
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from limbeck.pipeline import Pipeline
-from limbeck.stage import device, git_commit, versions
+from limbeck.environment import device, git_commit, versions
+from limbeck.run import Run
 from limbeck.student_jobs import answers, make_job, read_predictions
 from task.errors import ComponentError, InputError
 from task.files import read_json, sha256_json, write_json, write_jsonl
@@ -23,7 +23,7 @@ from task.spec import Task
 _DONE = "measured.json"
 
 
-def sweep(pipeline: Pipeline, ranks: Sequence[int], targets: Sequence[str], steps: int | None) -> Path:
+def sweep(run: Run, *, ranks: Sequence[int], targets: Sequence[str], steps: int | None) -> Path:
     """Train every rank × target group for the same steps, as many at once as the cluster has room for.
 
     Judged on dev rows: a choice made on the test rows would flatter what is then measured on them. Trials go on from
@@ -40,20 +40,19 @@ def sweep(pipeline: Pipeline, ranks: Sequence[int], targets: Sequence[str], step
     from student.training.order import total_steps
     from teacher.curriculum import build as curriculum
 
-    pipeline.upto("curriculum")
-    task = pipeline.task
+    task = run.task
     if task.student.peft is not None:
         raise InputError("a sweep varies LoRA", field="student.peft", found=task.student.peft, expected="null")
-    rows = curriculum.read(pipeline.folder("curriculum"), "train")
-    dev = [r.example for r in curriculum.read(pipeline.folder("curriculum"), "dev")]
+    rows = curriculum.read(run.finished("curriculum"), "train")
+    dev = [r.example for r in curriculum.read(run.finished("curriculum"), "dev")]
     s = task.student
     steps = steps or total_steps(len(rows), s.batch_size, s.epochs, s.max_steps)
-    folder = pipeline.run / "sweep"
+    folder = run.files.sweep
     trials: dict[str, Path] = {}
     for rank, target in itertools.product(ranks, targets):
         name = f"rank {rank}, {target}"
-        trials[name] = _prepare(pipeline, folder, _variant(task, rank, target, steps), rows, dev)
-    _run(pipeline, trials, s)
+        trials[name] = _prepare(run, folder, _variant(task, rank, target, steps), rows, dev)
+    _run(run, trials, s)
     found = [_figures(name, where, dev, task) for name, where in trials.items()]
     best = max(found, key=lambda v: (v["f1"]["value"], -v["trained"]))
     for v in found:
@@ -97,17 +96,17 @@ def _variant(task: Task, rank: int, target: str, steps: int) -> Task:
 
 
 def _prepare(
-    pipeline: Pipeline, folder: Path, task: Task, rows: Sequence[Any], dev: Sequence[Example]
+    run: Run, folder: Path, task: Task, rows: Sequence[Any], dev: Sequence[Example]
 ) -> Path:
     """The folder of a trial, with its job; one of another curriculum or other settings has another name."""
-    key = sha256_json({"student": task.student.model_dump(mode="json"), "curriculum": pipeline.digest("curriculum")})
+    key = sha256_json({"student": task.student.model_dump(mode="json"), "curriculum": run.digest("curriculum")})
     where = folder / key[:12]
     where.mkdir(parents=True, exist_ok=True)
     make_job(task, rows, dev, where, task.curriculum.order).write(where / "job.json")
     return where
 
 
-def _run(pipeline: Pipeline, trials: Mapping[str, Path], settings: Student) -> None:
+def _run(run: Run, trials: Mapping[str, Path], settings: Student) -> None:
     """Run those trials that are not done under Ray Tune."""
     todo = [str(where.resolve()) for where in trials.values() if not (where / _DONE).exists()]
     if not todo:
@@ -124,25 +123,25 @@ def _run(pipeline: Pipeline, trials: Mapping[str, Path], settings: Student) -> N
             tune.with_resources(_trial, resources),
             param_space={"folder": tune.grid_search(todo), "threads": settings.cpus_per_worker},
             run_config=tune.RunConfig(
-                name="ray", storage_path=str((pipeline.run / "sweep").resolve()), verbose=0,
+                name="ray", storage_path=str((run.files.sweep).resolve()), verbose=0,
                 failure_config=tune.FailureConfig(max_failures=settings.max_failures),
             ),
         )
-        pipeline.console.begin("trials", len(trials), done=len(trials) - len(todo))
+        run.progress.begin("trials", len(trials), done=len(trials) - len(todo))
         left = {Path(t) / _DONE for t in todo}
 
         def look() -> None:
             done = {m for m in left if m.exists()}
             left.difference_update(done)
             if done:
-                pipeline.console.advance(len(done))
+                run.progress.advance(len(done))
 
         with looking(look):
             results = tuner.fit()
         if results.errors:
             failed = f"{len(results.errors)} of {len(todo)} trials failed"
             raise ComponentError(f"{failed}, the first with: {results.errors[0]}")
-    shutil.rmtree(pipeline.run / "sweep" / "ray", ignore_errors=True)
+    shutil.rmtree(run.files.sweep / "ray", ignore_errors=True)
 
 
 def _trial(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from limbeck.progress_display import Console, Rate
+from limbeck.progress_display import ProgressDisplay, Rate
 
 
 def test_a_slow_start_is_forgotten_after_a_minute() -> None:
@@ -18,10 +18,10 @@ def test_what_was_done_before_is_not_counted() -> None:
 
 
 def test_without_a_screen_there_are_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    with Console() as console:
-        console.stage("label", 1, 6)
-        console.begin("asking", 10)
-        console.advance(4)
-        console.finished("10 of 10")
+    with ProgressDisplay() as progress:
+        progress.stage("label", 1, 6)
+        progress.begin("asking", 10)
+        progress.advance(4)
+        progress.finished("10 of 10")
     lines = capsys.readouterr().err.splitlines()
     assert [x.split("] ", 1)[1] for x in lines] == ["1/6 label: …", "1/6 label: asking", "1/6 label: 10 of 10"]

@@ -6,14 +6,20 @@ from typing import Any
 
 import pytest
 
-from limbeck.stage import run_stage
+from limbeck.artefacts import RunFolder
+from limbeck.inputs import Inputs
+from limbeck.progress_display import ProgressDisplay
+from limbeck.run import Run
+from limbeck.stage import Result, Stage, execute
+from task.errors import InputError
+from tests.conftest import make_task
 
 
 class Work:
     def __init__(self, fail: bool = False) -> None:
         self.calls, self.fail, self.found = 0, fail, ""
 
-    def __call__(self, folder: Path) -> Mapping[str, Any]:
+    def __call__(self, _run: Run, folder: Path) -> Mapping[str, Any]:
         self.calls += 1
         partial = folder / "partial"
         self.found = partial.read_text() if partial.exists() else ""
@@ -22,6 +28,12 @@ class Work:
             raise KeyboardInterrupt
         (folder / "out.txt").write_text("done")
         return {"n": 1}
+
+
+def run_stage(folder: Path, name: str, *, config: object, inputs: Mapping[str, str], work: Work) -> Result:
+    task = make_task()
+    run = Run(task, RunFolder(folder), Inputs(task, folder / "sample"), ProgressDisplay())
+    return execute(Stage(name=name, config=lambda _run: config, inputs=lambda _run: inputs, work=work), run)
 
 
 def test_a_stage_that_stands_is_not_run_again(tmp_path: Path) -> None:
@@ -53,3 +65,28 @@ def test_a_killed_stage_goes_on_and_nothing_half_done_is_seen(tmp_path: Path) ->
     other = Work()
     run_stage(tmp_path, "s", config=3, inputs={}, work=other)
     assert other.found == ""  # remains of another fingerprint are not gone on with
+
+
+def test_scratch_files_do_not_change_the_digest_and_others_do(tmp_path: Path) -> None:
+    run = Run(make_task(), RunFolder(tmp_path), Inputs(make_task(), tmp_path / "sample"), ProgressDisplay())
+
+    def written(config: int, scratch: str, kept: str) -> str:
+        def work(_run: Run, folder: Path) -> Mapping[str, Any]:
+            (folder / "noise").mkdir(exist_ok=True)
+            (folder / "noise" / "log.txt").write_text(scratch)
+            (folder / "out.txt").write_text(kept)
+            return {}
+
+        stage = Stage(
+            name="s", config=lambda _run: config, inputs=lambda _run: {}, work=work, scratch=frozenset({"noise"})
+        )
+        return execute(stage, run).digest
+
+    assert written(1, "a", "same") == written(2, "b", "same")
+    assert written(3, "a", "other") != written(4, "a", "same")
+
+
+def test_a_stage_that_has_not_been_run_is_named(tmp_path: Path) -> None:
+    run = Run(make_task(), RunFolder(tmp_path), Inputs(make_task(), tmp_path / "sample"), ProgressDisplay())
+    with pytest.raises(InputError, match=r"stage 'label' has not been run.*limbeck run TASK"):
+        run.digest("label")

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from limbeck.pipeline import Pipeline
-from limbeck.progress_display import Console
-from limbeck.stages.cross_fit import after_review, cross_fit, doubted, without
+from limbeck.pipeline import run_up_to
+from limbeck.progress_display import ProgressDisplay
+from limbeck.run import Run
+from limbeck.stage import execute
+from limbeck.stages.cross_fit import STAGE, after_review, doubted, without
 from task.codec import Codec
 from task.labels import Doubt, Example, Label
 from task.load import load_task
@@ -33,7 +35,7 @@ def labelled() -> list[dict[str, object]]:
     return out
 
 
-def planted(tmp_path: Path, tiny_llama: Path, steps: int, console: Console) -> Pipeline:
+def planted(tmp_path: Path, tiny_llama: Path, steps: int, progress: ProgressDisplay) -> Run:
     """A task with the planted errors, run as far as its curriculum."""
     (tmp_path / "labels.jsonl").write_text("".join(json.dumps(r) + "\n" for r in labelled()))
     (tmp_path / "task.yaml").write_text(yaml.safe_dump({
@@ -45,27 +47,27 @@ def planted(tmp_path: Path, tiny_llama: Path, steps: int, console: Console) -> P
             "lora": {"rank": 4, "alpha": 8}, "eval_every": 100, "cpus_per_worker": 1, "warmup_steps": 2,
         },
     }))
-    pipeline = Pipeline(load_task(tmp_path / "task.yaml"), tmp_path / "runs", console)
-    pipeline.upto("curriculum")
-    return pipeline
+    run = Run.of(load_task(tmp_path / "task.yaml").task, tmp_path / "runs", progress)
+    run_up_to(run, "curriculum")
+    return run
 
 
 @pytest.mark.slow
 def test_planted_errors_are_found_and_not_learned_from(tiny_llama: Path, tmp_path: Path) -> None:
-    with Console() as console:
-        pipeline = planted(tmp_path, tiny_llama, 60, console)
-        pipeline.upto("train")
-        done = cross_fit(pipeline)
+    with ProgressDisplay() as progress:
+        run = planted(tmp_path, tiny_llama, 60, progress)
+        run_up_to(run, "train")
+        done = execute(STAGE, run)
     assert done.skipped  # it stands already: training wanted it
     wrong = {str(r["query"]) for r in labelled() if r["labels"][0]["role"] == "product"}  # type: ignore[index]
-    rows = {r.example.query: r for r in curriculum.read(pipeline.folder("curriculum"), "train")}
+    rows = {r.example.query: r for r in curriculum.read(run.finished("curriculum"), "train")}
     found = {json.loads(x)["query"] for x in (done.folder / "suspects.jsonl").read_text().splitlines()}
     assert len(found & wrong) >= 0.8 * len(wrong & set(rows))
     assert len(found & wrong) >= 0.8 * len(found)
     left = {r.example.query: r for r in curriculum.read(done.folder, "train")}
     assert set(left) == set(rows)
     assert {q for q, r in left.items() if r.doubts} == found
-    job = json.loads((pipeline.folder("train") / "job.json").read_text())
+    job = json.loads((run.finished("train") / "job.json").read_text())
     assert {r["query"] for r in job["train"] if r["doubts"]} == found
     assert not (done.folder / "folds").exists()
 
@@ -87,11 +89,11 @@ def test_students_that_doubt_too_much_change_nothing(
     tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("limbeck.stages.cross_fit._MOST", -1.0)  # whatever they doubt is too much
-    with Console() as console:
-        pipeline = planted(tmp_path, tiny_llama, steps=2, console=console)
-        done = cross_fit(pipeline)
-    assert done.manifest["figures"]["rows_with_suspects"] == 0
-    rows = {r.example.query: r for r in curriculum.read(pipeline.folder("curriculum"), "train")}
+    with ProgressDisplay() as progress:
+        run = planted(tmp_path, tiny_llama, steps=2, progress=progress)
+        done = execute(STAGE, run)
+    assert done.figures["rows_with_suspects"] == 0
+    rows = {r.example.query: r for r in curriculum.read(run.finished("curriculum"), "train")}
     left = {r.example.query: r for r in curriculum.read(done.folder, "train")}
     assert left == rows
 

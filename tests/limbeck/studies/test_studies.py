@@ -9,26 +9,27 @@ import pytest
 import yaml
 
 from limbeck.operations.tables import render_ablation, render_composition, render_sweep
-from limbeck.pipeline import Pipeline
-from limbeck.progress_display import Console
+from limbeck.pipeline import run_up_to
+from limbeck.progress_display import ProgressDisplay
+from limbeck.run import Run
 from limbeck.studies.ablate import ablate, verdict
 from limbeck.studies.compose import compose
 from limbeck.studies.sweep import recommended, sweep
 from student.ray_connection import connected
 from task.errors import InputError
 from task.files import read_json
-from task.load import LoadedTask, load_task
+from task.load import load_task
 from tests.limbeck.stages.test_cross_fit import labelled
 
 
-def pipeline_of(folder: Path, base: Path, console: Console) -> Pipeline:
+def run_of(folder: Path, base: Path, progress: ProgressDisplay, *, name: str = "tiny") -> Run:
     import json
 
     rows = labelled()
     (folder / "labels.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows[::2]))
     (folder / "gold.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows[1:80:4]))
     (folder / "task.yaml").write_text(yaml.safe_dump({
-        "name": "tiny", "roles": [{"name": "brand"}, {"name": "product"}],
+        "name": name, "roles": [{"name": "brand"}, {"name": "product"}],
         "data": {"dir": ".", "labels": "labels.jsonl", "gold": {"test": "gold.jsonl"}},
         "teacher": {"backend": "labels"}, "curriculum": {"dev_fraction": 0.2},
         "student": {
@@ -37,16 +38,18 @@ def pipeline_of(folder: Path, base: Path, console: Console) -> Pipeline:
         },
         "eval": {"resamples": 200},
     }))
-    return Pipeline(load_task(folder / "task.yaml"), folder / "runs", console)
+    run = Run.of(load_task(folder / "task.yaml").task, folder.parent / "runs", progress)
+    run_up_to(run, "curriculum")
+    return run
 
 
 @pytest.mark.slow
 def test_an_ablation_compares_and_goes_on(tiny_llama: Path, tmp_path: Path) -> None:
-    with Console() as console:
-        pipeline = pipeline_of(tmp_path, tiny_llama, console)
-        page = ablate(pipeline, ["shuffled"], ["none"], 1, None)
-        before = {p: p.stat().st_mtime_ns for p in pipeline.run.glob("ablate/*/manifest.json")}
-        ablate(pipeline, ["shuffled", "easy-to-hard"], ["none"], 1, None)
+    with ProgressDisplay() as progress:
+        run = run_of(tmp_path, tiny_llama, progress)
+        page = ablate(run, orders=["shuffled"], weightings=["none"], seeds=1, steps=None)
+        before = {p: p.stat().st_mtime_ns for p in run.files.path.glob("ablate/*/manifest.json")}
+        ablate(run, orders=["shuffled", "easy-to-hard"], weightings=["none"], seeds=1, steps=None)
     assert len(before) == 1
     assert {p: p.stat().st_mtime_ns for p in before} == before
     found = read_json(page.with_name("ablation.json"))
@@ -54,22 +57,22 @@ def test_an_ablation_compares_and_goes_on(tiny_llama: Path, tmp_path: Path) -> N
     assert found["steps"] == 6
     assert all(len(v["f1"]["seeds"]) == 1 for v in found["variants"])
     assert found["variants"][0]["less_reference"] is None
-    easy = pipeline.run / "ablate" / "easy-to-hard-none-0"
+    easy = run.files.ablation / "easy-to-hard-none-0"
     lengths = [len(r["query"].split()) for r in read_json(easy / "job.json")["train"]]
     assert lengths[0] < lengths[-1]
     assert found["verdict"] in page.read_text()
     assert "| easy-to-hard, none |" in render_ablation(page.with_name("ablation.json"))
-    with Console() as console, pytest.raises(InputError, match="--order: unknown variant; found 'fast'"):
-        ablate(pipeline_of(tmp_path, tiny_llama, console), ["fast"], ["none"], 1, None)
+    with ProgressDisplay() as progress, pytest.raises(InputError, match="--order: unknown variant; found 'fast'"):
+        ablate(run_of(tmp_path, tiny_llama, progress), orders=["fast"], weightings=["none"], seeds=1, steps=None)
 
 
 @pytest.mark.slow
 def test_a_sweep_recommends_and_is_not_run_twice(tiny_llama: Path, tmp_path: Path) -> None:
-    with Console() as console:
-        pipeline = pipeline_of(tmp_path, tiny_llama, console)
-        page = sweep(pipeline, [2, 4], ["attention", "q_proj+v_proj"], None)
-        marks = {p: p.stat().st_mtime_ns for p in pipeline.run.glob("sweep/*/measured.json")}
-        sweep(pipeline, [2, 4], ["attention", "q_proj+v_proj"], None)
+    with ProgressDisplay() as progress:
+        run = run_of(tmp_path, tiny_llama, progress)
+        page = sweep(run, ranks=[2, 4], targets=["attention", "q_proj+v_proj"], steps=None)
+        marks = {p: p.stat().st_mtime_ns for p in run.files.path.glob("sweep/*/measured.json")}
+        sweep(run, ranks=[2, 4], targets=["attention", "q_proj+v_proj"], steps=None)
     assert len(marks) == 4
     assert {p: p.stat().st_mtime_ns for p in marks} == marks
     found = read_json(page.with_name("sweep.json"))
@@ -82,19 +85,17 @@ def test_a_sweep_recommends_and_is_not_run_twice(tiny_llama: Path, tmp_path: Pat
 
 @pytest.mark.slow
 def test_composed_adapters_stand_beside_each_tasks_own(tiny_llama: Path, tmp_path: Path) -> None:
-    with Console() as console:
-        pipelines = []
+    with ProgressDisplay() as progress:
+        composed = []
         for name in ("one", "other"):
             (tmp_path / name).mkdir()
-            pipeline = pipeline_of(tmp_path / name, tiny_llama, console)
-            task = pipeline.task.model_copy(update={"name": name})
-            pipelines.append(Pipeline(LoadedTask(task, tmp_path / name / "task.yaml"), tmp_path / "runs", console))
-        with connected(pipelines[0].task.student):
-            for pipeline in pipelines:
-                pipeline.upto("train")
-        page = compose(pipelines, ["linear", "cat"], None, 0.5, 10)
+            composed.append(run_of(tmp_path / name, tiny_llama, progress, name=name))
+        with connected(composed[0].task.student):
+            for run in composed:
+                run_up_to(run, "train")
+        page = compose(composed, methods=["linear", "cat"], weights=None, density=0.5, max_rows=10)
         with pytest.raises(InputError, match="--weight: a weight for each task is wanted; found 1; expected 2"):
-            compose(pipelines, ["linear"], [1.0], 0.5, 10)
+            compose(composed, methods=["linear"], weights=[1.0], density=0.5, max_rows=10)
     found = read_json(page.with_name("composition.json"))
     assert [a["name"] for a in found["adapters"]] == ["one", "other", "linear", "cat"]
     assert found["rows"] == {"one": 10, "other": 10}

@@ -1,0 +1,145 @@
+"""The commands of a run: its plan, its stages, its ledger."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from limbeck.commands.options import RUNS, Overrides, Runs, TaskFile, opened
+
+if TYPE_CHECKING:
+    from limbeck.stage import Result
+
+app = typer.Typer()
+
+
+def _up_to(last: str, task: Path, overrides: list[str] | None, runs: Path) -> Result:
+    from limbeck.pipeline import run_up_to
+
+    with opened(task, overrides, runs) as run:
+        return run_up_to(run, last)
+
+
+def _evaluate(task: Path, overrides: list[str] | None, runs: Path) -> None:
+    """The report is written and shown first; a gate that it misses decides the exit code."""
+    from limbeck.operations.tables import print_summary
+    from limbeck.pipeline import run_up_to
+    from limbeck.stages.evaluate import note_verdict
+
+    with opened(task, overrides, runs) as run:
+        result = run_up_to(run, "evaluate")
+    print_summary(result.folder)
+    note_verdict(run, result)
+
+
+@app.command()
+def run(task: TaskFile, set_: Overrides = None, runs: Runs = RUNS) -> None:
+    """Everything: label, build the curriculum, train, merge, bundle, evaluate.
+
+    Stages whose inputs and config have not changed are not run again; one that was killed goes on where it stopped.
+    """
+    _evaluate(task, set_, runs)
+
+
+@app.command()
+def plan(task: TaskFile, set_: Overrides = None) -> None:
+    """Say what a run will take: calls, tokens, money, parameters, memory, minutes. Spends and downloads nothing."""
+    from limbeck.plan import print_plan
+    from task.load import load_task
+
+    print_plan(load_task(task, set_ or ()))
+
+
+@app.command()
+def label(
+    task: TaskFile,
+    set_: Overrides = None,
+    runs: Runs = RUNS,
+    plan_only: Annotated[
+        bool, typer.Option("--plan", help="Only say what would be asked again, judged again for nothing, or left alone")
+    ] = False,
+) -> None:
+    """Label the query log; every query comes out with a status, no reply is paid for twice.
+
+    After a change of catalogue, prompt, guardrails or task, `--plan` says what the change will cost.
+    """
+    if plan_only:
+        from limbeck.operations.ledger_view import print_plan as print_label_plan
+        from limbeck.pipeline import prepare_inputs
+        from limbeck.stages.label import plan as plan_labels
+
+        with opened(task, set_, runs) as run:
+            prepare_inputs(run)
+            found = plan_labels(run)
+        print_label_plan(found)
+        return
+    result = _up_to("label", task, set_, runs)
+    print(result.folder / "labels.jsonl")
+
+
+@app.command()
+def ledger(
+    task: TaskFile,
+    set_: Overrides = None,
+    runs: Runs = RUNS,
+    status: Annotated[str | None, typer.Option(help="Only queries of this status")] = None,
+    role: Annotated[str | None, typer.Option(help="Only queries with a label of this role")] = None,
+    reason: Annotated[str | None, typer.Option(help="Only queries with this text in a reason or verdict")] = None,
+    below: Annotated[float | None, typer.Option(help="Only queries whose confidence is below this")] = None,
+    query: Annotated[str | None, typer.Option(help="Everything about one query: evidence, attempts, verdicts")] = None,
+    out: Annotated[Path | None, typer.Option("--export", help="Write the queries chosen to this Parquet file")] = None,
+    limit: Annotated[int, typer.Option(help="Most rows to show", min=1)] = 20,
+) -> None:
+    """Show what labelling did and cost: by status, model, day; filter, look at one query, export.
+
+    Without a filter it sums up; with one it lists the queries that pass.
+    """
+    from limbeck.operations import ledger_view as view
+
+    with opened(task, set_, runs) as run, view.open_ledger(run) as book:
+        rows = view.chosen(book, status, role, reason, below)
+        if query is not None:
+            view.print_query(book, query)
+        elif out is not None:
+            print(f"{view.export(rows, out):,} rows in {out}")
+        elif any(x is not None for x in (status, role, reason, below)):
+            view.print_rows(rows, limit)
+        else:
+            view.print_overview(book)
+
+
+@app.command()
+def curriculum(task: TaskFile, set_: Overrides = None, runs: Runs = RUNS) -> None:
+    """Turn accepted labels into deduplicated train and dev splits, as a `datasets` folder."""
+    result = _up_to("curriculum", task, set_, runs)
+    print(result.folder)
+
+
+@app.command()
+def train(task: TaskFile, set_: Overrides = None, runs: Runs = RUNS) -> None:
+    """Train the student's LoRA adapter under Ray Train, and what comes before."""
+    result = _up_to("train", task, set_, runs)
+    print(result.folder / "adapter")
+
+
+@app.command()
+def merge(task: TaskFile, set_: Overrides = None, runs: Runs = RUNS) -> None:
+    """Fold the adapter into the base and prove that the merged model answers the same."""
+    result = _up_to("merge", task, set_, runs)
+    print(json.dumps(dict(result.figures), indent=2))
+
+
+@app.command()
+def bundle(task: TaskFile, set_: Overrides = None, runs: Runs = RUNS) -> None:
+    """Pack model, codec and head cache into the unit that is served."""
+    result = _up_to("bundle", task, set_, runs)
+    print(result.folder / "bundle")
+
+
+@app.command()
+def evaluate(task: TaskFile, set_: Overrides = None, runs: Runs = RUNS) -> None:
+    """Measure dictionary, teacher and student on gold, serve the bundle, and write the report."""
+    _evaluate(task, set_, runs)

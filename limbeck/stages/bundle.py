@@ -1,0 +1,107 @@
+"""`bundle`: merged model and labels → the unit that is released and served."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from limbeck.artefacts import BundleFolder, MergeFolder
+from limbeck.run import Run
+from limbeck.stage import Figures, Stage
+from task.codec import Codec, load_codec
+from task.errors import InputError
+from task.files import read_json
+from task.labels import Example
+
+
+def _inputs(run: Run) -> dict[str, str]:
+    return {
+        "model": run.digest("merge"), "labels": run.digest("label"), "gold": run.inputs.fingerprint("calibration"),
+    }
+
+
+def _work(run: Run, folder: Path) -> Figures:
+    from limbeck.judging.student_calibration import calibrate_student
+    from serving.release.bundle import build
+
+    files, merged = BundleFolder(folder), MergeFolder(run.finished("merge"))
+    codec, head_queries = load_codec(merged.folder), _head_queries(run)
+    shutil.rmtree(files.bundle, ignore_errors=True)
+    shutil.rmtree(files.engine, ignore_errors=True)
+    if run.task.serving.weights == "merged":
+        model, adapter = _merged(run, codec, merged, files.engine), None
+    else:
+        model, adapter = _base_and_adapter(run, codec, files.engine)
+    parity = read_json(merged.parity)
+    calibrator, answers = calibrate_student(run, merged.model, codec)
+    run.progress.begin("head cache", len(head_queries))
+    made = build(
+        files.bundle, run.task, codec, model, head_queries, {"merge": parity}, calibrator, run.progress.advance,
+        adapter, answers,
+    )
+    shutil.rmtree(files.engine, ignore_errors=True)  # the bundle has links to its files
+    return {
+        "id": made.id, "model": made.model_name, "head_queries": len(head_queries),
+        "calibration": {k: calibrator.report[k] for k in ("auroc", "ece") if k in calibrator.report},
+    }
+
+
+def _merged(run: Run, codec: Codec, merged: MergeFolder, made: Path) -> Path:
+    """The merged student as the engine loads it, in 8 bits if the task wants that."""
+    settings = run.task.serving
+    model = merged.classifier if codec.form == "read" and settings.reader == "classifier" else merged.model
+    if settings.quantization != "int8":
+        return model
+    from student.merging.quantise import quantise
+
+    quantise(model, made)
+    return made
+
+
+def _base_and_adapter(run: Run, codec: Codec, made: Path) -> tuple[Path, Path]:
+    """The base that tasks share, and the student's adapter, which the engine adds while it runs.
+
+    Raises:
+        InputError: The engine takes adapters of this rank, or this many symbols, only with another setting.
+    """
+    from engine.adapters import rank
+    from student.merging.token_classifier import export_classifier, shared_symbols
+    from task.model_store import fetch
+    from task.tokenizer import load_tokenizer
+
+    run.finished("train")
+    base, adapter = fetch(run.task.student.base), run.files.train.adapter
+    adapters = run.task.serving.adapters
+    if rank(adapter) > adapters.rank:
+        raise InputError(
+            "the adapter has a higher rank than engines take", field="serving.adapters.rank", found=adapters.rank,
+            expected=f"at least {rank(adapter)}", fix="Raise it for all tasks that share the base",
+        )
+    if codec.form != "read":
+        return base, adapter
+    symbols = shared_symbols(load_tokenizer(base), adapters.symbols)
+    if not set(codec.symbol_ids) <= set(symbols):
+        raise InputError(
+            "the task needs symbols that the shared head lacks", field="serving.adapters.symbols",
+            found=adapters.symbols, expected=f"more, for the codec has {len(codec.symbol_ids)}",
+            fix="Raise it for all tasks that share the base",
+        )
+    export_classifier(base, symbols, made, shared=True)
+    return made, adapter
+
+
+def _head_queries(run: Run) -> list[Example]:
+    """The most frequent queries with their labels, those that the teacher is confident of."""
+    from task.readers import rows_of
+    from teacher.ledger.records import LedgerRow
+
+    rows = [LedgerRow.from_json(r) for _, r in rows_of(run.files.label.labels)]
+    top = sorted(rows, key=lambda r: -r.count)[: run.task.serving.head_queries]
+    least = run.task.serving.min_cache_confidence
+    return [Example(r.query, r.labels, r.count) for r in top if r.status == "accepted" and r.confidence >= least]
+
+
+STAGE = Stage(
+    name="bundle", config=lambda run: run.task.model_dump(mode="json", exclude={"gates", "eval"}), inputs=_inputs,
+    work=_work, headline=lambda f: f"bundle {f['id']}, {f['head_queries']:,} head queries cached", phase="train",
+)

@@ -1,0 +1,52 @@
+"""`curriculum`: labels → training and development rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from limbeck.run import Run
+from limbeck.stage import Figures, Stage
+from task.errors import InputError
+from task.files import read_json
+
+
+def _config(run: Run) -> object:
+    """Cross-fitting is a stage of its own: its settings do not change this one."""
+    dumped = run.task.model_dump(mode="json", include={"normaliser": True, "curriculum": True})
+    return dumped | {"curriculum": run.task.curriculum.model_dump(mode="json", exclude={"cross_fit"})}
+
+
+def _inputs(run: Run) -> dict[str, str]:
+    return {"labels": run.digest("label"), "gold": run.inputs.fingerprint("calibration", "test")}
+
+
+def _work(run: Run, folder: Path) -> Figures:
+    from task.readers import rows_of
+    from teacher.curriculum import build
+    from teacher.ledger.records import LedgerRow
+
+    run.finished("label")
+    labels = run.files.label.labels
+    rows = [LedgerRow.from_json(r) for _, r in rows_of(labels)]
+    gold = [*run.inputs.test, *run.inputs.teacher.calibration]
+    made = build.build(run.task, rows, gold, _threshold(run))
+    if not made.train:
+        raise InputError(
+            "no labelling was accepted: there is nothing to learn from", file=labels, found=made.left_out,
+            fix="Lower curriculum.min_confidence, or look at verdicts.json beside the labels",
+        )
+    build.write(made, run.task, folder)
+    return {"train": len(made.train), "dev": len(made.dev), "left_out": made.left_out}
+
+
+def _threshold(run: Run) -> float:
+    """The confidence below which a label of the teacher's is doubtful."""
+    path = run.files.label.confidence
+    found = read_json(path)["threshold"] if path.exists() else run.task.teacher.confidence.threshold
+    return float(found or 0.0)
+
+
+STAGE = Stage(
+    name="curriculum", config=_config, inputs=_inputs, work=_work, phase="train",
+    headline=lambda f: f"{f['train']:,} train and {f['dev']:,} dev rows",
+)

@@ -1,0 +1,77 @@
+"""`merge`: adapter → merged model, with the proof that it answers the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from limbeck.artefacts import MergeFolder, TrainFolder
+from limbeck.run import Run
+from limbeck.stage import Figures, Stage
+from task.errors import GateError
+from task.files import write_json
+from task.spec import Task
+
+_PARITY_ROWS: Final = 200
+
+
+def stage(name: str = "merge", *, trained: str = "train") -> Stage:
+    """The stage, or under another name one that merges the adapter of stage `trained`."""
+    return Stage(
+        name=name, config=_config, inputs=lambda run: {"adapter": run.digest(trained)},
+        work=lambda run, folder: _work(run, TrainFolder(run.finished(trained)), MergeFolder(folder)),
+        headline=lambda f: f"max |Δlogit| {f['max_logit_delta']:.3g}, {f['label_agreement']:.2%} of labels agree",
+        phase="train",
+    )
+
+
+def _config(run: Run) -> object:
+    return run.task.model_dump(mode="json", include={"gates"}) | {"merge_base": run.task.student.merge_base}
+
+
+def _work(run: Run, trained: TrainFolder, files: MergeFolder) -> Figures:
+    from student.merging.forgetting import forgetting
+    from student.merging.merge import merge
+    from student.merging.parity import parity
+    from student.merging.token_classifier import export_classifier
+    from student.model import accelerator
+    from task.codec import load_codec
+    from task.model_store import fetch
+    from task.tokenizer import load_tokenizer
+    from teacher.curriculum.build import read
+
+    task = run.task
+    base, codec = fetch(task.student.base), load_codec(trained.folder)
+    run.progress.begin("merging")
+    matrices = merge(base, trained.adapter, files.model, task.student)
+    write_json(files.codec, codec.to_json())
+    run.progress.begin("checking that the merged model answers as the adapter does")
+    dev = [r.example for r in read(run.finished("curriculum"), "dev")]
+    dev = [x for x in dev if codec.representable(x)][:_PARITY_ROWS]
+    report = parity(base, trained.adapter, files.model, codec, load_tokenizer(base), dev, task.student)
+    write_json(files.parity, report)
+    _check(report, task)
+    run.progress.begin("measuring what the base has forgotten")
+    kept = forgetting(base, files.model, load_tokenizer(base), task.serving.dtype, accelerator())
+    write_json(files.forgetting, kept)
+    if codec.form == "read":
+        export_classifier(files.model, codec.symbol_ids, files.classifier)
+    return {"matrices": matrices, **report, "perplexity_ratio": kept["perplexity"]["ratio"]}
+
+
+def _check(report: Mapping[str, Any], task: Task) -> None:
+    """Raise `GateError` where the merged model differs from the adapter by more than the task's gates allow."""
+    gates = task.gates
+    if report["max_logit_delta"] > gates.merge_max_logit_delta:
+        raise GateError(
+            f"merged ≠ trained: max |Δlogit| is {report['max_logit_delta']}, the gate "
+            f"gates.merge_max_logit_delta allows {gates.merge_max_logit_delta}"
+        )
+    if report["label_agreement"] < gates.merge_label_agreement:
+        raise GateError(
+            f"merged ≠ trained: {report['label_agreement']:.2%} of labels agree, the gate "
+            f"gates.merge_label_agreement asks for {gates.merge_label_agreement:.2%}"
+        )
+
+
+STAGE = stage()
