@@ -14,6 +14,7 @@ import typer
 from limbeck import __version__
 from limbeck.commands import measuring, operations, studies
 from limbeck.commands import run as stages
+from limbeck.commands.help import PanelGroup
 
 os.environ.setdefault("TQDM_DISABLE", "1")  # one progress display, ours
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -26,7 +27,9 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
-    rich_markup_mode="markdown",
+    rich_markup_mode=None,
+    cls=PanelGroup,
+    context_settings={"max_content_width": 110},
 )
 for part in (stages, studies, measuring, operations):
     app.add_typer(part.app)

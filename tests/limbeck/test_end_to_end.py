@@ -156,7 +156,7 @@ def test_a_second_run_does_nothing_again(run: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in run.glob("*/manifest.json")}
     done = subprocess.run(command("run", TASK, "--runs", run.parent), capture_output=True, text=True, check=False)
     assert done.returncode == 0
-    assert done.stderr.count("unchanged, not run again") == 6
+    assert done.stderr.count("unchanged, not run again") == 7
     assert {p: p.stat().st_mtime_ns for p in run.glob("*/manifest.json")} == before
 
 
