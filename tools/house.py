@@ -139,7 +139,7 @@ def drawn() -> str:
     for floor in reversed(FLOORS):
         rooms = [r for r in ROOMS if r.split(".")[0] == floor]
         lines.append(f"    subgraph {floor}_floor[{floor}/]")
-        lines += [f'        {_node(r)}["{r.partition(".")[2] or r}<br/>{_size(r)}"]' for r in reversed(rooms)]
+        lines += [f'        {_node(r)}["{r.partition(".")[2] or f"modules of {r}/"}"]' for r in reversed(rooms)]
         lines.append("    end")
     lines += [
         f"    {_node(a)} --> {_node(b)}" for a, b in sorted(found)
