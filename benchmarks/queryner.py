@@ -123,7 +123,8 @@ def decodings(job: Job, rows: Sequence[Example]) -> dict[str, list[Example]]:
     model, where = trained(job)
     tokenizer = load_tokenizer(job.base)
     learned = [r.example for r in job.train]
-    codecs = {"transitions at half": job.codec.chained(learned, 0.5), "transitions": job.codec.chained(learned, 1.0)}
+    weights = {"transitions at half": 0.5, "transitions": 1.0}
+    codecs = {name: job.codec.with_transitions(learned, weight) for name, weight in weights.items()}
     texts = [x.query for x in rows]
     scores = all_scores(model, job.codec, tokenizer, texts, device=where)
     ways = {

@@ -159,9 +159,9 @@ def main() -> None:
         timed[name] = read_json(folder / "latency.json") if (folder / "latency.json").exists() else None
         if name == "echo":
             scores = list(torch.load(folder / "scores.pt", weights_only=True))
-            chained = codec.chained(learned, TRANSITIONS)
+            weighted = codec.with_transitions(learned, TRANSITIONS)
             found["transitions at half"] = [
-                Example(x.query, chained.decode_scores(x.query, s)) for x, s in zip(held, scores, strict=True)
+                Example(x.query, weighted.decode_scores(x.query, s)) for x, s in zip(held, scores, strict=True)
             ]
         print(name, over_seeds(held, [found[name]], task, "span"), timed[name], flush=True)
     if options.untimed:

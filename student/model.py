@@ -121,8 +121,8 @@ class TargetLogits(torch.nn.Module):
 
 
 def alphabet_of(codec: Codec, settings: Student) -> tuple[int, ...] | None:
-    """The tokens that compete for a target; None is the vocabulary, with which whoever writes competes anyway."""
-    return codec.symbol_ids if codec.form == "read" and settings.softmax == "symbols" else None
+    """Token ids that compete for a target in the loss; None for the whole vocabulary."""
+    return codec.answer_form.loss_alphabet(codec, settings.softmax)
 
 
 def collate(examples: Sequence[Encoded], device: torch.device | str = "cpu") -> tuple[Tensor, Tensor, Tensor, Tensor]:

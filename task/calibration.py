@@ -1,8 +1,8 @@
 """From how sure a student was to the probability that its labelling is right.
 
-A student gives its labelling, as a whole, a probability of its own (`Codec.judge_scores`). How often it is right at
-that probability is another question; on gold rows that the student has not learned from, a monotonous curve answers it
-(isotonic regression: Zadrozny and Elkan 2002). It is kept as JSON and applied without scikit-learn, in the gateway.
+A student gives its labelling, as a whole, a raw probability (`Codec.decode_scores_with_probability`). Isotonic
+regression (Zadrozny and Elkan 2002) on gold rows that the student has not learned from maps it to the observed share of
+right labellings. The map is kept as JSON and applied without scikit-learn, in the gateway.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from task.viterbi import Floats
 _LEAST = 1e-300
 
 
-def learned(paths: Iterable[Sequence[int]], roles: int, weight: float) -> tuple[tuple[float, ...], ...]:
+def count_transitions(paths: Iterable[Sequence[int]], roles: int, weight: float) -> tuple[tuple[float, ...], ...]:
     """Scores of steps, counted with one added to each, times a weight; shape (states, states).
 
     Args:
@@ -36,7 +36,7 @@ def learned(paths: Iterable[Sequence[int]], roles: int, weight: float) -> tuple[
     return tuple(tuple(row) for row in np.round(weight * scores, 4).tolist())
 
 
-def steps(scores: npt.ArrayLike) -> Floats:
+def constrained_matrix(scores: npt.ArrayLike) -> Floats:
     """Scores of steps in which a continuation that follows no state of its own role is impossible."""
     out = np.array(scores, dtype=np.float64)
     for go_on in range(2, len(out), 2):
@@ -51,7 +51,7 @@ def best_path(scores: Floats, between: Floats) -> list[int]:
 
     Args:
         scores: Log-probabilities, shape (units, states).
-        between: What `steps` gives, shape (states, states).
+        between: What `constrained_matrix` gives, shape (states, states).
     """
     if not len(scores):
         return []
@@ -75,7 +75,7 @@ def probabilities(
 
     Args:
         scores: Log-probabilities, shape (units, states).
-        between: What `steps` gives, shape (states, states).
+        between: What `constrained_matrix` gives, shape (states, states).
         path: A consistent state for each unit, such as `best_path` gives.
         spans: `(role, first unit, one past the last)`: that, and no longer.
     """

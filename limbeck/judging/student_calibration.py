@@ -37,7 +37,7 @@ def calibrate_student(pipeline: Pipeline, model: Path, codec: Codec) -> tuple[Ca
     source = "calibration"
     if not rows:
         rows, source = [r.example for r in read(pipeline.run / "curriculum", "dev")], "dev"
-    if codec.form != "read" or not rows:
+    if codec.answer_form.output != "scores" or not rows:
         return Calibrator(), []
     normalise = normaliser(pipeline.task.normaliser)
     judged = _judged(pipeline, model, codec, rows)
@@ -58,7 +58,7 @@ def _judged(pipeline: Pipeline, model: Path, codec: Codec, rows: Sequence[Exampl
         load_base(model, DTYPES[pipeline.task.serving.dtype]).to(device), codec, load_tokenizer(model),
         [r.query for r in rows], device=device, progress=pipeline.console.advance,
     )
-    return [codec.judge_scores(r.query, s) for r, s in zip(rows, scores, strict=True)]
+    return [codec.decode_scores_with_probability(r.query, s) for r, s in zip(rows, scores, strict=True)]
 
 
 def _report(raw_probabilities: Sequence[float], right: Sequence[bool], source: str) -> dict[str, Any]:

@@ -32,6 +32,7 @@ def parity(
         `max_logit_delta` and `mean_logit_delta` over the logits that decide, `mean_kl` (nats, adapter ‖ merged),
         `label_agreement` (|A ∩ B| / |A ∪ B|, for the forms that read or write symbols), `rows`.
     """
+    decoded = codec.answer_form.output == "scores"
     deltas, kl, same = [], [], []
     labelled: tuple[list[Example], list[Example]] = ([], [])
     with tempfile.TemporaryDirectory(dir=merged.parent, prefix=".parity-") as name:
@@ -50,11 +51,11 @@ def parity(
             log_p, log_q = (torch.from_numpy(x).double().log_softmax(-1) for x in (flat_left, flat_right))
             kl += (log_p.exp() * (log_p - log_q)).sum(-1).tolist()
             same += (flat_left.argmax(-1) == flat_right.argmax(-1)).tolist()
-            if codec.form == "read":
+            if decoded:
                 for side, found in zip(labelled, (left, right), strict=True):
                     pairs = zip(part, found, strict=True)
                     side += [Example(x.query, codec.decode_scores(x.query, s)) for x, s in pairs]
-    agreement = label_agreement(*labelled) if codec.form == "read" else sum(same) / len(same)
+    agreement = label_agreement(*labelled) if decoded else sum(same) / len(same)
     return {
         "rows": len(examples),
         "max_logit_delta": round(max(d[0] for d in deltas), 6),
@@ -69,13 +70,14 @@ def _scores(
 ) -> Iterator[tuple[Sequence[Example], list[Any]]]:
     """Batches with the logits that decide: at the read positions of each row, or at the answer tokens of all rows."""
     model.eval()
-    size = 8 if codec.form == "json" else 32
+    output = codec.answer_form.output
+    size = 8 if output == "text" else 32
     with torch.inference_mode():
         for at in range(0, len(examples), size):
             part = examples[at : at + size]
-            if codec.form == "read":
+            if output == "scores":
                 yield part, list(read_scores(model, codec, tokenizer, [x.query for x in part]))
             else:
                 ids, rows, columns, _ = collate([codec.encode(x, tokenizer) for x in part])
-                alphabet = codec.symbol_ids if codec.form == "write" else None
+                alphabet = codec.symbol_ids if output == "symbols" else None
                 yield part, [TargetLogits(model, alphabet)(ids, rows, columns).numpy()]

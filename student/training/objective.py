@@ -37,7 +37,7 @@ def supervise(codec: Codec, tokenizer: Tokenizer, row: Row, *, by_confidence: bo
             return 1.0
         return row.confidence if label is None or label.confidence is None else label.confidence
 
-    if codec.form == "json":
+    if codec.answer_form.output == "text":
         least = 0.0 if row.doubts else min([sure(x) for x in example.labels] or [sure(None)])
         return Supervised(encoded, [least] * len(encoded.targets))
     weights = []
