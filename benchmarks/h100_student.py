@@ -28,7 +28,7 @@ from limbeck.stage import git_commit, versions
 from samples.market.generate import TAIL, Market
 from student.estimate import GIB, KNOWN, Architecture, training_flops, training_memory
 from student.merging.merge import merge
-from student.training.job import Job, Row
+from student.training.job import Row, TrainingJob
 from student.training.objective import supervise
 from student.training.order import plan_batches
 from student.training.train import train
@@ -42,7 +42,9 @@ from task.tokenizer import load_tokenizer
 RESULT = Path(__file__).parent / "results" / "h100_student.json"
 SIZES = {
     "8B": KNOWN["Meta-Llama-3-8B"],
-    "tiny": Architecture(2, 128, 256, 2, 1, 2_048, tied=False, head_dim=64),
+    "tiny": Architecture(
+        layers=2, hidden=128, intermediate=256, heads=2, kv_heads=1, vocabulary=2_048, tied=False, head_dim=64,
+    ),
 }
 SEED = 0
 
@@ -127,7 +129,8 @@ def measure(
     task = task_of(kind, base, steps, batch, gpu=gpu)
     tokenizer = load_tokenizer(base)
     codec = Codec.compile(task, rows, tokenizer)
-    job = Job(task, base, codec, [Row(x) for x in rows if codec.representable(x)], [], folder / kind, reshuffle=True)
+    learned = [Row(x) for x in rows if codec.representable(x)]
+    job = TrainingJob(task, base, codec, learned, [], folder / kind, reshuffle=True)
     job.folder.mkdir()
     lengths = [len(supervise(codec, tokenizer, r).encoded.ids) for r in job.train]
     s = task.student
@@ -145,7 +148,7 @@ def measure(
     if gpu:
         torch.cuda.empty_cache()
     started = time.monotonic()
-    matrices = merge(base, job.folder / "adapter", job.folder / "merged", s)
+    matrices = merge(base=base, adapter=job.folder / "adapter", out=job.folder / "merged", settings=s)
     return {
         "tokens_per_s": round(statistics.median(rates)), "spread": [round(min(rates)), round(max(rates))],
         "tflops": round(statistics.median(flops) / 1e12, 3), "peak_gib": None if peak is None else round(peak, 2),

@@ -82,8 +82,9 @@ def compare(base: Path, folder: Path, codec: Codec, student: Student, rows: list
         return all_scores(model, codec, tokenizer, queries)
 
     truth = scores(load_adapter(load_base(base, torch.float32, student), adapter))
-    merge(base, adapter, folder / "rounded", student)
-    merge(base, adapter, folder / "plain", student.model_copy(update={"merge_base": "plain"}))
+    merge(base=base, adapter=adapter, out=folder / "rounded", settings=student)
+    plain = student.model_copy(update={"merge_base": "plain"})
+    merge(base=base, adapter=adapter, out=folder / "plain", settings=plain)
     models = {
         "into the base as NF4 had it": lambda: load_base(folder / "rounded", torch.float32),
         "into the plain base": lambda: load_base(folder / "plain", torch.float32),

@@ -30,7 +30,7 @@ from limbeck.stage import device, git_commit, versions
 from limbeck.student_jobs import make_job, measured, trained
 from student.inference import all_scores
 from student.ray_connection import connected
-from student.training.job import Job
+from student.training.job import TrainingJob
 from task.codec import Codec
 from task.files import read_json, write_json
 from task.labels import Example, Label
@@ -118,7 +118,7 @@ def tried(pipeline: Pipeline) -> dict[str, Any]:
     return {"held_out": len(held), "variants": compared(pipeline.task, held, found)}
 
 
-def decodings(job: Job, rows: Sequence[Example]) -> dict[str, list[Example]]:
+def decodings(job: TrainingJob, rows: Sequence[Example]) -> dict[str, list[Example]]:
     """What the job's finished student says of the rows' queries, decoded in each way but the recipe's."""
     model, where = trained(job)
     tokenizer = load_tokenizer(job.base)

@@ -211,7 +211,7 @@ def changed(base: Path, way: Way, folder: Path) -> Iterator[Path]:
 def train(
     task: Task, way: Way, codec: Codec, tokenizer: FastTokenizer, base: Path, learned: Sequence[Example]
 ) -> tuple[Any, Logits]:
-    """The loop of `student.train` without what a long run needs; the same for every way."""
+    """The loop of `student.training.train` without what a long run needs; the same for every way."""
     s = task.student
     rows = [supervise(codec, tokenizer, Row(x)) for x in learned if codec.representable(x)]
     steps = total_steps(len(rows), s.batch_size, s.epochs, None)
@@ -258,9 +258,9 @@ class Logits:
 
     def __call__(self, ids: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
         if not self.own:
-            scores: torch.Tensor = self._frozen(ids, rows, columns)
+            scores: torch.Tensor = self._frozen(ids, rows=rows, columns=columns)
             return scores
-        hidden = self._frozen.hidden(ids, rows, columns)
+        hidden = self._frozen.hidden(ids, rows=rows, columns=columns)
         with torch.autocast("cpu", enabled=False):
             return hidden.float() @ self.own[0].T
 
@@ -312,7 +312,7 @@ def latency(
         return seconds[WARM_UP:], said
 
     with changed(base, way, folder) as start:
-        merge(start, folder / "adapter", folder / "model")
+        merge(base=start, adapter=folder / "adapter", out=folder / "model")
     export_classifier(folder / "model", codec.symbol_ids, folder / "classifier")
     try:
         with Engine(folder / "classifier", "student", "read", task.serving, folder / "engine.log") as engine:

@@ -41,7 +41,7 @@ from student.inference import predict
 from student.kernels.native import Kernels, kernels
 from student.model import DTYPES, TargetLogits, collate, load_base
 from student.training.history import read_history
-from student.training.job import Job, Row
+from student.training.job import Row, TrainingJob
 from student.training.train import train
 from task.codec import Codec
 from task.files import read_json, write_json
@@ -142,7 +142,7 @@ def run(client: str, data: Path, folder: Path, *, profile: bool) -> None:
     usable = [x for x in rows if codec.representable(x)]
     encoded = [codec.encode(x, tokenizer) for x in usable]
     if client.startswith("limbeck"):
-        job = Job(task, base, codec, [Row(x) for x in usable], [], folder, reshuffle=True)
+        job = TrainingJob(task, base, codec, [Row(x) for x in usable], [], folder, reshuffle=True)
         seconds = _limbeck(job, profile=profile)
     elif form == "write":
         table = {
@@ -165,7 +165,7 @@ def run(client: str, data: Path, folder: Path, *, profile: bool) -> None:
     })
 
 
-def _limbeck(job: Job, *, profile: bool) -> float:
+def _limbeck(job: TrainingJob, *, profile: bool) -> float:
     """Seconds of the steps after the warm-up."""
     if profile:
         from torch.profiler import ProfilerActivity
@@ -244,7 +244,8 @@ def quality(data: Path, client: str, adapter: Path) -> dict[str, Any]:
         with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
             for at in range(0, len(encoded), BATCH):
                 ids, row_of, columns, wanted = collate(encoded[at : at + BATCH])
-                total += float(torch.nn.functional.cross_entropy(logits(ids, row_of, columns), wanted, reduction="sum"))
+                scores = logits(ids, rows=row_of, columns=columns)
+                total += float(torch.nn.functional.cross_entropy(scores, wanted, reduction="sum"))
                 targets += len(wanted)
         out["loss"] = round(total / targets, 4)
     dev = read_labels(data / "dev.jsonl", task)[:DEV_ROWS]

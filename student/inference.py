@@ -47,7 +47,7 @@ def read_scores(model: Any, codec: Codec, tokenizer: Tokenizer, queries: Sequenc
     prompts = [codec.prompt(q, tokenizer) for q in queries]
     logits = TargetLogits(model, codec.symbol_ids)
     ids, rows, columns, _ = collate(prompts, device)
-    scores = logits(ids, rows, columns).cpu().numpy()
+    scores = logits(ids, rows=rows, columns=columns).cpu().numpy()
     cuts = np.cumsum([len(p.positions) for p in prompts])[:-1]
     return list(np.split(scores, cuts))
 
@@ -56,7 +56,7 @@ def all_scores(
     model: Any, codec: Codec, tokenizer: Tokenizer, queries: Sequence[str], *, device: str = "cpu",
     batch_size: int = 32, progress: Callable[[int], None] = lambda _: None,
 ) -> list[npt.NDArray[np.float32]]:
-    """`read_scores` of many queries, order kept; those of like length share a batch."""
+    """`read_scores` of many queries, order kept; batches hold queries of similar length."""
     model.eval()
     out: dict[int, npt.NDArray[np.float32]] = {}
     with torch.inference_mode(), _autocast(model, device):
@@ -119,7 +119,7 @@ def _grouped(
 
 
 def _autocast(model: Any, device: str) -> Any:
-    """bf16 arithmetic for a bf16 base whose adapter is kept in fp32."""
+    """Autocast to bf16 for a bf16 base with an adapter in fp32; nothing for a model of one dtype."""
     kinds = {p.dtype for p in model.parameters()}
     mixed = torch.bfloat16 in kinds and len(kinds) > 1
     return torch.autocast(device.split(":")[0], dtype=torch.bfloat16) if mixed else nullcontext()

@@ -78,12 +78,15 @@ def merge(pipeline: Pipeline, task: Task, name: str, trained: str) -> Result:
         base, adapter = fetch(task.student.base), pipeline.folder(trained) / "adapter"
         codec = load_codec(pipeline.folder(trained))
         pipeline.console.begin("merging")
-        matrices = fold_in(base, adapter, folder / "model", task.student)
+        matrices = fold_in(base=base, adapter=adapter, out=folder / "model", settings=task.student)
         write_json(folder / "codec.json", codec.to_json())
         pipeline.console.begin("proving that merged = adapter")
         dev = [r.example for r in read(pipeline.folder("curriculum"), "dev")]
         dev = [x for x in dev if codec.representable(x)][:_PARITY_ROWS]
-        report = parity(base, adapter, folder / "model", codec, load_tokenizer(base), dev, task.student)
+        report = parity(
+            base=base, adapter=adapter, merged=folder / "model", codec=codec, tokenizer=load_tokenizer(base),
+            examples=dev, settings=task.student,
+        )
         write_json(folder / "parity.json", report)
         gates = task.gates
         if report["max_logit_delta"] > gates.merge_max_logit_delta:
@@ -97,7 +100,10 @@ def merge(pipeline: Pipeline, task: Task, name: str, trained: str) -> Result:
                 f"gates.merge_label_agreement asks for {gates.merge_label_agreement:.2%}"
             )
         pipeline.console.begin("what the base has forgotten")
-        kept = forgetting(base, folder / "model", load_tokenizer(base), task.serving.dtype, accelerator())
+        kept = forgetting(
+            base=base, merged=folder / "model", tokenizer=load_tokenizer(base), dtype=task.serving.dtype,
+            device=accelerator(),
+        )
         write_json(folder / "forgetting.json", kept)
         if codec.form == "read":
             export_classifier(folder / "model", codec.symbol_ids, folder / "classifier")

@@ -48,7 +48,9 @@ def compose(
     made = dict(adapters)
     for number, method in enumerate(methods, 1):
         pipelines[0].console.stage(method, number, len(methods))
-        made[method] = put_together(base, adapters, method, shares, folder / method, density=density)
+        made[method] = put_together(
+            base=base, adapters=adapters, method=method, weights=shares, out=folder / method, density=density
+        )
     gold = {p.task.name: _gold(p)[:max_rows] for p in pipelines}
     rows = [_measure(name, where, base, pipelines, gold) for name, where in made.items()]
     _compare(rows, pipelines, gold)
