@@ -99,7 +99,7 @@ def _generate_text(model: Any, codec: Codec, tokenizer: Tokenizer, queries: Sequ
     return [tokenizer.decode([t for t in row if t != codec.eos_id]) for row in out[:, ids.shape[1] :].tolist()]
 
 
-# How a batch of queries is asked, by what the answer form takes from the model.
+# How a batch of queries is computed, by the output that the answer form decodes.
 _OUTPUTS: Final[Mapping[Output, Callable[..., Sequence[Any]]]] = {
     "scores": read_scores, "symbols": _generate_symbols, "text": _generate_text,
 }

@@ -47,7 +47,7 @@ class Encoded:
     Attributes:
         ids: Input token ids, shape (length,).
         positions: Where the model's output counts, shape (targets,).
-        targets: The token id expected there, shape (targets,); empty when only the prompt was asked for.
+        targets: The token id expected there, shape (targets,); empty for a prompt alone.
     """
 
     ids: list[int]

@@ -29,7 +29,7 @@ from student.model import empty_model, linear_layers, load_base
 from task.files import read_json
 from task.settings import Student
 
-KEPT = ("*.json", "*.jinja", "tokenizer.model")  # what a model folder has beside its weights
+KEPT = ("*.json", "*.jinja", "tokenizer.model")  # files of a model folder other than its weights
 _KEY = re.compile(r"base_model\.model\.(.+)\.lora_(?:([AB])\.weight|(magnitude)_vector(?:\.weight)?)")
 Change = Callable[[str, Tensor], Tensor | None]
 

@@ -57,8 +57,11 @@ class TrainingJob:
 
     def write(self, path: Path) -> None:
         """Write the job; paths become absolute, because workers run in another directory."""
+        task = self.task.model_dump(mode="json")
+        if self.task.student.init_adapter is not None:
+            task["student"]["init_adapter"] = str(Path(self.task.student.init_adapter).resolve())
         write_json(path, {
-            "task": self.task.model_dump(mode="json"), "base": str(self.base.resolve()), "codec": self.codec.to_json(),
+            "task": task, "base": str(self.base.resolve()), "codec": self.codec.to_json(),
             "train": [x.to_json() for x in self.train], "dev": [x.to_json() for x in self.dev],
             "folder": str(self.folder.resolve()), "reshuffle": self.reshuffle,
         })

@@ -1,7 +1,7 @@
 """The answer forms: how a labelling becomes what a student reads off or generates.
 
 A new form is a module here that implements `AnswerForm`, a line in `FORMS`, and its name in the type of `student.form`
-in `task/settings.py`. Everything else asks the form, or goes by its `output`.
+in `task/settings.py`. Everything else calls the form's methods or depends on its `output`.
 """
 
 from __future__ import annotations
