@@ -11,7 +11,7 @@ from serving.release.bundle import Bundle
 from serving.supervisor.state import StateFolder
 from task.forms import is_token_classifier
 from task.serving_settings import Serving
-from task.settings import Engine as EngineSettings
+from task.settings import EngineSettings
 
 _Key = tuple[str, bool, str]
 

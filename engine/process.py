@@ -29,7 +29,7 @@ from engine.warm_start import SERVER, Forked, Order, Zygote, ZygoteError, possib
 from task.errors import ComponentError
 from task.forms import is_token_classifier
 from task.serving_settings import Adapters
-from task.settings import Engine as EngineSettings
+from task.settings import EngineSettings
 
 LOOPBACK = "127.0.0.1"
 KEPT_OPEN_S = 60  # an idle connection; a client that keeps one for longer meets it closed

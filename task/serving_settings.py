@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from task.settings import Engine, Fraction, Positive, Strict
+from task.settings import EngineSettings, Fraction, Positive, Strict
 
 Seconds = Annotated[float, Field(ge=0.0)]
 
@@ -86,7 +86,7 @@ class Adapters(Strict):
     symbols: Positive = 128
 
 
-class Serving(Engine):
+class Serving(EngineSettings):
     """Engine, cache of head queries, and gateway.
 
     `weights` puts the merged model into the bundle, or the base and an `adapter` that the engine loads while it runs,

@@ -72,7 +72,7 @@ class OpenAI(Strict):
     budget: Annotated[float, Field(gt=0.0)] | None = None
 
 
-class Engine(Strict):
+class EngineSettings(Strict):
     """How vLLM runs a model; without a GPU its matrix products use `cpu_threads`, by default all cores but one.
 
     `warm_start`, without a GPU: engines are forked from a process that has imported vLLM already, so that starting
@@ -91,7 +91,7 @@ class Engine(Strict):
     cpu_threads: Positive | None = None
 
 
-class LocalTeacher(Engine):
+class LocalTeacher(EngineSettings):
     """A teacher model that vLLM serves on this machine; prompt and requests are set in `openai`."""
 
     model: str = "SmolLM2-135M-Instruct"
@@ -256,7 +256,7 @@ class Student(Strict):
 class Latency(Strict):
     """The open-loop runs of the report, `repeats` times `seconds` at `rate` requests a second; 0 seconds skips them.
 
-    `hit_share` of the requests are queries in the head cache. From five repeats on, intervals include the variance
+    `hit_share` of the requests are head queries, which are cached. From five repeats on, intervals include the variance
     between runs.
     """
 

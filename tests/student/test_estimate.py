@@ -1,4 +1,4 @@
-"""What a training run is said to take."""
+"""Estimates of a training run's memory and compute."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A form is one file and one line: the table, the settings and what the forms say of themselves agree."""
+"""The answer forms: the settings offer all of them, and their methods agree with the codec."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bad rows are told with file, line and field; good ones are read from every kind of file."""
+"""Errors of rows name file, line and field; good rows are read from every kind of file."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from tests.student.training.test_train import job, rows
 
 @pytest.fixture(scope="module")
 def pair(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory, tokenizer: FastTokenizer) -> dict[str, Path]:
-    """The same task learned with two seeds: what may be put together."""
+    """Adapters of one task trained with two seeds, which can be merged."""
     folder, out = tmp_path_factory.mktemp("pair"), {}
     for seed in (0, 1):
         made = job(tiny_llama, folder / str(seed), tokenizer, max_steps=40, seed=seed)

@@ -42,7 +42,7 @@ def test_a_model_of_noise_has_forgotten_and_its_answers_are_shown(
     model = load_base(base, torch.bfloat16)
     torch.manual_seed(0)
     with torch.no_grad():
-        model.model.norm.weight.mul_(20.0)  # as sure as can be, of the wrong thing
+        model.model.norm.weight.mul_(20.0)  # confident, and wrong
     model.save_pretrained(other)
     found = forgetting(base=base, merged=other, tokenizer=tokenizer)
     assert found["perplexity"]["ratio"] > 2

@@ -1,4 +1,4 @@
-"""Adapters of every kind, merged, answer as they did unmerged; those on an NF4 base too."""
+"""Merged models of every kind of adapter give the adapter's answers, also those trained on an NF4 base."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A disk that is full in the middle of training: a limit on the size of files stands for it, set by the kernel."""
+"""A disk that is full in the middle of training, simulated by a limit on the size of files."""
 
 from __future__ import annotations
 

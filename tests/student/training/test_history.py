@@ -1,4 +1,4 @@
-"""The history of a run is read while it is written, torn and put in its place anew."""
+"""The history of a run is read while it is written, cut off and replaced."""
 
 from __future__ import annotations
 

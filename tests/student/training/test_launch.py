@@ -1,4 +1,4 @@
-"""The training run under Ray for real: two workers against one, and a worker that is killed."""
+"""The training run under Ray: two workers against one, and a worker that is killed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 def unbroken(
     tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path, tokenizer: FastTokenizer
 ) -> dict[int, TrainingJob]:
-    """Runs that nobody disturbs, by their number of workers."""
+    """Uninterrupted runs, by their number of workers."""
     out = {}
     for workers in (1, 2):
         folder = tmp_path_factory.mktemp(f"workers-{workers}")

@@ -1,4 +1,4 @@
-"""Memory between steps."""
+"""Freed memory is kept between steps."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 def test_the_adapter_is_the_one_with_the_best_dev_f1(
     tiny_llama: Path, tmp_path: Path, tokenizer: FastTokenizer
 ) -> None:
-    """A rate that is far too high from the start: the model gets worse, then training stops."""
+    """With a learning rate that is far too high the model gets worse, then training stops."""
     made = job(
         tiny_llama, tmp_path, tokenizer, max_steps=40, eval_every=2, early_stop=3, learning_rate=3.0,
         schedule="constant", warmup_steps=0,
@@ -99,7 +99,7 @@ def test_the_adapter_is_the_one_with_the_best_dev_f1(
 
 
 def test_what_the_teacher_doubts_counts_less(tiny_llama: Path, tmp_path: Path, tokenizer: FastTokenizer) -> None:
-    """Most rows with `milk` call it a brand and doubt it: weighed they hardly matter, masked not at all."""
+    """Most rows label `milk` as a brand with low confidence: weighted they hardly count, masked not at all."""
     wrong = [
         Example(x.query, (dataclasses.replace(x.labels[0], role="brand", confidence=0.01),))
         for x in rows() if "milk" in x.query and "verdant" not in x.query
@@ -136,7 +136,7 @@ def test_batch_8x1_equals_1x8_on_uneven_lengths(tiny_llama: Path, tmp_path: Path
 
 
 def test_a_run_that_was_cut_goes_on_exactly(tiny_llama: Path, tmp_path: Path, tokenizer: FastTokenizer) -> None:
-    """Cut after step 6, with the newest complete checkpoint at 4, a half-written one and a torn history line."""
+    """Killed after step 6, with the last complete checkpoint at 4, an incomplete one and half a history line."""
     whole, cut = (job(tiny_llama, tmp_path / n, tokenizer, lora={"rank": 4, "dropout": 0.1}) for n in ("whole", "cut"))
     train(whole)
     train(cut)
@@ -166,20 +166,14 @@ def train_again_from(done: TrainingJob, step: int, lines: str) -> None:
     (done.folder / "history.jsonl").write_text(lines)
     checkpoints = done.folder / "checkpoints"
     shutil.rmtree(checkpoints)
-    task = done.task.model_copy(update={"student": done.task.student})
-    fresh = TrainingJob(task, *_rest(done), reshuffle=done.reshuffle)
-    _run_to(fresh, step)
+    _run_to(dataclasses.replace(done), step)
     half = checkpoints / f"step-{step + 2:06d}"
     shutil.copytree(checkpoint.newest(checkpoints), half)  # type: ignore[arg-type]
     (half / checkpoint.MARKER).unlink()
 
 
-def _rest(j: TrainingJob) -> tuple[Any, ...]:
-    return j.base, j.codec, j.train, j.dev, j.folder
-
-
 def _run_to(j: TrainingJob, step: int) -> None:
-    """Run in another folder and take over its checkpoint of `step`."""
+    """Run in another folder and copy its checkpoint of `step`."""
     other = dataclasses.replace(j, folder=j.folder.with_name("rerun"))
     other.folder.mkdir()
     kept: list[Path] = []
