@@ -2,9 +2,9 @@
 
 `extends` and `--set` are implemented here rather than with OmegaConf or pydantic-settings. Neither keeps the line of a
 key, which the errors name, so the YAML would be composed here all the same; neither has `extends` (Hydra does); and
-OmegaConf interpolates `${...}`, which instructions and patterns may contain. They would replace `_merge`, `_parse_override`
-and `_set`, some 45 lines, and every `limbeck` command would import them: omegaconf 2.4 takes 0.06 s, pydantic-settings
-2.16 takes 0.24 s, on top of 0.10 s for PyYAML and pydantic.
+OmegaConf interpolates `${...}`, which instructions and patterns may contain. They would replace `_merge`,
+`_parse_override` and `_set`, some 45 lines, and every `limbeck` command would import them: omegaconf 2.4 takes 0.06 s,
+pydantic-settings 2.16 takes 0.24 s, on top of 0.10 s for PyYAML and pydantic.
 """
 
 from __future__ import annotations
