@@ -111,7 +111,7 @@ def override_judging(task: Task, overrides: Sequence[str]) -> Task:
 def _read(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, Any], dict[tuple[str, ...], tuple[Path, int]]]:
     """The merged mapping and, per key path, the file and line that set it."""
     if path.resolve() in seen:
-        raise InputError("`extends` forms a cycle", file=path, field="extends")
+        raise InputError("`extends` forms a circle", file=path, field="extends")
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:

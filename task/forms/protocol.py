@@ -1,4 +1,4 @@
-"""What an answer form has to say of itself."""
+"""The interface of an answer form."""
 
 from __future__ import annotations
 
