@@ -1,11 +1,11 @@
-"""What the answer's length costs: `read` against a JSON answer, same weights, same vLLM, same queries.
+"""Latency by the length of the answer: `read` against a JSON answer, same weights, same vLLM, same queries.
 
     python -m benchmarks.answer_length runs/market
 
-The finished run's student is served as a token classifier (`read`, nothing decoded) and, from the same merged weights,
-as a language model that decodes exactly as many tokens as the gold labelling of each query has as compact JSON. One
-query at a time, straight to the engine. Expected: the ratio of decoded tokens to one forward pass, some 20 to 30.
-Writes benchmarks/results/answer_length.json.
+The finished run's student is served as a token classifier (`read`, nothing generated) and, from the same merged
+weights, as a language model that generates exactly as many tokens as the gold labelling of each query has as compact
+JSON. One query at a time, straight to the engine. Expected: the ratio of decoded tokens to one forward pass, some 20 to
+30. Writes benchmarks/results/answer_length.json.
 """
 
 from __future__ import annotations

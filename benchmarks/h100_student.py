@@ -3,11 +3,11 @@
     python -m benchmarks.h100_student                     Llama-3-8B's architecture, one H100
     python -m benchmarks.h100_student --size tiny --steps 4 --device cpu
 
-The weights are random and made on the spot: nothing is downloaded, and time and memory are those of real ones. The
-rows are the made-up market's. For each kind of adapter, through the product's own training loop: tokens a second over
-the steps after the first tenth, peak memory beside what `limbeck plan` expects, the share of the chip's matmul rate
-(measured in the same run) that the model's own multiplications reach, and the merge. Expected on an H100: a rate of
-600 to 700 TFLOP/s in large bf16 products, and half of that in training on rows of 30 tokens, batch 128. Writes
+The weights are random: nothing is downloaded, and time and memory equal those of real weights. The rows are those of
+the synthetic market. For each kind of adapter, through the product's own training loop: tokens a second over the steps
+after the first tenth, peak memory and the estimate of `limbeck plan`, the share of the chip's matmul rate (measured in
+the same run) that the model's own multiplications reach, and the merge. Expected on an H100: a rate of 600 to 700
+TFLOP/s in large bf16 products, and half of that in training on rows of 30 tokens, batch 128. Writes
 benchmarks/results/h100_student.json.
 """
 
@@ -28,7 +28,7 @@ from limbeck.environment import git_commit, versions
 from samples.market.generate import TAIL, Market
 from student.estimate import GIB, KNOWN, Architecture, training_flops, training_memory
 from student.merging.merge import merge
-from student.training.job import Job, Row
+from student.training.job import Row, TrainingJob
 from student.training.objective import supervise
 from student.training.order import plan_batches
 from student.training.train import train
@@ -42,7 +42,9 @@ from task.tokenizer import load_tokenizer
 RESULT = Path(__file__).parent / "results" / "h100_student.json"
 SIZES = {
     "8B": KNOWN["Meta-Llama-3-8B"],
-    "tiny": Architecture(2, 128, 256, 2, 1, 2_048, tied=False, head_dim=64),
+    "tiny": Architecture(
+        layers=2, hidden=128, intermediate=256, heads=2, kv_heads=1, vocabulary=2_048, tied=False, head_dim=64,
+    ),
 }
 SEED = 0
 
@@ -77,7 +79,7 @@ def main() -> None:
 
 
 def market_rows(count: int) -> list[Example]:
-    """Queries of the made-up market with the generator's own labels."""
+    """Queries of the synthetic market with the generator's own labels."""
     market = Market(SEED, 500, brands=50)
     asked = (market.ask(TAIL, 0.65, 0.0) for _ in range(count))
     return [Example(a.query, ordered(Label.from_json(x) for x in a.labels())) for a in asked]
@@ -122,12 +124,13 @@ def make_base(folder: Path, shape: Architecture, texts: list[str], device: str) 
 def measure(
     kind: str, base: Path, shape: Architecture, rows: list[Example], folder: Path, steps: int, batch: int, device: str
 ) -> dict[str, Any]:
-    """One kind of adapter: train, merge, and what either took."""
+    """Train and merge one kind of adapter; time and memory of both."""
     gpu = device == "cuda"
     task = task_of(kind, base, steps, batch, gpu=gpu)
     tokenizer = load_tokenizer(base)
     codec = Codec.compile(task, rows, tokenizer)
-    job = Job(task, base, codec, [Row(x) for x in rows if codec.representable(x)], [], folder / kind, reshuffle=True)
+    learned = [Row(x) for x in rows if codec.representable(x)]
+    job = TrainingJob(task, base, codec, learned, [], folder / kind, reshuffle=True)
     job.folder.mkdir()
     lengths = [len(supervise(codec, tokenizer, r).encoded.ids) for r in job.train]
     s = task.student
@@ -145,7 +148,7 @@ def measure(
     if gpu:
         torch.cuda.empty_cache()
     started = time.monotonic()
-    matrices = merge(base, job.folder / "adapter", job.folder / "merged", s)
+    matrices = merge(base=base, adapter=job.folder / "adapter", out=job.folder / "merged", settings=s)
     return {
         "tokens_per_s": round(statistics.median(rates)), "spread": [round(min(rates)), round(max(rates))],
         "tflops": round(statistics.median(flops) / 1e12, 3), "peak_gib": None if peak is None else round(peak, 2),
@@ -166,7 +169,7 @@ def task_of(kind: str, base: Path, steps: int, batch: int, *, gpu: bool) -> Task
 
 
 def matmul_rate(device: str) -> float:
-    """FLOP/s of a large bf16 product, the best within a second: a machine that others share is not always as fast."""
+    """FLOP/s of a large bf16 product, the best within a second, since a shared machine is not always as fast."""
     size = 8_192 if device == "cuda" else 1_024
     a, b = (torch.randn(size, size, dtype=torch.bfloat16, device=device) for _ in range(2))
     best, until = float("inf"), time.perf_counter() + 1.0

@@ -1,14 +1,14 @@
-"""QLoRA for real on a CPU: train on an NF4 base, merge four ways, see which merged model answers as the adapter did.
+"""QLoRA on a CPU: train on an NF4 base, merge in four ways, compare each merged model's logits with the adapter's.
 
     python -m benchmarks.qlora_merge runs/market [--steps 120] [--rows 300]
 
-The curriculum of a finished run is learned by an adapter on the base in NF4 with double quantisation. The adapter on
-that base, computed in fp32, is the truth. Against it stand: our merge into the base as NF4 had rounded it (stored in
-bf16), our merge into the plain base, PEFT's merge into the 4-bit weights, and PEFT's merge into the plain base. Dev
-queries of the run are read; the logits that decide are compared. The factor is PEFT's mean |Δlogit| over ours, both
-for its own way of merging a quantised model. Expected: rounding a sum to NF4 moves weights by some 5 % of a block's
-range, storing it in bf16 by 0.2 %, so a factor of ten and more. Found: a hundred, for what NF4 rounds away (3 to 5 %
-of a layer's weights) is as large as all that the adapter has changed. Writes benchmarks/results/qlora_merge.json.
+An adapter on the base in NF4 with double quantisation is trained on the curriculum of a finished run. The adapter on
+that base, computed in fp32, is the reference. Compared with it are: our merge into the base as rounded by NF4 (stored
+in bf16), our merge into the plain base, PEFT's merge into the 4-bit weights, and PEFT's merge into the plain base, by
+their logits at the read positions of the run's dev queries. The factor is PEFT's mean |Δlogit| over ours, each with its
+own way of merging a quantised model. Expected: rounding a sum to NF4 changes weights by some 5 % of a block's range,
+storing it in bf16 by 0.2 %, so a factor of ten and more. Found: a hundred, because NF4's rounding error (3 to 5 % of a
+layer's weights) is as large as the whole change by the adapter. Writes benchmarks/results/qlora_merge.json.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def main() -> None:
 
 
 def compare(base: Path, folder: Path, codec: Codec, student: Student, rows: list[Example]) -> dict[str, Any]:
-    """Every merge against the adapter on the base that it was trained against, all computed in fp32."""
+    """Every merge compared with the adapter on the base that it was trained against, all computed in fp32."""
     tokenizer = load_tokenizer(base)
     queries = [x.query for x in rows]
     adapter = folder / "adapter"
@@ -82,8 +82,9 @@ def compare(base: Path, folder: Path, codec: Codec, student: Student, rows: list
         return all_scores(model, codec, tokenizer, queries)
 
     truth = scores(load_adapter(load_base(base, torch.float32, student), adapter))
-    merge(base, adapter, folder / "rounded", student)
-    merge(base, adapter, folder / "plain", student.model_copy(update={"merge_base": "plain"}))
+    merge(base=base, adapter=adapter, out=folder / "rounded", settings=student)
+    plain = student.model_copy(update={"merge_base": "plain"})
+    merge(base=base, adapter=adapter, out=folder / "plain", settings=plain)
     models = {
         "into the base as NF4 had it": lambda: load_base(folder / "rounded", torch.float32),
         "into the plain base": lambda: load_base(folder / "plain", torch.float32),

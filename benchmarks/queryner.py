@@ -1,16 +1,16 @@
-"""What a student makes of people's labels: QueryNER over seeds, and what was tried to make it better.
+"""A student trained on human labels: QueryNER over seeds, and variants of the recipe.
 
     python -m benchmarks.queryner DATA [--runs runs] [--seeds 3] [--only seeds|tried] [--set K=V]
 
 DATA is a folder with QueryNER's train.jsonl and dev.jsonl. First the recipe of configs/queryner.yaml is trained on all
-training rows with each seed and scored on the 871 development rows (strict micro-F1: role and span), which nothing
-below looks at. Then every variant is trained once without the last tenth of the training rows and scored on that
-tenth, beside the recipe trained likewise; differences are paired over queries. The recipe's scores there are decoded
-in four ways: each word's best symbol alone, Viterbi as the codec does it, and Viterbi with a transition matrix counted
-from the training labels at half and at full weight. Each training is a stage: what is done stands. Expected: Viterbi
-above single symbols by a point; everything else within its interval. Weight decay is not among them: 0.1 at this rate
-shrinks an adapter by two per cent in all. The ways of decoding are scored on the development rows too, where nothing
-was chosen, for the students of all seeds. Writes benchmarks/results/queryner_student.json.
+training rows with each seed and scored on the 871 development rows (strict micro-F1: role and span), which are not used
+below. Then every variant is trained once without the last tenth of the training rows and scored on that tenth, like the
+recipe trained on the same rows; differences are paired over queries. The recipe's scores there are decoded in four
+ways: each word's best symbol alone, Viterbi as the codec does it, and Viterbi with a transition matrix counted from the
+training labels at half and at full weight. Each training is a stage, which is not repeated once it is done. Expected:
+Viterbi above single symbols by a point; everything else within its interval. Weight decay is not among them: 0.1 at
+this rate shrinks an adapter by two per cent in all. The ways of decoding are also scored on the development rows, on
+which nothing was selected, for the students of all seeds. Writes benchmarks/results/queryner_student.json.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from limbeck.run import Run
 from limbeck.student_jobs import make_job, trained, trained_and_asked
 from student.inference import all_scores
 from student.ray_connection import connected
-from student.training.job import Job
+from student.training.job import TrainingJob
 from task.codec import Codec
 from task.files import read_json, write_json
 from task.labels import Example, Label
@@ -124,12 +124,13 @@ def tried(run: Run) -> dict[str, Any]:
     return {"held_out": len(held), "variants": compared(run.task, held, found)}
 
 
-def decodings(job: Job, rows: Sequence[Example]) -> dict[str, list[Example]]:
-    """What the job's finished student says of the rows' queries, decoded in each way but the recipe's."""
+def decodings(job: TrainingJob, rows: Sequence[Example]) -> dict[str, list[Example]]:
+    """Predictions of the job's finished student for the rows, decoded in each way other than the recipe's."""
     model, where = trained(job)
     tokenizer = load_tokenizer(job.base)
     learned = [r.example for r in job.train]
-    codecs = {"transitions at half": job.codec.chained(learned, 0.5), "transitions": job.codec.chained(learned, 1.0)}
+    weights = {"transitions at half": 0.5, "transitions": 1.0}
+    codecs = {name: job.codec.with_transitions(learned, weight) for name, weight in weights.items()}
     texts = [x.query for x in rows]
     scores = all_scores(model, job.codec, tokenizer, texts, device=where)
     ways = {
@@ -142,7 +143,7 @@ def decodings(job: Job, rows: Sequence[Example]) -> dict[str, list[Example]]:
 def compared(
     task: Task, gold: Sequence[Example], runs: Mapping[str, Sequence[Sequence[Example]]], *, same_students: bool = False
 ) -> list[dict[str, Any]]:
-    """Strict F1 of each over its seeds, and what differs from the recipe."""
+    """Strict F1 of each over its seeds, and the difference from the recipe."""
     return [{
         "name": name, "strict_f1": over_seeds(gold, found, task, "span"),
         "less_recipe": None if name == RECIPE else difference_over_seeds(
@@ -162,7 +163,7 @@ def word_by_word(codec: Codec, query: str, scores: npt.NDArray[np.float32]) -> E
 
 
 def variant(task: Task, change: Mapping[str, Any]) -> Task:
-    """The task with a student of other settings that nobody watches or stops."""
+    """The task with other student settings, almost without dev evaluation, keeping the last adapter."""
     s = task.student
     lora = s.lora.model_copy(update=change.get("lora", {}))
     student = s.model_copy(update={**change, "lora": lora, "keep_best": False, "eval_every": 100_000})

@@ -1,26 +1,26 @@
-"""The form `read` and its alternatives: what each is worth, and what it costs to answer.
+"""The answer form `read` and its alternatives: F1 and latency of each.
 
     python -m benchmarks.read_forms DATA [--work runs/read-forms] [--rows 3000] [--held 700] [--epochs 2] [--untimed]
 
-DATA is a folder with QueryNER's train.jsonl; its first rows are learned from, the last ones held out, dev.jsonl is not
-looked at. Every way of reading is trained by the same loop with the recipe of configs/queryner.yaml and one seed:
+DATA is a folder with QueryNER's train.jsonl; its first rows are for training, the last ones held out, dev.jsonl is not
+used. Every way of reading is trained by the same loop with the recipe of configs/queryner.yaml and one seed:
 
-- `echo`: the query, then the query again; each word is read at its last token of the second copy (what we ship)
-- `once`: the query alone; a word is read before the rest of the query has been seen
+- `echo`: the query, then the query again; each word is read at its last token of the second copy (the one in use)
+- `once`: the query alone; a word cannot attend to the rest of the query
 - `instructed echo`: a line of instruction between the copies
 - `first token`: echo, but a word is read at its first token
-- `trained head`: echo, and the symbols' rows of the LM head learn too
+- `trained head`: echo, and the symbols' rows of the LM head are trained too
 - `both ways`, `both ways, echo`: attention in both directions in every layer (`is_causal: false` in the config, which
   transformers and vLLM both heed), on the query alone and on the echo
 - `20 layers`, `10 layers`: echo on the base without its upper layers
 - `transitions at half`: echo decoded with a transition matrix counted from the labels; nothing is trained
 
 F1 is strict (role and span) with an interval; differences are paired over queries. Latency is one query at a time
-through stock vLLM on the merged model, for the ways whose engine does different work. Attention in both directions in
-the upper layers alone (LS-unLLaMA) is not among them: stock vLLM has one switch for all layers. Each way is kept in the
-work folder, so a run that was cut goes on; `--untimed` leaves the latencies to a run that has the machine for itself.
-Expected: echo far above once, the rest within its interval, both ways on the query alone near the echo at half its
-tokens; 20 layers two thirds of the latency for a point or two. Writes benchmarks/results/read_forms.json.
+through stock vLLM on the merged model, for the ways whose engine does different work. Bidirectional attention in the
+upper layers only (LS-unLLaMA) is not among them: stock vLLM has one switch for all layers. Each way is kept in the work
+folder, so that an interrupted run resumes; `--untimed` leaves the latencies to a run on an idle machine. Expected: echo
+far above once, the rest within its interval, both ways on the query alone near the echo at half its tokens; 20 layers
+two thirds of the latency for a point or two of F1. Writes benchmarks/results/read_forms.json.
 """
 
 from __future__ import annotations
@@ -159,9 +159,9 @@ def main() -> None:
         timed[name] = read_json(folder / "latency.json") if (folder / "latency.json").exists() else None
         if name == "echo":
             scores = list(torch.load(folder / "scores.pt", weights_only=True))
-            chained = codec.chained(learned, TRANSITIONS)
+            weighted = codec.with_transitions(learned, TRANSITIONS)
             found["transitions at half"] = [
-                Example(x.query, chained.decode_scores(x.query, s)) for x, s in zip(held, scores, strict=True)
+                Example(x.query, weighted.decode_scores(x.query, s)) for x, s in zip(held, scores, strict=True)
             ]
         print(name, over_seeds(held, [found[name]], task, "span"), timed[name], flush=True)
     if options.untimed:
@@ -180,7 +180,7 @@ def learn(
     task: Task, way: Way, codec: Read, tokenizer: FastTokenizer, base: Path, learned: Sequence[Example],
     held: Sequence[Example], folder: Path,
 ) -> None:
-    """Train a way of reading and label what is held out."""
+    """Train a way of reading and label the held-out rows."""
     with changed(base, way, folder) as start:
         model, logits = train(task, way, codec, tokenizer, start, learned)
     queries = [x.query for x in held]
@@ -194,7 +194,7 @@ def learn(
 
 @contextlib.contextmanager
 def changed(base: Path, way: Way, folder: Path) -> Iterator[Path]:
-    """The base as a way wants it: as it is, without its upper layers, or with attention in both directions."""
+    """The base of a way: unchanged, without its upper layers, or with attention in both directions."""
     out = folder / "base"
     shutil.rmtree(out, ignore_errors=True)
     if way.layers is not None:
@@ -211,7 +211,7 @@ def changed(base: Path, way: Way, folder: Path) -> Iterator[Path]:
 def train(
     task: Task, way: Way, codec: Codec, tokenizer: FastTokenizer, base: Path, learned: Sequence[Example]
 ) -> tuple[Any, Logits]:
-    """The loop of `student.train` without what a long run needs; the same for every way."""
+    """The loop of `student.training.train` without checkpoints and evaluation; the same for every way."""
     s = task.student
     rows = [supervise(codec, tokenizer, Row(x)) for x in learned if codec.representable(x)]
     steps = total_steps(len(rows), s.batch_size, s.epochs, None)
@@ -248,7 +248,7 @@ def train(
 
 
 class Logits:
-    """`TargetLogits`, or the same with symbol rows of its own that learn."""
+    """`TargetLogits`, or the same with trainable rows of the LM head for the symbols."""
 
     def __init__(self, model: Any, alphabet: Sequence[int], *, trained: bool) -> None:
         self._frozen = TargetLogits(model, alphabet)
@@ -258,15 +258,15 @@ class Logits:
 
     def __call__(self, ids: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
         if not self.own:
-            scores: torch.Tensor = self._frozen(ids, rows, columns)
+            scores: torch.Tensor = self._frozen(ids, rows=rows, columns=columns)
             return scores
-        hidden = self._frozen.hidden(ids, rows, columns)
+        hidden = self._frozen.hidden(ids, rows=rows, columns=columns)
         with torch.autocast("cpu", enabled=False):
             return hidden.float() @ self.own[0].T
 
 
 def headed(logits: Logits, codec: Codec, tokenizer: FastTokenizer, queries: Sequence[str]) -> list[Any]:
-    """Scores of a trained head."""
+    """Scores of a trained LM head."""
     logits.model.eval()
     out = []
     with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
@@ -296,7 +296,8 @@ def latency(
 ) -> dict[str, Any]:
     """Milliseconds of one query at a time, straight to the engine that serves the merged model.
 
-    `agreement` is the share of labels that transformers gave likewise: whether the engine runs that way at all.
+    `agreement` is the share of labels that are equal in transformers: it shows whether the engine supports the way at
+    all.
     """
     asked = held[: QUERIES + WARM_UP]
 
@@ -312,7 +313,7 @@ def latency(
         return seconds[WARM_UP:], said
 
     with changed(base, way, folder) as start:
-        merge(start, folder / "adapter", folder / "model")
+        merge(base=start, adapter=folder / "adapter", out=folder / "model")
     export_classifier(folder / "model", codec.symbol_ids, folder / "classifier")
     try:
         with Engine(folder / "classifier", "student", "read", task.serving, folder / "engine.log") as engine:

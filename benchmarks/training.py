@@ -1,18 +1,18 @@
-"""Training speed: Limbeck's loop beside TRL's SFTTrainer, same base, rows, adapter, batch and machine.
+"""Training speed: Limbeck's loop against TRL's SFTTrainer, same base, rows, adapter, batch and machine.
 
     python -m benchmarks.training DATA [--rounds 3]        DATA: a folder with QueryNER's train.jsonl and dev.jsonl
 
 SmolLM2-135M, LoRA of rank 16 on all linear layers, the first 1,024 training rows, batch 32, one epoch. Each client
-trains in a process of its own; rounds alternate. `limbeck-write` and TRL learn the same ids and targets (TRL with
-length grouping, bf16, no gradient checkpointing, the loss on the answer only): `trl-write` with the attention that a
-model has when one loads it, `trl-write-eager` with the one that Limbeck took for CPUs after a profile. `limbeck-read`
-learns the form that decodes nothing; `trl-json`, eager as well, JSON answers in the base's chat template, untruncated,
-on the first 128 rows. Seconds are those of the steps; loading and tokenising are outside. The final loss is computed by
-one piece of code for all `write` adapters, over all rows; dev F1 by real decoding on 300 development rows. TRL is no
-part of the installation: `pip install --no-deps trl`. Expected: no logits but at targets, packed rows, products put
-together: more than twice TRL on `write`, more on `read`, which has no answer tokens. Found: no more on `read`, which
-has the query twice; and it depends on the processor. Writes benchmarks/results/training.json, by processor: what others
-measured stays.
+trains in its own process; rounds alternate. `limbeck-write` and TRL train on the same ids and targets (TRL with length
+grouping, bf16, no gradient checkpointing, the loss on the answer only): `trl-write` with a model's default attention,
+`trl-write-eager` with the implementation that Limbeck uses on CPUs. `limbeck-read` trains the form that generates
+nothing; `trl-json`, eager as well, JSON answers in the base's chat template, untruncated, on the first 128 rows.
+Seconds are those of the steps, without loading and tokenising. The final loss is computed by the same code for all
+`write` adapters, over all rows; dev F1 by decoding 300 development rows. TRL is not part of the installation: `pip
+install --no-deps trl`. Expected: with logits at targets only, packed rows and fused products more than twice TRL's
+speed on `write`, more on `read`, which has no answer tokens. Found: no more on `read`, whose prompt has the query
+twice; and it depends on the processor. Writes benchmarks/results/training.json by processor; results of other
+processors are kept.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from student.inference import predict
 from student.kernels.native import Kernels, kernels
 from student.model import DTYPES, TargetLogits, collate, load_base
 from student.training.history import read_history
-from student.training.job import Job, Row
+from student.training.job import Row, TrainingJob
 from student.training.train import train
 from task.codec import Codec
 from task.files import read_json, write_json
@@ -85,7 +85,7 @@ def compare(data: Path, rounds: int) -> None:
             order = CLIENTS if number % 2 == 0 else CLIENTS[::-1]
             for client in order:
                 if client == "trl-json" and number:
-                    continue  # an order of magnitude away: once is enough
+                    continue  # it differs by an order of magnitude, so one round is enough
                 folder = Path(name) / f"{client}-{number}"
                 folder.mkdir()
                 line = [sys.executable, "-m", "benchmarks.training", str(data), "--client", client]
@@ -120,9 +120,9 @@ def compare(data: Path, rounds: int) -> None:
 
 
 def times(client: dict[str, Any], reference: dict[str, Any]) -> dict[str, float]:
-    """A client's median rate over the reference's, and the least and the most that a single round gives.
+    """A client's median rate over the reference's, and the minimum and maximum over rounds.
 
-    The slowest client runs in one round alone and is held against all of the reference's.
+    The slowest client runs in one round only and is compared with all rounds of the reference.
     """
     ours, theirs = ([r["examples_per_s"] for r in x["runs"]] for x in (client, reference))
     pairs = zip(ours, theirs, strict=True) if len(ours) == len(theirs) else itertools.product(ours, theirs)
@@ -142,7 +142,7 @@ def run(client: str, data: Path, folder: Path, *, profile: bool) -> None:
     usable = [x for x in rows if codec.representable(x)]
     encoded = [codec.encode(x, tokenizer) for x in usable]
     if client.startswith("limbeck"):
-        job = Job(task, base, codec, [Row(x) for x in usable], [], folder, reshuffle=True)
+        job = TrainingJob(task, base, codec, [Row(x) for x in usable], [], folder, reshuffle=True)
         seconds = _limbeck(job, profile=profile)
     elif form == "write":
         table = {
@@ -165,7 +165,7 @@ def run(client: str, data: Path, folder: Path, *, profile: bool) -> None:
     })
 
 
-def _limbeck(job: Job, *, profile: bool) -> float:
+def _limbeck(job: TrainingJob, *, profile: bool) -> float:
     """Seconds of the steps after the warm-up."""
     if profile:
         from torch.profiler import ProfilerActivity
@@ -182,7 +182,7 @@ def _limbeck(job: Job, *, profile: bool) -> float:
 
 
 def _name_kernels(functions: Kernels | None) -> None:
-    """Let the profiler, which sees torch's operations, see the calls of `student.native` as well."""
+    """Make the calls of `student.kernels.native` visible to the profiler, which records torch's operations only."""
 
     def named(name: str, call: Callable[..., None]) -> Callable[..., None]:
         def run(*arguments: Any) -> None:
@@ -196,7 +196,7 @@ def _name_kernels(functions: Kernels | None) -> None:
 
 
 def _trl_train(base: Path, table: dict[str, Any], folder: Path, *, attention: str | None) -> float:
-    """The same with TRL, set up as well as its options allow; `attention` as transformers names it, None its choice."""
+    """Seconds of the same with TRL, at its best options; `attention` is transformers' name of it, None the default."""
     from datasets import Dataset
     from peft import LoraConfig
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
@@ -230,7 +230,7 @@ def _trl_train(base: Path, table: dict[str, Any], folder: Path, *, attention: st
 
 
 def quality(data: Path, client: str, adapter: Path) -> dict[str, Any]:
-    """Loss over the training rows' targets and micro-F1 on development rows, by the same code for everybody."""
+    """Loss over the training rows' targets and micro-F1 on development rows, by the same code for all clients."""
     task = task_of(data, client.split("-")[1])
     base = fetch(task.student.base)
     tokenizer = load_tokenizer(base)
@@ -244,7 +244,8 @@ def quality(data: Path, client: str, adapter: Path) -> dict[str, Any]:
         with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
             for at in range(0, len(encoded), BATCH):
                 ids, row_of, columns, wanted = collate(encoded[at : at + BATCH])
-                total += float(torch.nn.functional.cross_entropy(logits(ids, row_of, columns), wanted, reduction="sum"))
+                scores = logits(ids, rows=row_of, columns=columns)
+                total += float(torch.nn.functional.cross_entropy(scores, wanted, reduction="sum"))
                 targets += len(wanted)
         out["loss"] = round(total / targets, 4)
     dev = read_labels(data / "dev.jsonl", task)[:DEV_ROWS]

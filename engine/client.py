@@ -17,10 +17,10 @@ import numpy as np
 from engine.process import KEPT_OPEN_S
 from serving.release.bundle import Bundle
 from task.codec import Codec, Encoded, Tokenizer
+from task.forms import is_token_classifier
 from task.labels import Labelling
 from task.spec import Task
 
-JSON_TOKENS = 256
 _LIKELIEST = 20  # alternatives that vLLM tells of a token without being told to tell more
 
 
@@ -112,7 +112,7 @@ class StudentClient:
         fit = [i for i, (q, p) in enumerate(zip(queries, prompts, strict=True)) if self._fits(q, p)]
         out = [_UNREADABLE] * len(queries)
         try:
-            if self._runs_as == "read":
+            if is_token_classifier(self._runs_as):
                 found = await self._read([queries[i] for i in fit], [prompts[i] for i in fit])
             elif self._runs_as == "prompt_logprobs":
                 found = await self._read_likeliest([queries[i] for i in fit], [prompts[i] for i in fit])
@@ -125,15 +125,9 @@ class StudentClient:
         return out
 
     def _fits(self, query: str, prompt: Encoded) -> bool:
-        match self._runs_as:
-            case "read":
-                answer = 0
-            case "prompt_logprobs":
-                answer = 2
-            case "json":
-                answer = JSON_TOKENS
-            case _:
-                answer = self._codec.answer_length(query)
+        # `_read_likeliest` sends one token more, and vLLM generates one.
+        read_likeliest = self._runs_as == "prompt_logprobs"
+        answer = 2 if read_likeliest else self._codec.answer_form.most_generated(self._codec, query)
         return len(prompt.ids) + answer <= self._most
 
     async def _read(self, queries: Sequence[str], prompts: Sequence[Encoded]) -> list[Judged]:
@@ -152,7 +146,7 @@ class StudentClient:
             scores = table.reshape(len(prompt.ids), self._width)[prompt.positions]
             if self._columns is not None:
                 scores = scores[:, self._columns]
-            out.append(Judged(*self._codec.judge_scores(query, scores)))
+            out.append(Judged(*self._codec.decode_scores_with_probability(query, scores)))
         return out
 
     async def _read_likeliest(self, queries: Sequence[str], prompts: Sequence[Encoded]) -> list[Judged]:
@@ -176,7 +170,7 @@ class StudentClient:
                 told = {int(k): float(v["logprob"]) for k, v in choice["prompt_logprobs"][position + 1].items()}
                 least = sorted(told.values())[-asked]  # the others are no likelier; the token itself is always told
                 scores[row] = [told.get(s, least) for s in symbols]
-            out.append(Judged(*self._codec.judge_scores(query, scores)))
+            out.append(Judged(*self._codec.decode_scores_with_probability(query, scores)))
         return out
 
     async def _written(self, query: str, prompt: Encoded) -> Judged:
@@ -184,10 +178,11 @@ class StudentClient:
             "model": self._name, "prompt": prompt.ids, "temperature": 0.0,
             "add_special_tokens": False, "return_token_ids": True,
         }
-        if self._codec.form == "json":
-            answer = await self._post("/v1/completions", {**body, "max_tokens": JSON_TOKENS})
-            return Judged(self._codec.decode_text(query, answer["choices"][0]["text"], self._task) or (), None)
-        length = self._codec.answer_length(query)
+        form = self._codec.answer_form
+        length = form.most_generated(self._codec, query)
+        if form.output == "text":
+            answer = await self._post("/v1/completions", {**body, "max_tokens": length})
+            return Judged(*self._codec.decode(query, answer["choices"][0]["text"], self._task))
         if not length:
             return Judged((), 1.0)
         answer = await self._post("/v1/completions", {
@@ -195,7 +190,8 @@ class StudentClient:
             "logprobs": 1, "ignore_eos": True,
         })
         choice = answer["choices"][0]
-        return Judged(*self._codec.judge_symbols(query, choice["token_ids"], choice["logprobs"]["token_logprobs"]))
+        symbols = choice["token_ids"], choice["logprobs"]["token_logprobs"]
+        return Judged(*self._codec.decode(query, symbols, self._task))
 
     async def _post(self, path: str, body: dict[str, Any]) -> Any:
         """Ask; once more where a kept connection turns out to be closed, for asking changes nothing."""

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from engine.watchdog import Keeper, Tenant
 from serving.release.bundle import Bundle
 from serving.supervisor.state import StateFolder
+from task.forms import is_token_classifier
 from task.serving_settings import Serving
-from task.settings import Engine as EngineSettings
+from task.settings import EngineSettings
 
 _Key = tuple[str, bool, str]
 
@@ -89,4 +90,5 @@ def _key(bundle: Bundle, settings: Serving) -> _Key:
     """What two bundles must have in common to share an engine."""
     same = EngineSettings.model_validate(settings.model_dump(include=set(EngineSettings.model_fields)))
     adapters = settings.adapters.model_dump_json() if bundle.adapter is not None else ""
-    return bundle.engine_name, bundle.runs_as == "read", same.model_dump_json() + settings.quantization + adapters
+    pooled = is_token_classifier(bundle.runs_as)
+    return bundle.engine_name, pooled, same.model_dump_json() + settings.quantization + adapters

@@ -27,8 +27,9 @@ from typing import Self
 from engine.process_guard import Guard
 from engine.warm_start import SERVER, Forked, Order, Zygote, ZygoteError, possible, zygote
 from task.errors import ComponentError
+from task.forms import is_token_classifier
 from task.serving_settings import Adapters
-from task.settings import Engine as EngineSettings
+from task.settings import EngineSettings
 
 LOOPBACK = "127.0.0.1"
 KEPT_OPEN_S = 60  # an idle connection; a client that keeps one for longer meets it closed
@@ -52,7 +53,7 @@ def arguments(
     ]
     if settings.enforce_eager:
         out.append("--enforce-eager")
-    if form == "read":
+    if is_token_classifier(form):
         out += ["--runner", "pooling", "--pooler-config", json.dumps({"task": "token_classify"})]
     else:
         out += ["--generation-config", "vllm"]

@@ -93,7 +93,7 @@ def _training(task: Task, shape: estimate.Architecture, queries: int, tokens: in
     s = task.student
     rows = min(round(queries * LABEL_SHARE), task.curriculum.max_rows or 10**12)
     read_tokens = 2 * tokens + 1 + sum(len(r.values) if r.multiple else 1 for r in task.closed_roles)
-    steps = total_steps(rows, s.batch_size, s.epochs, s.max_steps)
+    steps = total_steps(rows, batch_size=s.batch_size, epochs=s.epochs, max_steps=s.max_steps)
     micro = -(-s.batch_size // (s.workers * s.accumulation))
     flops = estimate.training_flops(shape, steps * s.batch_size * read_tokens)
     speed, machine = (GPU_FLOPS * s.workers, GPU_NAME) if s.use_gpu else (CPU_FLOPS, CPU_NAME)

@@ -15,7 +15,7 @@ from task.labels import Example
 from task.spec import Task
 
 if TYPE_CHECKING:
-    from student.training.job import Job
+    from student.training.job import TrainingJob
     from teacher.curriculum.build import CurriculumRow
 
 
@@ -26,9 +26,11 @@ TRAINING_SCRATCH: Final = frozenset({
 })
 
 
-def make_job(task: Task, rows: Sequence[CurriculumRow], dev: Sequence[Example], folder: Path, order: str) -> Job:
+def make_job(
+    task: Task, rows: Sequence[CurriculumRow], dev: Sequence[Example], folder: Path, order: str
+) -> TrainingJob:
     """The training job of a variant, its codec compiled on the same rows as everybody's."""
-    from student.training.job import Job, Row
+    from student.training.job import Row, TrainingJob
     from task.codec import Codec
     from task.model_store import fetch
     from task.tokenizer import load_tokenizer
@@ -36,10 +38,10 @@ def make_job(task: Task, rows: Sequence[CurriculumRow], dev: Sequence[Example], 
     base = fetch(task.student.base)
     codec = Codec.compile(task, [r.example for r in rows], load_tokenizer(base))
     learned = [Row(r.example, 1.0 - r.noise, r.doubts) for r in rows if codec.representable(r.example)]
-    return Job(task, base, codec, learned, list(dev), folder, order == "shuffled")
+    return TrainingJob(task, base, codec, learned, list(dev), folder, reshuffle=order == "shuffled")
 
 
-def trained(job: Job) -> tuple[Any, str]:
+def trained(job: TrainingJob) -> tuple[Any, str]:
     """The job's finished student on the base that it was trained against, and the device that it is on."""
     from student.adapters import load_adapter
     from student.model import DTYPES, accelerator, load_base, on_device
@@ -49,7 +51,7 @@ def trained(job: Job) -> tuple[Any, str]:
     return on_device(model, device), device
 
 
-def answers(job: Job, rows: Sequence[Example], **options: Any) -> list[Example]:
+def answers(job: TrainingJob, rows: Sequence[Example], **options: Any) -> list[Example]:
     """What the job's finished student says about rows."""
     from student.inference import predict
     from task.tokenizer import load_tokenizer

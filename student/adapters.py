@@ -18,16 +18,17 @@ if TYPE_CHECKING:
     from peft import PeftConfig
     from transformers import PreTrainedModel
 
-# PEFT imports bitsandbytes, which warns about GPU kernels that nobody asked for.
+# PEFT imports bitsandbytes, which warns about missing GPU kernels even where they are not used.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 _GROUPS = {"attention": re.compile(r"attn|attention"), "mlp": re.compile(r"mlp|ffn|feed_forward|feedforward")}
 
 
 def add_adapter(base: PreTrainedModel, settings: Student) -> Any:
-    """Wrap a base with a fresh adapter, or with `settings.init_adapter`; its weights are fp32, the base is as loaded.
+    """Wrap a base with a new adapter, or with `settings.init_adapter`, in fp32; the base keeps its dtype.
 
     Raises:
-        InputError: PEFT refuses the configuration, the adapter could not be merged, or the earlier one is another kind.
+        InputError: PEFT refuses the configuration, the adapter could not be merged, or `init_adapter` does not match
+            the settings.
     """
     from peft import get_peft_model
 
@@ -40,7 +41,7 @@ def add_adapter(base: PreTrainedModel, settings: Student) -> Any:
         except ValueError as error:
             raise _refused(settings, str(error)) from error
     if not hasattr(model.base_model, "merge_and_unload"):
-        raise _refused(settings, "its kind cannot be merged into the base, and only merged ones are served")
+        raise _refused(settings, "this kind cannot be merged into the base, and only merged students are served")
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
@@ -48,7 +49,11 @@ def add_adapter(base: PreTrainedModel, settings: Student) -> Any:
 
 
 def check(base: Path, settings: Student) -> None:
-    """Make the adapter around an empty base: what PEFT refuses is known before workers are started."""
+    """Create the adapter around an empty base, so that PEFT's refusal is an error before workers are started.
+
+    Raises:
+        InputError: As `add_adapter`.
+    """
     if settings.init_adapter is not None:
         _earlier(Path(settings.init_adapter), settings)
         return
@@ -64,7 +69,7 @@ def load_adapter(base: PreTrainedModel, folder: Path, *, trainable: bool = False
 
 
 def adapter_config(base: PreTrainedModel, settings: Student) -> PeftConfig:
-    """The settings in PEFT's terms."""
+    """The settings as a PEFT configuration."""
     from peft import LoraConfig
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
     from peft.utils import PeftType
@@ -92,7 +97,7 @@ def adapter_config(base: PreTrainedModel, settings: Student) -> PeftConfig:
 
 
 def layers_of(base: Any, targets: str | tuple[str, ...]) -> str | list[str]:
-    """A group of linear layers as the names that PEFT takes; `all-linear` and names of layers stay as they are.
+    """The layer names of a group of linear layers, for PEFT; `all-linear` and names of layers are returned as given.
 
     Raises:
         InputError: The model has no linear layer in a module of that kind.
@@ -113,11 +118,11 @@ def layers_of(base: Any, targets: str | tuple[str, ...]) -> str | list[str]:
 
 
 def _earlier(folder: Path, settings: Student) -> Path:
-    """The folder of an earlier adapter of the kind that the settings ask for."""
+    """The folder of `init_adapter`, after a check that it matches the settings."""
     path = folder / "adapter_config.json"
     if not path.exists():
         raise InputError(
-            "no adapter to go on from", file=path, field="student.init_adapter", found=str(folder),
+            "no adapter to continue from", file=path, field="student.init_adapter", found=str(folder),
             expected="a folder with adapter_config.json, such as RUN/train/adapter",
         )
     found, lora = read_json(path), settings.lora
@@ -128,7 +133,7 @@ def _earlier(folder: Path, settings: Student) -> Path:
     for key, value in wanted.items():
         if found.get(key) != value:
             raise InputError(
-                f"the adapter to go on from has another {key}", file=path, field="student.init_adapter",
+                f"the adapter to continue from has another {key}", file=path, field="student.init_adapter",
                 found=found.get(key), expected=value, fix="Set student.lora (or student.peft) to the adapter's own",
             )
     return folder

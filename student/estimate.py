@@ -1,4 +1,4 @@
-"""What a training run and its serving will take, from the shapes alone: no GPU, no download.
+"""Estimates of a training run's and its serving's memory and compute, from shapes alone: no GPU, no download.
 
 Sources: LoRA's parameter count r · (d_in + d_out) per matrix (Hu et al. 2021); 2 · N · T floating-point operations
 for a forward pass and the same again for the backward pass through frozen weights; memory as weights + adapter with
@@ -16,9 +16,9 @@ from task.files import read_json
 from task.settings import Lora, Student
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
-    """Shapes of a Llama-like model."""
+    """Shapes of a Llama-like model; `tied` shares the weights of embedding and LM head."""
 
     layers: int
     hidden: int
@@ -47,28 +47,33 @@ class Architecture:
 
     @property
     def parameters(self) -> int:
-        """All weights; a tied head counts once."""
+        """All weights; a tied LM head counts once."""
         block = sum(i * o for i, o in self.linear.values()) + 2 * self.hidden
         return self.layers * block + self.hidden + self.vocabulary * self.hidden * (1 if self.tied else 2)
 
     @property
     def body(self) -> int:
-        """Weights that every token passes through, the embedding and the head left out."""
+        """Weights of the linear layers: without embedding, LM head and norms."""
         return self.layers * sum(i * o for i, o in self.linear.values())
 
 
+_LLAMA_8B: Final = Architecture(
+    layers=32, hidden=4096, intermediate=14_336, heads=32, kv_heads=8, vocabulary=128_256, tied=False, head_dim=128,
+)
 KNOWN: Final[Mapping[str, Architecture]] = {
-    "SmolLM2-135M-Instruct": Architecture(30, 576, 1536, 9, 3, 49_152, True, 64),
-    "SmolLM2-360M-Instruct": Architecture(32, 960, 2560, 15, 5, 49_152, True, 64),
-    "Meta-Llama-3-8B": Architecture(32, 4096, 14_336, 32, 8, 128_256, False, 128),
-    "Meta-Llama-3-8B-Instruct": Architecture(32, 4096, 14_336, 32, 8, 128_256, False, 128),
-    "Llama-3.1-8B-Instruct": Architecture(32, 4096, 14_336, 32, 8, 128_256, False, 128),
+    "SmolLM2-135M-Instruct": Architecture(
+        layers=30, hidden=576, intermediate=1536, heads=9, kv_heads=3, vocabulary=49_152, tied=True, head_dim=64,
+    ),
+    "SmolLM2-360M-Instruct": Architecture(
+        layers=32, hidden=960, intermediate=2560, heads=15, kv_heads=5, vocabulary=49_152, tied=True, head_dim=64,
+    ),
+    "Meta-Llama-3-8B": _LLAMA_8B, "Meta-Llama-3-8B-Instruct": _LLAMA_8B, "Llama-3.1-8B-Instruct": _LLAMA_8B,
 }
 GIB: Final = 1024**3
 
 
 def architecture(base: str) -> Architecture | None:
-    """The shapes of a known base or of a local folder; None for a hub model that we do not know."""
+    """The shapes of a known base or of a local folder; None for any other hub model."""
     known = KNOWN.get(base.rsplit("/", 1)[-1])
     path = Path(base) / "config.json"
     if known or not path.exists():
@@ -76,20 +81,21 @@ def architecture(base: str) -> Architecture | None:
     c = read_json(path)
     heads = c["num_attention_heads"]
     return Architecture(
-        c["num_hidden_layers"], c["hidden_size"], c["intermediate_size"], heads, c.get("num_key_value_heads", heads),
-        c["vocab_size"], bool(c.get("tie_word_embeddings")), c.get("head_dim") or c["hidden_size"] // heads,
+        layers=c["num_hidden_layers"], hidden=c["hidden_size"], intermediate=c["intermediate_size"], heads=heads,
+        kv_heads=c.get("num_key_value_heads", heads), vocabulary=c["vocab_size"],
+        tied=bool(c.get("tie_word_embeddings")), head_dim=c.get("head_dim") or c["hidden_size"] // heads,
     )
 
 
 def adapter_parameters(shape: Architecture, lora: Lora) -> int:
-    """Trained parameters of the adapter."""
+    """Number of trainable parameters of the adapter."""
     names = shape.groups[lora.targets] if isinstance(lora.targets, str) else lora.targets
     sizes = (shape.linear[n] for n in names if n in shape.linear)
     return shape.layers * sum(lora.rank * (i + o) + lora.dora * o for i, o in sizes)
 
 
 def training_memory(shape: Architecture, student: Student, tokens: int) -> dict[str, float]:
-    """GiB by part, for one worker.
+    """Memory of one worker in GiB, by part.
 
     Args:
         tokens: Tokens of one micro-batch on one worker, padding included.
@@ -98,14 +104,14 @@ def training_memory(shape: Architecture, student: Student, tokens: int) -> dict[
     if student.quantization == "nf4":
         embeddings = shape.parameters - shape.body
         weights = shape.body * 0.516 + embeddings * width  # 4 bits + double-quantised scales (Dettmers et al. 2023)
-    elif student.sharding == "full":  # a slice of every layer, and one layer whole
+    elif student.sharding == "full":  # a shard of every layer, and one layer gathered
         weights = (shape.parameters - shape.body + shape.body / student.workers + shape.body / shape.layers) * width
     else:
         weights = shape.parameters * width
         if _packed(student) and student.dtype == "bfloat16":
-            weights += 2 * shape.body * width  # laid out for products ahead and back (`student.frozen`)
+            weights += 2 * shape.body * width  # two reordered copies, see `student.kernels.frozen_linear`
     trained = adapter_parameters(shape, student.lora)
-    if _packed(student):  # what `student.layer` keeps beside its input; down-projections are fp32
+    if _packed(student):  # what `DecoderLayer.forward` saves beside its input; x Aᵀ is fp32
         qkv = (shape.heads + 2 * shape.kv_heads) * shape.head_dim
         per_token = 4 * shape.hidden + qkv + 3 * shape.intermediate + 2 * student.lora.rank * 7
     else:
@@ -118,27 +124,27 @@ def training_memory(shape: Architecture, student: Student, tokens: int) -> dict[
 
 
 def _packed(student: Student) -> bool:
-    """Whether a Llama's rows are packed, on a CPU (`student.packed.pack`)."""
+    """Whether a Llama is trained with packed rows (`student.kernels.packed_llama.pack`)."""
     lora = student.lora
-    theirs = student.peft or lora.dora or lora.dropout or student.gradient_checkpointing
-    whole = student.quantization == "none" and student.sharding == "none"
-    return not student.use_gpu and whole and not theirs
+    by_peft = student.peft or lora.dora or lora.dropout or student.gradient_checkpointing
+    plain_weights = student.quantization == "none" and student.sharding == "none"
+    return not student.use_gpu and plain_weights and not by_peft
 
 
 def training_flops(shape: Architecture, tokens: float) -> float:
-    """Floating-point operations of forward and backward over `tokens`, frozen weights."""
+    """Floating-point operations of a forward and backward pass over `tokens` through frozen weights."""
     return 4.0 * shape.body * tokens
 
 
 def serving_memory(shape: Architecture, dtype: str, kv_tokens: int) -> dict[str, float]:
-    """GiB of weights and of the KV cache for `kv_tokens` tokens."""
+    """Memory in GiB of weights and of a KV cache for `kv_tokens` tokens."""
     width = 4.0 if dtype == "float32" else 2.0
     kv = 2 * shape.layers * shape.kv_heads * shape.head_dim * width * kv_tokens
     return {"weights": shape.parameters * width / GIB, "KV cache": kv / GIB}
 
 
 def summary(shape: Architecture, student: Student) -> dict[str, Any]:
-    """Parameters and sizes for the plan."""
+    """Numbers of parameters and the size of the adapter, for `limbeck plan`."""
     trained = adapter_parameters(shape, student.lora)
     return {
         "parameters": shape.parameters, "trained": trained, "trained_share": trained / shape.parameters,

@@ -1,11 +1,11 @@
-"""Predictions of a student in transformers: the reference that the engine's answers are compared with."""
+"""Predictions of a student in transformers: the reference for the engine's answers."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -13,29 +13,29 @@ import torch
 
 from student.model import TargetLogits, collate
 from task.codec import Codec, Tokenizer
+from task.forms import Output
 from task.labels import Example, Labelling
 from task.spec import Task
-
-JSON_TOKENS = 256
 
 
 def predict(
     model: Any, codec: Codec, tokenizer: Tokenizer, task: Task, examples: Sequence[Example], *, device: str = "cpu",
     batch_size: int = 32, progress: Callable[[int], None] = lambda _: None,
 ) -> list[Example]:
-    """Label queries (their own labels are not looked at) in the codec's form; order kept."""
+    """Label queries in the codec's answer form; order kept. Labels that the examples have are not used.
+
+    Args:
+        progress: Told the number of rows of each batch that is done.
+    """
     model.eval()
     answers: dict[int, Labelling] = {}
+    outputs = _OUTPUTS[codec.answer_form.output]
     with torch.inference_mode(), _autocast(model, device):
         for rows in _grouped(codec, tokenizer, examples, batch_size):
-            part = [examples[i].query for i in rows]
-            if codec.form == "read":
-                found = _read(model, codec, tokenizer, part, device)
-            elif codec.form == "write":
-                found = _write(model, codec, tokenizer, part, device)
-            else:
-                found = _json(model, codec, tokenizer, task, part, device)
-            answers.update(zip(rows, found, strict=True))
+            queries = [examples[i].query for i in rows]
+            found = outputs(model, codec, tokenizer, queries, device)
+            for row, query, output in zip(rows, queries, found, strict=True):
+                answers[row] = codec.decode(query, output, task).labels
             progress(len(rows))
     return [Example(x.query, answers[i], x.count, x.id) for i, x in enumerate(examples)]
 
@@ -47,7 +47,7 @@ def read_scores(model: Any, codec: Codec, tokenizer: Tokenizer, queries: Sequenc
     prompts = [codec.prompt(q, tokenizer) for q in queries]
     logits = TargetLogits(model, codec.symbol_ids)
     ids, rows, columns, _ = collate(prompts, device)
-    scores = logits(ids, rows, columns).cpu().numpy()
+    scores = logits(ids, rows=rows, columns=columns).cpu().numpy()
     cuts = np.cumsum([len(p.positions) for p in prompts])[:-1]
     return list(np.split(scores, cuts))
 
@@ -56,7 +56,7 @@ def all_scores(
     model: Any, codec: Codec, tokenizer: Tokenizer, queries: Sequence[str], *, device: str = "cpu",
     batch_size: int = 32, progress: Callable[[int], None] = lambda _: None,
 ) -> list[npt.NDArray[np.float32]]:
-    """`read_scores` of many queries, order kept; those of like length share a batch."""
+    """`read_scores` of many queries, order kept; batches hold queries of similar length."""
     model.eval()
     out: dict[int, npt.NDArray[np.float32]] = {}
     with torch.inference_mode(), _autocast(model, device):
@@ -67,16 +67,13 @@ def all_scores(
     return [out[i] for i in range(len(queries))]
 
 
-def _read(model: Any, codec: Codec, tokenizer: Tokenizer, queries: Sequence[str], device: str) -> list[Labelling]:
-    scores = read_scores(model, codec, tokenizer, queries, device)
-    return [codec.decode_scores(q, s) for q, s in zip(queries, scores, strict=True)]
-
-
-def _write(model: Any, codec: Codec, tokenizer: Tokenizer, queries: Sequence[str], device: str) -> list[Labelling]:
-    """Greedy over the symbols only, one token a unit; prompts of one call have equal length."""
+def _generate_symbols(
+    model: Any, codec: Codec, tokenizer: Tokenizer, queries: Sequence[str], device: str
+) -> list[tuple[list[int], list[float]]]:
+    """Greedy over the symbols only, one token for each unit and probe; prompts of one call have equal length."""
     ids = torch.tensor([codec.prompt(q, tokenizer).ids for q in queries], device=device)
     alphabet = torch.tensor(codec.symbol_ids, device=device)
-    steps = max(codec.answer_length(q) for q in queries)
+    steps = max(codec.answer_form.most_generated(codec, q) for q in queries)
     cache: Any = None
     chosen, log_probabilities = [], []
     for _ in range(steps):
@@ -88,37 +85,41 @@ def _write(model: Any, codec: Codec, tokenizer: Tokenizer, queries: Sequence[str
         ids = alphabet[best][:, None]
         chosen.append(ids[:, 0])
     tokens, values = torch.stack(chosen, 1).tolist(), torch.stack(log_probabilities, 1).tolist()
-    return [codec.decode_symbols(q, t, v) for q, t, v in zip(queries, tokens, values, strict=True)]
+    return list(zip(tokens, values, strict=True))
 
 
-def _json(
-    model: Any, codec: Codec, tokenizer: Tokenizer, task: Task, queries: Sequence[str], device: str
-) -> list[Labelling]:
-    """Greedy until the stop token; a text that is no list of labels is an empty answer."""
+def _generate_text(model: Any, codec: Codec, tokenizer: Tokenizer, queries: Sequence[str], device: str) -> list[str]:
+    """Greedy until the stop token; prompts of one call have equal length."""
     ids = torch.tensor([codec.prompt(q, tokenizer).ids for q in queries], device=device)
+    most = max(codec.answer_form.most_generated(codec, q) for q in queries)
     out = model.generate(
-        input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=JSON_TOKENS, do_sample=False,
+        input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=most, do_sample=False,
         eos_token_id=codec.eos_id, pad_token_id=codec.eos_id, use_cache=True,
     )
-    texts = [tokenizer.decode([t for t in row if t != codec.eos_id]) for row in out[:, ids.shape[1] :].tolist()]
-    return [codec.decode_text(q, t, task) or () for q, t in zip(queries, texts, strict=True)]
+    return [tokenizer.decode([t for t in row if t != codec.eos_id]) for row in out[:, ids.shape[1] :].tolist()]
+
+
+# How a batch of queries is computed, by the output that the answer form decodes.
+_OUTPUTS: Final[Mapping[Output, Callable[..., Sequence[Any]]]] = {
+    "scores": read_scores, "symbols": _generate_symbols, "text": _generate_text,
+}
 
 
 def _grouped(
     codec: Codec, tokenizer: Tokenizer, examples: Sequence[Example], batch_size: int
 ) -> Iterable[list[int]]:
-    """Batches of rows: of similar length to read, of equal length to write, so that nothing is padded on the left."""
+    """Batches of rows: of similar length to read scores, of equal length to generate, which needs no left padding."""
     lengths = [len(codec.prompt(x.query, tokenizer).ids) for x in examples]
     groups: defaultdict[int, list[int]] = defaultdict(list)
     for row in sorted(range(len(examples)), key=lambda i: (lengths[i], i)):
-        groups[0 if codec.form == "read" else lengths[row]].append(row)
+        groups[0 if codec.answer_form.output == "scores" else lengths[row]].append(row)
     for rows in groups.values():
         for at in range(0, len(rows), batch_size):
             yield rows[at : at + batch_size]
 
 
 def _autocast(model: Any, device: str) -> Any:
-    """bf16 arithmetic for a bf16 base whose adapter is kept in fp32."""
+    """Autocast to bf16 for a bf16 base with an adapter in fp32; nothing for a model of one dtype."""
     kinds = {p.dtype for p in model.parameters()}
     mixed = torch.bfloat16 in kinds and len(kinds) > 1
     return torch.autocast(device.split(":")[0], dtype=torch.bfloat16) if mixed else nullcontext()

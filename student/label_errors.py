@@ -1,11 +1,11 @@
-"""Which labels of the teacher's are probably wrong: students that did not learn from them say so.
+"""Label errors of the teacher, found by cross-fitting: predictions of students that were not trained on the row.
 
 Confident learning (Northcutt et al. 2021) on the units of a query: a student trained on the other folds gives each unit
 the probability of every state. A state's threshold is the mean probability of that state over the units that the
-teacher gave it. A unit whose likeliest state is another one than the teacher's and above its threshold is a suspect;
-so is a closed role whose value is. (The original takes the likeliest of the states above their thresholds, which
-suspects the right label as soon as it is a little below its own.) Near-duplicates share a fold, or a student would know
-the label by heart.
+teacher gave it. A unit is suspect if its likeliest state is not the teacher's and has a probability above its own
+threshold; likewise the value of a closed role. (The original takes the likeliest of the states above their thresholds,
+which makes a correct label suspect as soon as it is slightly below its own threshold.) Near-duplicates share a fold,
+because a student could otherwise have memorised the label.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
-    """A part of a labelling that students contradict.
+    """A part of a labelling that out-of-fold predictions contradict.
 
     Attributes:
-        row: Its number.
-        given: Probability that they give to what the teacher said.
-        instead: Probability of what they would say.
-        says: What they would say: a role, a value, or nothing.
+        row: Index of the example.
+        given: Predicted probability of the teacher's label.
+        instead: Probability of the predicted class.
+        says: The predicted class: a role, a value, or `nothing`.
     """
 
     row: int
@@ -44,19 +44,19 @@ class Suspect:
 
 
 @dataclass(frozen=True, slots=True)
-class _Choice:
-    """One decision of a labelling: the state of a unit, or the answer to a probe."""
+class _Decision:
+    """One decision of a labelling: the state of a unit, or the answer at a probe."""
 
     row: int
     doubt: Doubt
-    group: str  # decisions among the same alternatives share thresholds
+    group: str  # decisions among the same classes share thresholds
     given: int
     probabilities: Floats
     names: tuple[str, ...]
 
 
 def fold_of(clusters: Sequence[str], folds: int) -> list[int]:
-    """A fold for every row, whole clusters together and the folds nearly equal."""
+    """A fold for every row: a cluster is in one fold, and folds are of nearly equal size."""
     sizes = Counter(clusters)
     filled = [0] * folds
     where = {}
@@ -69,17 +69,17 @@ def fold_of(clusters: Sequence[str], folds: int) -> list[int]:
 def suspects(
     codec: Codec, examples: Sequence[Example], scores: Sequence[npt.NDArray[np.float32]]
 ) -> list[Suspect]:
-    """The parts of labellings that held-out predictions contradict, most contradicted first.
+    """The parts of labellings that out-of-fold predictions contradict, largest difference of probability first.
 
     Args:
         codec: Of the form `read`.
         scores: For each example the logits at its read positions, shape (units + probes, symbols), from a student that
-            did not learn from it.
+            was not trained on it.
     """
-    choices = [c for i, (x, s) in enumerate(zip(examples, scores, strict=True)) for c in _choices(codec, i, x, s)]
-    thresholds = _thresholds(choices)
+    decisions = [c for i, (x, s) in enumerate(zip(examples, scores, strict=True)) for c in _decisions(codec, i, x, s)]
+    thresholds = _thresholds(decisions)
     found: dict[tuple[int, Doubt], Suspect] = {}
-    for c in choices:
+    for c in decisions:
         state = int(c.probabilities.argmax())
         best = float(c.probabilities[state])
         if state == c.given or best < thresholds.get((c.group, state), np.inf):
@@ -91,7 +91,7 @@ def suspects(
     return sorted(found.values(), key=lambda s: (s.given - s.instead, s.row))
 
 
-def _choices(codec: Codec, row: int, example: Example, scores: npt.ArrayLike) -> list[_Choice]:
+def _decisions(codec: Codec, row: int, example: Example, scores: npt.ArrayLike) -> list[_Decision]:
     spans = units(example.query, codec.segmentation)
     table = np.asarray(scores, dtype=np.float64)
     answer = codec.answer(example)
@@ -101,7 +101,7 @@ def _choices(codec: Codec, row: int, example: Example, scores: npt.ArrayLike) ->
     for at, (start, end) in enumerate(spans):
         label = next((x for x in example.labels if over(x, start, end)), None)
         doubt = Doubt("", start, end) if label is None else Doubt.of(label)
-        out.append(_Choice(row, doubt, "words", answer[at], np.exp(log_softmax(table[at, :width])), names))
+        out.append(_Decision(row, doubt, "words", answer[at], np.exp(log_softmax(table[at, :width])), names))
     at = len(spans)
     for role in codec.closed:
         symbols = list(role.symbols)
@@ -109,16 +109,16 @@ def _choices(codec: Codec, row: int, example: Example, scores: npt.ArrayLike) ->
             probabilities = np.exp(log_softmax(table[at, symbols]))
             values = ("nothing", role.values[probe]) if role.multiple else ("nothing", *role.values)
             group = f"{role.name}:{probe if role.multiple else ''}"
-            out.append(_Choice(row, Doubt(role.name), group, symbols.index(answer[at]), probabilities, values))
+            out.append(_Decision(row, Doubt(role.name), group, symbols.index(answer[at]), probabilities, values))
             at += 1
     return out
 
 
-def _thresholds(choices: Sequence[_Choice]) -> dict[tuple[str, int], float]:
-    """Mean probability of a state over the decisions that were given it; a state that nobody was given has none."""
+def _thresholds(decisions: Sequence[_Decision]) -> dict[tuple[str, int], float]:
+    """Mean probability of a state over the decisions with that label; a state that is never given has no threshold."""
     total: dict[tuple[str, int], float] = {}
     count: dict[tuple[str, int], int] = {}
-    for c in choices:
+    for c in decisions:
         key = (c.group, c.given)
         total[key] = total.get(key, 0.0) + float(c.probabilities[c.given])
         count[key] = count.get(key, 0) + 1

@@ -1,4 +1,4 @@
-"""The base, and logits where they count and nowhere else."""
+"""Loading the base model, and its logits at the targets only."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch
 
 
 def accelerator() -> str:
-    """The device to compute on here."""
+    """The device to compute on: cuda where there is a GPU, else cpu."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def on_device(model: Any, device: str) -> Any:
-    """The model there; NF4 weights stay where they were loaded."""
+    """The model on a device; NF4 weights stay where they were loaded."""
     return model if getattr(model, "is_loaded_in_4bit", False) else model.to(device)
 
 
 def load_base(path: Path, dtype: torch.dtype, settings: Student | None = None) -> PreTrainedModel:
-    """A causal LM from a local folder; NF4 with double quantisation where the settings say so.
+    """A causal LM from a local folder; in NF4 with double quantisation if the settings say so.
 
-    On CPU attention is plain matrix products: the fused kernel's backward pass took 37 % of a step on queries of 20
-    tokens, the products 6 %.
+    On a CPU attention is computed as plain matrix products (`eager`): on queries of 20 tokens the backward pass of the
+    fused kernel took 37 % of a step, the products take 6 %.
     """
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
     from transformers.utils.logging import disable_progress_bar, set_verbosity_error
@@ -54,7 +54,7 @@ def load_base(path: Path, dtype: torch.dtype, settings: Student | None = None) -
 
 
 def empty_model(path: Path) -> PreTrainedModel:
-    """A causal LM of a local folder without weights (on the device `meta`): its shapes and names."""
+    """A causal LM of a local folder without weights (on the device `meta`), for its shapes and module names."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     with torch.device("meta"):
@@ -65,16 +65,16 @@ def empty_model(path: Path) -> PreTrainedModel:
 
 
 def linear_layers(model: Any) -> list[str]:
-    """Paths of all linear layers but the output head: what QLoRA quantises and `all-linear` adapts."""
-    head = model.get_output_embeddings()
-    return [n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not head]
+    """Paths of all linear layers except the LM head: those that QLoRA quantises and `all-linear` adapts."""
+    lm_head = model.get_output_embeddings()
+    return [n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not lm_head]
 
 
 class TargetLogits(torch.nn.Module):
-    """Logits at chosen positions over chosen tokens: the LM head is applied to nothing else.
+    """Logits at the targets over an alphabet of tokens; the LM head is not applied to anything else.
 
-    Padding stands right of every row: causal attention needs no mask to ignore it, attention in both directions needs
-    one, and a model that `student.packed` has taken over does not see it at all.
+    Rows are padded on the right: causal attention needs no mask for that, bidirectional attention does, and a model for
+    which `student.kernels.packed_llama.pack` succeeded computes no padding at all.
     """
 
     def __init__(self, model: Any, alphabet: Sequence[int] | None) -> None:
@@ -83,10 +83,10 @@ class TargetLogits(torch.nn.Module):
         inner = model.get_base_model() if hasattr(model, "get_base_model") else model
         self._decoder = inner.get_decoder()
         self._packed = getattr(inner, "packed", None)
-        self._head = inner.get_output_embeddings()
+        self._lm_head = inner.get_output_embeddings()
         self._alphabet = None if alphabet is None else torch.tensor(list(alphabet))
 
-    def forward(self, ids: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    def forward(self, ids: Tensor, *, rows: Tensor, columns: Tensor) -> Tensor:
         """Logits in fp32.
 
         Args:
@@ -97,36 +97,38 @@ class TargetLogits(torch.nn.Module):
         Returns:
             (targets, alphabet), or (targets, vocabulary) without an alphabet.
         """
-        hidden = self.hidden(ids, rows, columns)
+        hidden = self.hidden(ids, rows=rows, columns=columns)
         if self._alphabet is None:
-            logits: Tensor = self._head(hidden).float()
+            logits: Tensor = self._lm_head(hidden).float()
             return logits
-        weight = self._head.weight.detach()[self._alphabet.to(self._head.weight.device)]
-        with torch.autocast(hidden.device.type, enabled=False):  # few numbers, all of them near-ties in bf16
+        weight = self._lm_head.weight.detach()[self._alphabet.to(self._lm_head.weight.device)]
+        with torch.autocast(hidden.device.type, enabled=False):  # a small product, whose results are near-ties in bf16
             chosen: Tensor = hidden.float() @ weight.float().T
             return chosen
 
-    def hidden(self, ids: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-        """What the head is applied to, shape (targets, hidden); arguments as above."""
+    def hidden(self, ids: Tensor, *, rows: Tensor, columns: Tensor) -> Tensor:
+        """Hidden states that the LM head is applied to, shape (targets, hidden); arguments as above."""
         lengths = torch.zeros(len(ids), dtype=torch.long, device=ids.device)
         lengths.scatter_reduce_(0, rows, columns + 1, "amax")
         if self._packed is None or not len(rows):
             mask = None
-            if not getattr(self._decoder.config, "is_causal", True):  # a row in which nothing is read still sees itself
+            if not getattr(self._decoder.config, "is_causal", True):  # a row without targets attends to its first token
                 mask = torch.arange(ids.shape[1], device=ids.device) < lengths.clamp(min=1)[:, None]
             states: Tensor = self._decoder(input_ids=ids, attention_mask=mask).last_hidden_state[rows, columns]
             return states
-        packed: Tensor = self._packed(ids, lengths, (lengths.cumsum(0) - lengths)[rows] + columns)
+        packed: Tensor = self._packed(
+            ids, lengths=lengths, wanted=(lengths.cumsum(0) - lengths)[rows] + columns
+        )
         return packed
 
 
 def alphabet_of(codec: Codec, settings: Student) -> tuple[int, ...] | None:
-    """The tokens that compete for a target; None is the vocabulary, with which whoever writes competes anyway."""
-    return codec.symbol_ids if codec.form == "read" and settings.softmax == "symbols" else None
+    """Token ids that compete for a target in the loss; None for the whole vocabulary."""
+    return codec.answer_form.loss_alphabet(codec, settings.softmax)
 
 
 def collate(examples: Sequence[Encoded], device: torch.device | str = "cpu") -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Pad to the longest.
+    """A batch, padded on the right to its longest row.
 
     Returns:
         ids (batch, length), rows (targets,), columns (targets,), target token ids (targets,).

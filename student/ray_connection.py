@@ -1,4 +1,4 @@
-"""The connection to Ray: a cluster that is there, or one of our own for as long as it is needed."""
+"""The connection to Ray: an existing cluster, or a local one that is started here and shut down afterwards."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from task.settings import Student
 
 @contextlib.contextmanager
 def connected(settings: Student, cpus: int | None = None) -> Iterator[None]:
-    """Join the cluster at `settings.ray_address`, or start one here; inside another `connected` that one is used.
+    """Connect to the cluster at `settings.ray_address`, or start a local one; a connection that exists is used.
 
     Args:
-        cpus: What one that is started here has to give away; None for what a training run needs.
+        cpus: CPUs of a local cluster; None for as many as a training run needs.
 
     Raises:
         InputError: No cluster answers at the address.
@@ -56,5 +56,5 @@ def connected(settings: Student, cpus: int | None = None) -> Iterator[None]:
 
 
 def _import_paths() -> list[str]:
-    """The folder that holds our packages, so that workers import the same code."""
+    """The folder of our packages, so that workers import the same code."""
     return [str(Path(__file__).resolve().parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]

@@ -1,1 +1,1 @@
-"""Ground floor: the vocabulary (query, role, label, task), the normaliser, the codec, and data in and out."""
+"""The lowest package: query, role, label and task, the normaliser, the codec, and reading of data."""

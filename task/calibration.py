@@ -1,8 +1,8 @@
 """From how sure a student was to the probability that its labelling is right.
 
-A student gives its labelling, as a whole, a probability of its own (`Codec.judge_scores`). How often it is right at
-that probability is another question; on gold rows that the student has not learned from, a monotonous curve answers it
-(isotonic regression: Zadrozny and Elkan 2002). It is kept as JSON and applied without scikit-learn, in the gateway.
+A student gives its labelling, as a whole, a raw probability (`Codec.decode_scores_with_probability`). Isotonic
+regression (Zadrozny and Elkan 2002) on gold rows that the student has not learned from maps it to the observed share of
+right labellings. The map is kept as JSON and applied without scikit-learn, in the gateway.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any, Self
 
 @dataclass(frozen=True, slots=True)
 class Calibrator:
-    """A monotonous map from the student's own raw_probability to a probability, straight between its points.
+    """A monotonous, piecewise linear map from the student's raw probability to a calibrated one.
 
     Attributes:
-        points: (raw_probability, probability), rising; none leaves raw_probability as it is.
-        report: JSON-ready: on how many rows it was fitted, AUROC, ECE, Brier.
+        points: (raw probability, probability), rising; without points the map is the identity.
+        report: JSON-ready: on how many rows it was fitted, AUROC, ECE, Brier score.
     """
 
     points: tuple[tuple[float, float], ...] = ()
@@ -27,12 +27,12 @@ class Calibrator:
 
     @classmethod
     def fit(cls, raw_probabilities: Sequence[float], right: Sequence[bool], report: Mapping[str, Any]) -> Self:
-        """Fit on labellings that were right or not; with fewer than two of either kind there is nothing to learn."""
+        """Fit on labellings that were right or not; the identity if there are fewer than two of either kind."""
         from sklearn.isotonic import IsotonicRegression
 
         if min(sum(right), len(right) - sum(right)) < 2:
             return cls(report=report)
-        # Nothing is ever certain: half a right and half a wrong one stand at the ends.
+        # No probability of 0 or 1: half a right and half a wrong observation are added at either end.
         model = IsotonicRegression(out_of_bounds="clip")
         model.fit([0.0, *raw_probabilities, 1.0], [0.5, *map(float, right), 0.5], [0.5, *[1.0] * len(right), 0.5])
         points = tuple(
@@ -42,7 +42,7 @@ class Calibrator:
         return cls(points, report)
 
     def probability(self, raw_probability: float) -> float:
-        """That the labelling is right."""
+        """The probability that the labelling is right."""
         if not self.points:
             return raw_probability
         at = bisect_right(self.points, (raw_probability, 2.0))

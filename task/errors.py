@@ -1,7 +1,8 @@
-"""Errors that a person can act on.
+"""Errors that users can act on.
 
-Two kinds leave the program: `InputError` (exit code 2: something that the user gave us is wrong) and
-`GateError` (exit code 1: the run worked and its result is not good enough). Everything else is a bug.
+The program ends with `InputError` (exit code 2: something that the user provided is wrong), `GateError` (exit code 1:
+the run worked and its result is not good enough) or `ComponentError` (exit code 1: vLLM or Ray failed). Any other
+exception is a bug.
 """
 
 from __future__ import annotations
@@ -10,15 +11,15 @@ from pathlib import Path
 
 
 class InputError(Exception):
-    """Bad input, told so that it can be mended without reading our code.
+    """Invalid input, described so that it can be corrected without reading our code.
 
     Args:
         problem: What is wrong, as a short clause.
         file: The file that holds it.
         line: Its line, counted from 1.
         field: The field or config key, dotted.
-        found: What stands there.
-        expected: What should stand there.
+        found: The value found there.
+        expected: What is valid there.
         fix: What to do about it.
     """
 
@@ -56,13 +57,13 @@ class InputError(Exception):
 
 
 class ComponentError(Exception):
-    """Something that we start and do not own (vLLM, Ray) failed; the message says where its own words are."""
+    """A component that we start (vLLM, Ray) failed; the message says where its log is."""
 
     exit_code = 1
 
 
 class GateError(Exception):
-    """A run finished and its result misses a gate that the task file sets."""
+    """A run finished and its result fails a gate of the task file."""
 
     exit_code = 1
 

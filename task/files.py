@@ -1,4 +1,4 @@
-"""Files that are either there in full or not at all, and their fingerprints."""
+"""Atomic writing of files, and SHA-256 fingerprints."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def sha256_text(text: str) -> str:
 
 
 def canonical_json(value: object) -> str:
-    """One text per value: keys sorted, no spaces, no escapes."""
+    """The canonical JSON text of a value: keys sorted, no spaces, no escapes."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write through a temporary name and rename, so that no reader ever sees half a file."""
+    """Write under a temporary name and rename, so that no reader ever sees an incomplete file."""
     _write(path, [text])
 
 

@@ -17,7 +17,7 @@ class Label:
         text: The value: for an open role the words of the query, verbatim; for a closed role one of its values.
         start: First character of the span in the query, or None for a closed role.
         end: One past the last character, or None for a closed role.
-        confidence: Probability in [0, 1] that the label is right, or None where nobody estimated it.
+        confidence: Probability in [0, 1] that the label is right, or None without an estimate.
     """
 
     role: str
@@ -32,7 +32,7 @@ class Label:
         return (self.role, self.text, -1 if self.start is None else self.start, -1 if self.end is None else self.end)
 
     def to_json(self) -> dict[str, Any]:
-        """The exchange format of `docs/task-file.md`: no key where there is nothing to say."""
+        """The exchange format of `docs/task-file.md`: keys without a value are left out."""
         out: dict[str, Any] = {"role": self.role, "text": self.text}
         if self.start is not None:
             out |= {"start": self.start, "end": self.end}
@@ -42,7 +42,7 @@ class Label:
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Label:
-        """The inverse of `to_json`, for files that we wrote ourselves (user files go through `task.io`)."""
+        """The inverse of `to_json`, for files that we wrote ourselves (`task.readers` reads users' files)."""
         return cls(row["role"], row["text"], row.get("start"), row.get("end"), row.get("confidence"))
 
 
@@ -51,10 +51,10 @@ Labelling = tuple[Label, ...]
 
 @dataclass(frozen=True, slots=True)
 class Doubt:
-    """A part of a labelling that is not to be learned from: words of the query, or a closed role as a whole.
+    """A part of a labelling that is masked in the loss: words of the query, or a closed role as a whole.
 
     Attributes:
-        role: The closed role, or of the label that the words have; empty for words without a label.
+        role: The closed role, or the role of the words' label; empty for words without a label.
         start: First character, or None for a closed role.
         end: One past the last character, or None for a closed role.
     """
@@ -65,11 +65,11 @@ class Doubt:
 
     @classmethod
     def of(cls, label: Label) -> Doubt:
-        """All that a label says."""
+        """The part that a label covers."""
         return cls(label.role, label.start, label.end)
 
     def to_json(self) -> dict[str, Any]:
-        """A row of a curriculum holds these."""
+        """Plain values, as in a curriculum's rows."""
         return {"role": self.role, "start": self.start, "end": self.end}
 
 
@@ -89,12 +89,12 @@ class Example:
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Example:
-        """The inverse of `to_json`, for files that we wrote ourselves (user files go through `task.io`)."""
+        """The inverse of `to_json`, for files that we wrote ourselves (`task.readers` reads users' files)."""
         return cls(row["query"], tuple(Label.from_json(x) for x in row["labels"]), row["count"], row.get("id"))
 
 
 def over(span: Label | Doubt, start: int, end: int) -> bool:
-    """Whether a span shares a character with `start` to `end`; what has no span shares none."""
+    """Whether a span overlaps [start, end); False for a label without a span."""
     return span.start is not None and span.end is not None and span.start < end and start < span.end
 
 
@@ -109,7 +109,7 @@ def place(label: Label) -> tuple[bool, int, int, str, str]:
 
 
 def locate(query: str, labels: Sequence[Label]) -> Labelling:
-    """Give spans to labels that have none: the n-th label of the same role and text takes its n-th occurrence.
+    """Add spans to labels without one: the n-th label of the same role and text gets the n-th occurrence of the text.
 
     Raises:
         ValueError: A text does not occur (often enough) in the query; the message names it.

@@ -1,4 +1,11 @@
-"""From a YAML file and overrides to a checked `Task`, with errors that name file, line, key and value."""
+"""From a YAML file and overrides to a validated `Task`, with errors that name file, line, key, found and expected.
+
+`extends` and `--set` are implemented here rather than with OmegaConf or pydantic-settings. Neither keeps the line of a
+key, which the errors name, so the YAML would be composed here all the same; neither has `extends` (Hydra does); and
+OmegaConf interpolates `${...}`, which instructions and patterns may contain. They would replace `_merge`,
+`_parse_override` and `_set`, some 45 lines, and every `limbeck` command would import them: omegaconf 2.4 takes 0.06 s,
+pydantic-settings 2.16 takes 0.24 s, on top of 0.10 s for PyYAML and pydantic.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +27,7 @@ _MISSING = object()
 
 @dataclass(frozen=True, slots=True)
 class LoadedTask:
-    """A task with the file that it came from; prompts and data are found relative to that file."""
+    """A task and its file; paths of prompts and data are relative to that file."""
 
     task: Task
     path: Path
@@ -34,14 +41,14 @@ class LoadedTask:
 def load_task(path: str | Path, overrides: Sequence[str] = ()) -> LoadedTask:
     """Read a task file.
 
-    `extends: other.yaml` starts from another file: mappings are merged, everything else is replaced.
+    `extends: other.yaml` takes the values of another file: mappings are merged, everything else is replaced.
 
     Args:
         path: The YAML file.
         overrides: `a.b=value` strings, value in YAML; paths in them are relative to the working directory.
 
     Raises:
-        InputError: The file is missing, not YAML, or not a task.
+        InputError: The file is missing, not YAML, or not a valid task; or an override is not valid.
     """
     path = Path(path)
     config, lines = _read(path, seen=())
@@ -57,13 +64,13 @@ def load_task(path: str | Path, overrides: Sequence[str] = ()) -> LoadedTask:
 
 
 def override_serving(settings: Serving, overrides: Sequence[str]) -> Serving:
-    """The section `serving` of a bundle with an operator's values in it.
+    """The section `serving` of a bundle with an operator's overrides.
 
     Args:
-        overrides: `a.b=value` strings, with or without `serving.` before them.
+        overrides: `a.b=value` strings, with or without the prefix `serving.`.
 
     Raises:
-        InputError: No such setting, or not a value that it takes.
+        InputError: There is no such setting, or the value is not valid.
     """
     config = {"serving": settings.model_dump(mode="json")}
     changed: dict[tuple[str, ...], str] = {}
@@ -78,10 +85,10 @@ def override_serving(settings: Serving, overrides: Sequence[str]) -> Serving:
 
 
 def override_judging(task: Task, overrides: Sequence[str]) -> Task:
-    """A bundle's task with other values in `gates` and `eval`; the rest is what the student was made with.
+    """A bundle's task with overrides in `gates` and `eval`; the other sections belong to the trained student.
 
     Raises:
-        InputError: Another section, no such setting, or not a value that it takes.
+        InputError: It is another section, there is no such setting, or the value is not valid.
     """
     config = task.model_dump(mode="json")
     changed: dict[tuple[str, ...], str] = {}
@@ -89,8 +96,9 @@ def override_judging(task: Task, overrides: Sequence[str]) -> Task:
         keys, value = _parse_override(override)
         if keys[0] not in ("gates", "eval"):
             raise InputError(
-                "a bundle's task cannot be changed", field="--set", found=override, expected="gates.NAME or eval.NAME",
-                fix="Change the task file and make the bundle again",
+                "this section of a bundle's task cannot be changed", field="--set", found=override,
+                expected="gates.NAME or eval.NAME",
+                fix="Change the task file and run `limbeck bundle` again",
             )
         _set(config, keys, value, override)
         changed[keys] = f"--set {override}"
@@ -103,7 +111,7 @@ def override_judging(task: Task, overrides: Sequence[str]) -> Task:
 def _read(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, Any], dict[tuple[str, ...], tuple[Path, int]]]:
     """The merged mapping and, per key path, the file and line that set it."""
     if path.resolve() in seen:
-        raise InputError("`extends` goes in a circle", file=path, field="extends")
+        raise InputError("`extends` forms a circle", file=path, field="extends")
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -155,7 +163,7 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _anchor_paths(config: dict[str, Any], folder: Path) -> None:
-    """Paths in a file are relative to that file."""
+    """Make paths in a file, which are relative to that file, relative to the working directory."""
     data = config.get("data")
     if isinstance(data, dict) and isinstance(data.get("dir"), str):
         data["dir"] = str(folder / data["dir"])
@@ -203,7 +211,8 @@ def _set(config: dict[str, Any], keys: tuple[str, ...], value: Any, override: st
                 node = node[key]
         else:
             raise InputError(
-                "cannot go deeper than a plain value", file="--set", field=".".join(keys[:depth]), found=override
+                "the value has no keys", file="--set", field=".".join(keys[:depth]), found=override,
+                expected="a shorter key",
             )
 
 
@@ -215,7 +224,7 @@ def _explain(
     changed: Mapping[tuple[str, ...], str],
     section: tuple[str, ...] = (),
 ) -> InputError:
-    """The first violation, told with its place; the number of the others is said."""
+    """The first violation with its place, and the number of further ones."""
     details = error.errors(include_url=False)
     first = details[0]
     keys = (*section, *(str(k) for k in first["loc"]))

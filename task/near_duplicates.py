@@ -1,9 +1,9 @@
-"""Near-duplicate queries: those that say the same in another order, number, spacing, or with a slip of the finger.
+"""Near-duplicate queries: they differ in word order, plural endings, blanks or one typing error only.
 
-Two queries are near when they have the same words but for plural endings, or the same letters but for blanks, or all
-words but one in common and that one, of five letters or more, one edit apart (Damerau 1964: a letter missing, added,
-changed, or two swapped). A cluster is what such pairs connect. Which of two words is the slip nobody can tell, so
-`honey` and `money` are near too: that costs a little when rows are kept apart, and leaks nothing.
+Two queries are near-duplicates if they have the same words apart from plural endings, or the same letters apart from
+blanks, or all words but one in common and that one, of five letters or more, one edit apart (Damerau 1964: a letter
+missing, added, changed, or two swapped). A cluster is a connected component of such pairs. Typing errors cannot be told
+from other words, so `honey` and `money` are near-duplicates too: that keeps a few rows out of training, and leaks none.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _UNIT = re.compile(r"(\d) (?=[^\W\d_]{1,2}\b)")
 
 
 def cluster_key(query: str, normalise: Callable[[str], str]) -> str:
-    """The same for queries that differ in order, plural endings and blanks between number and unit only."""
+    """A key that is equal for queries that differ only in order, plural endings and blanks between number and unit."""
     return " ".join(sorted(words_of(query, normalise)))
 
 
@@ -33,14 +33,14 @@ def near(one: str, other: str, normalise: Callable[[str], str]) -> bool:
 
 def near_words(one: Sequence[str], other: Sequence[str]) -> bool:
     """`near` of two queries whose words (`words_of`) are known."""
-    return "".join(one) == "".join(other) or _one_slip(one, other)
+    return "".join(one) == "".join(other) or _one_typo(one, other)
 
 
 def clusters(queries: Sequence[str], normalise: Callable[[str], str]) -> list[str]:
-    """The cluster of each query, named after the first of its members' keys in the alphabet.
+    """The cluster of each query, named after the alphabetically first of its members' keys.
 
-    Near pairs are found by what both hold when one letter is taken away (Mor and Fraenkel 1982, as SymSpell does), so
-    the time grows with the number of queries and not with its square: about 100 bytes a query word while it runs.
+    Candidate pairs share a signature with one letter deleted (Mor and Fraenkel 1982, as in SymSpell), so the time is
+    linear in the number of queries; memory is about 100 bytes a query word.
     """
     words = [words_of(q, normalise) for q in queries]
     keys = [" ".join(sorted(w)) for w in words]
@@ -58,14 +58,14 @@ def clusters(queries: Sequence[str], normalise: Callable[[str], str]) -> list[st
             for j in group[n + 1 :]:
                 a, b = root(i), root(j)
                 if a != b and near_words(words[i], words[j]):
-                    # The first key in the alphabet names the cluster, whatever order the queries come in.
+                    # The alphabetically first key names the cluster, so that names do not depend on the queries' order.
                     first, second = sorted((a, b), key=lambda r: keys[r])
                     parent[second] = first
     return [keys[root(i)] for i in range(len(queries))]
 
 
 def _candidates(words: Sequence[list[str]], rows: Sequence[int]) -> Iterator[list[int]]:
-    """Groups of rows that share a signature; near rows share at least one."""
+    """Groups of rows that share a signature; near-duplicates share at least one."""
     hashes, owners = array("q"), array("q")
     for row in rows:
         for signature in _signatures(words[row]):
@@ -85,24 +85,24 @@ def _candidates(words: Sequence[list[str]], rows: Sequence[int]) -> Iterator[lis
 def _signatures(words: Sequence[str]) -> Iterator[tuple[str, ...]]:
     yield ("".join(words),)
     for at, word in enumerate(words):
-        if _can_slip(word):
+        if _can_have_typo(word):
             rest = sorted([*words[:at], *words[at + 1 :]])
             yield (word, "", *rest)
             for cut in range(len(word)):
                 yield (word[:cut] + word[cut + 1 :], "", *rest)
 
 
-def _one_slip(one: Sequence[str], other: Sequence[str]) -> bool:
+def _one_typo(one: Sequence[str], other: Sequence[str]) -> bool:
     a, b = Counter(one), Counter(other)
     left, right = list((a - b).elements()), list((b - a).elements())
     if not left and not right:
         return True
-    if len(left) != 1 or len(right) != 1 or not (_can_slip(left[0]) and _can_slip(right[0])):
+    if len(left) != 1 or len(right) != 1 or not (_can_have_typo(left[0]) and _can_have_typo(right[0])):
         return False
     return OSA.distance(left[0], right[0], score_cutoff=1) <= 1
 
 
-def _can_slip(word: str) -> bool:
+def _can_have_typo(word: str) -> bool:
     return len(word) >= _LETTERS and word.isalpha()
 
 

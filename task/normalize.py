@@ -1,7 +1,7 @@
 """The versioned normaliser: which two texts count as the same query, value or cache key.
 
-A version is frozen once a bundle carries it: a cache built under `v1` must find its keys for ever, so a
-change of behaviour is a new entry in `NORMALISERS`, never an edit.
+A version is frozen once a bundle uses it: a cache built with `v1` must always find its keys, so a change of behaviour
+is a new entry in `NORMALISERS`, never an edit.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _TYPOGRAPHY = str.maketrans(
 def normalize_v1(text: str) -> str:
     """NFKC, typographic quotes and dashes to ASCII, control characters to spaces, case folded, spaces collapsed.
 
-    Idempotent: case folding can undo a composition (`ᾳ`), so the steps are repeated until nothing moves.
+    Idempotent: case folding can undo a composition (`ᾳ`), so the steps are repeated until nothing changes.
     """
     if text.isascii() and text.isprintable():  # most queries: nothing to compose, to translate or to replace
         return " ".join(text.lower().split())
@@ -45,7 +45,7 @@ def normaliser(version: str) -> Callable[[str], str]:
 
 
 def remembering(normalise: Callable[[str], str]) -> Callable[[str], str]:
-    """The same function, for texts that come again and again: values of labels do."""
+    """The same function with a cache, for texts that recur, such as the values of labels."""
     known: dict[str, str] = {}
 
     def found(text: str) -> str:

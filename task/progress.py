@@ -1,4 +1,4 @@
-"""How long work tells how far it is, without knowing who listens."""
+"""Progress reports of long work, independent of how they are shown."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """A listener; `limbeck.console` draws it, tests count it, `quiet` drops it."""
+    """Receives progress; `limbeck.console` shows it, `quiet` ignores it."""
 
     def begin(self, what: str, total: int | None = None, done: int = 0) -> None:
-        """A piece of work starts; `done` of `total` were there already."""
+        """A piece of work starts; `done` of `total` are done already."""
 
     def advance(self, count: int = 1, note: str = "") -> None:
-        """`count` more are done; `note` is a short figure worth seeing, such as money spent."""
+        """`count` more are done; `note` is a short figure to show, such as money spent."""
 
 
 class _Quiet:
@@ -31,7 +31,7 @@ quiet: Progress = _Quiet()
 
 @contextlib.contextmanager
 def looking(look: Callable[[], None], every_s: float = 0.5) -> Iterator[None]:
-    """Call `look` every so often while the block runs, and once more when it ends: for work that others do."""
+    """Call `look` every `every_s` seconds while the block runs and once when it ends: to watch other processes."""
     ended = threading.Event()
 
     def run() -> None:

@@ -1,7 +1,7 @@
 """Readers for the four tables: queries, labels, catalogue, conversions.
 
 JSON lines, CSV and Parquet files, and `datasets` repositories (by name, or saved on disk). A malformed row is an
-error that names file, line and field: half a table read silently is worse than none.
+error that names file, line and field; rows are never skipped silently.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def rows_of(source: Path | str) -> Iterator[tuple[int, Row]]:
         source: A path ending in .jsonl, .csv or .parquet, or `hub:REPOSITORY:SPLIT`.
 
     Raises:
-        InputError: Missing, unreadable, malformed or empty.
+        InputError: The file is missing, unreadable, malformed or empty.
     """
     if isinstance(source, str) and source.startswith("hub:"):
         return _hub_rows(source)
@@ -126,7 +126,7 @@ def _csv(path: Path) -> Iterator[tuple[int, Row]]:
 
 
 def _json_cell(text: str) -> Any:
-    """Lists and mappings travel in CSV as JSON."""
+    """The value of a CSV cell; lists and mappings are written as JSON."""
     if text[:1] in "[{":
         try:
             return json.loads(text)
@@ -161,7 +161,7 @@ def _hub_rows(source: str) -> Iterator[tuple[int, Row]]:
             table = loaded[split] if isinstance(loaded, datasets.DatasetDict) else loaded
         else:
             table = datasets.load_dataset(name, split=split)
-    except Exception as error:  # the library raises a dozen kinds for 'not there' and 'no network'
+    except Exception as error:  # the library raises many kinds of exceptions for a missing repository or network
         raise InputError(
             f"cannot load split {split!r} of dataset {name!r}: {type(error).__name__}: {error}",
             field="data.hub",
@@ -173,7 +173,7 @@ def _hub_rows(source: str) -> Iterator[tuple[int, Row]]:
 
 
 def _tag_names(features: Mapping[str, Any]) -> Callable[[Any], str] | None:
-    """For token/tag datasets: how a tag reads as text."""
+    """For datasets of tokens and tags: the function from a tag to its name."""
     if "tokens" not in features:
         return None
     column = next((c for c in ("ner_tags", "tags", "labels") if c in features), None)
@@ -185,7 +185,7 @@ def _tag_names(features: Mapping[str, Any]) -> Callable[[Any], str] | None:
 
 
 def _from_tags(row: Row, name: Callable[[Any], str]) -> Row:
-    """A row of tokens and IOB2 tags as query and labels."""
+    """A row of tokens and BIO (IOB2) tags as query and labels."""
     tokens = [str(t) for t in row["tokens"]]
     tags = [name(t) for t in next(row[c] for c in ("ner_tags", "tags", "labels") if c in row)]
     spans: list[list[Any]] = []
@@ -202,7 +202,7 @@ def _from_tags(row: Row, name: Callable[[Any], str]) -> Row:
 
 
 class _Fields:
-    """Typed access to a row's fields, with errors that know where they are."""
+    """Typed access to a row's fields, with errors that name file, line and field."""
 
     def __init__(self, source: Path | str, line: int, row: Row) -> None:
         self.source, self.line, self.row = source, line, row
@@ -254,7 +254,7 @@ def read_labels(source: Path | str, task: Task) -> list[Example]:
 
     Raises:
         InputError: A role or closed value that the task does not have, a text that does not occur, offsets that
-            do not hold the text, the same id twice.
+            do not match the text, a duplicate id.
     """
     out, ids = [], _Unique(source, "id")
     for line, row in rows_of(source):
@@ -263,7 +263,7 @@ def read_labels(source: Path | str, task: Task) -> list[Example]:
         if len(query) > task.data.max_query_chars:
             raise f.error(
                 "query", f"{len(query)} characters long", f"at most {task.data.max_query_chars}",
-                fix="Cut the row, or raise data.max_query_chars",
+                fix="Remove the row, or raise data.max_query_chars",
             )
         id_ = f.optional("id")
         ids.add(id_, line)
@@ -279,7 +279,7 @@ def read_labels(source: Path | str, task: Task) -> list[Example]:
 
 
 def locate_open(task: Task, query: str, labels: list[Label]) -> tuple[Label, ...]:
-    """`labels.locate` for the open roles; closed ones pass through."""
+    """`labels.locate` for the labels of open roles; those of closed roles are returned unchanged."""
     closed = {r.name for r in task.closed_roles}
     return (*locate(query, [x for x in labels if x.role not in closed]), *(x for x in labels if x.role in closed))
 
@@ -319,7 +319,7 @@ def read_catalogue(source: Path | str) -> list[Item]:
 
 
 def read_conversions(source: Path | str, items: Mapping[str, Any]) -> list[Conversion]:
-    """Conversions: `{"query", "item_id", "count" = 1}`; items that have left the catalogue are passed over."""
+    """Conversions: `{"query", "item_id", "count" = 1}`; rows of items that are not in the catalogue are skipped."""
     out = []
     for line, row in rows_of(source):
         f = _Fields(source, line, row)
@@ -341,7 +341,7 @@ class _Unique:
             return
         if value in self.seen:
             raise InputError(
-                "the same id twice", file=self.source, line=line, field=self.name, found=value,
-                expected=f"ids that differ (first seen in line {self.seen[value]})",
+                "duplicate id", file=self.source, line=line, field=self.name, found=value,
+                expected=f"unique ids (first seen in line {self.seen[value]})",
             )
         self.seen[value] = line

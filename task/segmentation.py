@@ -1,8 +1,8 @@
 """Units: the pieces of a query that get one symbol each.
 
-A unit never crosses whitespace. `whitespace` is the coarsest segmentation and gives the shortest prompt; `words`
-splits at Unicode word boundaries, so that `milk,eggs` is three units; `characters` covers every label there can
-be and is what scripts without spaces need.
+A unit never contains whitespace. `whitespace` is the coarsest segmentation and gives the shortest prompt; `words`
+splits at Unicode word boundaries, so that `milk,eggs` is three units; `characters` can represent every span and is
+needed for scripts without spaces.
 """
 
 from __future__ import annotations

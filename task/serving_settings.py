@@ -1,6 +1,6 @@
 """How a bundle is served: the section `serving` of a task file.
 
-A bundle carries the section that it was made with; whoever runs it overrides with `limbeck serve … --set`.
+A bundle contains the section that it was made with; `limbeck serve … --set` overrides its values.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from task.settings import Engine, Fraction, Positive, Strict
+from task.settings import EngineSettings, Fraction, Positive, Strict
 
 Seconds = Annotated[float, Field(ge=0.0)]
 
 
 class Certain(Strict):
-    """What a labelling's probability of being right decides: below `uncertain` it is marked, below `abstain` withheld.
+    """Thresholds on a labelling's probability of being right: below `uncertain` it is marked, below `abstain` withheld.
 
-    `keep` says what of a doubtful query goes into `uncertain.jsonl`, material for the next labelling round: its text, a
-    hash that tells only how often it came, or nothing; `sample` is the share of distinct queries that go there.
+    `keep` is what `uncertain.jsonl`, input of the next labelling round, records of an uncertain query: its text, a hash
+    that allows counting only, or nothing; `sample` is the share of distinct queries that are recorded.
     """
 
     uncertain: Fraction = 0.5
@@ -30,12 +30,14 @@ class Certain(Strict):
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.abstain > self.uncertain:
-            raise ValueError(f"`abstain` ({self.abstain:g}) lies above `uncertain` ({self.uncertain:g})")
+            raise ValueError(
+                f"`abstain` is {self.abstain:g}; expected at most `uncertain`, which is {self.uncertain:g}"
+            )
         return self
 
 
 class WriteBack(Strict):
-    """Student answers that later requests find: those at least this probable, for `ttl_s` seconds; 0 keeps none."""
+    """Cache of student answers with at least this `probability`, for `ttl_s` seconds; 0 caches none."""
 
     ttl_s: Seconds = 0.0
     probability: Fraction = 0.9
@@ -43,10 +45,10 @@ class WriteBack(Strict):
 
 
 class Consult(Strict):
-    """A teacher that is asked while the client waits, at most `per_hour` times, about what the student doubts.
+    """A teacher LLM that is asked while the client waits, at most `per_hour` times, if the student is uncertain.
 
-    Any OpenAI-compatible endpoint; the key is read from the environment variable `api_key_env`. One query in a hundred
-    that waits for an LLM makes the service's p99 the LLM's: 0, the default, asks nobody.
+    Any OpenAI-compatible endpoint; the key is read from the environment variable `api_key_env`. If one query in a
+    hundred waits for an LLM, the service's p99 is the LLM's latency; with 0, the default, no query does.
     """
 
     per_hour: Annotated[int, Field(ge=0)] = 0
@@ -57,11 +59,11 @@ class Consult(Strict):
 
 
 class Change(Strict):
-    """How a new bundle takes over.
+    """How a new bundle replaces the released one: shadow traffic, then canary, then all traffic.
 
-    Both run beside each other; for `shadow_s` seconds `shadow` of the questions to the student go to the new one as
-    well, unseen by clients, and are compared; then it answers `canary` of the queries for `canary_s` seconds; then
-    all. The old engine goes on for `keep_s` seconds, so that a rollback is a switch and not a start.
+    Both run in parallel. For `shadow_s` seconds the share `shadow` of the queries for the student also goes to the new
+    one, whose answers are compared and not returned; then it answers the share `canary` for `canary_s` seconds; then
+    all. The old engine keeps running for `keep_s` seconds, so that a rollback need not start it.
     """
 
     shadow: Fraction = 0.0
@@ -72,10 +74,10 @@ class Change(Strict):
 
 
 class Adapters(Strict):
-    """Adapters that an engine adds to one base while it runs.
+    """Adapters that an engine loads for one base while it runs.
 
-    `at_once` of them may share a batch, `loaded` stay in memory, none may have more than `rank`. For the form `read`
-    the base's scores have `symbols` columns, so that tasks which come later find theirs among them.
+    `at_once` of them may be in one batch, `loaded` stay in memory, `rank` is the highest rank allowed. For the form
+    `read` the output layer of the base has `symbols` rows, enough for the symbols of later tasks as well.
     """
 
     at_once: Positive = 4
@@ -84,22 +86,22 @@ class Adapters(Strict):
     symbols: Positive = 128
 
 
-class Serving(Engine):
-    """Engine, head cache and gateway.
+class Serving(EngineSettings):
+    """Engine, cache of head queries, and gateway.
 
-    `weights` makes a bundle of the merged model, or of the base and an `adapter` that the engine adds while it runs, so
-    that tasks with the same base share one engine. `reader` says how the form `read` is read: a token `classifier`
-    scores the task's symbols and nothing else; `prompt_logprobs` asks the causal LM itself for the likeliest tokens
-    after each word, so that its engine can also write. `quantization: int8` makes the bundle with 8-bit weights and
-    activations, for CPUs and GPUs; `fp8` leaves it to the engine, on GPUs that have it.
+    `weights` puts the merged model into the bundle, or the base and an `adapter` that the engine loads while it runs,
+    so that tasks with the same base share one engine. `reader` is how the form `read` is served: a token `classifier`
+    scores the task's symbols only; `prompt_logprobs` asks the causal LM itself for the likeliest tokens after each
+    word, so that its engine can also generate. `quantization: int8` puts 8-bit weights into the bundle, and activations
+    are quantised at run time, on CPUs and GPUs; with `fp8` the engine quantises, on GPUs that support it.
 
     `workers` gateway processes share one port; `admin_port` (0 takes a free one) is for operators. `request_timeout_s`
-    is a request's deadline, of which a client may ask for less. At most `max_waiting` queries of a worker wait for the
-    student; more are refused. `keys` names the file of API keys that `limbeck key` writes; without it everybody may
-    ask. `traces` is where an OpenTelemetry collector takes OTLP over HTTP; `trace_share` of the requests that bring no
-    trace of their own get one. An engine that answers nothing for `hang_s` seconds is killed and started again. Each
-    time it starts it must give at least the share `self_check` of the labels that the trained student gave outside of
-    it to queries that are kept in the bundle.
+    is a request's deadline; a client may ask for a shorter one. At most `max_waiting` queries of a worker wait for the
+    student; more are refused. `keys` names the file of API keys that `limbeck key` writes; without it no key is
+    required. `traces` is the OTLP/HTTP address of an OpenTelemetry collector; of the requests without a trace the share
+    `trace_share` is traced. An engine that does not answer for `hang_s` seconds is killed and started again. At each
+    start an engine labels queries that are stored in the bundle, and must reproduce at least the share `self_check` of
+    the labels that the trained student gave in transformers.
     """
 
     weights: Literal["merged", "adapter"] = "merged"
@@ -131,12 +133,12 @@ class Serving(Engine):
     def _read_by_vllm(self) -> Self:
         if self.reader == "prompt_logprobs" and self.weights == "adapter":
             raise ValueError(
-                "`reader: prompt_logprobs` with `weights: adapter`: vLLM 0.32 fails at it; leave one of them out"
+                "`reader: prompt_logprobs` does not work with `weights: adapter` in vLLM 0.32; leave one of them out"
             )
         return self
 
     @model_validator(mode="after")
     def _paid_once(self) -> Self:
         if self.consult.per_hour and not self.write_back.ttl_s:
-            raise ValueError("`consult` without `write_back.ttl_s`: an answer must be kept, or is paid for again")
+            raise ValueError("`consult` needs `write_back.ttl_s`: an answer must be kept, or is paid for again")
         return self

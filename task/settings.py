@@ -1,4 +1,4 @@
-"""How the stages of a task run: one section of the task file each."""
+"""Settings of the stages: one section of the task file each; `task.serving_settings` has the section `serving`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ContextKind = Literal["examples", "bought", "converted", "similar", "items", "ne
 
 
 class Strict(BaseModel):
-    """Frozen, no unknown keys."""
+    """A frozen model that refuses unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -21,7 +21,7 @@ class Strict(BaseModel):
 class Retrieval(Strict):
     """Hybrid search: BM25 and dense lists of `depth` items each, fused by reciprocal rank; `items` are kept.
 
-    `use` names the kinds of evidence that the catalog teacher rests on (an LLM's are in `teacher.openai.context`).
+    `use` names the kinds of evidence that the catalog teacher uses (those of an LLM are in `teacher.openai.context`).
     """
 
     use: tuple[EvidenceKind, ...] = ("items", "bought", "neighbours")
@@ -35,11 +35,11 @@ class Retrieval(Strict):
 class OpenAI(Strict):
     """Any OpenAI-compatible endpoint. The key is read from the environment variable `api_key_env`.
 
-    `timeout_s` bounds a try, `deadline_s` a call with all its tries. `concurrency` is the most in flight; how many
-    are follows what the server bears. `samples` asks again at `sample_temperature`, `compare_bare` without context,
-    `verify` whether each label is right: signals of confidence, each at the price of a call. `context` names what
-    retrieval may show, in at most `context_tokens`. `extra_body` goes into every request as it is. `batch_requests` and
-    `batch_poll_s` are the size of a file and the pause between looks of `openai-batch`.
+    `timeout_s` limits an attempt, `deadline_s` a call with all its attempts. `concurrency` is the maximum of calls in
+    flight; the actual number adapts to the server. `samples` asks again at `sample_temperature`, `compare_bare` without
+    context, `verify` whether each label is right: confidence signals that cost a call each. `context` names what
+    retrieval puts into the prompt, in at most `context_tokens`. `extra_body` is added to every request unchanged.
+    `batch_requests` is the number of requests in a file of `openai-batch`, `batch_poll_s` the interval of polling.
     """
 
     base_url: str = "https://api.openai.com/v1"
@@ -72,11 +72,11 @@ class OpenAI(Strict):
     budget: Annotated[float, Field(gt=0.0)] | None = None
 
 
-class Engine(Strict):
+class EngineSettings(Strict):
     """How vLLM runs a model; without a GPU its matrix products use `cpu_threads`, by default all cores but one.
 
-    `warm_start`, without a GPU: engines are forked from a process that has imported vLLM, which makes their start, and
-    so the way back from a crash, several times as fast.
+    `warm_start`, without a GPU: engines are forked from a process that has imported vLLM already, so that starting
+    them, also after a crash, is several times as fast.
     """
 
     dtype: Literal["bfloat16", "float32", "float16"] = "bfloat16"
@@ -91,8 +91,8 @@ class Engine(Strict):
     cpu_threads: Positive | None = None
 
 
-class LocalTeacher(Engine):
-    """A teacher model that vLLM serves on this machine; what and how it is asked is in `openai`."""
+class LocalTeacher(EngineSettings):
+    """A teacher model that vLLM serves on this machine; prompt and requests are set in `openai`."""
 
     model: str = "SmolLM2-135M-Instruct"
     max_model_len: Positive = 4096
@@ -100,10 +100,10 @@ class LocalTeacher(Engine):
 
 
 class Confidence(Strict):
-    """How a label's signals become a probability, on the gold calibration rows; `docs/teacher.md` has the method.
+    """Calibration of a label's confidence on the gold calibration rows; `docs/teacher.md` describes the method.
 
-    The lowest threshold at which labels are right with `target_precision` is chosen there; `threshold` sets it by
-    hand, 0 keeps every label.
+    The threshold is the lowest at which labels reach `target_precision` on these rows, unless `threshold` gives it; 0
+    keeps every label.
     """
 
     method: Literal["logistic", "isotonic"] = "logistic"
@@ -131,10 +131,10 @@ class Teacher(Strict):
 
 
 class CrossFit(Strict):
-    """Find labels that are probably wrong before training: students of the other folds contradict them.
+    """Find label errors before training, by the predictions of students trained on the other folds.
 
-    `steps` is each student's training (a third of the task's where it is not given); `action` masks what is suspected,
-    drops its row, or asks the LLM again, who is shown the doubt.
+    `steps` are the training steps of each student (by default a third of the task's); `action` masks a suspect label,
+    drops its row, or asks the LLM again, showing it the prediction.
     """
 
     folds: Annotated[int, Field(ge=2, le=10)] = 2
@@ -143,11 +143,11 @@ class CrossFit(Strict):
 
 
 class Curriculum(Strict):
-    """Which accepted labellings are learned from, and in which order.
+    """Which accepted labellings the student is trained on, and in which order.
 
     A pattern is a query with the values of `pattern_roles` replaced by their roles (`{brand} oat milk {size}`); of
-    each at most `max_per_pattern` rows are learned from, the most frequent queries first. A labelling with a label
-    below the teacher's threshold is left out as a whole, or learned from but for that label's words (`doubtful: mask`).
+    each at most `max_per_pattern` rows are used, the most frequent queries first. A labelling with a label below the
+    teacher's threshold is left out as a whole, or used with that label's words masked in the loss (`doubtful: mask`).
     """
 
     order: Literal["easy-to-hard", "shuffled", "hard-to-easy", "growing"] = "shuffled"
@@ -166,7 +166,7 @@ class Lora(Strict):
     """Low-rank adaptation (Hu et al. 2021).
 
     `targets` names a group of linear layers (`attention`, `mlp`, `all-linear`: both) or layers as PEFT does. `rslora`
-    divides `alpha` by the root of the rank (Kalajdzievski 2023), `dora` trains magnitudes apart (Liu et al. 2024).
+    divides `alpha` by the root of the rank (Kalajdzievski 2023), `dora` trains magnitudes separately (Liu et al. 2024).
     """
 
     rank: Positive = 16
@@ -180,19 +180,19 @@ class Lora(Strict):
 class Student(Strict):
     """The student's base, answer form and training run.
 
-    `softmax` says what a target of the form `read` competes with while it is learned: the other `symbols`, all that a
-    token classifier has, or the `vocabulary`, which `serving.reader: prompt_logprobs` needs. `transitions` weighs, in
-    decoding what is read, how often one state follows another in the labels that were learned from; 0 leaves it out.
+    `softmax` is what the loss of the form `read` normalises over: the `symbols`, which are the classes of a token
+    classifier, or the `vocabulary`, which `serving.reader: prompt_logprobs` needs. `transitions` is the weight, in the
+    decoding of `read`, of how often one state follows another in the training labels; 0 leaves it out.
 
     `peft` replaces `lora` by another method of PEFT: its configuration as PEFT takes it, with `peft_type`.
-    `init_adapter` goes on from an adapter that was trained before. `weighting: confidence` weighs each unit's loss by
-    the teacher's confidence in its label. `robust` lets targets that the student finds unlikely pull less: q of the
-    generalised cross-entropy, reached half-way; 0.7 is for labels of which many are wrong. Training ends early after
-    `early_stop` evaluations without a better dev F1; the adapter is the one with the best dev F1 where `keep_best`,
-    else the last. `paged_adamw_8bit` keeps the moments in 8 bits, on a GPU in memory that moves to the host under
-    pressure (Dettmers et al. 2022, 2023). With `quantization: nf4` the base is held in 4 bits (QLoRA), and the adapter
-    is merged into the base as it was rounded, or into the `plain` one (`merge_base`). `sharding: full` slices the base
-    over the workers (FSDP), for one that fits on none of them. `report_to` also sends loss, rate and dev F1 to
+    `init_adapter` continues from an adapter that was trained before. `weighting: confidence` weighs each unit's loss by
+    the teacher's confidence in its label. `robust` gives targets that the student finds unlikely smaller gradients: q
+    of the generalised cross-entropy, reached half-way through; 0.7 suits labels of which many are wrong. Training ends
+    early after `early_stop` evaluations without a better dev F1; the adapter is the one with the best dev F1 if
+    `keep_best`, else the last. `paged_adamw_8bit` keeps the moments in 8 bits, on a GPU in memory that moves to the
+    host under pressure (Dettmers et al. 2022, 2023). With `quantization: nf4` the base is held in 4 bits (QLoRA), and
+    the adapter is merged into the base as NF4 rounded it, or into the `plain` one (`merge_base`). `sharding: full`
+    shards the base over the workers (FSDP), if it does not fit on one. `report_to` also sends loss, rate and dev F1 to
     TensorBoard, MLflow or Weights & Biases.
     """
 
@@ -241,22 +241,23 @@ class Student(Strict):
         if self.quantization == "nf4" and self.dtype != "bfloat16":
             raise ValueError("quantization `nf4` computes in bfloat16; set dtype to match")
         if self.robust and self.label_smoothing:
-            raise ValueError("`robust` with `label_smoothing`: one trusts unlikely targets less, the other more")
+            raise ValueError("`robust` and `label_smoothing` have opposite effects; leave one out")
         if self.sharding == "full" and self.workers < 2:
-            raise ValueError("sharding `full` slices the base over workers: set `workers` to 2 or more")
+            raise ValueError("sharding `full` shards the base over workers: set `workers` to 2 or more")
         if self.sharding == "full" and self.quantization != "none":
-            raise ValueError("sharding `full` with `quantization`: a base in 4 bits stands whole; leave one out")
+            raise ValueError("sharding `full` cannot shard the 4-bit weights of `quantization`; leave one out")
         if self.peft is not None and not isinstance(self.peft.get("peft_type"), str):
             raise ValueError("`peft` needs `peft_type`, the name of a PEFT method such as IA3 or LOHA")
         if self.peft is not None and self.quantization != "none":
-            raise ValueError("`peft` with `quantization`: only LoRA's merge into an NF4 base is proved; leave one out")
+            raise ValueError("`peft` with `quantization`: only LoRA can be merged into an NF4 base; leave one out")
         return self
 
 
 class Latency(Strict):
-    """The open-loop runs of the report, `repeats` times `seconds` at `rate` a second; 0 seconds leaves them out.
+    """The open-loop runs of the report, `repeats` times `seconds` at `rate` requests a second; 0 seconds skips them.
 
-    `hit_share` of the requests asks what the head cache knows. From five repeats on, intervals know how runs differ.
+    `hit_share` of the requests are head queries, which are cached. From five repeats on, intervals include the variance
+    between runs.
     """
 
     rate: Annotated[float, Field(gt=0.0)] = 16.0
@@ -266,11 +267,11 @@ class Latency(Strict):
 
 
 class Cost(Strict):
-    """What money is reckoned with; what is not given comes from the dated list `eval/prices.yaml`.
+    """Prices for the cost section; prices that are not given come from the dated list `eval/prices.yaml`.
 
-    `*_hour` are dollars for an hour of the machine that labels, trains, serves; `log_days` is how long it took to
-    collect the query log; `cache_rate` is how many hits a second the serving machine answers; `teacher_per_query`
-    prices a teacher that the ledger knows no price of.
+    `*_hour` are dollars for an hour of the machine that labels, trains, serves; `log_days` is the period that the query
+    log covers; `cache_rate` is how many cache hits a second the serving machine answers; `teacher_per_query` is the
+    price of a teacher for which the ledger has none.
     """
 
     label_hour: Annotated[float, Field(ge=0.0)] | None = None
@@ -286,7 +287,8 @@ class Eval(Strict):
     """The evaluation: slices by traffic rank, bootstrap, latency run.
 
     `interval` is `percentile` or `bca` (bias-corrected and accelerated: better where a figure is near 0 or 1). `errors`
-    is how many wrong answers the report shows, `note` a text for its top: what a reader must know about the gold.
+    is how many wrong answers the report shows, `note` a text for its top, such as what a reader must know about the
+    gold labels.
     """
 
     head: Positive = 1_000
@@ -305,24 +307,23 @@ class Eval(Strict):
     @model_validator(mode="after")
     def _ranks(self) -> Self:
         if self.torso < self.head:
-            raise ValueError(f"`torso` (rank {self.torso}) ends before `head` (rank {self.head})")
+            raise ValueError(f"`torso` is {self.torso}; expected at least `head`, which is {self.head}")
         return self
 
 
 class Slo(Strict):
-    """What the student's answers may take, the cache's apart: a percentile in milliseconds at `eval.latency.rate`."""
+    """The latency limit of answers that are not cache hits: a percentile in milliseconds at `eval.latency.rate`."""
 
     percentile: Literal["p50", "p95", "p99"] = "p99"
     ms: Annotated[float, Field(gt=0.0)]
 
 
 class Gates(Strict):
-    """What fails a run (exit code 1), and keeps a bundle from being released; leave a rule out with null.
+    """Conditions whose violation fails a run (exit code 1) and blocks a release; null disables one.
 
-    The student must not be worse than its teacher, nor than the bundle that is released now, by more than a margin in
-    F1 and in recall: the whole interval of the paired difference lies above it. `slice_margin` says the same of traffic
-    slices with at least `slice_rows` rows. `max_slower` is how much slower than the released bundle's its median answer
-    may be, both asked in turns.
+    Non-inferiority to the teacher and to the released bundle, in F1 and in recall: the whole interval of the paired
+    difference must lie above minus the margin. `slice_margin` is the same for traffic slices with at least `slice_rows`
+    rows. `max_slower` is by which share the median latency may exceed the released bundle's, measured alternately.
     """
 
     merge_max_logit_delta: Annotated[float, Field(gt=0.0)] = 1.0

@@ -1,8 +1,8 @@
-"""The task file: everything that may differ between two tasks, checked before anything is spent.
+"""The task file: everything that may differ between two tasks, validated before any work starts.
 
-One YAML holds what to extract (roles, instructions, examples, data) and how to run it (`task.settings`). Unknown keys
-are refused; `task.load` turns a violation into an error with file, line, key, value and the valid set.
-`docs/task-file.md` is the reference.
+One YAML holds what to extract (roles, instructions, examples, data) and how to run it (`task.settings`,
+`task.serving_settings`). Unknown keys are refused; `task.load` turns a violation into an error with file, line, key,
+value and the valid set. `docs/task-file.md` is the reference.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from task.settings import Curriculum, Eval, Gates, Positive, Strict, Student, Te
 
 
 class Guard(Strict):
-    """What a teacher's label of a role must satisfy; each similarity is a percentage.
+    """Guardrails for a teacher's labels of a role; each similarity is a percentage.
 
-    `repair` mends case, blanks and small edits to the words that the query has, down to this edit similarity (100
-    mends case and blanks only, 0 nothing). `snap` takes the nearest value of a closed set from this similarity up.
-    `fuzzy` lets a grounded value differ from the catalogue's; `aliases` are other names of its values. `must_match`
-    rejects what the role's `pattern` does not match in full. `units` gives for each unit the least and the most that a
-    size may be. `relevance` is the least cosine similarity of query and value, for values that need not be words of
-    the query. `max_words` bounds a value.
+    `repair` replaces a value by the words of the query that differ from it in case, blanks or small edits, down to this
+    edit similarity (100 repairs case and blanks only, 0 nothing). `snap` replaces it by the nearest value of a closed
+    set from this similarity up. `fuzzy` is the similarity that a grounded value must have to one of the catalogue's;
+    `aliases` are other names of its values. `must_match` rejects values that the role's `pattern` does not match in
+    full. `units` gives for each unit the minimum and maximum of a size. `relevance` is the minimum cosine similarity of
+    query and value, for values that need not be words of the query. `max_words` limits the length of a value.
     """
 
     repair: Annotated[float, Field(ge=0.0, le=100.0)] = 85.0
@@ -42,10 +42,11 @@ class Guard(Strict):
 class Role(Strict):
     """One named thing to extract.
 
-    `catalogue` names the catalogue field that holds values of this role: `brand`, `category.root`,
-    `category.leaf`, `category` or `attributes.NAME`. `grounded` rejects a label whose value that field never holds.
-    `requires` names roles of which the query must have one for this role to mean anything; a query has this role or
-    one that it `excludes`, not both.
+    An open role takes words of the query (named entity recognition, slot filling); a closed role takes one of `values`
+    (query classification). `catalogue` names the catalogue field that holds values of this role: `brand`,
+    `category.root`, `category.leaf`, `category` or `attributes.NAME`. `grounded` rejects a label whose value that field
+    never holds. `requires` names roles of which the query must have at least one, else this role is dropped; a query
+    cannot have this role together with one that it `excludes`.
     """
 
     name: Annotated[str, Field(min_length=1, max_length=80)]
@@ -80,7 +81,7 @@ class Role(Strict):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.kind == "closed" and not self.values:
-            raise ValueError("a closed role needs `values`, the set it may take")
+            raise ValueError("a closed role needs `values`, the set of its values")
         if self.kind == "open" and self.values:
             raise ValueError("an open role takes words of the query; give `values` only with `kind: closed`")
         if len(set(self.values)) != len(self.values):
@@ -88,12 +89,12 @@ class Role(Strict):
         if self.grounded and self.catalogue is None:
             raise ValueError("`grounded: true` needs `catalogue`, the field to ground in")
         if self.guard.aliases and not self.grounded:
-            raise ValueError("`guard.aliases` needs `grounded: true`: they are other names of catalogue values")
+            raise ValueError("`guard.aliases` needs `grounded: true`, because they are other names of catalogue values")
         if self.guard.must_match and self.pattern is None:
             raise ValueError("`guard.must_match: true` needs `pattern`, the expression to match")
         for unit, (low, high) in self.guard.units.items():
             if not low <= high:
-                raise ValueError(f"guard.units.{unit}: the least, {low:g}, is more than the most, {high:g}")
+                raise ValueError(f"guard.units.{unit}: the minimum, {low:g}, is above the maximum, {high:g}")
         return self
 
 
@@ -112,9 +113,10 @@ class ExampleSpec(Strict):
 
 
 class GoldFiles(Strict):
-    """Gold labels: `calibration` may be looked at, `test` only judges.
+    """Gold labels: `calibration` may be used for labelling and calibration, `test` is for evaluation only.
 
-    `annotations` names a file for each person who labelled test queries: how well they agree is what one may expect.
+    `annotations` names a file for each person who labelled test queries: their agreement is a reference for the F1 that
+    can be expected.
     """
 
     calibration: str | None = None
@@ -125,7 +127,7 @@ class GoldFiles(Strict):
 class Data(Strict):
     """Where the data is. Paths are relative to `dir`; `hub` names a `datasets` repository instead of a folder.
 
-    `sample: market` generates the made-up market (from `seed`) into the run folder, and the paths are its files.
+    `sample: market` generates a synthetic market (from `seed`) into the run folder; the paths are then its files.
     """
 
     sample: Literal["market"] | None = None
@@ -144,11 +146,11 @@ class Data(Strict):
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if self.sample and (self.dir or self.hub):
-            raise ValueError("`sample` makes its own data: leave out `dir` and `hub`")
+            raise ValueError("`sample` generates its own data: leave out `dir` and `hub`")
         if not (self.sample or self.dir or self.hub):
             raise ValueError("name a source: `dir` (a folder), `hub` (a datasets repository) or `sample: market`")
         if not (self.sample or self.queries or self.labels):
-            raise ValueError("name `queries` (to be labelled) or `labels` (labelled already)")
+            raise ValueError("no queries: set `queries` (to be labelled) or `labels` (labelled already)")
         return self
 
 
@@ -181,8 +183,8 @@ class Task(Strict):
         student = self.student
         if self.serving.reader == "prompt_logprobs" and (student.form, student.softmax) != ("read", "vocabulary"):
             raise ValueError(
-                "`serving.reader: prompt_logprobs` reads the likeliest of all tokens: set `student.form: read` and "
-                "`student.softmax: vocabulary`, so that the symbols learn to be among them"
+                "`serving.reader: prompt_logprobs` scores the likeliest tokens only: set `student.form: read` and "
+                "`student.softmax: vocabulary`, so that the symbols are trained to be among them"
             )
         return self
 
@@ -191,7 +193,7 @@ class Task(Strict):
         names = [r.name for r in self.roles]
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
-            raise ValueError(f"two roles are called {twice[0]!r}; names must differ")
+            raise ValueError(f"two roles are called {twice[0]!r}; names must be unique")
         for role in self.roles:
             for verb, others in (("requires", role.requires), ("excludes", role.excludes)):
                 for other in others:
@@ -208,15 +210,15 @@ class Task(Strict):
                 valid = ", ".join(names)
                 raise ValueError(f"curriculum.pattern_roles: {name!r} is not a role; expected some of: {valid}")
         if self.serving.weights == "adapter" and self.serving.quantization == "int8":
-            raise ValueError("serving.quantization `int8` rounds a merged student; with weights `adapter` leave it out")
+            raise ValueError("serving.quantization `int8` is for a merged student; leave it out with weights `adapter`")
         if self.serving.weights == "adapter" and (self.student.quantization != "none" or self.student.peft):
             raise ValueError("serving.weights `adapter` takes plain LoRA on a base that is not quantised; merge others")
         if self.curriculum.max_per_pattern and not self.curriculum.pattern_roles:
-            raise ValueError("curriculum.max_per_pattern needs pattern_roles, roles whose values make no difference")
+            raise ValueError("curriculum.max_per_pattern needs pattern_roles, the roles whose values a pattern ignores")
         return self
 
     def _check_teacher(self) -> None:
-        """What the backend needs of the rest of the file."""
+        """Check what the teacher's backend needs in the rest of the file."""
         if self.teacher.backend == "labels" and not self.data.labels:
             raise ValueError("teacher.backend `labels` needs data.labels, the file that holds them")
         if self.teacher.backend in {"openai", "openai-batch", "vllm"} and self.teacher.openai.prompt is None:
@@ -224,12 +226,12 @@ class Task(Strict):
         fit = self.curriculum.cross_fit
         if fit is not None and fit.action == "ask" and self.teacher.backend not in {"openai", "vllm"}:
             raise ValueError(
-                "curriculum.cross_fit.action `ask` needs a teacher that can be asked again, teacher.backend `openai` "
-                f"or `vllm`, not `{self.teacher.backend}`; `mask` and `drop` work with every backend"
+                "curriculum.cross_fit.action `ask` needs an LLM that can be asked again, teacher.backend `openai` or "
+                f"`vllm`, not `{self.teacher.backend}`; `mask` and `drop` work with every backend"
             )
         if self.teacher.workers and self.teacher.backend != "openai":
             backend = self.teacher.backend
-            raise ValueError(f"teacher.workers spreads the `openai` backend; `{backend}` works in one process")
+            raise ValueError(f"teacher.workers is for the `openai` backend; `{backend}` works in one process")
         if self.teacher.backend == "catalog":
             if not (self.data.sample or self.data.catalogue):
                 raise ValueError("teacher.backend `catalog` needs data.catalogue")

@@ -1,4 +1,4 @@
-"""The tokenizer of a model folder, without torch or transformers: training, evaluation and the gateway share it."""
+"""The tokenizer of a model folder, without torch or transformers; training, evaluation and the gateway share it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _COMPOSING = ("NFC", "NFD", "NFKC", "NFKD")
 class FastTokenizer:
     """A `tokenizer.json`, with the text of special tokens treated as plain text.
 
-    `encode_special_tokens` matters: without it a query that holds `<|im_end|>` would put the control token itself
-    into the prompt. A normaliser that composes characters (Qwen's) is left out: what is decoded must be what was
-    encoded, to the character.
+    `encode_special_tokens` is essential: without it a query that contains `<|im_end|>` would put the control token
+    itself into the prompt. A normaliser that composes characters (Qwen's) is removed, because decoding must give back
+    the encoded text exactly.
 
     Attributes:
         eos_id: The id that ends an answer.
@@ -47,7 +47,7 @@ class FastTokenizer:
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def symbol_candidates(self) -> tuple[list[int], list[int]]:
-        """Short words with a leading space that are one token: shortest first, then by alphabet."""
+        """Short words with a leading space that are one token, ordered by length, then alphabetically."""
         found: tuple[dict[str, int], dict[str, int]] = ({}, {})
         for token in self._tokenizer.get_vocab():
             for kind, pattern in enumerate((_CAPITALISED, _SMALL)):
@@ -61,7 +61,7 @@ class FastTokenizer:
 
 
 def _prefix(tokenizer: Any) -> tuple[int, ...]:
-    """What the tokenizer's own template puts before a text."""
+    """The ids that the tokenizer's own template puts before a text."""
     text = list(tokenizer.encode("a", add_special_tokens=False).ids)
     whole = list(tokenizer.encode("a", add_special_tokens=True).ids)
     at = next(i for i in range(len(whole)) if whole[i : i + len(text)] == text)

@@ -1,9 +1,9 @@
 """Structured decoding with a transition matrix that is learned from labels.
 
-States are those of `task.viterbi`, which decodes where only consistency counts. Here a step from one state to the next
-has a score of its own as well: how much more often than by chance the second follows the first in labels that people or
-a teacher gave, log P(state | state before) - log P(state). What each state's own frequency says is in the student's
-scores already. Linear-chain decoding after Lafferty et al. 2001, with counted instead of trained weights.
+States are those of `task.viterbi`, which demands consistency only. Here a step from one state to the next also has a
+score, counted from labels: log P(state | state before) - log P(state), how much more often than by chance the second
+follows the first. The frequency of each state is divided out because the student's scores contain it already.
+Linear-chain decoding after Lafferty et al. 2001, with counted instead of trained weights.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from task.viterbi import Floats
 _LEAST = 1e-300
 
 
-def learned(paths: Iterable[Sequence[int]], roles: int, weight: float) -> tuple[tuple[float, ...], ...]:
-    """Scores of steps, counted with one added to each, times a weight; shape (states, states).
+def count_transitions(paths: Iterable[Sequence[int]], roles: int, weight: float) -> tuple[tuple[float, ...], ...]:
+    """Transition scores, counted with add-one smoothing, times a weight; shape (states, states).
 
     Args:
         paths: State sequences, one for each labelled query.
-        weight: 1 believes the counts as much as the student; what they share is then said twice.
+        weight: 1 gives the counts as much weight as the student's scores, which partly contain the same information.
     """
     states = 1 + 2 * roles
     pairs, single = np.ones((states, states)), np.ones(states)
@@ -36,8 +36,8 @@ def learned(paths: Iterable[Sequence[int]], roles: int, weight: float) -> tuple[
     return tuple(tuple(row) for row in np.round(weight * scores, 4).tolist())
 
 
-def steps(scores: npt.ArrayLike) -> Floats:
-    """Scores of steps in which a continuation that follows no state of its own role is impossible."""
+def constrained_matrix(scores: npt.ArrayLike) -> Floats:
+    """Transition scores with -inf where a continuation follows another state than its own role's."""
     out = np.array(scores, dtype=np.float64)
     for go_on in range(2, len(out), 2):
         column = out[:, go_on].copy()
@@ -51,7 +51,7 @@ def best_path(scores: Floats, between: Floats) -> list[int]:
 
     Args:
         scores: Log-probabilities, shape (units, states).
-        between: What `steps` gives, shape (states, states).
+        between: What `constrained_matrix` gives, shape (states, states).
     """
     if not len(scores):
         return []
@@ -71,13 +71,16 @@ def best_path(scores: Floats, between: Floats) -> list[int]:
 def probabilities(
     scores: Floats, between: Floats, path: Sequence[int], spans: Sequence[tuple[int, int, int]]
 ) -> tuple[float, list[float]]:
-    """How probable a path, and each of some spans, is among all consistent paths (forward-backward, Rabiner 1989).
+    """The probability of a path and of spans among all consistent paths (forward-backward, Rabiner 1989).
 
     Args:
         scores: Log-probabilities, shape (units, states).
-        between: What `steps` gives, shape (states, states).
+        between: What `constrained_matrix` gives, shape (states, states).
         path: A consistent state for each unit, such as `best_path` gives.
-        spans: `(role, first unit, one past the last)`: that, and no longer.
+        spans: `(role, first unit, one past the last)`; a span's probability is that of exactly this span.
+
+    Returns:
+        The path's probability; each span's.
     """
     emitted, moved = np.exp(scores), np.exp(between)
     forward, scale = _forward(emitted, moved)
@@ -100,7 +103,7 @@ def probabilities(
 
 
 def _forward(emitted: Floats, moved: Floats) -> tuple[Floats, Floats]:
-    """Weights of all beginnings by their last state, scaled to sum to one, and the scales."""
+    """Forward weights, scaled to sum to one for each unit, and the scales."""
     forward, scale = np.zeros_like(emitted), np.zeros(len(emitted))
     for t, row in enumerate(emitted):
         now = (forward[t - 1] @ moved if t else np.ones(len(row))) * row
@@ -112,7 +115,7 @@ def _forward(emitted: Floats, moved: Floats) -> tuple[Floats, Floats]:
 
 
 def _backward(emitted: Floats, moved: Floats, scale: Floats) -> Floats:
-    """Weights of all that can follow a state, by the scales of `_forward`."""
+    """Backward weights, divided by the scales of `_forward`."""
     after = np.ones_like(emitted)
     for t in range(len(emitted) - 2, -1, -1):
         after[t] = moved @ (emitted[t + 1] * after[t + 1]) / scale[t + 1]

@@ -1,4 +1,4 @@
-"""Whether a labelling is one that the task allows: the last look before an answer leaves the house."""
+"""Whether a labelling is one that the task allows: the last check before an answer is returned to a client."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from task.spec import Task
 
 
 def violation(task: Task, query: str, labels: Sequence[Label]) -> str | None:
-    """What is wrong with labels of a query, or None."""
+    """The first rule of the task that the labels of a query break, as a clause; None if they break none."""
     seen: set[str] = set()
     for label in labels:
         problem = task.label_problem(query, label.role, label.text)

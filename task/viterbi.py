@@ -1,7 +1,7 @@
 """Structured decoding of begin/continue symbols.
 
 States: 0 is outside, `1 + 2r` begins role r, `2 + 2r` continues it. The only constraint is that a continuation
-follows a begin or a continuation of its own role, so a step costs O(states), not O(states²).
+follows a begin or a continuation of its own role, so a step takes O(states) time instead of O(states²).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def best_path(scores: Floats) -> list[int]:
 
 
 def spans_of(path: list[int]) -> list[tuple[int, int, int]]:
-    """`(role, first unit, one past the last)` of any state sequence; a stray continuation begins a span."""
+    """`(role, first unit, one past the last)` of any state sequence; a continuation without a begin begins a span."""
     out: list[tuple[int, int, int]] = []
     previous = 0
     for t, state in enumerate(path):
@@ -67,22 +67,25 @@ def spans_of(path: list[int]) -> list[tuple[int, int, int]]:
 def probabilities(
     scores: Floats, path: Sequence[int], spans: Sequence[tuple[int, int, int]]
 ) -> tuple[float, list[float]]:
-    """How probable a path, and each of some spans, is among all consistent paths (forward-backward, Rabiner 1989).
+    """The probability of a path and of spans among all consistent paths (forward-backward, Rabiner 1989).
 
-    A span's probability is the share of the paths' total weight that has exactly this span of this role: it begins
-    there, goes on to its last unit and no further. So what a single unit leaves open, its neighbours can settle.
+    A span's probability is the share of the total weight of the paths that have exactly this span of this role: it
+    begins at the first unit, continues to the last and no further. So neighbouring units contribute to it.
 
     Args:
         scores: Log-probabilities, shape (units, 1 + 2 · roles).
         path: A consistent state for each unit, such as `best_path` gives.
         spans: `(role, first unit, one past the last)`.
+
+    Returns:
+        The path's probability; each span's.
     """
     # Plain floats, scaled row by row: for the few units of a query this is several times as fast as array operations.
     table: list[list[float]] = np.exp(scores).tolist()
     begins = range(1, scores.shape[1], 2)  # the state that begins each role; the next one continues it
     forward: list[list[float]] = []
     scale: list[float] = []
-    before = [0.0] * scores.shape[1]  # scaled to sum to one, which is what a state that may follow any other builds on
+    before = [0.0] * scores.shape[1]  # scaled to sum to one: the factor of states that may follow any other
     raw_probability = 1.0
     for row, state in zip(table, path, strict=True):
         now = list(row)
@@ -103,9 +106,9 @@ def probabilities(
 
 
 def _rest(table: list[list[float]], scale: list[float], begins: range) -> list[float]:
-    """From each unit on, the weight of all that can stand there where nothing goes on into it."""
+    """For each unit, the total weight of the path suffixes from there on that do not begin with a continuation."""
     rest = [1.0] * (len(table) + 1)
-    going_on = [0.0] * len(table[0])  # by the state that begins: the weight of going on with it from the next unit
+    going_on = [0.0] * len(table[0])  # by begin state: the weight of suffixes that continue its span at the next unit
     for t in range(len(table) - 1, -1, -1):
         row, after = table[t], rest[t + 1]
         fresh = row[0] * after + sum(row[begin] * (after + going_on[begin]) for begin in begins)

@@ -37,7 +37,7 @@ def calibrate_student(run: Run, model: Path, codec: Codec) -> tuple[Calibrator, 
     source = "calibration"
     if not rows:
         rows, source = [r.example for r in read(run.files.curriculum, "dev")], "dev"
-    if codec.form != "read" or not rows:
+    if codec.answer_form.output != "scores" or not rows:
         return Calibrator(), []
     normalise = normaliser(run.task.normaliser)
     judged = _judged(run, model, codec, rows)
@@ -58,7 +58,7 @@ def _judged(run: Run, model: Path, codec: Codec, rows: Sequence[Example]) -> lis
         load_base(model, DTYPES[run.task.serving.dtype]).to(device), codec, load_tokenizer(model),
         [r.query for r in rows], device=device, progress=run.progress.advance,
     )
-    return [codec.judge_scores(r.query, s) for r, s in zip(rows, scores, strict=True)]
+    return [codec.decode_scores_with_probability(r.query, s) for r, s in zip(rows, scores, strict=True)]
 
 
 def _report(raw_probabilities: Sequence[float], right: Sequence[bool], source: str) -> dict[str, Any]:

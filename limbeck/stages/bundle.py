@@ -49,7 +49,8 @@ def _work(run: Run, folder: Path) -> Figures:
 def _merged(run: Run, codec: Codec, merged: MergeFolder, made: Path) -> Path:
     """The merged student as the engine loads it, in 8 bits if the task wants that."""
     settings = run.task.serving
-    model = merged.classifier if codec.form == "read" and settings.reader == "classifier" else merged.model
+    classified = codec.answer_form.token_classifier and settings.reader == "classifier"
+    model = merged.classifier if classified else merged.model
     if settings.quantization != "int8":
         return model
     from student.merging.quantise import quantise
@@ -77,7 +78,7 @@ def _base_and_adapter(run: Run, codec: Codec, made: Path) -> tuple[Path, Path]:
             "the adapter has a higher rank than engines take", field="serving.adapters.rank", found=adapters.rank,
             expected=f"at least {rank(adapter)}", fix="Raise it for all tasks that share the base",
         )
-    if codec.form != "read":
+    if not codec.answer_form.token_classifier:
         return base, adapter
     symbols = shared_symbols(load_tokenizer(base), adapters.symbols)
     if not set(codec.symbol_ids) <= set(symbols):

@@ -160,7 +160,7 @@ def contradicted(
     """Train a student on every fold's complement and ask it about the fold; the students go when all is known."""
     from student.label_errors import fold_of, suspects
     from student.ray_connection import connected
-    from student.training.job import Job, Row
+    from student.training.job import Row, TrainingJob
 
     quick = _quick(task, settings, len(rows))
     folds = fold_of([r.cluster for r in rows], settings.folds)
@@ -171,7 +171,7 @@ def contradicted(
             inside = [i for i, f in enumerate(folds) if f == k]
             outside = [r for r, f in zip(rows, folds, strict=True) if f != k]
             learned = [Row(r.example, 1.0 - r.noise, r.doubts) for r in outside]
-            job = Job(quick, base, codec, learned, [], folder / "folds" / str(k), reshuffle=True)
+            job = TrainingJob(quick, base, codec, learned, [], folder / "folds" / str(k), reshuffle=True)
             for i, score in zip(inside, _ask(job, [rows[i].example.query for i in inside], progress), strict=True):
                 scores[i] = score
     shutil.rmtree(folder / "folds")
@@ -183,7 +183,8 @@ def _quick(task: Task, settings: CrossFit, rows: int) -> Task:
     from student.training.order import total_steps
 
     s = task.student
-    steps = settings.steps or max(1, total_steps(rows, s.batch_size, s.epochs, s.max_steps) // _SHARE)
+    whole = total_steps(rows, batch_size=s.batch_size, epochs=s.epochs, max_steps=s.max_steps)
+    steps = settings.steps or max(1, whole // _SHARE)
     return task.model_copy(update={"student": s.model_copy(update={
         "form": "read", "max_steps": steps, "epochs": 1e6, "keep_best": False, "early_stop": None, "report_to": (),
     })})

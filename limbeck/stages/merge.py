@@ -43,18 +43,24 @@ def _work(run: Run, trained: TrainFolder, files: MergeFolder) -> Figures:
     task = run.task
     base, codec = fetch(task.student.base), load_codec(trained.folder)
     run.progress.begin("merging")
-    matrices = merge(base, trained.adapter, files.model, task.student)
+    matrices = merge(base=base, adapter=trained.adapter, out=files.model, settings=task.student)
     write_json(files.codec, codec.to_json())
     run.progress.begin("checking that the merged model answers as the adapter does")
     dev = [r.example for r in read(run.finished("curriculum"), "dev")]
     dev = [x for x in dev if codec.representable(x)][:_PARITY_ROWS]
-    report = parity(base, trained.adapter, files.model, codec, load_tokenizer(base), dev, task.student)
+    tokenizer = load_tokenizer(base)
+    report = parity(
+        base=base, adapter=trained.adapter, merged=files.model, codec=codec, tokenizer=tokenizer, examples=dev,
+        settings=task.student,
+    )
     write_json(files.parity, report)
     _check(report, task)
     run.progress.begin("measuring what the base has forgotten")
-    kept = forgetting(base, files.model, load_tokenizer(base), task.serving.dtype, accelerator())
+    kept = forgetting(
+        base=base, merged=files.model, tokenizer=tokenizer, dtype=task.serving.dtype, device=accelerator()
+    )
     write_json(files.forgetting, kept)
-    if codec.form == "read":
+    if codec.answer_form.token_classifier:
         export_classifier(files.model, codec.symbol_ids, files.classifier)
     return {"matrices": matrices, **report, "perplexity_ratio": kept["perplexity"]["ratio"]}
 

@@ -46,7 +46,9 @@ def ablate(
     dev = [r.example for r in curriculum.read(run.finished("curriculum"), "dev")]
     gold: Sequence[Example] = run.inputs.test or dev
     s = run.task.student
-    steps = steps or total_steps(len(rows), s.batch_size, s.epochs, s.max_steps)
+    steps = steps or total_steps(
+        len(rows), batch_size=s.batch_size, epochs=s.epochs, max_steps=s.max_steps
+    )
     inputs = {"curriculum": run.digest("curriculum"), "gold": run.inputs.fingerprint("test")}
     found: dict[str, list[list[Example]]] = {}
     variants = list(itertools.product(orders, weightings, range(seeds)))

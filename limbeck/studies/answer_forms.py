@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,14 @@ from limbeck.stage import Stage, execute
 from limbeck.stages import merge, train
 from task.codec import Codec, Tokenizer
 from task.files import read_json, write_json
+from task.forms import FORMS, Output
 from task.labels import Example
 from task.spec import Task
 
-FORMS = ("read", "write", "json")
-_JSON_ROWS = 300
 _PATIENCE_S = 600.0
-_IDLE = {"read": 60, "write": 60, "json": 30}
+_IDLE: Mapping[Output, int] = {"scores": 60, "symbols": 60, "text": 30}
+# Forms that generate are slow: dev F1 during training is of few rows, text is generated for some of the gold only.
+_GENERATED_EVAL_ROWS, _TEXT_ROWS = 60, 300
 
 
 def compare(run: Run, steps: int | None = None) -> Path:
@@ -48,7 +49,8 @@ def _one(run: Run, form: str, steps: int | None) -> dict[str, Any]:
     """Train, merge, bundle without a cache, serve, measure: three stages, each of which stands once it is done."""
     settings = run.task.student
     own = settings.form == form and steps in (None, settings.max_steps)
-    changes = {"form": form, "eval_rows": settings.eval_rows if form == "read" else 60}
+    eval_rows = settings.eval_rows if FORMS[form].output == "scores" else _GENERATED_EVAL_ROWS
+    changes = {"form": form, "eval_rows": eval_rows}
     task = run.task.model_copy(update={
         "student": settings.model_copy(update=changes if steps is None else {**changes, "max_steps": steps}),
         # A student of few steps has near ties, which rounding decides; nobody releases it, so this is told, not gated.
@@ -84,19 +86,19 @@ def _measure(run: Run, task: Task, merged: MergeFolder, folder: Path) -> dict[st
 
     codec = load_codec(merged.folder)
     shutil.rmtree(folder / "bundle", ignore_errors=True)
-    model = merged.classifier if codec.form == "read" else merged.model
+    model = merged.classifier if codec.answer_form.token_classifier else merged.model
     # A batch of JSON answers takes a slow machine longer than anybody would wait for a single one.
     patient = task.model_copy(update={"serving": task.serving.model_copy(update={"request_timeout_s": _PATIENCE_S})})
     bundle = build(folder / "bundle", patient, codec, model, [], {})
-    gold = run.inputs.test[: _JSON_ROWS if codec.form == "json" else task.eval.max_rows]
+    gold = run.inputs.test[: _TEXT_ROWS if codec.answer_form.output == "text" else task.eval.max_rows]
     run.progress.begin("starting vLLM and the gateway")
     with served(bundle.folder, folder / "serve") as url:
         queries = [g.query for g in gold]
         one_by_one(Target(url), queries[-3:], use_cache=False)  # warm-up with other queries
-        idle = one_by_one(Target(url), queries[: _IDLE[codec.form]], use_cache=False)
+        idle = one_by_one(Target(url), queries[: _IDLE[codec.answer_form.output]], use_cache=False)
         run.progress.begin("the served student", len(gold))
         rows = label_all(url, gold, batch=16, timeout_s=_PATIENCE_S, done=run.progress.advance)
-    answer_tokens = _answer_tokens(gold[: _IDLE[codec.form]], codec, load_tokenizer(bundle.model))
+    answer_tokens = _answer_tokens(gold[: _IDLE[codec.answer_form.output]], codec, load_tokenizer(bundle.model))
     shutil.rmtree(folder / "bundle")  # a second copy of the model
     return {
         "rows": len(gold), "f1": quality(gold, rows, task)["value"]["f1"], "answer_tokens": round(answer_tokens, 2),
@@ -106,9 +108,5 @@ def _measure(run: Run, task: Task, merged: MergeFolder, folder: Path) -> dict[st
 
 
 def _answer_tokens(gold: Sequence[Example], codec: Codec, tokenizer: Tokenizer) -> float:
-    """Tokens decoded for a query, on average: none, one a unit and probe, or the JSON text of the right answer."""
-    if codec.form == "read":
-        return 0.0
-    if codec.form == "write":
-        return sum(codec.answer_length(g.query) for g in gold) / len(gold)
-    return sum(len(codec.encode(g, tokenizer).targets) for g in gold) / len(gold)
+    """Mean tokens that are generated for a query; where they depend on the answer, for the right one."""
+    return sum(codec.answer_form.generated(codec, g, tokenizer) for g in gold) / len(gold)

@@ -48,7 +48,9 @@ def compose(
     made = dict(adapters)
     for number, method in enumerate(methods, 1):
         runs[0].progress.stage(method, number, len(methods))
-        made[method] = put_together(base, adapters, method, shares, folder / method, density=density)
+        made[method] = put_together(
+            base=base, adapters=adapters, method=method, weights=shares, out=folder / method, density=density
+        )
     gold = {run.task.name: _gold(run)[:max_rows] for run in runs}
     rows = [_measure(name, where, base, runs, gold) for name, where in made.items()]
     _compare(rows, runs, gold)

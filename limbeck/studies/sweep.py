@@ -46,7 +46,9 @@ def sweep(run: Run, *, ranks: Sequence[int], targets: Sequence[str], steps: int 
     rows = curriculum.read(run.finished("curriculum"), "train")
     dev = [r.example for r in curriculum.read(run.finished("curriculum"), "dev")]
     s = task.student
-    steps = steps or total_steps(len(rows), s.batch_size, s.epochs, s.max_steps)
+    steps = steps or total_steps(
+        len(rows), batch_size=s.batch_size, epochs=s.epochs, max_steps=s.max_steps
+    )
     folder = run.files.sweep
     trials: dict[str, Path] = {}
     for rank, target in itertools.product(ranks, targets):
@@ -147,11 +149,11 @@ def _run(run: Run, trials: Mapping[str, Path], settings: Student) -> None:
 def _trial(config: Mapping[str, Any]) -> dict[str, Any]:
     """Train and measure one adapter, in a Ray worker."""
     from student.training.history import read_history
-    from student.training.job import Job
+    from student.training.job import TrainingJob
     from student.training.train import train
 
     folder = Path(config["folder"])
-    job = Job.read(folder / "job.json")
+    job = TrainingJob.read(folder / "job.json")
     gpu = job.task.student.use_gpu
     train(job, device="cuda" if gpu else "cpu", threads=None if gpu else config["threads"])
     found = answers(job, job.dev)

@@ -238,10 +238,10 @@ def _read(folder: Path, manifest: Mapping[str, Any]) -> Bundle:
 
 
 def _runs_as(model: Path, codec: Codec) -> str:
-    if codec.form != "read":
+    if not codec.answer_form.token_classifier:
         return codec.form
     architecture = read_json(model / "config.json")["architectures"][0]
-    return "prompt_logprobs" if architecture.endswith("ForCausalLM") else "read"
+    return "prompt_logprobs" if architecture.endswith("ForCausalLM") else codec.form
 
 
 def _names(files: Mapping[str, str]) -> tuple[str, str]:

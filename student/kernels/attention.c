@@ -1,8 +1,8 @@
 /* Attention within each row, with rotary positions (Su et al. 2021).
  *
- * A token's queries (heads), keys and values (kv each) stand beside each other, `dim` numbers each. A row is taken TILE
- * queries at a time over all keys that they may see; what softmax gave is computed again on the way back, from the
- * logarithm of its sum (Dao et al. 2022).
+ * A token's queries (heads of them), keys and values (kv each) are adjacent, `dim` numbers each. A row is processed TILE
+ * queries at a time over all keys that they attend to; the backward pass recomputes the softmax from its log-sum-exp
+ * (Dao et al. 2022).
  */
 #include <math.h>
 #include <stdlib.h>
@@ -13,14 +13,14 @@ enum { TILE = 8 };
 
 typedef struct {
     long rows, heads, kv, dim;
-    const long *starts;      /* (rows + 1,) where each row begins */
+    const long *starts;      /* (rows + 1,) first token of each row, then the end */
     const float *cos, *sin;  /* (longest row, dim) */
     float scaling;
     int causal;
 } Heads;
 
-/* to[i, c] (+)= Σ_k x[i, k] y[k, c] for up to TILE rows, of which x has TILE to read, by the steps given; columns are a
- * multiple of LANES. */
+/* to[i, c] (+)= Σ_k x[i, k] y[k, c] for `rows` ≤ TILE rows, with the strides given. TILE rows of x must be readable;
+ * `columns` is a multiple of LANES. */
 inlined void small_product(
     float *to, long to_step, const float *x, long x_row, long x_inner, const float *y, long y_step, long rows,
     long columns, long inner, int add)
@@ -38,7 +38,7 @@ inlined void small_product(
     }
 }
 
-/* One head of a row as fp32, (length, padded), and the other way. */
+/* Copy one head of a row to fp32, (length, padded), and back. */
 static void take(const real *from, long step, long length, long dim, long padded, float *to)
 {
     for (long t = 0; t < length; t++)
@@ -51,7 +51,7 @@ static void put(const float *from, long padded, long length, long dim, real *to,
         for (long i = 0; i < dim; i += LANES) store_n(to + t * step + i, loadf(from + t * padded + i), dim - i);
 }
 
-/* By its positions: forward (way 1) or back (-1). */
+/* Apply the rotary embedding (way 1) or its inverse (-1). */
 static void turn(float *x, long padded, long length, long dim, const float *cos, const float *sin, float way)
 {
     long half = dim / 2;
@@ -69,13 +69,13 @@ static void transpose(const float *x, long padded, long length, long dim, float 
         for (long i = 0; i < dim; i++) to[i * to_step + t] = x[t * padded + i];
 }
 
-/* A head as it is once turned, in place and as fp32. */
+/* Apply the rotary embedding to a head in place; `to` gets the result as fp32. */
 static void take_turned(const Heads *h, real *from, long step, long length, long padded, float *to)
 {
     take(from, step, length, h->dim, padded, to);
     turn(to, padded, length, h->dim, h->cos, h->sin, 1);
     put(to, padded, length, h->dim, from, step);
-    take(from, step, length, h->dim, padded, to); /* rounded as the way back will find it */
+    take(from, step, length, h->dim, padded, to); /* rounded to `real`, as the backward pass reads it */
 }
 
 static long longest_row(const Heads *h)
@@ -86,7 +86,7 @@ static long longest_row(const Heads *h)
     return found;
 }
 
-/* Scores of a query's first n keys become shares, the others up to `end` nought; returns the logarithm of the sum. */
+/* Softmax in place over a query's first n scores, zero for the others up to `end`; returns the log-sum-exp. */
 inlined float soften(float *s, long n, long end, float scaling)
 {
     float most = -INFINITY, total = 0;
@@ -98,7 +98,7 @@ inlined float soften(float *s, long n, long end, float scaling)
     return most * scaling + logf(total);
 }
 
-/* Scores become shares again, and the gradient of the shares that of the scores. */
+/* Recompute the softmax s from the scores, and replace its gradient d by the gradient of the scores. */
 inlined void soften_back(float *s, float *d, long n, long end, float scaling, float logsum)
 {
     float mean = 0;
@@ -108,7 +108,7 @@ inlined void soften_back(float *s, float *d, long n, long end, float scaling, fl
     for (long j = 0; j < n; j++) d[j] = s[j] * (d[j] - mean) * scaling;
 }
 
-/* How many keys are seen by `high` queries from i on. */
+/* The number of keys that the `high` queries from i on attend to. */
 inlined long seen(const Heads *h, long i, long high, long length)
 {
     return h->causal ? least(length, i + high) : length;
@@ -149,7 +149,7 @@ void attention_forward(const Heads *h, real *qkv, real *mixed, float *logsum, in
     }
 }
 
-/* `qkv` as the forward pass left it: turned. The gradient is that of what it was before. */
+/* `qkv` as the forward pass left it, with rotary positions; the gradient is that of `qkv` before they were applied. */
 void attention_backward(
     const Heads *h, const real *qkv, const real *grad, const float *logsum, real *grad_qkv, int threads)
 {

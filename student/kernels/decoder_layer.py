@@ -1,9 +1,9 @@
-"""A decoder layer of a Llama with LoRA over packed rows: forward, and backward by hand.
+"""A decoder layer of a Llama with LoRA over packed rows: forward, and a hand-written backward pass.
 
-At a few hundred tokens PEFT's layers spend less time in their seven products than in the hundred small operations
-around them: norms, casts, rotations, LoRA's own products. So q, k and v are one product with frozen weights here, and
-so are gate and up; residuals are added by the product that makes the other summand; norms, attention, gates and each
-adapter are one call of `student/kernels`; and nothing is computed for frozen weights.
+At a few hundred tokens PEFT's layers spend less time in their seven matrix products than in the hundred small
+operations around them: norms, casts, rotations, LoRA's own products. So q, k and v are one product with frozen weights
+here, and so are gate and up; residuals are added by the product that computes the other summand; norms, attention,
+gates and each adapter are one call of `student.kernels.native`; and no gradients are computed for frozen weights.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Any
 
 from torch import Tensor, cat
 
-from student.kernels.frozen_linear import Frozen
+from student.kernels.frozen_linear import FrozenLinear
 from student.kernels.native import Kernels, Rows
 
 
 @dataclass(slots=True)
-class Adapted:
-    """A layer's LoRA: what is learned, and its place among its group's outputs."""
+class LoraFactors:
+    """A layer's LoRA: A (rank, in), B (out, rank), scale, and its columns among the outputs of the fused layers."""
 
     a: Tensor
     b: Tensor
@@ -28,107 +28,119 @@ class Adapted:
     outputs: slice
 
 
-class Group:
-    """Linear layers that read the same input, as one: y = x Wᵀ + s (x Aᵀ) Bᵀ, W frozen.
+class FusedLinear:
+    """Linear layers with the same input, as one: y = x Wᵀ + s (x Aᵀ) Bᵀ, W frozen.
 
-    W (out, in) holds the layers' weights one below the other; they become views of it. Each adapter A (rank, in),
-    B (its out, rank) is fp32, as the optimiser has it.
+    W (out, in) is the layers' weights concatenated along the outputs; the layers' own weights become views of it. Each
+    adapter, A (rank, in) and B (its out, rank), is fp32, as in the optimiser.
     """
 
     def __init__(self, layers: Sequence[Any], kernels: Kernels) -> None:
         bases = [layer.base_layer if hasattr(layer, "base_layer") else layer for layer in layers]
         weight = cat([b.weight.detach() for b in bases]) if len(bases) > 1 else bases[0].weight.detach()
-        self.learned: list[Tensor] = []
-        self.adapted: list[Adapted] = []
+        self.trainable: list[Tensor] = []
+        self.adapters: list[LoraFactors] = []
         out = 0
         for layer, base in zip(layers, bases, strict=True):
             end = out + len(base.weight)
             base.weight.data = weight[out:end]
             if layer is not base:
                 a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
-                self.learned += [a, b]
-                self.adapted.append(Adapted(a.detach(), b.detach(), layer.scaling["default"], slice(out, end)))
+                self.trainable += [a, b]
+                self.adapters.append(LoraFactors(a.detach(), b.detach(), layer.scaling["default"], slice(out, end)))
             out = end
-        self.weight = Frozen(weight)
+        self.weight = FrozenLinear(weight)
         self._kernels = kernels
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
-        """Outputs (tokens, out), with a residual added where there is one, and what the way back needs."""
-        y = self.weight.forward(x, residual)
-        return y, [self._kernels.lora(x, p.a, p.b, p.scale, y[:, p.outputs]) for p in self.adapted]
+    def forward(self, x: Tensor, *, residual: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
+        """Outputs (tokens, out), plus a residual of that shape if given, and x Aᵀ of every adapter for `backward`."""
+        y = self.weight.forward(x, residual=residual)
+        return y, [self._kernels.lora(x, a=p.a, b=p.b, scale=p.scale, y=y[:, p.outputs]) for p in self.adapters]
 
     def backward(
-        self, grad: Tensor, x: Tensor, downs: Sequence[Tensor], *, of_input: bool = True
+        self, grad: Tensor, *, x: Tensor, downs: Sequence[Tensor], of_input: bool = True
     ) -> tuple[Tensor, list[Tensor]]:
-        """The gradient of the input (empty where nobody wants it), and those of what is learned: first A, then B."""
+        """The gradient of the input (empty unless `of_input`), and those of each adapter's A and B."""
         grad_x = self.weight.backward(grad) if of_input else grad[:0]
-        learned: list[Tensor] = []
-        for p, down in zip(self.adapted, downs, strict=True):
-            learned += self._kernels.lora_backward(
-                grad[:, p.outputs], x, p.a, p.b, p.scale, down, grad_x if of_input else None
+        grads: list[Tensor] = []
+        for p, down in zip(self.adapters, downs, strict=True):
+            grads += self._kernels.lora_backward(
+                grad[:, p.outputs], x=x, a=p.a, b=p.b, scale=p.scale, down=down, grad_x=grad_x if of_input else None
             )
-        return grad_x, learned
+        return grad_x, grads
 
 
 @dataclass(slots=True)
-class Layer:
-    """A decoder layer's frozen parts and its adapters."""
+class DecoderLayer:
+    """A decoder layer's frozen weights and its adapters."""
 
-    qkv: Group
-    o: Group
-    gate_up: Group
-    down: Group
+    qkv: FusedLinear
+    o: FusedLinear
+    gate_up: FusedLinear
+    down: FusedLinear
     norms: tuple[Tensor, Tensor]
     eps: float
     kernels: Kernels
 
     @classmethod
-    def of(cls, layer: Any, kernels: Kernels) -> Layer:
-        """Take a layer of transformers over."""
+    def of(cls, layer: Any, kernels: Kernels) -> DecoderLayer:
+        """From a decoder layer of transformers, with which it shares its weights."""
         s, m = layer.self_attn, layer.mlp
         norms = layer.input_layernorm, layer.post_attention_layernorm
         return cls(
-            Group([s.q_proj, s.k_proj, s.v_proj], kernels), Group([s.o_proj], kernels),
-            Group([m.gate_proj, m.up_proj], kernels), Group([m.down_proj], kernels),
-            (norms[0].weight.detach(), norms[1].weight.detach()), norms[0].variance_epsilon, kernels,
+            qkv=FusedLinear([s.q_proj, s.k_proj, s.v_proj], kernels), o=FusedLinear([s.o_proj], kernels),
+            gate_up=FusedLinear([m.gate_proj, m.up_proj], kernels), down=FusedLinear([m.down_proj], kernels),
+            norms=(norms[0].weight.detach(), norms[1].weight.detach()), eps=norms[0].variance_epsilon, kernels=kernels,
         )
 
     @property
-    def learned(self) -> list[Tensor]:
-        """What is learned, in the order of the forward pass: first A, then B."""
-        return [p for g in (self.qkv, self.o, self.gate_up, self.down) for p in g.learned]
+    def trainable(self) -> list[Tensor]:
+        """A and B of every adapter, in the order of the forward pass."""
+        return [p for g in (self.qkv, self.o, self.gate_up, self.down) for p in g.trainable]
 
     def forward(self, x: Tensor, rows: Rows, wanted: Tensor | None = None) -> tuple[Tensor, tuple[Any, ...]]:
-        """The layer's output, of the wanted tokens if they are named, and what its backward pass needs."""
-        n1, scale1 = self.kernels.norm(x, self.norms[0], self.eps)
+        """The layer's output and what its backward pass needs.
+
+        Args:
+            x: (tokens, hidden).
+            wanted: Indices of the tokens of which an output is needed; None for all.
+        """
+        n1, scale1 = self.kernels.norm(x, weight=self.norms[0], eps=self.eps)
         qkv, downs_qkv = self.qkv.forward(n1)
-        mixed, sums = self.kernels.attention(qkv, rows)
-        beside = x
+        mixed, logsum = self.kernels.attention(qkv, rows)
+        residual = x
         if wanted is not None:
-            mixed, beside = mixed.index_select(0, wanted), x.index_select(0, wanted)
-        middle, downs_o = self.o.forward(mixed, beside)
-        n2, scale2 = self.kernels.norm(middle, self.norms[1], self.eps)
-        both, downs_gate_up = self.gate_up.forward(n2)
-        act = self.kernels.gate(both)
-        out, downs_down = self.down.forward(act, middle)
-        return out, (x, n1, scale1, qkv, sums, mixed, middle, n2, scale2, both, act,
+            mixed, residual = mixed.index_select(0, wanted), x.index_select(0, wanted)
+        middle, downs_o = self.o.forward(mixed, residual=residual)
+        n2, scale2 = self.kernels.norm(middle, weight=self.norms[1], eps=self.eps)
+        gate_up, downs_gate_up = self.gate_up.forward(n2)
+        act = self.kernels.gate(gate_up)
+        out, downs_down = self.down.forward(act, residual=middle)
+        return out, (x, n1, scale1, qkv, logsum, mixed, middle, n2, scale2, gate_up, act,
                      downs_qkv, downs_o, downs_gate_up, downs_down)
 
     def backward(
-        self, grad: Tensor, kept: tuple[Any, ...], rows: Rows, wanted: Tensor | None = None, *, of_input: bool
+        self, grad: Tensor, saved: tuple[Any, ...], rows: Rows, wanted: Tensor | None = None, *, of_input: bool
     ) -> tuple[Tensor, list[Tensor]]:
-        """The gradient of the layer's input from that of its output, and those of what is learned, in its order."""
-        (x, n1, scale1, qkv, sums, mixed, middle, n2, scale2, both, act,
-         downs_qkv, downs_o, downs_gate_up, downs_down) = kept
-        grad_act, of_down = self.down.backward(grad, act, downs_down)
-        grad_both = self.kernels.gate_backward(grad_act, both)
-        grad_n2, of_gate_up = self.gate_up.backward(grad_both, n2, downs_gate_up)
-        grad = self.kernels.norm_backward(grad_n2, middle, scale2, self.norms[1], grad)
-        grad_mixed, of_o = self.o.backward(grad, mixed, downs_o)
+        """The gradient of the layer's input (valid if `of_input`), and those of `trainable`, in that order.
+
+        Args:
+            grad: The gradient of the layer's output.
+            saved: What `forward` returned beside its output.
+            rows: As given to `forward`.
+            wanted: As given to `forward`.
+        """
+        (x, n1, scale1, qkv, logsum, mixed, middle, n2, scale2, gate_up, act,
+         downs_qkv, downs_o, downs_gate_up, downs_down) = saved
+        grad_act, of_down = self.down.backward(grad, x=act, downs=downs_down)
+        grad_gate_up = self.kernels.gate_backward(grad_act, gate_up=gate_up)
+        grad_n2, of_gate_up = self.gate_up.backward(grad_gate_up, x=n2, downs=downs_gate_up)
+        grad = self.kernels.norm_backward(grad_n2, x=middle, scale=scale2, weight=self.norms[1], residual_grad=grad)
+        grad_mixed, of_o = self.o.backward(grad, x=mixed, downs=downs_o)
         if wanted is not None:
             grad_mixed, grad = (t.new_zeros(len(x), t.shape[1]).index_add_(0, wanted, t) for t in (grad_mixed, grad))
-        grad_qkv = self.kernels.attention_backward(grad_mixed, qkv, sums, rows)
-        grad_n1, of_qkv = self.qkv.backward(grad_qkv, n1, downs_qkv, of_input=of_input)
+        grad_qkv = self.kernels.attention_backward(grad_mixed, qkv=qkv, logsum=logsum, rows=rows)
+        grad_n1, of_qkv = self.qkv.backward(grad_qkv, x=n1, downs=downs_qkv, of_input=of_input)
         if of_input:
-            grad = self.kernels.norm_backward(grad_n1, x, scale1, self.norms[0], grad)
+            grad = self.kernels.norm_backward(grad_n1, x=x, scale=scale1, weight=self.norms[0], residual_grad=grad)
         return grad, [*of_qkv, *of_o, *of_gate_up, *of_down]

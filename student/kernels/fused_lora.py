@@ -1,9 +1,11 @@
-"""LoRA layers without the small change: the same mathematics as PEFT's, in four matrix products instead of a dozen ops.
+"""PEFT's LoRA layers with the same mathematics in four matrix products instead of a dozen operations.
 
 PEFT computes `W x`, then `B(A(x))`, scales it and adds it: on CPU the casts and element-wise passes over full-size
 activations cost more than the products themselves. Here the scale is folded into B (rank × out numbers instead of
-tokens × out) and both sums are accumulated by the product that makes them. `tests/student/test_packed.py` holds
-the results against PEFT's.
+tokens × out) and both sums are accumulated by the product that computes them.
+
+`fuse` replaces `forward` of PEFT's modules, as they are in PEFT 0.21, which the requirements pin.
+`tests/student/kernels/test_packed_llama.py` compares logits and gradients with PEFT's.
 """
 
 from __future__ import annotations
@@ -37,18 +39,18 @@ class _LoraLinear(torch.autograd.Function):
 
 
 def fuse(model: Any) -> int:
-    """Swap the forward pass of every plain LoRA layer; returns how many.
+    """Replace the forward pass of every plain LoRA layer; returns the number of layers.
 
     A layer with dropout, DoRA, a bias, several adapters or a quantised weight keeps PEFT's own.
     """
-    layers = [m for m in model.modules() if plain(m)]
+    layers = [m for m in model.modules() if is_plain_lora(m)]
     for layer in layers:
         layer.forward = _forward(layer)
     return len(layers)
 
 
-def plain(module: Any) -> bool:
-    """Whether this is PEFT's LoRA layer with one adapter, W x + s B A x and nothing else, and W not quantised."""
+def is_plain_lora(module: Any) -> bool:
+    """Whether a module is PEFT's LoRA layer of one adapter that computes W x + s B A x only, with W not quantised."""
     from peft.tuners.lora import Linear
 
     return (

@@ -1,9 +1,9 @@
-/* Sixteen numbers at a time, for what a decoder layer does to packed rows beside its products with frozen weights
- * (see student/layer.py).
+/* SIMD primitives on sixteen numbers, for the operations of a decoder layer on packed rows other than its products with
+ * frozen weights (see decoder_layer.py).
  *
- * Rows of tokens stand one behind the other. Activations are `real`: bf16 (with -DBF16) or fp32; adapters, their
- * gradients and all sums are fp32. Every number is summed by one thread in one order, so the result does not depend on
- * how many threads there are.
+ * Rows of tokens are concatenated without padding. Activations are `real`: bf16 (with -DBF16) or fp32; adapters, their
+ * gradients and all sums are fp32. Every sum is computed by one thread in a fixed order, so results do not depend on the
+ * number of threads.
  */
 #pragma once
 #include <stdint.h>
@@ -29,7 +29,7 @@ typedef uint16_t halves __attribute__((vector_size(2 * LANES), aligned(2), may_a
 
 inlined vec load(const real *p)
 {
-#ifdef __AVX512F__ /* compilers make two halves of it */
+#ifdef __AVX512F__ /* compilers split the conversion into two halves */
     return (vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i_u *)p)), 16);
 #else
     return (vec)(__builtin_convertvector(*(const halves *)p, words) << 16);
@@ -42,7 +42,7 @@ inlined void store(real *p, vec v)
     _mm256_storeu_si256((__m256i_u *)p, (__m256i)_mm512_cvtneps_pbh((__m512)v));
 #else
     words bits = (words)v;
-    words even = bits + 0x7fff + ((bits >> 16) & 1); /* to the nearest, ties to even */
+    words even = bits + 0x7fff + ((bits >> 16) & 1); /* round to nearest, ties to even */
     words kept = (words)pick(v != v, (vec)(bits | 0x400000), (vec)even);
     *(halves *)p = __builtin_convertvector(kept >> 16, halves);
 #endif
@@ -57,7 +57,7 @@ inlined void store(real *p, vec v) { *(floats *)p = v; }
 inlined vec loadf(const float *p) { return *(const floats *)p; }
 inlined void storef(float *p, vec v) { *(floats *)p = v; }
 
-/* The first n of the lanes; the others are nought, or stay as they are. */
+/* The first n lanes only; load fills the others with zero, store leaves them unchanged. */
 inlined vec load_n(const real *p, long n)
 {
     if (n >= LANES) return load(p);
@@ -105,13 +105,13 @@ inlined float sum(vec v)
 inlined long least(long a, long b) { return a < b ? a : b; }
 inlined long whole(long n) { return (n + LANES - 1) / LANES * LANES; }
 
-/* e^x to some two units in the last place: 2^n times a polynomial (Moshier's Cephes). */
+/* e^x, accurate to about two units in the last place: 2^n times a polynomial (Moshier's Cephes). */
 inlined vec exponential(vec x)
 {
     const vec nought = {0};
     vec low = nought - 87.0f, high = nought + 88.0f, in = x;
     x = pick(x > high, high, x);
-    vec shifted = x * 1.44269504f + 12582912.0f; /* the nearest whole number stands in the low bits */
+    vec shifted = x * 1.44269504f + 12582912.0f; /* rounds to the nearest integer, which is in the low bits */
     vec n = shifted - 12582912.0f;
     vec r = x - n * 0.693359375f;
     r = r + n * 2.12194440e-4f;
@@ -122,5 +122,5 @@ inlined vec exponential(vec x)
     p = p * r + 5.0000001201e-1f;
     p = p * r * r + r + 1.0f;
     vec out = (vec)((ints)p + ((ints)shifted << 23));
-    return pick(in < low, nought, pick(in != in, in, out)); /* nought, for arithmetic on the tiniest numbers is slow */
+    return pick(in < low, nought, pick(in != in, in, out)); /* zero instead of denormals, which are slow */
 }

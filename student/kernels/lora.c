@@ -1,7 +1,8 @@
 /* LoRA (Hu et al. 2021): y += s (x A') B', A (rank, in), B (out, rank).
  *
- * A product with so few columns is not worth a library's preparations. Its inner results, (tokens, rank), are padded
- * with noughts to a multiple of RANKS, so that every loop over ranks is RANKS long and lives in registers.
+ * For products with so few columns the set-up cost of a BLAS library exceeds the computation. The intermediate x A',
+ * (tokens, rank), is zero-padded to a multiple of RANKS columns, so that every loop over ranks has RANKS steps and its
+ * values fit in registers.
  */
 #include "lanes.h"
 
@@ -38,7 +39,7 @@ inlined void add_columns(real *y, long step, const float *parts, long padded, co
     for (long t = 0; t < tokens; t++) {
         __builtin_prefetch(y + (t + AHEAD) * step, 1);
         vec v = load_n(y + t * step, n), other = {0};
-        for (int r = 0; r < RANKS; r += 2) { /* two chains of sums: one alone would wait for itself */
+        for (int r = 0; r < RANKS; r += 2) { /* two independent sums, to hide the latency of an addition */
             v += parts[t * padded + r] * held[r];
             other += parts[t * padded + r + 1] * held[r + 1];
         }
@@ -58,7 +59,7 @@ inlined void sum_columns(const real *x, long step, const float *parts, long padd
     for (int r = 0; r < RANKS; r++) found[r] = held[r];
 }
 
-/* `turned` has room for (in, padded): A on its side. */
+/* `turned`, (in, padded), is a buffer for the transpose of A. */
 void lora_forward(
     const real *x, long in, const float *a, const float *b, long rank, float scale, long tokens, float *turned,
     float *down, real *y, long y_step, long out, int threads)
@@ -85,7 +86,7 @@ void lora_forward(
     }
 }
 
-/* Gradients of A and B, and that of x added to `grad_x` where there is one. `back` has room for (tokens, padded). */
+/* Gradients of A and B; that of x is added to `grad_x` unless it is NULL. `back`, (tokens, padded), is a buffer. */
 void lora_backward(
     const real *grad, long step, long out, const real *x, long in, const float *a, const float *b, long rank,
     float scale, const float *down, long tokens, float *back, real *grad_x, float *grad_a, float *grad_b, int threads)

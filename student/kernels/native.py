@@ -1,7 +1,7 @@
-"""`student/kernels/*.c`, compiled once for this processor, and called with tensors.
+"""The C sources of this folder, compiled once for the local processor, and called with tensors.
 
-A step over thirty queries makes thousands of small operations, and torch takes longer to begin one than to do it. Where
-there is no C compiler, `kernels` is None and training takes PEFT's own layers.
+A step over thirty queries is thousands of small operations, each of which takes torch longer to dispatch than to
+compute. Without a C compiler `kernels` returns None, and training uses PEFT's own layers.
 """
 
 from __future__ import annotations
@@ -43,12 +43,16 @@ _ARGUMENTS = {
 
 
 class Rows(NamedTuple):
-    """How packed tokens are rows, and what attention has to know of them.
+    """Where rows begin and end among packed tokens, and the shape of attention.
 
     Attributes:
-        starts: Where each row begins, and where the last one ends, shape (rows + 1,), int64.
-        cos: Of every position, fp32, shape (longest, head_dim).
+        starts: First token of each row, and the end of the last row, shape (rows + 1,), int64.
+        cos: Rotary embedding of every position, fp32, shape (longest row, head_dim).
         sin: Likewise.
+        heads: Query heads.
+        kv: Key-value heads.
+        dim: Numbers of a head.
+        scaling: Factor of the attention scores.
     """
 
     starts: Tensor
@@ -69,7 +73,7 @@ class _Heads(ctypes.Structure):
 
 
 class Kernels:
-    """The functions for activations of one dtype. All tensors are contiguous but where a step is named."""
+    """The functions for activations of one dtype. All tensors are contiguous unless a stride is named."""
 
     def __init__(self, library: Path, dtype: torch.dtype) -> None:
         self.dtype = dtype
@@ -79,7 +83,7 @@ class Kernels:
             function = self._call[name] = getattr(loaded, name)
             function.argtypes, function.restype = arguments, None
 
-    def norm(self, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    def norm(self, x: Tensor, *, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         """RMS norm of x (tokens, width), and 1 / rms of every token (fp32)."""
         out, scale = torch.empty_like(x), torch.empty(len(x))
         self._call["norm_forward"](
@@ -87,49 +91,61 @@ class Kernels:
         )
         return out, scale
 
-    def norm_backward(self, grad: Tensor, x: Tensor, scale: Tensor, weight: Tensor, beside: Tensor) -> Tensor:
-        """Gradient of the norm's input, with that of the residual beside it added."""
+    def norm_backward(
+        self, grad: Tensor, *, x: Tensor, scale: Tensor, weight: Tensor, residual_grad: Tensor
+    ) -> Tensor:
+        """Gradient of the norm's input, plus the gradient that reaches that input through the residual connection."""
         out = torch.empty_like(x)
         self._call["norm_backward"](
-            grad.data_ptr(), x.data_ptr(), scale.data_ptr(), weight.data_ptr(), beside.data_ptr(), *x.shape,
+            grad.data_ptr(), x.data_ptr(), scale.data_ptr(), weight.data_ptr(), residual_grad.data_ptr(),
+            *x.shape,
             out.data_ptr(), _threads(),
         )
         return out
 
-    def gate(self, both: Tensor) -> Tensor:
+    def gate(self, gate_up: Tensor) -> Tensor:
         """SiLU of the first half of the columns, times the second: (tokens, 2 width) → (tokens, width)."""
-        tokens, width = len(both), both.shape[1] // 2
-        out = both.new_empty(tokens, width)
-        self._call["gate_forward"](both.data_ptr(), tokens, width, out.data_ptr(), _threads())
+        tokens, width = len(gate_up), gate_up.shape[1] // 2
+        out = gate_up.new_empty(tokens, width)
+        self._call["gate_forward"](gate_up.data_ptr(), tokens, width, out.data_ptr(), _threads())
         return out
 
-    def gate_backward(self, grad: Tensor, both: Tensor) -> Tensor:
-        """The gradient of `both`."""
-        out = torch.empty_like(both)
-        self._call["gate_backward"](grad.data_ptr(), both.data_ptr(), *grad.shape, out.data_ptr(), _threads())
+    def gate_backward(self, grad: Tensor, *, gate_up: Tensor) -> Tensor:
+        """The gradient of `gate_up`."""
+        out = torch.empty_like(gate_up)
+        self._call["gate_backward"](grad.data_ptr(), gate_up.data_ptr(), *grad.shape, out.data_ptr(), _threads())
         return out
 
-    def lora(self, x: Tensor, a: Tensor, b: Tensor, scale: float, y: Tensor) -> Tensor:
-        """Add scale · (x Aᵀ) Bᵀ to y, whose rows may be wider; returns scale · x Aᵀ, fp32, padded with noughts.
+    def lora(self, x: Tensor, *, a: Tensor, b: Tensor, scale: float, y: Tensor) -> Tensor:
+        """Add scale · (x Aᵀ) Bᵀ to y in place.
 
         Args:
             x: (tokens, in).
             a: (rank, in), fp32.
             b: (out, rank), fp32.
             y: (tokens, out), rows `y.stride(0)` apart.
+
+        Returns:
+            scale · x Aᵀ, fp32, shape (tokens, rank), zero-padded to a multiple of 16 columns, for `lora_backward`.
         """
         padded = -len(a) % _PADDED + len(a)
-        down, turned = torch.empty(len(x), padded), torch.empty(x.shape[1], padded)
+        down, transposed = torch.empty(len(x), padded), torch.empty(x.shape[1], padded)
         self._call["lora_forward"](
-            x.data_ptr(), x.shape[1], a.data_ptr(), b.data_ptr(), len(a), scale, len(x), turned.data_ptr(),
+            x.data_ptr(), x.shape[1], a.data_ptr(), b.data_ptr(), len(a), scale, len(x), transposed.data_ptr(),
             down.data_ptr(), y.data_ptr(), y.stride(0), len(b), _threads(),
         )
         return down
 
     def lora_backward(
-        self, grad: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float, down: Tensor, grad_x: Tensor | None
+        self, grad: Tensor, *, x: Tensor, a: Tensor, b: Tensor, scale: float, down: Tensor, grad_x: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Gradients of A and B, fp32; that of x is added to `grad_x`. `grad` as y was, `down` as `lora` gave it."""
+        """Gradients of A and B, fp32.
+
+        Args:
+            grad: Of y, shape and stride as y.
+            down: What `lora` returned.
+            grad_x: (tokens, in), to which the gradient of x is added in place; None where it is not needed.
+        """
         grad_a, grad_b, back = torch.empty_like(a), torch.empty_like(b), torch.empty_like(down)
         self._call["lora_backward"](
             grad.data_ptr(), grad.stride(0), len(b), x.data_ptr(), x.shape[1], a.data_ptr(), b.data_ptr(), len(a),
@@ -139,29 +155,33 @@ class Kernels:
         return grad_a, grad_b
 
     def attention(self, qkv: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
-        """Attention within each row: (tokens, heads · head_dim), and what the way back needs.
+        """Attention within each row.
 
-        `qkv` (tokens, (heads + 2 kv) · head_dim) has its queries and keys turned by their positions afterwards.
+        Args:
+            qkv: (tokens, (heads + 2 kv) · head_dim); rotary positions are applied to its queries and keys in place.
+
+        Returns:
+            (tokens, heads · head_dim); log-sum-exp of the scores, shape (tokens, heads), for `attention_backward`.
         """
-        mixed, sums = qkv.new_empty(len(qkv), rows.heads * rows.dim), torch.empty(len(qkv), rows.heads)
+        mixed, logsum = qkv.new_empty(len(qkv), rows.heads * rows.dim), torch.empty(len(qkv), rows.heads)
         self._call["attention_forward"](
-            ctypes.byref(_heads(rows)), qkv.data_ptr(), mixed.data_ptr(), sums.data_ptr(), _threads()
+            ctypes.byref(_heads(rows)), qkv.data_ptr(), mixed.data_ptr(), logsum.data_ptr(), _threads()
         )
-        return mixed, sums
+        return mixed, logsum
 
-    def attention_backward(self, grad: Tensor, qkv: Tensor, sums: Tensor, rows: Rows) -> Tensor:
-        """The gradient of `qkv` as it was before its queries and keys were turned."""
+    def attention_backward(self, grad: Tensor, *, qkv: Tensor, logsum: Tensor, rows: Rows) -> Tensor:
+        """The gradient of `qkv` as it was before rotary positions were applied; `qkv` as `attention` left it."""
         out = torch.empty_like(qkv)
         self._call["attention_backward"](
-            ctypes.byref(_heads(rows)), qkv.data_ptr(), grad.data_ptr(), sums.data_ptr(), out.data_ptr(), _threads()
+            ctypes.byref(_heads(rows)), qkv.data_ptr(), grad.data_ptr(), logsum.data_ptr(), out.data_ptr(), _threads()
         )
         return out
 
 
 def _heads(rows: Rows) -> _Heads:
     return _Heads(
-        len(rows.starts) - 1, rows.heads, rows.kv, rows.dim, rows.starts.data_ptr(), rows.cos.data_ptr(),
-        rows.sin.data_ptr(), rows.scaling, rows.causal,
+        rows=len(rows.starts) - 1, heads=rows.heads, kv=rows.kv, dim=rows.dim, starts=rows.starts.data_ptr(),
+        cos=rows.cos.data_ptr(), sin=rows.sin.data_ptr(), scaling=rows.scaling, causal=rows.causal,
     )
 
 
@@ -171,7 +191,7 @@ def _threads() -> int:
 
 @lru_cache
 def kernels(dtype: torch.dtype) -> Kernels | None:
-    """The kernels for activations of a dtype; None where there are none for it, or no compiler that makes them."""
+    """The kernels for activations of a dtype; None for an unsupported dtype, or where they cannot be compiled."""
     if dtype not in _DEFINED:
         return None
     compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc")
@@ -181,15 +201,15 @@ def kernels(dtype: torch.dtype) -> Kernels | None:
     processor = _processor()
     flags = (*_FLAGS, *(("-mprefer-vector-width=512",) if "avx512f" in processor else ()), *_DEFINED[dtype])
     sources = [p.read_text() for p in sorted(p for p in _SOURCES.iterdir() if p.suffix in {".c", ".h"})]
-    made_of = "\0".join((*sources, compiler, *flags, processor))
-    library = home() / "kernels" / f"{hashlib.sha256(made_of.encode()).hexdigest()[:12]}.so"
+    inputs = "\0".join((*sources, compiler, *flags, processor))
+    library = home() / "kernels" / f"{hashlib.sha256(inputs.encode()).hexdigest()[:12]}.so"
     if not library.exists() and not _compile(compiler, flags, library):
         return None
     return Kernels(library, dtype)
 
 
 def _compile(compiler: str, flags: tuple[str, ...], library: Path) -> bool:
-    """Several workers may do this at once: each under a name of its own, put in place at once."""
+    """Several workers may compile at once: each under its own temporary name, renamed when complete."""
     library.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=library.parent) as name:
         made = Path(name) / library.name
@@ -208,6 +228,6 @@ def _compile(compiler: str, flags: tuple[str, ...], library: Path) -> bool:
 
 
 def _processor() -> str:
-    """What `-march=native` and the C library depend on: a home may be shared by machines that differ."""
+    """What a compiled library depends on (`-march=native`, libc): a home folder may be shared by different machines."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     return " ".join([*platform.libc_ver(), *[x for x in lines if x.startswith(("flags", "Features"))][:1]])

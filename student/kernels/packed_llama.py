@@ -1,10 +1,13 @@
-"""A Llama with LoRA over packed rows, with a backward pass of its own: for short rows on a CPU.
+"""A Llama with LoRA over packed rows (concatenated without padding) and a hand-written backward pass, for CPUs.
 
-A step over thirty queries is a few hundred tokens, and batches of uneven queries are half padding. So here rows stand
-one behind the other. What a layer does with them, and why, is in `student/layer.py`. The mathematics are those of
-transformers and PEFT, which `tests/student/test_packed.py` holds it against; `benchmarks/training.py` says what it is
-worth. A thread for each half of the rows, instead of all threads for every operation, was tried and is no faster: it
-does every small operation twice.
+A step over thirty queries is a few hundred tokens, and batches of uneven queries are half padding. What a layer
+computes and why it is faster is in `student.kernels.decoder_layer`; `benchmarks/training.py` measures the speed-up. A
+thread for each half of the rows, instead of all threads for every operation, was tried and is no faster: it does every
+small operation twice.
+
+`pack` relies on the module names of transformers 5.19 and PEFT 0.21, which the requirements pin, and sets the attribute
+`packed` on the base model, which `TargetLogits` looks for. `tests/student/kernels/test_packed_llama.py` compares logits
+and gradients with those of transformers and PEFT.
 """
 
 from __future__ import annotations
@@ -14,49 +17,54 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from student.kernels.decoder_layer import Layer
-from student.kernels.fused_lora import plain
+from student.kernels.decoder_layer import DecoderLayer
+from student.kernels.fused_lora import is_plain_lora
 from student.kernels.native import Kernels, Rows, kernels
 
 
 def pack(model: Any) -> bool:
-    """Let `TargetLogits` run a PEFT model packed, if it can: a Llama with plain LoRA on a CPU, no checkpointing."""
+    """Make `TargetLogits` run a PEFT model packed, if possible: a Llama with plain LoRA on a CPU, no checkpointing.
+
+    Returns:
+        Whether it is possible; otherwise the model is left as it was.
+    """
     from transformers.models.llama.modeling_llama import LlamaModel
 
     decoder = model.get_base_model().get_decoder()
-    fit = (
+    supported = (
         type(decoder) is LlamaModel and decoder.config.hidden_act == "silu" and decoder.device.type == "cpu"
         and not decoder.is_gradient_checkpointing
     )
     layers = [
         m for layer in decoder.layers for part in (layer.self_attn, layer.mlp) for n, m in part.named_children()
         if n.endswith("_proj")
-    ] if fit else []
+    ] if supported else []
     adapted = [m for m in layers if type(m) is not torch.nn.Linear]
-    if not adapted or not all(plain(m) for m in adapted) or any(m.bias is not None for m in layers if m not in adapted):
+    biased = any(m.bias is not None for m in layers if m not in adapted)
+    if not adapted or biased or not all(is_plain_lora(m) for m in adapted):
         return False
     functions = kernels(decoder.dtype)
     if functions is None:
         return False
-    model.get_base_model().packed = Packed(decoder, functions)
+    model.get_base_model().packed = PackedDecoder(decoder, functions)
     return True
 
 
-class Packed:
-    """The decoder of a causal LM."""
+class PackedDecoder:
+    """The decoder of a causal LM, over packed rows; shares its weights."""
 
     def __init__(self, decoder: Any, functions: Kernels) -> None:
         self.decoder = decoder
-        self.layers = [Layer.of(x, functions) for x in decoder.layers]
-        self.learned = [p for layer in self.layers for p in layer.learned]
+        self.layers = [DecoderLayer.of(x, functions) for x in decoder.layers]
+        self.trainable = [p for layer in self.layers for p in layer.trainable]
 
-    def __call__(self, ids: Tensor, lengths: Tensor, wanted: Tensor) -> Tensor:
-        """Hidden states after the last norm, of the tokens where something is read; the last layer works for no others.
+    def __call__(self, ids: Tensor, *, lengths: Tensor, wanted: Tensor) -> Tensor:
+        """Hidden states after the last norm at the targets; the last layer computes these tokens only.
 
         Args:
             ids: (rows, length), padded on the right.
-            lengths: (rows,) tokens that count.
-            wanted: (targets,) where they stand among the tokens that count, row after row.
+            lengths: (rows,) tokens of each row without padding.
+            wanted: (targets,) index of each target's token in the packed rows.
 
         Returns:
             (targets, hidden).
@@ -65,46 +73,46 @@ class Packed:
         rows = self._rows(hidden, lengths)
         with torch.autocast("cpu", enabled=False):
             if torch.is_grad_enabled():
-                hidden = _Stack.apply(hidden, self, rows, wanted, *self.learned)  # type: ignore[no-untyped-call]
-            else:  # nothing is kept for a backward pass
-                for layer, of in self.through(wanted):
-                    hidden, _ = layer.forward(hidden, rows, of)
+                hidden = _Layers.apply(hidden, self, rows, wanted, *self.trainable)  # type: ignore[no-untyped-call]
+            else:  # no activations are saved for a backward pass
+                for layer, part in self.layers_with_wanted(wanted):
+                    hidden, _ = layer.forward(hidden, rows, part)
         normed: Tensor = self.decoder.norm(hidden)
         return normed
 
-    def through(self, wanted: Tensor) -> list[tuple[Layer, Tensor | None]]:
-        """Every layer, and the tokens that its output is wanted of where that is not all."""
+    def layers_with_wanted(self, wanted: Tensor) -> list[tuple[DecoderLayer, Tensor | None]]:
+        """Every layer, with the tokens of which its output is needed; None for all, as in every layer but the last."""
         return [(layer, wanted if layer is self.layers[-1] else None) for layer in self.layers]
 
     def _rows(self, hidden: Tensor, lengths: Tensor) -> Rows:
         config, attention = self.decoder.config, self.decoder.layers[0].self_attn
         cos, sin = self.decoder.rotary_emb(hidden, torch.arange(int(lengths.max()))[None])  # (1, length, head_dim)
         return Rows(
-            torch.nn.functional.pad(lengths.cumsum(0), (1, 0)), cos[0].float().contiguous(),
-            sin[0].float().contiguous(), config.num_attention_heads, config.num_key_value_heads, attention.head_dim,
-            attention.scaling, getattr(config, "is_causal", True),
+            starts=torch.nn.functional.pad(lengths.cumsum(0), (1, 0)), cos=cos[0].float().contiguous(),
+            sin=sin[0].float().contiguous(), heads=config.num_attention_heads, kv=config.num_key_value_heads,
+            dim=attention.head_dim, scaling=attention.scaling, causal=getattr(config, "is_causal", True),
         )
 
 
-class _Stack(torch.autograd.Function):
-    """All layers: hidden (tokens, width) → (wanted, width). What is learned is passed so that autograd knows of it."""
+class _Layers(torch.autograd.Function):
+    """All layers: hidden (tokens, width) → (wanted, width). Trainable tensors are inputs so that autograd sees them."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, packed: Packed, rows: Rows, wanted: Tensor, *_: Tensor) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, packed: PackedDecoder, rows: Rows, wanted: Tensor, *_: Tensor) -> Tensor:
         keep: list[tuple[Any, ...]] = []
-        for layer, of in packed.through(wanted):
-            hidden, kept = layer.forward(hidden, rows, of)
-            keep.append(kept)
+        for layer, part in packed.layers_with_wanted(wanted):
+            hidden, saved = layer.forward(hidden, rows, part)
+            keep.append(saved)
         ctx.packed, ctx.rows, ctx.wanted = packed, rows, wanted
-        ctx.keep = keep  # neither inputs nor outputs: nothing that autograd would have to watch
+        ctx.keep = keep  # neither inputs nor outputs, so `save_for_backward` is not needed
         return hidden
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         packed, grad = ctx.packed, grad.contiguous()
         found: list[list[Tensor]] = []
-        for layer, of in reversed(packed.through(ctx.wanted)):
+        for layer, part in reversed(packed.layers_with_wanted(ctx.wanted)):
             first = layer is packed.layers[0]
-            grad, learned = layer.backward(grad, ctx.keep.pop(), ctx.rows, of, of_input=not first)
-            found.append(learned)
-        return None, None, None, None, *(g for learned in reversed(found) for g in learned)
+            grad, grads = layer.backward(grad, ctx.keep.pop(), ctx.rows, part, of_input=not first)
+            found.append(grads)
+        return None, None, None, None, *(g for grads in reversed(found) for g in grads)

@@ -1,4 +1,4 @@
-/* RMS norms and gates, token by token. */
+/* RMS norm and SwiGLU gate, token by token. */
 #include <math.h>
 
 #include "lanes.h"
@@ -24,7 +24,7 @@ void norm_forward(
     }
 }
 
-/* The gradient of the norm's input, and of the residual that goes beside it. */
+/* The gradient of the norm's input, plus `beside`, the gradient of the same input through the residual connection. */
 void norm_backward(
     const real *grad, const real *x, const float *scale, const real *weight, const real *beside, long tokens,
     long width, real *out, int threads)
@@ -47,7 +47,7 @@ void norm_backward(
     }
 }
 
-/* ---- SiLU of a gate, times what it gates; both stand beside each other, (tokens, 2 width) ---- */
+/* ---- SwiGLU (Shazeer 2020): SiLU(gate) times up; a row of `both` is gate, then up: (tokens, 2 width) ---- */
 
 void gate_forward(const real *both, long tokens, long width, real *out, int threads)
 {

@@ -1,1 +1,1 @@
-"""After training: merge and its parity check, token classifier, 8-bit weights, composition, forgetting."""
+"""After training: merge and its parity check, token classifier, 8-bit weights, merging of adapters, forgetting."""

@@ -1,4 +1,4 @@
-"""Several adapters of one base made into one: linear, TIES (Yadav et al. 2023), DARE (Yu et al. 2024), through PEFT."""
+"""Merge several adapters of one base into one: linear, TIES (Yadav et al. 2023), DARE (Yu et al. 2024), with PEFT."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ _SAME: Final = ("peft_type", "r", "use_dora", "use_rslora", "bias")
 
 
 def compose(
-    base: Path, adapters: Mapping[str, Path], method: str, weights: Sequence[float], out: Path, *,
+    *, base: Path, adapters: Mapping[str, Path], method: str, weights: Sequence[float], out: Path,
     density: float = 0.5, seed: int = 0,
 ) -> Path:
-    """Write one adapter made of several into the folder `out`.
+    """Write one adapter made of several into the folder `out`, and return that.
 
     Args:
         adapters: Name → folder, in the order of `weights`.
-        method: One of `METHODS`; `cat` keeps all of them side by side, at the sum of their ranks.
-        density: Share of each adapter's numbers that TIES and DARE keep.
-        seed: Of what DARE drops.
+        method: One of `METHODS`; `cat` concatenates them, so that their ranks add up.
+        density: Share of each adapter's parameters that TIES and DARE keep.
+        seed: Of the random choice of the parameters that DARE drops.
 
     Raises:
-        InputError: The adapters do not fit together.
+        InputError: The adapters are of different kinds or, except for `cat`, ranks.
     """
     _check(adapters, method)
     names = list(adapters)
@@ -52,7 +52,7 @@ def compose(
 
 
 def _check(adapters: Mapping[str, Path], method: str) -> None:
-    """All of one kind; of one rank, where numbers are put together one by one."""
+    """Check that all adapters are of one kind, and of one rank where parameters are combined element by element."""
     found = {name: read_json(folder / "adapter_config.json") for name, folder in adapters.items()}
     first, *others = found
     for name in others:
@@ -62,12 +62,13 @@ def _check(adapters: Mapping[str, Path], method: str) -> None:
             here, there = found[first].get(key), found[name].get(key)
             if here != there:
                 raise InputError(
-                    f"the adapters of {first!r} and {name!r} do not fit together", file=adapters[name], field=key,
-                    found=there, expected=str(here), fix="Train both alike; adapters of other ranks compose with `cat`",
+                    f"the adapters of {first!r} and {name!r} cannot be merged", file=adapters[name], field=key,
+                    found=there, expected=str(here),
+                    fix="Train both alike; adapters of different ranks can be merged with `cat`",
                 )
     for name, config in found.items():
         if config.get("peft_type") != "LORA" or config.get("use_dora"):
             raise InputError(
-                "only plain LoRA adapters compose", file=adapters[name], field="peft_type",
+                "only plain LoRA adapters can be merged into one", file=adapters[name], field="peft_type",
                 found="DoRA" if config.get("use_dora") else config.get("peft_type"), expected="LORA",
             )

@@ -1,7 +1,7 @@
-"""What a base has forgotten by being tuned: perplexity of general text, and answers to plain questions.
+"""Catastrophic forgetting: perplexity of general text and answers to plain questions, base against merged model.
 
-A student is good at one task, and nobody asks it for anything else. But how far it has moved says how much of its
-capacity the task took, and whether it can be the base of the next one.
+A student serves one task only, so this is no gate. It shows how much of the base's ability fine-tuning has cost, and
+whether the merged model can be the base of another student.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ _WINDOW, _ANSWER_TOKENS = 256, 32
 
 
 def forgetting(
-    base: Path, merged: Path, tokenizer: Tokenizer, dtype: str = "float32", device: str = "cpu"
+    *, base: Path, merged: Path, tokenizer: Tokenizer, dtype: str = "float32", device: str = "cpu"
 ) -> dict[str, Any]:
     """Base and merged model on the same text and questions.
 
     Returns:
-        `perplexity`: of either and their `ratio`; `chat`: how many questions either answers rightly, of how many, and
+        `perplexity`: of each and their `ratio`; `chat`: how many questions each answers correctly, of how many, and
         the answers; None for a base without a chat template.
     """
     found = {}
@@ -66,7 +66,7 @@ def forgetting(
 
 
 def perplexity(model: Any, tokenizer: Tokenizer, text: str, device: str = "cpu") -> float:
-    """Exp of the mean negative log-likelihood of a text's tokens, in windows that each start afresh."""
+    """Exp of the mean negative log-likelihood of a text's tokens, in windows without shared context."""
     ids = [*tokenizer.prefix, *tokenizer.encode(text)]
     total, count = 0.0, 0
     with torch.inference_mode():
@@ -82,7 +82,7 @@ def answers(model: Any, folder: Path, device: str = "cpu") -> list[str] | None:
     """Greedy answers to the questions, in the chat format of a base; None where it has none."""
     from transformers import AutoTokenizer
 
-    # Padded on the left, so that every answer begins where its question ends.
+    # Left padding, so that every answer follows its question directly.
     tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, padding_side="left")
     if not tokenizer.chat_template:
         return None
@@ -101,6 +101,6 @@ def answers(model: Any, folder: Path, device: str = "cpu") -> list[str] | None:
 
 
 def right(answer: str, wanted: Sequence[str]) -> bool:
-    """Whether one of the words is in an answer."""
+    """Whether an answer contains one of the words."""
     words = "".join(c if c.isalnum() else " " for c in answer.casefold()).split()
     return any(w in words for w in wanted)

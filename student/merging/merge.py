@@ -1,12 +1,13 @@
-"""Fold the adapter into the base, shard by shard.
+"""Merge the adapter into the base, shard by shard.
 
-W' = cast(fp32(W) + s · B·A), one cast; s is alpha / rank, or alpha / sqrt(rank) with rsLoRA. We do it on the
-safetensors files themselves rather than through PEFT: it needs memory for one shard, adds in fp32 whatever the base
-is stored in, and leaves every other tensor as it was. Three kinds of adapter want more:
+W' = cast(fp32(W) + s · B·A), one cast; s is alpha / rank, or alpha / sqrt(rank) with rsLoRA. This works on the
+safetensors files themselves rather than through PEFT: it needs memory for one shard, adds in fp32 whatever dtype the
+base is stored in, and leaves every other tensor as it was. Three kinds of adapter need more:
 
 - DoRA: the rows of W + s · B·A are scaled to the trained magnitudes.
-- QLoRA: the adapter was trained against the base as NF4 had rounded it, so that is what it is added to: every linear
-  layer goes to NF4 and back. PEFT's own merge quantises the sum once more, which loses the adapter's small numbers.
+- QLoRA: the adapter was trained against the base as rounded by NF4, so it is added to that: every linear layer is
+  quantised to NF4 and dequantised first. PEFT's own merge quantises the sum once more, which loses the adapter's small
+  numbers.
 - Other methods of PEFT: their own merge, in fp32 and in memory.
 """
 
@@ -28,19 +29,19 @@ from student.model import empty_model, linear_layers, load_base
 from task.files import read_json
 from task.settings import Student
 
-KEPT = ("*.json", "*.jinja", "tokenizer.model")
+KEPT = ("*.json", "*.jinja", "tokenizer.model")  # files of a model folder other than its weights
 _KEY = re.compile(r"base_model\.model\.(.+)\.lora_(?:([AB])\.weight|(magnitude)_vector(?:\.weight)?)")
 Change = Callable[[str, Tensor], Tensor | None]
 
 
-def merge(base: Path, adapter: Path, out: Path, settings: Student | None = None) -> int:
+def merge(*, base: Path, adapter: Path, out: Path, settings: Student | None = None) -> int:
     """Write the merged model into `out`; returns the number of matrices that the adapter changed.
 
     Args:
-        settings: How the adapter was trained, where its base was quantised.
+        settings: How the adapter was trained; needed if its base was quantised.
 
     Raises:
-        ValueError: The adapter changes a matrix that the base does not have, or holds what cannot be merged.
+        ValueError: The adapter changes a matrix that the base does not have, or holds something that cannot be merged.
     """
     config = read_json(adapter / "adapter_config.json")
     if config.get("bias", "none") != "none":
@@ -51,11 +52,13 @@ def merge(base: Path, adapter: Path, out: Path, settings: Student | None = None)
             if path.name != "store.json":
                 shutil.copy2(path, out / path.name)
     if config["peft_type"] == "LORA":
-        return _merge_lora(base, adapter, config, out, settings)
-    return _merge_other(base, adapter, out)
+        return _merge_lora(base=base, adapter=adapter, config=config, out=out, settings=settings)
+    return _merge_other(base=base, adapter=adapter, out=out)
 
 
-def _merge_lora(base: Path, adapter: Path, config: Mapping[str, Any], out: Path, settings: Student | None) -> int:
+def _merge_lora(
+    *, base: Path, adapter: Path, config: Mapping[str, Any], out: Path, settings: Student | None
+) -> int:
     parts = _matrices(load_file(str(adapter / "adapter_model.safetensors")))
     root = math.sqrt(config["r"]) if config.get("use_rslora") else config["r"]
     scale = config["lora_alpha"] / root
@@ -68,17 +71,19 @@ def _merge_lora(base: Path, adapter: Path, config: Mapping[str, Any], out: Path,
         if module in parts:
             left.discard(module)
             p = parts[module]
-            changed = fold(weight if changed is None else changed, p["A"], p["B"], scale, p.get("magnitude"))
+            changed = add_lora(
+                weight if changed is None else changed, a=p["A"], b=p["B"], scale=scale, magnitude=p.get("magnitude")
+            )
         return changed
 
     _rewrite(base, out, change)
     if left:
-        raise ValueError(f"the base has no {sorted(left)[0]} to merge into ({len(left)} such)")
+        raise ValueError(f"the base has no {sorted(left)[0]} to merge into ({len(left)} are missing)")
     return len(parts)
 
 
-def _merge_other(base: Path, adapter: Path, out: Path) -> int:
-    """PEFT's own merge of the whole model in fp32; what it changed is cast once and replaces the base's."""
+def _merge_other(*, base: Path, adapter: Path, out: Path) -> int:
+    """PEFT's own merge of the whole model in fp32; weights that it changed are cast once and replace the base's."""
     merged = load_adapter(load_base(base, torch.float32), adapter).merge_and_unload()
     state = merged.state_dict()
     count = 0
@@ -96,7 +101,7 @@ def _merge_other(base: Path, adapter: Path, out: Path) -> int:
 
 
 def _rewrite(base: Path, out: Path, change: Change) -> None:
-    """The base's shards with the weights that `change` gives for a module and its weight, others as they are."""
+    """Copy the base's shards, with each weight replaced by `change(module, weight)` unless that is None."""
     for shard in sorted(base.glob("*.safetensors")):
         tensors = load_file(str(shard))
         for name in list(tensors):
@@ -107,8 +112,8 @@ def _rewrite(base: Path, out: Path, change: Change) -> None:
         save_file(tensors, str(out / shard.name), metadata={"format": "pt"})
 
 
-def fold(weight: Tensor, a: Tensor, b: Tensor, scale: float, magnitude: Tensor | None = None) -> Tensor:
-    """W + s · B·A in fp32, cast once to W's type; with DoRA's magnitudes each row is scaled to its own.
+def add_lora(weight: Tensor, *, a: Tensor, b: Tensor, scale: float, magnitude: Tensor | None = None) -> Tensor:
+    """W + s · B·A in fp32, cast once to W's dtype; with DoRA's magnitudes each row is scaled to that norm.
 
     W (out, in), A (rank, in), B (out, rank), magnitude (out,).
     """
@@ -119,7 +124,7 @@ def fold(weight: Tensor, a: Tensor, b: Tensor, scale: float, magnitude: Tensor |
 
 
 def nf4_round_trip(weight: Tensor) -> Tensor:
-    """A weight as a base that was loaded in NF4 with double quantisation has it (Dettmers et al. 2023)."""
+    """A weight quantised to NF4 with double quantisation and dequantised (Dettmers et al. 2023)."""
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
     packed, state = quantize_4bit(weight, quant_type="nf4", compress_statistics=True, blocksize=64)
@@ -133,6 +138,6 @@ def _matrices(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     for key, value in tensors.items():
         match = _KEY.fullmatch(key)
         if not match:
-            raise ValueError(f"the adapter holds {key}, which is not a LoRA matrix")
+            raise ValueError(f"the adapter holds {key}, which is not a LoRA matrix and cannot be merged")
         out.setdefault(match[1], {})[match[2] or match[3]] = value
     return out

@@ -1,4 +1,4 @@
-"""The proof that a merged model answers as the adapter did."""
+"""Whether a merged model gives the same answers as base and adapter."""
 
 from __future__ import annotations
 
@@ -20,22 +20,24 @@ from task.settings import Student
 
 
 def parity(
-    base: Path, adapter: Path, merged: Path, codec: Codec, tokenizer: Tokenizer, examples: Sequence[Example],
+    *, base: Path, adapter: Path, merged: Path, codec: Codec, tokenizer: Tokenizer, examples: Sequence[Example],
     settings: Student | None = None,
 ) -> dict[str, Any]:
-    """Adapter against merged model on the same queries, both computed in fp32.
+    """Compare base and adapter with the merged model on the same queries, both computed in fp32.
 
     Args:
-        settings: How the adapter was trained: it is compared on the base that it was trained against.
+        settings: How the adapter was trained, so that it is loaded on the base that it was trained against.
 
     Returns:
-        `max_logit_delta` and `mean_logit_delta` over the logits that decide, `mean_kl` (nats, adapter ‖ merged),
-        `label_agreement` (|A ∩ B| / |A ∪ B|, for the forms that read or write symbols), `rows`.
+        `max_logit_delta` and `mean_logit_delta` over the logits at the targets, `mean_kl` (nats, adapter ‖ merged),
+        `label_agreement` (|A ∩ B| / |A ∪ B| of the labels for `read`; share of targets with equal argmax for the forms
+        that generate), `rows`.
     """
+    decoded = codec.answer_form.output == "scores"
     deltas, kl, same = [], [], []
     labelled: tuple[list[Example], list[Example]] = ([], [])
     with tempfile.TemporaryDirectory(dir=merged.parent, prefix=".parity-") as name:
-        kept = Path(name)  # one model in memory at a time, and of its scores one batch: a whole vocabulary is wide
+        kept = Path(name)  # on disk, so that one model and one batch of scores are in memory at a time
         one = load_adapter(load_base(base, torch.float32, settings), adapter)
         for number, (_, scores) in enumerate(_scores(one, codec, tokenizer, examples)):
             np.savez(kept / f"{number}.npz", *scores)
@@ -50,11 +52,11 @@ def parity(
             log_p, log_q = (torch.from_numpy(x).double().log_softmax(-1) for x in (flat_left, flat_right))
             kl += (log_p.exp() * (log_p - log_q)).sum(-1).tolist()
             same += (flat_left.argmax(-1) == flat_right.argmax(-1)).tolist()
-            if codec.form == "read":
+            if decoded:
                 for side, found in zip(labelled, (left, right), strict=True):
                     pairs = zip(part, found, strict=True)
                     side += [Example(x.query, codec.decode_scores(x.query, s)) for x, s in pairs]
-    agreement = label_agreement(*labelled) if codec.form == "read" else sum(same) / len(same)
+    agreement = label_agreement(*labelled) if decoded else sum(same) / len(same)
     return {
         "rows": len(examples),
         "max_logit_delta": round(max(d[0] for d in deltas), 6),
@@ -67,15 +69,16 @@ def parity(
 def _scores(
     model: Any, codec: Codec, tokenizer: Tokenizer, examples: Sequence[Example]
 ) -> Iterator[tuple[Sequence[Example], list[Any]]]:
-    """Batches with the logits that decide: at the read positions of each row, or at the answer tokens of all rows."""
+    """Batches with their logits: those at the read positions of each row, or those at the answer tokens of all rows."""
     model.eval()
-    size = 8 if codec.form == "json" else 32
+    output = codec.answer_form.output
+    size = 8 if output == "text" else 32
     with torch.inference_mode():
         for at in range(0, len(examples), size):
             part = examples[at : at + size]
-            if codec.form == "read":
+            if output == "scores":
                 yield part, list(read_scores(model, codec, tokenizer, [x.query for x in part]))
             else:
                 ids, rows, columns, _ = collate([codec.encode(x, tokenizer) for x in part])
-                alphabet = codec.symbol_ids if codec.form == "write" else None
-                yield part, [TargetLogits(model, alphabet)(ids, rows, columns).numpy()]
+                alphabet = codec.symbol_ids if output == "symbols" else None
+                yield part, [TargetLogits(model, alphabet)(ids, rows=rows, columns=columns).numpy()]

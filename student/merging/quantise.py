@@ -1,8 +1,9 @@
-"""The student in 8 bits: integer weights with a scale per output, activations rounded per token as they come (W8A8).
+"""The student in 8 bits (W8A8): int8 weights with a scale per output, activations quantised per token at run time.
 
-The checkpoint is in compressed-tensors' format, which vLLM runs on CPUs and GPUs with integer matrix products. Weights
-are rounded to nearest, scaled by the largest of each output row: at 8 bits finer methods change next to nothing
-(Dettmers et al. 2022, Xiao et al. 2023), and evaluation says what it costs. Head and embeddings stay as they are.
+The checkpoint has the format of compressed-tensors, which vLLM runs on CPUs and GPUs with integer matrix products.
+Weights are rounded to nearest, scaled by the largest magnitude of each output row: at 8 bits finer methods change next
+to nothing (Dettmers et al. 2022, Xiao et al. 2023), and evaluation measures the loss. LM head and embeddings are not
+quantised.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ _SCHEME = {
 
 
 def quantise(model: Path, out: Path) -> int:
-    """Write a model folder again with its linear layers in 8 bits, shard by shard.
+    """Copy a model folder to `out` with its linear layers in 8 bits, shard by shard.
 
     Returns:
-        The number of matrices.
+        The number of quantised matrices.
     """
     out.mkdir(parents=True, exist_ok=True)
     count = 0
@@ -65,7 +66,7 @@ def rounded(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         weight: Shape (outputs, inputs).
 
     Returns:
-        int8 of the same shape; float32 scales, shape (outputs, 1): integers times scales is the matrix again, off by
+        int8 of the same shape; float32 scales, shape (outputs, 1). Integers times scales differ from the matrix by
         half a scale at most.
     """
     exact = weight.float()

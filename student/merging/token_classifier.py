@@ -1,4 +1,4 @@
-"""The merged model as a token classifier, which is what serves the form `read`."""
+"""Export of the merged model as a token classifier, which serves the answer form `read`."""
 
 from __future__ import annotations
 
@@ -15,24 +15,31 @@ from task.files import read_json, write_json
 
 
 def shared_symbols(tokenizer: Tokenizer, count: int) -> tuple[int, ...]:
-    """Symbols of a head that serves every task whose codec finds its own among them, in their order of preference."""
+    """Token ids for the output layer of a base that several tasks share, in the order in which codecs choose symbols.
+
+    Args:
+        count: How many; three quarters are lower-case, one quarter capitalised candidates.
+    """
     capitals, small = tokenizer.symbol_candidates()
     return (*small[: count - count // 4], *capitals[: count // 4])
 
 
 def export_classifier(merged: Path, symbols: Sequence[int], out: Path, *, shared: bool = False) -> None:
-    """The merged model as a token classifier: the LM head cut down to the symbols' rows, nothing else changed.
+    """Write the merged model as a token classifier: the LM head is cut down to the symbols' rows, the rest is the same.
 
     The checkpoint is a plain `…ForSequenceClassification`; vLLM serves it with the pooling task `token_classify`.
 
     Args:
-        symbols: Token ids, a row of the head each.
-        shared: Note them in `head.json`: they are not those of one codec.
+        symbols: Token ids, one for each row of the output layer.
+        shared: Write them to `head.json` as well, because they are not the symbols of one codec.
+
+    Raises:
+        ValueError: The model is no `…ForCausalLM`.
     """
     config = read_json(merged / "config.json")
     architecture = config["architectures"][0]
     if not architecture.endswith("ForCausalLM"):
-        raise ValueError(f"cannot cut a classifier from {architecture}")
+        raise ValueError(f"cannot make a token classifier of {architecture}; expected a …ForCausalLM")
     out.mkdir(parents=True, exist_ok=True)
     for pattern in KEPT:
         for path in merged.glob(pattern):
@@ -47,16 +54,16 @@ def export_classifier(merged: Path, symbols: Sequence[int], out: Path, *, shared
     write_json(out / "config.json", config)
     if shared:
         write_json(out / "head.json", {"symbol_ids": list(symbols)})
-    head = "lm_head.weight"
+    lm_head = "lm_head.weight"
     weight_map: dict[str, str] = {}
     shards = sorted(merged.glob("*.safetensors"))
-    tied = not any(head in _names(s) for s in shards)
-    source = "model.embed_tokens.weight" if tied else head
+    tied = not any(lm_head in _names(s) for s in shards)
+    source = "model.embed_tokens.weight" if tied else lm_head
     for shard in shards:
         tensors = load_file(str(shard))
         if source in tensors:
             tensors["score.weight"] = tensors[source][list(symbols)].clone()
-        tensors.pop(head, None)
+        tensors.pop(lm_head, None)
         save_file(tensors, str(out / shard.name), metadata={"format": "pt"})
         weight_map |= dict.fromkeys(tensors, shard.name)
     if len(shards) > 1:

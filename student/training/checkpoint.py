@@ -22,10 +22,10 @@ MARKER = "COMPLETE"
 
 
 def save(folder: Path, step: int, model: Any, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> Path:
-    """Write checkpoint `step-<step>` into `folder`; older ones go once it is there.
+    """Write checkpoint `step-<step>` into `folder`; then delete all but the newest two.
 
     Raises:
-        OSError: It could not be written, on a full disk for one; those that were there still are.
+        OSError: It could not be written, for instance on a full disk; earlier checkpoints are kept.
     """
     final = folder / f"step-{step:06d}"
     staged = folder / f".step-{step:06d}.tmp"
@@ -38,11 +38,11 @@ def save(folder: Path, step: int, model: Any, optimizer: torch.optim.Optimizer, 
         _flush(staged)
         (staged / MARKER).touch()
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(staged, ignore_errors=True)  # what was half-written takes the room that others need
+        shutil.rmtree(staged, ignore_errors=True)  # an incomplete checkpoint would take up the space
         kept = newest(folder)
         raise OSError(
-            f"checkpoint {final} could not be written: {error}. Make room and run the same command: training goes on "
-            + (f"from {kept.name}" if kept else "from the start")
+            f"checkpoint {final} could not be written: {error}. Free disk space and run the same command: training "
+            + (f"resumes from {kept.name}" if kept else "starts again from the beginning")
         ) from error
     shutil.rmtree(final, ignore_errors=True)
     staged.rename(final)
@@ -52,24 +52,24 @@ def save(folder: Path, step: int, model: Any, optimizer: torch.optim.Optimizer, 
 
 
 def newest(folder: Path) -> Path | None:
-    """The newest complete checkpoint; half-written ones are passed over."""
+    """The newest complete checkpoint; incomplete ones are ignored."""
     complete = [p for p in sorted(folder.glob("step-*")) if (p / MARKER).exists()]
     return complete[-1] if complete else None
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
-    """What `save` was given as `state`, and the step."""
+    """The `state` that `save` was given, and the step."""
     state: dict[str, Any] = read_json(checkpoint / "state.json")
     return state
 
 
 def load_optimizer(checkpoint: Path, optimizer: torch.optim.Optimizer) -> None:
-    """Put the moments of a checkpoint back."""
+    """Restore the optimiser state of a checkpoint."""
     restore(optimizer, load_file(str(checkpoint / "optimizer.safetensors")))
 
 
 def save_adapter(folder: Path, model: Any) -> None:
-    """Write an adapter in the place of one that may be there; a kill leaves the old one, the new one or none."""
+    """Replace the adapter in `folder`; a kill leaves the old one, the new one or none, never half of one."""
     staged = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(staged, ignore_errors=True)
     model.save_pretrained(str(staged), safe_serialization=True)

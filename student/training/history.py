@@ -1,4 +1,4 @@
-"""The history of a training run: a line of JSON for every step, written as it is taken."""
+"""The history of a training run: a JSON line for every step, written when the step is done."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from task.files import write_text
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
-    """The steps so far, a mapping each; a line that a kill has torn is none."""
-    return Follower(path).new()
+    """The steps so far, one mapping each; an incomplete last line is ignored."""
+    return HistoryReader(path).read_new()
 
 
-class Follower:
+class HistoryReader:
     """Reads a history while it grows, each line once."""
 
     def __init__(self, path: Path) -> None:
@@ -24,15 +24,15 @@ class Follower:
         self._file: int | None = None
         self._at = 0
 
-    def new(self) -> list[dict[str, Any]]:
-        """The steps that have been written since the last call; all of them where the file is another one."""
+    def read_new(self) -> list[dict[str, Any]]:
+        """The steps that have been written since the last call; all steps if the file was replaced."""
         try:
             file = self._path.open("rb")
         except FileNotFoundError:
             return []
         with file:
             here = os.fstat(file.fileno()).st_ino
-            if here != self._file:  # a worker that went on from a checkpoint has put a shorter one in its place
+            if here != self._file:  # a resumed worker replaced the file by a shorter one
                 self._file, self._at = here, 0
             file.seek(self._at)
             whole = file.read().rpartition(b"\n")[0]
@@ -48,7 +48,7 @@ def append(path: Path, line: Mapping[str, Any]) -> None:
         file.write(json.dumps(line) + "\n")
 
 
-def forget_after(path: Path, step: int) -> None:
-    """Drop the lines of steps that will be taken again, and what a kill has torn."""
+def truncate_after(path: Path, step: int) -> None:
+    """Drop the lines of later steps, which will be repeated, and an incomplete last line."""
     if path.exists():
         write_text(path, "".join(json.dumps(x) + "\n" for x in read_history(path) if x["step"] <= step))

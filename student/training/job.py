@@ -1,8 +1,8 @@
-"""A training job: what a worker is given, wherever it runs."""
+"""A training job: the input of a worker, on whichever machine it runs."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,8 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """All that a worker needs; travels to it as JSON.
+class TrainingJob:
+    """Everything that a worker needs; sent to it as JSON.
 
     Attributes:
         train: Rows in the curriculum's order.
@@ -52,22 +52,26 @@ class Job:
     train: list[Row]
     dev: list[Example]
     folder: Path
+    _: KW_ONLY
     reshuffle: bool
 
     def write(self, path: Path) -> None:
-        """Put the job where every worker can read it; workers run in another directory, so paths are absolute."""
+        """Write the job; paths become absolute, because workers run in another directory."""
+        task = self.task.model_dump(mode="json")
+        if self.task.student.init_adapter is not None:
+            task["student"]["init_adapter"] = str(Path(self.task.student.init_adapter).resolve())
         write_json(path, {
-            "task": self.task.model_dump(mode="json"), "base": str(self.base.resolve()), "codec": self.codec.to_json(),
+            "task": task, "base": str(self.base.resolve()), "codec": self.codec.to_json(),
             "train": [x.to_json() for x in self.train], "dev": [x.to_json() for x in self.dev],
             "folder": str(self.folder.resolve()), "reshuffle": self.reshuffle,
         })
 
     @classmethod
-    def read(cls, path: Path) -> Job:
+    def read(cls, path: Path) -> TrainingJob:
         """The inverse of `write`."""
         v = read_json(path)
         return cls(
             Task.model_validate(v["task"]), Path(v["base"]), Codec.from_json(v["codec"]),
             [Row.from_json(r) for r in v["train"]], [Example.from_json(r) for r in v["dev"]], Path(v["folder"]),
-            v["reshuffle"],
+            reshuffle=v["reshuffle"],
         )

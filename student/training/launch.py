@@ -9,30 +9,30 @@ from typing import Any
 from student import adapters
 from student.ray_connection import connected
 from student.training import reporters
-from student.training.history import Follower, read_history
-from student.training.job import Job
+from student.training.history import HistoryReader, read_history
+from student.training.job import TrainingJob
 from student.training.train import worker
 from task.errors import ComponentError
 from task.progress import Progress, looking, quiet
 
-# Ray runs all its processes at niceness 15. Half a dozen that only wait wake a hundred times a second each, and a
-# thread that is put off for one keeps the others of its step waiting: on two cores a step took 0.90 s beside them at
-# the same priority, 0.80 s ahead of them, 0.67 s without them.
-_AHEAD = {"RAY_worker_niceness": "0"}
+# Ray runs all its processes at niceness 15. Half a dozen idle ones wake a hundred times a second each, and a training
+# thread that one of them preempts delays the other threads of its step: on two cores a step took 0.90 s at the same
+# priority, 0.80 s at a higher priority than theirs, 0.67 s without them.
+_WORKER_PRIORITY = {"RAY_worker_niceness": "0"}
 
 
-def launch(job: Job, progress: Progress = quiet) -> list[dict[str, Any]]:
+def launch(job: TrainingJob, progress: Progress = quiet) -> list[dict[str, Any]]:
     """Run `job` under Ray Train's TorchTrainer.
 
-    A worker that dies is started again (`student.max_failures` times) and goes on from the newest checkpoint; so does
-    the whole run when this process was killed and is started again.
+    A worker that dies is started again (`student.max_failures` times) and resumes from the newest checkpoint; so does
+    the whole run if this process was killed and is started again.
 
     Returns:
         The history, a mapping per step.
 
     Raises:
-        InputError: The settings ask for an adapter that cannot be, or for a reporter that is not installed.
-        ComponentError: The run failed for good; the message ends with the workers' own error.
+        InputError: PEFT refuses the adapter's settings, or a reporter is not installed.
+        ComponentError: The run failed and cannot be resumed; the message ends with the workers' own error.
     """
     s = job.task.student
     reporters.check(s.report_to)
@@ -44,7 +44,7 @@ def launch(job: Job, progress: Progress = quiet) -> list[dict[str, Any]]:
     return read_history(job.folder / "history.jsonl")
 
 
-def _fit(job: Job, progress: Progress) -> None:
+def _fit(job: TrainingJob, progress: Progress) -> None:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -56,31 +56,31 @@ def _fit(job: Job, progress: Progress) -> None:
         torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if s.use_gpu else "gloo"),
         scaling_config=ScalingConfig(num_workers=s.workers, use_gpu=s.use_gpu, resources_per_worker=resources),
         run_config=RunConfig(
-            name="ray", storage_path=str(job.folder.resolve()), worker_runtime_env={"env_vars": _AHEAD},
+            name="ray", storage_path=str(job.folder.resolve()), worker_runtime_env={"env_vars": _WORKER_PRIORITY},
             failure_config=FailureConfig(max_failures=s.max_failures),
         ),
     )
     try:
-        with looking(_Watch(job.folder / "history.jsonl", progress).look):
+        with looking(_HistoryProgress(job.folder / "history.jsonl", progress).poll):
             trainer.fit()
-    except Exception as error:  # Ray wraps whatever a worker raised
+    except Exception as error:  # Ray wraps any exception of a worker
         raise ComponentError(f"training failed: {error}") from error
 
 
-class _Watch:
-    """Tells a listener about the steps that appear in the history."""
+class _HistoryProgress:
+    """Reports steps that appear in the history as progress."""
 
     def __init__(self, path: Path, progress: Progress) -> None:
-        self._history, self._progress = Follower(path), progress
-        before = self._history.new()  # of a run that was killed
+        self._history, self._progress = HistoryReader(path), progress
+        before = self._history.read_new()  # of a run that was killed
         self._seen = before[-1]["step"] if before else 0
         self._score = _score(before, "")
         self._begun = False
         progress.begin("starting Ray workers")
 
-    def look(self) -> None:
-        """Tell what is new."""
-        steps = self._history.new()
+    def poll(self) -> None:
+        """Report the new steps."""
+        steps = self._history.read_new()
         self._score = _score(steps, self._score)
         if not steps or steps[-1]["step"] <= self._seen:
             return
@@ -92,6 +92,6 @@ class _Watch:
 
 
 def _score(steps: Sequence[Mapping[str, Any]], before: str) -> str:
-    """The newest score among steps, as a listener is told."""
+    """The note with the newest dev F1 among steps, or the note before where there is none."""
     scores = [x["dev_f1"] for x in steps if "dev_f1" in x]
     return f" · dev F1 {100 * scores[-1]:.1f}" if scores else before

@@ -1,4 +1,4 @@
-"""Which of a run's adapters is kept, and when training no longer pays."""
+"""Model selection by dev F1, and early stopping."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ class Selection:
     """The best dev F1 so far.
 
     Attributes:
-        patience: Evaluations in a row without a better one after which to stop; None for never.
-        best: The best score, of the adapter at `step`; -1 before the first.
-        without: Evaluations since.
+        patience: Evaluations in a row without improvement after which training stops; None for never.
+        best: The best score, of the adapter at `step`; -1 before the first evaluation.
+        not_improved: Evaluations since then.
     """
 
     patience: int | None = None
     best: float = -1.0
     step: int = 0
-    without: int = 0
+    not_improved: int = 0
 
     @classmethod
     def resume(cls, patience: int | None, state: Mapping[str, Any]) -> Self:
-        """As `state` was when a checkpoint was written."""
+        """The selection whose `state` a checkpoint holds."""
         return cls(patience, state["best"], state["best_step"], state["without"])
 
     def state(self) -> dict[str, Any]:
-        """For a checkpoint."""
-        return {"best": self.best, "best_step": self.step, "without": self.without}
+        """What a checkpoint stores."""
+        return {"best": self.best, "best_step": self.step, "without": self.not_improved}
 
     def improved(self, step: int, score: float) -> bool:
-        """Take note of a score; whether it is the best."""
+        """Record the score of a step; returns whether it is the best so far."""
         if score <= self.best:
-            self.without += 1
+            self.not_improved += 1
             return False
-        self.best, self.step, self.without = score, step, 0
+        self.best, self.step, self.not_improved = score, step, 0
         return True
 
     @property
     def stop(self) -> bool:
-        """Whether the last evaluations were all no better than one before them."""
-        return self.patience is not None and self.without >= self.patience
+        """Whether the patience is exhausted."""
+        return self.patience is not None and self.not_improved >= self.patience

@@ -1,4 +1,4 @@
-"""The optimiser, and its state as tensors that go into a checkpoint and come back without pickle."""
+"""The optimiser, and its state as tensors, so that checkpoints need no pickle."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def make_optimizer(parameters: Sequence[Tensor], settings: Student) -> torch.opt
 
 
 def state_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The state of every parameter, `NUMBER.NAME`; a number becomes a tensor without dimensions."""
+    """The state of every parameter under `NUMBER.NAME`; scalars become tensors without dimensions."""
     return {
         f"{number}.{name}": torch.as_tensor(value).detach().cpu().clone()
         for number, _, state in _states(optimizer) for name, value in state.items()
@@ -30,14 +30,15 @@ def state_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put the state that `state_tensors` gave back into an optimiser of the same kind over the same parameters."""
-    paged = getattr(optimizer, "init_state", None)  # bitsandbytes places its buffers itself; they are filled in place
+    """Load the result of `state_tensors` into an optimiser of the same kind over the same parameters."""
+    # bitsandbytes allocates its buffers itself (`init_state`); they are filled in place.
+    paged = getattr(optimizer, "init_state", None)
     for number, parameter, state in _states(optimizer):
         saved = {k.split(".", 1)[1]: v for k, v in tensors.items() if k.startswith(f"{number}.")}
         if not saved:
             continue
         if paged is None:
-            # `step` lies where AdamW's fused kernel wants it: beside the parameter
+            # AdamW's fused kernel expects `step` on the parameter's device
             optimizer.state[parameter] = {k: v.to(parameter.device) for k, v in saved.items()}
             continue
         paged(optimizer.param_groups[0], parameter, 0, number)

@@ -1,4 +1,4 @@
-"""Which rows reach the optimiser, step by step: decided before training, recorded during it."""
+"""The order in which rows reach the optimiser: planned before training, recorded during it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ def plan_batches(
 ) -> list[list[int]]:
     """Row numbers of every step's batch, all ranks together.
 
-    The curriculum's order is kept; within a window of `window` batches rows are grouped by length, because padding is
-    the price of mixing them, and the window's batches come in random order. `window=1` keeps the order to the row. A
-    run that ends within an epoch takes rows at even distances from an order that means something: the first ones of
-    `easy-to-hard` would be the easy ones alone.
+    The curriculum's order is kept; within a window of `window` batches rows are grouped by length, which saves padding,
+    and the window's batches come in random order. `window=1` keeps the exact order. A run that ends within an epoch of
+    an order that is not random takes rows at even distances from it: the first rows of `easy-to-hard` would be the easy
+    ones only.
 
     Args:
         lengths: Length of every row in tokens, in curriculum order.
@@ -45,14 +45,14 @@ def plan_batches(
     return out[:steps]
 
 
-def total_steps(rows: int, batch_size: int, epochs: float, max_steps: int | None) -> int:
+def total_steps(rows: int, *, batch_size: int, epochs: float, max_steps: int | None) -> int:
     """Optimiser steps of a run."""
     steps = math.ceil(rows * epochs / batch_size)
     return max(1, min(steps, max_steps) if max_steps else steps)
 
 
-def share_of_rank(batch: Sequence[int], rank: int, world: int) -> list[int]:
-    """One rank's rows of a batch; ranks may get unequal numbers, never unequal steps."""
+def share_of_rank(batch: Sequence[int], *, rank: int, world: int) -> list[int]:
+    """One rank's rows of a batch; ranks may get unequal numbers of rows, but take the same number of steps."""
     return list(batch[rank::world])
 
 
@@ -66,14 +66,14 @@ def learning_rate(step: int, *, peak: float, warmup: int, steps: int, schedule: 
     return peak * (1 - progress) if schedule == "linear" else peak
 
 
-def chained(digest: str, batch: Sequence[int]) -> str:
-    """Digest of an order that goes on with a batch."""
+def extend_digest(digest: str, batch: Sequence[int]) -> str:
+    """Digest of an order with one more batch."""
     return hashlib.sha256(f"{digest}{list(batch)}".encode()).hexdigest()
 
 
 def order_digest(batches: Sequence[Sequence[int]]) -> str:
-    """Digest of a planned order, equal to the recorded one when the plan was followed."""
+    """Digest of a planned order; equal to the recorded one if the plan was followed."""
     digest = ""
     for batch in batches:
-        digest = chained(digest, batch)
+        digest = extend_digest(digest, batch)
     return digest

@@ -1,6 +1,6 @@
-"""Loss, rate and dev F1 sent to where a team watches its runs.
+"""Loss, learning rate and dev F1 sent to an experiment tracker.
 
-A run that was killed and goes on is one run there too; the steps that it takes again have the same figures.
+A resumed run is continued there as the same run; the steps that it repeats have the same values.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ _METRICS = ("loss", "lr", "dev_f1", "targets", "rows")
 
 
 class Reporter(Protocol):
-    """A place that metrics are sent to."""
+    """An experiment tracker."""
 
     def log(self, line: Mapping[str, Any]) -> None:
-        """A line of the history."""
+        """Send a line of the history."""
 
     def close(self) -> None:
-        """After the last one."""
+        """Finish the run after its last line."""
 
 
 def check(names: Sequence[str]) -> None:
-    """Raise `InputError` where a package is missing: before anything is spent on training."""
+    """Raise `InputError` if a package is missing, before training starts."""
     for name in names:
         try:
             importlib.import_module(_PACKAGES[name])
@@ -41,21 +41,21 @@ def check(names: Sequence[str]) -> None:
 
 
 def make_reporters(
-    names: Sequence[str], folder: Path, run: str, config: Mapping[str, Any], first: int
+    names: Sequence[str], folder: Path, *, run: str, config: Mapping[str, Any], first: int
 ) -> list[Reporter]:
     """The reporters of a run.
 
     Args:
-        folder: The run's own; TensorBoard's files go into `folder/tensorboard`.
+        folder: The run's folder; TensorBoard's files go into `folder/tensorboard`.
         run: Its name.
-        first: The step that it starts or goes on from.
+        first: The step that it starts at or resumes from.
     """
     kinds: dict[str, Any] = {"tensorboard": TensorBoard, "mlflow": MLflow, "wandb": WandB}
     return [kinds[name](folder, run, config, first) for name in names]
 
 
 def metrics(line: Mapping[str, Any]) -> dict[str, float]:
-    """What of a history line is a metric, under the names that transformers users know."""
+    """The metrics of a history line, under the names that transformers uses."""
     return {f"train/{k}" if k != "dev_f1" else "eval/f1": float(line[k]) for k in _METRICS if k in line}
 
 
@@ -65,8 +65,8 @@ class TensorBoard:
     def __init__(self, folder: Path, _: str, config: Mapping[str, Any], first: int) -> None:
         from tensorboardX import SummaryWriter
 
-        # tensorboardX names a file by the second and truncates one of that name: a run that goes on at once would
-        # wipe out what came before. Files are read in the order of their names.
+        # tensorboardX names a file by the second and truncates one of that name: a run that is resumed at once would
+        # overwrite the earlier steps. Files are read in the order of their names.
         self._writer = SummaryWriter(
             str(folder / "tensorboard"), purge_step=first + 1 if first else None,
             filename_suffix=f".{first:09}.{os.getpid()}",

@@ -8,12 +8,55 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import Any, Final
 
+from task.forms.protocol import Decoded, Output, supervise_continuation, text_prompt
 from task.labels import Example, Label, Labelling, nth_occurrence, ordered
+from task.spec import Task
+from task.symbols import Encoded, SymbolTable, Tokenizer
 
-if TYPE_CHECKING:
-    from task.spec import Task
+MOST_TOKENS: Final = 256
+"""The most tokens of an answer; a longer one is cut, and is then no JSON."""
+
+
+class JsonText:
+    """See the module, and `AnswerForm` for the methods."""
+
+    output: Output = "text"
+    token_classifier = False
+
+    def representable(self, _: SymbolTable, __: Example) -> bool:
+        """See `AnswerForm`; text can express every labelling."""
+        return True
+
+    def prompt(self, table: SymbolTable, query: str, tokenizer: Tokenizer) -> Encoded:
+        """See `AnswerForm`."""
+        return text_prompt(table, query, tokenizer)
+
+    def answer(self, table: SymbolTable, example: Example, tokenizer: Tokenizer) -> list[int]:
+        """See `AnswerForm`; the stop token is part of it."""
+        return [*tokenizer.encode(render(example)), table.eos_id]
+
+    def supervise(self, prompt: Encoded, answer: list[int]) -> Encoded:
+        """See `AnswerForm`."""
+        return supervise_continuation(prompt, answer)
+
+    def most_generated(self, _: SymbolTable, __: str) -> int:
+        """See `AnswerForm`."""
+        return MOST_TOKENS
+
+    def generated(self, table: SymbolTable, example: Example, tokenizer: Tokenizer) -> int:
+        """See `AnswerForm`."""
+        return len(self.answer(table, example, tokenizer))
+
+    def loss_alphabet(self, _: SymbolTable, __: str) -> tuple[int, ...] | None:
+        """See `AnswerForm`; generation competes with the whole vocabulary."""
+        return None
+
+    def decode(self, table: SymbolTable, query: str, output: Any, task: Task) -> Decoded:
+        """See `AnswerForm`; a text that is no list of labels is an empty answer."""
+        labels = parse(query, output, task)
+        return Decoded(table.enforce_constraints(labels or ()), None)
 
 
 def render(example: Example) -> str:

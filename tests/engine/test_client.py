@@ -41,7 +41,7 @@ def test_an_engine_that_writes_reads_as_the_student_does(
 ) -> None:
     made = job(tiny_llama, tmp_path / "job", tokenizer, max_steps=120, softmax="vocabulary")
     train(made)
-    merge(tiny_llama, made.folder / "adapter", tmp_path / "merged")
+    merge(base=tiny_llama, adapter=made.folder / "adapter", out=tmp_path / "merged")
     task = make_task(serving=SERVING, student={"softmax": "vocabulary", "dtype": "float32"})
     learned = predict(load_base(tmp_path / "merged", torch.float32), made.codec, tokenizer, task, rows())
     assert label_agreement(rows(), learned) > 0.8  # it has learned something to be read

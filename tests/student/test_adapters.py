@@ -96,5 +96,5 @@ def test_an_earlier_adapter_of_another_kind_is_refused(
     with pytest.raises(InputError, match=r"adapter_config\.json.* has another r; found 4; expected 8"):
         check(tiny_llama, student)
     nowhere = student.model_copy(update={"init_adapter": str(tmp_path / "nothing")})
-    with pytest.raises(InputError, match="no adapter to go on from"):
+    with pytest.raises(InputError, match="no adapter to continue from"):
         check(tiny_llama, nowhere)

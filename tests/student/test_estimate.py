@@ -1,4 +1,4 @@
-"""What a training run is said to take."""
+"""Estimates of a training run's memory and compute."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_what_packed_layers_keep_is_what_was_planned(tiny_llama: Path) -> None:
     packed = model.get_base_model().packed
     packed.decoder.norm = torch.nn.Identity()
     everywhere = torch.arange(60)
-    kept = packed(torch.randint(0, 2_000, (3, 20)), torch.full((3,), 20), everywhere).grad_fn.keep
+    kept = packed(torch.randint(0, 2_000, (3, 20)), lengths=torch.full((3,), 20), wanted=everywhere).grad_fn.keep
 
     def sizes(of: Iterable[Any]) -> int:
         return sum(x.nbytes if isinstance(x, torch.Tensor) else sizes(x) for x in of)

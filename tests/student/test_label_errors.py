@@ -23,7 +23,7 @@ def test_folds_keep_clusters_whole_and_are_nearly_equal(clusters: list[str], fol
 
 
 def scores(codec: Codec, example: Example, sure: float, seed: int) -> npt.NDArray[np.float32]:
-    """What a student says that knows the answer: its logit stands out, with some noise."""
+    """Scores of a student that predicts the right answer, with some noise."""
     answer = codec.answer(example)
     table = np.random.default_rng(seed).normal(0.0, 0.3, (len(answer), len(codec.symbol_ids)))
     table[np.arange(len(answer)), answer] += sure

@@ -60,8 +60,8 @@ def test_read_round_trips(any_tokenizer: FastTokenizer, segmentation: str, data:
     for row, target in enumerate(encoded.targets):
         scores[row, index[target]] = 0.0
     assert keys(c.decode_scores(example.query, scores)) == keys(example.labels)
-    chained = c.chained(LEARNED, 0.5)
-    assert keys(chained.decode_scores(example.query, scores)) == keys(example.labels)
+    weighted = c.with_transitions(LEARNED, 0.5)
+    assert keys(weighted.decode_scores(example.query, scores)) == keys(example.labels)
 
 
 @given(example=examples())
@@ -69,7 +69,7 @@ def test_read_round_trips(any_tokenizer: FastTokenizer, segmentation: str, data:
 def test_write_round_trips(any_tokenizer: FastTokenizer, example: Example) -> None:
     c = codec(any_tokenizer, "write")
     encoded = c.encode(example, any_tokenizer)
-    assert len(encoded.targets) == c.answer_length(example.query)
+    assert len(encoded.targets) == c.symbol_count(example.query)
     found = c.decode_symbols(example.query, encoded.targets, [-0.01] * len(encoded.targets))
     assert keys(found) == keys(example.labels)
 
@@ -104,10 +104,10 @@ def test_supervision_starts_after_the_prompt_and_covers_the_answer(
 @FAST
 def test_any_scores_decode_to_something_the_task_allows(tokenizer: FastTokenizer, query: str, seed: int) -> None:
     c = codec(tokenizer, "read")
-    rows = c.answer_length(query)
+    rows = c.symbol_count(query)
     scores = np.random.default_rng(seed).normal(size=(rows, len(c.symbol_ids))) * 5
-    for each in (c, c.chained(LEARNED, 1.0)):
-        labels, raw_probability = each.judge_scores(query, scores)
+    for each in (c, c.with_transitions(LEARNED, 1.0)):
+        labels, raw_probability = each.decode_scores_with_probability(query, scores)
         allowed(query, labels)
         assert 0.0 <= raw_probability <= 1.0
 
@@ -171,7 +171,7 @@ def test_the_text_of_a_special_token_stays_text(any_tokenizer: FastTokenizer) ->
 
 def test_it_is_stored_and_read_back(any_tokenizer: FastTokenizer) -> None:
     c = codec(any_tokenizer, "read")
-    for each in (c, c.chained(LEARNED, 0.5)):
+    for each in (c, c.with_transitions(LEARNED, 0.5)):
         assert Codec.from_json(json.loads(json.dumps(each.to_json()))) == each
     before = {k: v for k, v in c.to_json().items() if k != "transitions"}
     assert Codec.from_json(before) == c
@@ -182,9 +182,9 @@ def test_transitions_are_counted_where_the_task_weighs_them_and_what_is_read_dec
     task = TASK.model_copy(update={"student": student})
     learned = [LEARNED[0]] * 30
     c = Codec.compile(task, learned, tokenizer, "read")
-    assert c == Codec.compile(TASK, learned, tokenizer, "read").chained(learned, 1.0)
+    assert c == Codec.compile(TASK, learned, tokenizer, "read").with_transitions(learned, 1.0)
     assert Codec.compile(task, learned, tokenizer, "write").transitions == ()
-    scores = np.zeros((c.answer_length("a b"), len(c.symbol_ids)))
+    scores = np.zeros((c.symbol_count("a b"), len(c.symbol_ids)))
     scores[0, 3] = scores[1, 3] = 5.0  # two products of a word each ...
     scores[1, 4] = 4.8  # ... or, nearly as likely, one of two, which is all that was ever seen
     assert len([x for x in codec(tokenizer, "read").decode_scores("a b", scores) if x.role == "product"]) == 2

@@ -1,4 +1,4 @@
-"""A task file that is wrong is told with file, line, key, value and the valid set."""
+"""Errors of a task file name file, line, key, value and the valid set."""
 
 from __future__ import annotations
 

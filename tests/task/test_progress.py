@@ -1,4 +1,4 @@
-"""Looking after work that others do."""
+"""Polling of work that other processes do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bad rows are told with file, line and field; good ones are read from every kind of file."""
+"""Errors of rows name file, line and field; good rows are read from every kind of file."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_datasets_from_disk_with_tokens_and_tags(tmp_path: Path, task: Task) -> 
     ('{"count": 1}\n', ":1: query: field is missing"),
     ('{"query": 5}\n', ":1: query: not a text; found 5"),
     ('{"query": "a", "count": -1}\n', ":1: count: not a count; found -1"),
-    ('{"query": "a", "id": "x"}\n{"query": "b", "id": "x"}\n', ":2: id: the same id twice; found 'x'"),
+    ('{"query": "a", "id": "x"}\n{"query": "b", "id": "x"}\n', ":2: id: duplicate id; found 'x'"),
 ])
 def test_bad_query_files(tmp_path: Path, text: str, expected: str) -> None:
     path = write(tmp_path / "q.jsonl", text)

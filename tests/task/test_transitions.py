@@ -15,7 +15,7 @@ def chain(length: int, roles: int, seed: int) -> tuple[viterbi.Floats, viterbi.F
     """Scores, steps, and the weight of every consistent path."""
     rng, states = np.random.default_rng(seed), 1 + 2 * roles
     scores = viterbi.log_softmax(rng.normal(size=(length, states)) * 3)
-    between = transitions.steps(rng.normal(size=(states, states)))
+    between = transitions.constrained_matrix(rng.normal(size=(states, states)))
     weights = {
         p: float(np.exp(
             sum(scores[t, s] for t, s in enumerate(p)) + sum(between[a, b] for a, b in itertools.pairwise(p))
@@ -47,7 +47,7 @@ def test_probabilities_are_shares_of_all_consistent_paths(length: int, roles: in
 def test_steps_that_say_nothing_leave_what_consistency_says(length: int, roles: int, seed: int) -> None:
     states = 1 + 2 * roles
     scores = viterbi.log_softmax(np.random.default_rng(seed).normal(size=(length, states)) * 3)
-    between = transitions.steps(np.zeros((states, states)))
+    between = transitions.constrained_matrix(np.zeros((states, states)))
     path = viterbi.best_path(scores)
     spans = viterbi.spans_of(path)
     assert transitions.best_path(scores, between) == path
@@ -57,8 +57,8 @@ def test_steps_that_say_nothing_leave_what_consistency_says(length: int, roles: 
 
 
 def test_a_step_that_is_often_seen_scores_more_than_one_that_is_not() -> None:
-    often = transitions.learned([[1, 2, 3]] * 50 + [[3, 0]] * 5 + [[]], 2, 1.0)
+    often = transitions.count_transitions([[1, 2, 3]] * 50 + [[3, 0]] * 5 + [[]], 2, 1.0)
     assert often[1][2] > 0 > often[1][0]
-    half = np.array(transitions.learned([[1, 2, 3]] * 50 + [[3, 0]] * 5, 2, 0.5))
+    half = np.array(transitions.count_transitions([[1, 2, 3]] * 50 + [[3, 0]] * 5, 2, 0.5))
     assert np.allclose(half, np.array(often) / 2, atol=1e-4)
     assert np.isfinite(often).all()

@@ -33,12 +33,12 @@ def test_one_value_where_one_is_allowed() -> None:
 @given(query=st.text(max_size=30), data=st.data())
 def test_whatever_a_student_says_is_allowed(query: str, data: st.DataObject, tokenizer: FastTokenizer) -> None:
     codec = Codec.compile(TASK, [], tokenizer)
-    rows = codec.answer_length(query)
+    rows = codec.symbol_count(query)
     cell = st.floats(-30, 30, width=32)
     scores = data.draw(st.lists(
         st.lists(cell, min_size=len(codec.symbol_ids), max_size=len(codec.symbol_ids)), min_size=rows, max_size=rows
     ))
-    labels, raw_probability = codec.judge_scores(query, scores)
+    labels, raw_probability = codec.decode_scores_with_probability(query, scores)
     assert violation(TASK, query, labels) is None
     assert 0.0 <= raw_probability <= 1.0
 

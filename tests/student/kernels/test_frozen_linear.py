@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from student.kernels.frozen_linear import Frozen
+from student.kernels.frozen_linear import FrozenLinear
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -15,11 +15,11 @@ def test_products_are_those_of_the_plain_weight(dtype: torch.dtype, tokens: int)
     weight = torch.randn(48, 72).to(dtype)
     x, residual, grad = (torch.randn(tokens, n).to(dtype) for n in (72, 48, 48))
     before = residual.clone()
-    frozen = Frozen(weight)
+    frozen = FrozenLinear(weight)
     wide = weight.double()
     for found, wanted in (
         (frozen.forward(x), x.double() @ wide.T),
-        (frozen.forward(x, residual), x.double() @ wide.T + residual.double()),
+        (frozen.forward(x, residual=residual), x.double() @ wide.T + residual.double()),
         (frozen.backward(grad), grad.double() @ wide),
     ):
         assert found.dtype == dtype
@@ -31,4 +31,5 @@ def test_products_are_those_of_the_plain_weight(dtype: torch.dtype, tokens: int)
 def test_rows_of_a_larger_matrix_are_read_as_they_stand() -> None:
     torch.manual_seed(0)
     weight, wide = torch.randn(32, 64).bfloat16(), torch.randn(9, 128).bfloat16()
-    assert torch.equal(Frozen(weight).forward(wide[:, :64]), Frozen(weight).forward(wide[:, :64].contiguous()))
+    frozen = FrozenLinear(weight)
+    assert torch.equal(frozen.forward(wide[:, :64]), frozen.forward(wide[:, :64].contiguous()))

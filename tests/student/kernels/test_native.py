@@ -56,12 +56,13 @@ def test_a_norm_and_its_gradient(kernels: Kernels, width: int) -> None:
     torch.manual_seed(0)
     x, grad, beside = (random(kernels, 7, width) for _ in range(3))
     weight = random(kernels, width)
-    out, scale = kernels.norm(x, weight, 1e-5)
+    out, scale = kernels.norm(x, weight=weight, eps=1e-5)
     wide = x.double().requires_grad_()
     wanted = wide * (wide.square().mean(-1, keepdim=True) + 1e-5).rsqrt() * weight.double()
     assert close(kernels, out, wanted)
     (of_x,) = gradients(wanted, grad, wide)
-    assert close(kernels, kernels.norm_backward(grad, x, scale, weight, beside), of_x + beside.double())
+    found = kernels.norm_backward(grad, x=x, scale=scale, weight=weight, residual_grad=beside)
+    assert close(kernels, found, of_x + beside.double())
 
 
 @pytest.mark.parametrize("width", [5, 16, 72])
@@ -72,7 +73,7 @@ def test_a_gate_and_its_gradient(kernels: Kernels, width: int) -> None:
     wanted = torch.nn.functional.silu(wide[:, :width]) * wide[:, width:]
     assert close(kernels, kernels.gate(both), wanted)
     (of_both,) = gradients(wanted, grad, wide)
-    assert close(kernels, kernels.gate_backward(grad, both), of_both)
+    assert close(kernels, kernels.gate_backward(grad, gate_up=both), of_both)
 
 
 def test_gates_far_out_are_nought_or_open(kernels: Kernels) -> None:
@@ -88,18 +89,19 @@ def test_an_adapter_and_its_gradients(kernels: Kernels, width: int, out: int, ra
     of_x = random(kernels, tokens, width)
     a, b = torch.randn(rank, width), torch.randn(out, rank)
     before, of_x_before = y.clone(), of_x.clone()
-    down = kernels.lora(x, a, b, 0.5, y[:, 4 : 4 + out])
+    down = kernels.lora(x, a=a, b=b, scale=0.5, y=y[:, 4 : 4 + out])
     wide = [t.double().requires_grad_() for t in (x, a, b)]
     added = 0.5 * wide[0] @ wide[1].T @ wide[2].T
     assert close(kernels, y[:, 4 : 4 + out], before[:, 4 : 4 + out].double() + added)
     assert torch.equal(y[:, :4], before[:, :4])
     assert torch.equal(y[:, 4 + out :], before[:, 4 + out :])
     wanted = gradients(added, grad[:, 4 : 4 + out], *wide)
-    of_a, of_b = kernels.lora_backward(grad[:, 4 : 4 + out], x, a, b, 0.5, down, of_x)
+    given = {"x": x, "a": a, "b": b, "scale": 0.5, "down": down}
+    of_a, of_b = kernels.lora_backward(grad[:, 4 : 4 + out], **given, grad_x=of_x)
     assert close(kernels, of_x, of_x_before.double() + wanted[0])
     assert close(kernels, of_a, wanted[1])
     assert close(kernels, of_b, wanted[2])
-    alone = kernels.lora_backward(grad[:, 4 : 4 + out], x, a, b, 0.5, down, None)
+    alone = kernels.lora_backward(grad[:, 4 : 4 + out], **given, grad_x=None)
     assert torch.equal(alone[0], of_a)
     assert torch.equal(alone[1], of_b)
 
@@ -107,7 +109,10 @@ def test_an_adapter_and_its_gradients(kernels: Kernels, width: int, out: int, ra
 def rows_of(lengths: list[int], heads: int, kv: int, dim: int, *, causal: bool) -> Rows:
     angles = torch.outer(torch.arange(max(lengths)).float(), 0.1 ** torch.linspace(0, 1, dim // 2)).repeat(1, 2)
     starts = torch.tensor([0, *lengths]).cumsum(0)
-    return Rows(starts, angles.cos(), angles.sin(), heads, kv, dim, dim**-0.5, causal)
+    return Rows(
+        starts=starts, cos=angles.cos(), sin=angles.sin(), heads=heads, kv=kv, dim=dim, scaling=dim**-0.5,
+        causal=causal,
+    )
 
 
 def attention(qkv: Tensor, rows: Rows) -> Tensor:
@@ -141,7 +146,7 @@ def test_attention_and_its_gradient(
     mixed, sums = kernels.attention(qkv, rows)
     assert close(kernels, mixed, wanted)
     (of_qkv,) = gradients(wanted, grad, wide)
-    assert close(kernels, kernels.attention_backward(grad, qkv, sums, rows), of_qkv)
+    assert close(kernels, kernels.attention_backward(grad, qkv=qkv, logsum=sums, rows=rows), of_qkv)
 
 
 def test_the_number_of_threads_changes_nothing(kernels: Kernels) -> None:
@@ -150,13 +155,14 @@ def test_the_number_of_threads_changes_nothing(kernels: Kernels) -> None:
         rows = rows_of([5, 33, 1, 9], 4, 2, 24, causal=True)
         qkv, grad = random(kernels, 48, 192), random(kernels, 48, 96)
         mixed, sums = kernels.attention(qkv, rows)
+        first = mixed[0].contiguous()
         a, b, y, of_x = torch.randn(8, 96), torch.randn(200, 8), random(kernels, 48, 200), random(kernels, 48, 96)
-        down = kernels.lora(mixed, a, b, 2.0, y)
-        out, scale = kernels.norm(mixed, mixed[0].contiguous(), 1e-5)
+        down = kernels.lora(mixed, a=a, b=b, scale=2.0, y=y)
+        out, scale = kernels.norm(mixed, weight=first, eps=1e-5)
         return [
-            mixed, kernels.attention_backward(grad, qkv, sums, rows), y, out, kernels.gate(y),
-            kernels.norm_backward(grad, mixed, scale, mixed[0].contiguous(), grad),
-            *kernels.lora_backward(y, mixed, a, b, 2.0, down, of_x), of_x,
+            mixed, kernels.attention_backward(grad, qkv=qkv, logsum=sums, rows=rows), y, out, kernels.gate(y),
+            kernels.norm_backward(grad, x=mixed, scale=scale, weight=first, residual_grad=grad),
+            *kernels.lora_backward(y, x=mixed, a=a, b=b, scale=2.0, down=down, grad_x=of_x), of_x,
         ]
 
     before = torch.get_num_threads()
@@ -179,7 +185,7 @@ def test_what_is_no_number_is_not_hidden(kernels: Kernels) -> None:
     both = torch.ones(2, 4).to(kernels.dtype)
     both[1, 0] = float("nan")
     assert kernels.gate(both).isnan().tolist() == [[False, False], [True, False]]
-    assert kernels.norm(both, both[0].contiguous(), 1e-5)[0].isnan().any(1).tolist() == [False, True]
+    assert kernels.norm(both, weight=both[0].contiguous(), eps=1e-5)[0].isnan().any(1).tolist() == [False, True]
 
 
 @pytest.mark.parametrize("compiler", ["/nowhere/cc", "false"])

@@ -40,7 +40,7 @@ def loss_of(model: Any, lengths: Sequence[int]) -> tuple[torch.Tensor, list[torc
     ids = torch.randint(1, 1_500, (len(lengths), max(lengths)))
     rows = torch.tensor([r for r, n in enumerate(lengths) for c in range(n // 2, n)])
     columns = torch.tensor([c for n in lengths for c in range(n // 2, n)])
-    out = TargetLogits(model, range(3, 40))(ids, rows, columns)
+    out = TargetLogits(model, range(3, 40))(ids, rows=rows, columns=columns)
     out.square().sum().backward()
     return out.detach(), [p.grad for p in model.parameters() if p.requires_grad and p.grad is not None]
 
@@ -105,7 +105,7 @@ def test_a_place_that_is_read_twice_counts_twice(tiny_llama: Path) -> None:
     found = []
     for model in (model_of(tiny_llama, task), packed := model_of(tiny_llama, task)):
         assert model is not packed or pack(packed)
-        out = TargetLogits(model, range(3, 40))(ids, rows, columns)
+        out = TargetLogits(model, range(3, 40))(ids, rows=rows, columns=columns)
         (out.square().sum(1) @ torch.arange(1.0, 5.0)).backward()
         found.append([out.detach(), *(p.grad for p in model.parameters() if p.grad is not None)])
     for a, b in zip(*found, strict=True):

@@ -19,7 +19,7 @@ from tests.student.training.test_train import job, rows
 
 @pytest.fixture(scope="module")
 def pair(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory, tokenizer: FastTokenizer) -> dict[str, Path]:
-    """The same task learned with two seeds: what may be put together."""
+    """Adapters of one task trained with two seeds, which can be merged."""
     folder, out = tmp_path_factory.mktemp("pair"), {}
     for seed in (0, 1):
         made = job(tiny_llama, folder / str(seed), tokenizer, max_steps=40, seed=seed)
@@ -44,32 +44,33 @@ def delta(adapter: Path) -> dict[str, torch.Tensor]:
 def test_every_method_writes_an_adapter_that_loads(
     pair: dict[str, Path], tiny_llama: Path, tmp_path: Path, tokenizer: FastTokenizer, method: str
 ) -> None:
-    out = compose(tiny_llama, pair, method, [0.5, 0.5], tmp_path / method, density=0.8)
+    given = {"base": tiny_llama, "adapters": pair, "method": method, "weights": [0.5, 0.5]}
+    out = compose(**given, out=tmp_path / method, density=0.8)
     made = job(tiny_llama, tmp_path / "job", tokenizer)
     found = predict(
         load_adapter(load_base(tiny_llama, torch.float32), out), made.codec, tokenizer, made.task, rows()
     )
     assert len(found) == len(rows())
-    again = compose(tiny_llama, pair, method, [0.5, 0.5], tmp_path / "again", density=0.8)
+    again = compose(**given, out=tmp_path / "again", density=0.8)
     one, other = (load_file(p / "adapter_model.safetensors") for p in (out, again))
     assert all(torch.equal(one[k], other[k]) for k in one)
 
 
 def test_cat_is_the_weighted_sum(pair: dict[str, Path], tiny_llama: Path, tmp_path: Path) -> None:
-    out = delta(compose(tiny_llama, pair, "cat", [0.7, 0.3], tmp_path / "cat"))
+    out = delta(compose(base=tiny_llama, adapters=pair, method="cat", weights=[0.7, 0.3], out=tmp_path / "cat"))
     first, second = (delta(p) for p in pair.values())
     assert set(out) == set(first)
     assert all(torch.allclose(out[k], 0.7 * first[k] + 0.3 * second[k], atol=1e-5) for k in out)
 
 
 def test_an_adapter_with_all_the_weight_is_itself(pair: dict[str, Path], tiny_llama: Path, tmp_path: Path) -> None:
-    out = delta(compose(tiny_llama, pair, "linear", [1.0, 0.0], tmp_path / "linear"))
+    out = delta(compose(base=tiny_llama, adapters=pair, method="linear", weights=[1.0, 0.0], out=tmp_path / "linear"))
     first = delta(pair["seed 0"])
     assert all(torch.allclose(out[k], first[k], atol=1e-5) for k in out)
 
 
 @pytest.mark.parametrize(("changes", "message"), [
-    ({"lora": {"rank": 2, "alpha": 4}}, "r: the adapters of 'one' and 'other' do not fit .*; found 2; expected 4"),
+    ({"lora": {"rank": 2, "alpha": 4}}, "r: the adapters of 'one' and 'other' cannot be merged; found 2; expected 4"),
     ({"lora": {"rank": 4, "alpha": 8, "dora": True}}, "use_dora: the adapters"),
 ])
 def test_what_does_not_fit_together_is_told(
@@ -80,6 +81,7 @@ def test_what_does_not_fit_together_is_told(
     train(made)
     adapters = {"one": pair["seed 0"], "other": made.folder / "adapter"}
     with pytest.raises(InputError, match=message):
-        compose(tiny_llama, adapters, "linear", [0.5, 0.5], tmp_path / "out")
+        compose(base=tiny_llama, adapters=adapters, method="linear", weights=[0.5, 0.5], out=tmp_path / "out")
     if "dora" not in changes["lora"]:
-        assert compose(tiny_llama, adapters, "cat", [0.5, 0.5], tmp_path / "cat").exists()
+        out = tmp_path / "cat"
+        assert compose(base=tiny_llama, adapters=adapters, method="cat", weights=[0.5, 0.5], out=out).exists()

@@ -16,7 +16,7 @@ TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}as
 
 
 def test_a_model_that_was_not_changed_has_forgotten_nothing(tiny_llama: Path, tokenizer: FastTokenizer) -> None:
-    found = forgetting(tiny_llama, tiny_llama, tokenizer)
+    found = forgetting(base=tiny_llama, merged=tiny_llama, tokenizer=tokenizer)
     assert found["perplexity"]["ratio"] == 1.0
     assert found["perplexity"]["tokens"] == len(tokenizer.encode(TEXT.read_text()))
     assert found["chat"] is None  # this base has no chat template
@@ -42,9 +42,9 @@ def test_a_model_of_noise_has_forgotten_and_its_answers_are_shown(
     model = load_base(base, torch.bfloat16)
     torch.manual_seed(0)
     with torch.no_grad():
-        model.model.norm.weight.mul_(20.0)  # as sure as can be, of the wrong thing
+        model.model.norm.weight.mul_(20.0)  # confident, and wrong
     model.save_pretrained(other)
-    found = forgetting(base, other, tokenizer)
+    found = forgetting(base=base, merged=other, tokenizer=tokenizer)
     assert found["perplexity"]["ratio"] > 2
     assert len(found["chat"]["rows"]) == found["chat"]["of"] == len(QUESTIONS)
     assert all(isinstance(r["base"], str) and isinstance(r["merged"], str) for r in found["chat"]["rows"])

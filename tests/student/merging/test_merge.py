@@ -1,4 +1,4 @@
-"""Adapters of every kind, merged, answer as they did unmerged; those on an NF4 base too."""
+"""Merged models of every kind of adapter give the adapter's answers, also those trained on an NF4 base."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file
 
 from student.adapters import add_adapter, load_adapter
-from student.merging.merge import fold, merge, nf4_round_trip
+from student.merging.merge import add_lora, merge, nf4_round_trip
 from student.merging.parity import parity
 from student.model import linear_layers, load_base
-from student.training.job import Job
+from student.training.job import TrainingJob
 from student.training.train import train
 from task.tokenizer import FastTokenizer
 from tests.student.training.test_train import job, rows
@@ -35,39 +35,45 @@ def test_every_kind_of_adapter_trains_and_merges(
 ) -> None:
     made = job(tiny_llama, tmp_path, tokenizer, max_steps=30, learning_rate=0.02, **KINDS[kind])
     train(made)
-    matrices = merge(tiny_llama, tmp_path / "adapter", tmp_path / "merged", made.task.student)
+    matrices = merge(
+        base=tiny_llama, adapter=tmp_path / "adapter", out=tmp_path / "merged", settings=made.task.student
+    )
     assert matrices == {"attention": 8, "loha": 6, "ia3": 6}.get(kind, 14)
-    report = parity(tiny_llama, tmp_path / "adapter", tmp_path / "merged", made.codec, tokenizer, rows())
+    given = {
+        "base": tiny_llama, "adapter": tmp_path / "adapter", "codec": made.codec, "tokenizer": tokenizer,
+        "examples": rows(),
+    }
+    report = parity(**given, merged=tmp_path / "merged")
     assert report["max_logit_delta"] < 0.25
     assert report["mean_kl"] < 2e-3
     base, merged = load_file(tiny_llama / "model.safetensors"), load_file(tmp_path / "merged" / "model.safetensors")
     changed = [k for k in base if not torch.equal(base[k], merged[k])]
     assert len(changed) == matrices
     assert all(merged[k].dtype == base[k].dtype for k in base)
-    untrained = parity(tiny_llama, tmp_path / "adapter", tiny_llama, made.codec, tokenizer, rows())
+    untrained = parity(**given, merged=tiny_llama)
     assert untrained["max_logit_delta"] > 3 * report["max_logit_delta"]  # what was merged is what was trained
 
 
 def test_doras_magnitudes_are_those_of_its_rows() -> None:
     w, a, b, m = torch.randn(8, 6), torch.randn(2, 6), torch.randn(8, 2), torch.rand(8) + 0.5
-    assert torch.allclose(fold(w, a, b, 0.5, m).norm(dim=1), m, atol=1e-6)
+    assert torch.allclose(add_lora(w, a=a, b=b, scale=0.5, magnitude=m).norm(dim=1), m, atol=1e-6)
 
 
-def qlora(base: Path, folder: Path, tokenizer: FastTokenizer, **more: Any) -> Job:
+def qlora(base: Path, folder: Path, tokenizer: FastTokenizer, **more: Any) -> TrainingJob:
     return job(base, folder, tokenizer, max_steps=40, quantization="nf4", dtype="bfloat16", **more)
 
 
 @pytest.fixture(scope="module")
 def quantised(
     tiny_llama_untied: Path, tmp_path_factory: pytest.TempPathFactory, tokenizer: FastTokenizer
-) -> Job:
+) -> TrainingJob:
     """An adapter trained against a base in NF4."""
     made = qlora(tiny_llama_untied, tmp_path_factory.mktemp("nf4"), tokenizer)
     train(made)
     return made
 
 
-def test_the_round_trip_is_what_the_quantised_base_computes_with(quantised: Job) -> None:
+def test_the_round_trip_is_what_the_quantised_base_computes_with(quantised: TrainingJob) -> None:
     from bitsandbytes.functional import dequantize_4bit
 
     loaded = load_base(quantised.base, torch.bfloat16, quantised.task.student)
@@ -84,15 +90,16 @@ def test_the_round_trip_is_what_the_quantised_base_computes_with(quantised: Job)
 
 
 def test_a_qlora_adapter_is_merged_into_the_base_that_it_was_trained_against(
-    quantised: Job, tokenizer: FastTokenizer
+    quantised: TrainingJob, tokenizer: FastTokenizer
 ) -> None:
     folder, student = quantised.folder, quantised.task.student
     reports = {}
     for name in ("trained-against", "plain"):
         settings = student.model_copy(update={"merge_base": name})
-        assert merge(quantised.base, folder / "adapter", folder / name, settings) == 14
+        assert merge(base=quantised.base, adapter=folder / "adapter", out=folder / name, settings=settings) == 14
         reports[name] = parity(
-            quantised.base, folder / "adapter", folder / name, quantised.codec, tokenizer, rows(), student
+            base=quantised.base, adapter=folder / "adapter", merged=folder / name, codec=quantised.codec,
+            tokenizer=tokenizer, examples=rows(), settings=student,
         )
     assert reports["trained-against"]["label_agreement"] == 1.0
     assert reports["trained-against"]["mean_logit_delta"] < 0.2 * reports["plain"]["mean_logit_delta"]
@@ -100,10 +107,10 @@ def test_a_qlora_adapter_is_merged_into_the_base_that_it_was_trained_against(
 
 
 @pytest.mark.filterwarnings("ignore:Merge lora module to 4-bit")
-def test_pefts_merge_into_four_bits_loses_more(quantised: Job, tokenizer: FastTokenizer) -> None:
+def test_pefts_merge_into_four_bits_loses_more(quantised: TrainingJob, tokenizer: FastTokenizer) -> None:
     folder, student = quantised.folder, quantised.task.student
     theirs = load_adapter(load_base(quantised.base, torch.bfloat16, student), folder / "adapter").merge_and_unload()
-    merge(quantised.base, folder / "adapter", folder / "ours", student)
+    merge(base=quantised.base, adapter=folder / "adapter", out=folder / "ours", settings=student)
     trained = load_adapter(load_base(quantised.base, torch.bfloat16, student), folder / "adapter")
     prompt = torch.tensor([quantised.codec.prompt("verdant oat milk", tokenizer).ids])
     with torch.no_grad():
@@ -120,4 +127,4 @@ def test_what_cannot_be_merged_is_refused(tiny_llama: Path, tmp_path: Path, toke
     config = tmp_path / "adapter" / "adapter_config.json"
     config.write_text(config.read_text().replace('"bias": "none"', '"bias": "all"'))
     with pytest.raises(ValueError, match="trained biases"):
-        merge(tiny_llama, tmp_path / "adapter", tmp_path / "merged")
+        merge(base=tiny_llama, adapter=tmp_path / "adapter", out=tmp_path / "merged")

@@ -1,4 +1,4 @@
-"""Eight bits: near enough, where they should be, and nothing else changed."""
+"""8-bit weights: close to the original, in linear layers only, everything else unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A disk that is full in the middle of training: a limit on the size of files stands for it, set by the kernel."""
+"""A disk that is full in the middle of training, simulated by a limit on the size of files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SCRIPT = """
 import resource, signal, sys
 from pathlib import Path
 from student.training import checkpoint
-from student.training.job import Job
+from student.training.job import TrainingJob
 from student.training.train import train
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # writing fails with an error, as on a full disk
@@ -28,7 +28,7 @@ def limited(folder, step, *rest):
         resource.setrlimit(resource.RLIMIT_FSIZE, (4_000, 4_000))
     return save(folder, step, *rest)
 checkpoint.save = limited
-train(Job.read(Path(sys.argv[1])))
+train(TrainingJob.read(Path(sys.argv[1])))
 """
 
 
@@ -45,7 +45,7 @@ def test_a_full_disk_loses_nothing_and_says_what_to_do(
     )
     assert done.returncode != 0
     assert "step-000008 could not be written" in done.stderr
-    assert "training goes on from step-000004" in done.stderr
+    assert "training resumes from step-000004" in done.stderr
     kept = sorted(p.name for p in (made.folder / "checkpoints").iterdir())
     assert kept == ["step-000004"]
     assert checkpoint.newest(made.folder / "checkpoints")

@@ -1,38 +1,38 @@
-"""The history of a run is read while it is written, torn and put in its place anew."""
+"""The history of a run is read while it is written, cut off and replaced."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
 
-from student.training.history import Follower, append, forget_after, read_history
+from student.training.history import HistoryReader, append, read_history, truncate_after
 
 
-def test_a_follower_reads_every_line_once_and_no_half_one(tmp_path: Path) -> None:
+def test_a_reader_reads_every_line_once_and_no_half_one(tmp_path: Path) -> None:
     path = tmp_path / "history.jsonl"
-    follower = Follower(path)
-    assert follower.new() == []
+    reader = HistoryReader(path)
+    assert reader.read_new() == []
     append(path, {"step": 1})
     append(path, {"step": 2})
     with path.open("a") as file:
         file.write('{"step": ')
-    assert follower.new() == [{"step": 1}, {"step": 2}]
-    assert follower.new() == []
+    assert reader.read_new() == [{"step": 1}, {"step": 2}]
+    assert reader.read_new() == []
     with path.open("a") as file:
         file.write('3}\n')
-    assert follower.new() == [{"step": 3}]
+    assert reader.read_new() == [{"step": 3}]
 
 
-def test_a_follower_begins_anew_when_steps_were_forgotten(tmp_path: Path) -> None:
+def test_a_reader_begins_anew_when_steps_were_forgotten(tmp_path: Path) -> None:
     path = tmp_path / "history.jsonl"
     for step in range(1, 6):
         append(path, {"step": step})
-    follower = Follower(path)
-    assert len(follower.new()) == 5
-    forget_after(path, 2)
+    reader = HistoryReader(path)
+    assert len(reader.read_new()) == 5
+    truncate_after(path, 2)
     for step in range(3, 8):  # longer than what was read, so that length says nothing
         append(path, {"step": step})
-    assert [x["step"] for x in follower.new()] == [1, 2, 3, 4, 5, 6, 7]
+    assert [x["step"] for x in reader.read_new()] == [1, 2, 3, 4, 5, 6, 7]
 
 
 def test_forgetting_keeps_a_loss_that_is_no_number_and_drops_what_is_torn(tmp_path: Path) -> None:
@@ -40,7 +40,7 @@ def test_forgetting_keeps_a_loss_that_is_no_number_and_drops_what_is_torn(tmp_pa
     append(path, {"step": 1, "loss": math.nan})
     with path.open("a") as file:
         file.write('{"step": 2, "lo')
-    forget_after(path, 1)
+    truncate_after(path, 1)
     append(path, {"step": 2, "loss": 1.0})
     assert math.isnan(read_history(path)[0]["loss"])
     assert [x["step"] for x in read_history(path)] == [1, 2]

@@ -1,4 +1,4 @@
-"""The training run under Ray for real: two workers against one, and a worker that is killed."""
+"""The training run under Ray: two workers against one, and a worker that is killed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from student.training.job import Job
+from student.training.job import TrainingJob
 from student.training.launch import launch
 from task.files import read_json
 from task.tokenizer import FastTokenizer
@@ -24,8 +24,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path, tokenizer: FastTokenizer) -> dict[int, Job]:
-    """Runs that nobody disturbs, by their number of workers."""
+def unbroken(
+    tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path, tokenizer: FastTokenizer
+) -> dict[int, TrainingJob]:
+    """Uninterrupted runs, by their number of workers."""
     out = {}
     for workers in (1, 2):
         folder = tmp_path_factory.mktemp(f"workers-{workers}")
@@ -34,7 +36,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path, tokeniz
     return out
 
 
-def test_two_workers_equal_one_on_uneven_lengths(unbroken: dict[int, Job]) -> None:
+def test_two_workers_equal_one_on_uneven_lengths(unbroken: dict[int, TrainingJob]) -> None:
     one, two = unbroken[1].folder, unbroken[2].folder
     assert losses(two) == pytest.approx(losses(one), abs=1e-4)
     assert read_json(two / "order.json") == read_json(one / "order.json")
@@ -42,7 +44,7 @@ def test_two_workers_equal_one_on_uneven_lengths(unbroken: dict[int, Job]) -> No
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_killed_worker_goes_on_as_if_nothing_had_happened(
-    workers: int, unbroken: dict[int, Job], tiny_llama: Path, tmp_path: Path, tokenizer: FastTokenizer
+    workers: int, unbroken: dict[int, TrainingJob], tiny_llama: Path, tmp_path: Path, tokenizer: FastTokenizer
 ) -> None:
     """One worker is killed; where there is another it hangs in the next reduction until Ray ends it."""
     made = job(tiny_llama, tmp_path, tokenizer, max_steps=50, workers=workers, cpus_per_worker=1)

@@ -1,4 +1,4 @@
-"""Memory between steps."""
+"""Freed memory is kept between steps."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pytest
 
 STEPS = """
 import resource, sys
-from student.training.malloc_settings import keep_what_is_freed
+from student.training.malloc_settings import keep_freed_memory
 
 if sys.argv[1] == "kept":
-    assert keep_what_is_freed()
+    assert keep_freed_memory()
 
 def step():
     parts = [bytearray(100_000) for _ in range(1_000)]

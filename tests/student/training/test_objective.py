@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from student.training.job import Row
-from student.training.objective import robustness, supervise, weighted_loss
+from student.training.objective import gce_q, supervise, weighted_loss
 from task.codec import Codec
 from task.labels import Doubt, Example, Label
 from task.tokenizer import FastTokenizer
@@ -60,7 +60,7 @@ def test_the_loss_is_the_weighted_sum_of_each_targets_own(count: int, smoothing:
         -w * ((1 - smoothing) * log_p[i, t] + smoothing * log_p[i].mean())
         for i, (t, w) in enumerate(zip(targets, given_weights, strict=True))
     )
-    assert torch.isclose(weighted_loss(scores, targets, given_weights, smoothing), torch.as_tensor(wanted))
+    assert torch.isclose(weighted_loss(scores, targets, given_weights, smoothing=smoothing), torch.as_tensor(wanted))
 
 
 @given(st.floats(0.05, 1.0), st.integers(0, 1000))
@@ -79,5 +79,5 @@ def test_a_robust_loss_is_pulled_by_each_target_as_far_as_it_is_believed(q: floa
 
 
 def test_robustness_comes_with_what_the_student_knows() -> None:
-    assert [robustness(i, wanted=0.7, steps=100) for i in (0, 25, 50, 99)] == [0.0, 0.35, 0.7, 0.7]
-    assert robustness(99, wanted=0.0, steps=100) == 0.0
+    assert [gce_q(i, wanted=0.7, steps=100) for i in (0, 25, 50, 99)] == [0.0, 0.35, 0.7, 0.7]
+    assert gce_q(99, wanted=0.0, steps=100) == 0.0

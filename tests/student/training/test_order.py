@@ -57,14 +57,14 @@ def test_a_window_mixes_only_within_itself() -> None:
 
 @given(st.lists(st.integers(), max_size=20), st.integers(1, 5))
 def test_ranks_share_a_batch_without_loss(batch: list[int], world: int) -> None:
-    parts = [share_of_rank(batch, r, world) for r in range(world)]
+    parts = [share_of_rank(batch, rank=r, world=world) for r in range(world)]
     assert sorted(x for p in parts for x in p) == sorted(batch)
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
 def test_steps_and_schedule() -> None:
-    assert total_steps(100, 32, 2, None) == 7
-    assert total_steps(100, 32, 2, 5) == 5
+    assert total_steps(100, batch_size=32, epochs=2, max_steps=None) == 7
+    assert total_steps(100, batch_size=32, epochs=2, max_steps=5) == 5
     rates = [learning_rate(s, peak=1.0, warmup=4, steps=20, schedule="cosine") for s in range(20)]
     assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
     assert rates[4:] == sorted(rates[4:], reverse=True)

@@ -19,12 +19,12 @@ from eval.metrics import micro
 from student.adapters import load_adapter
 from student.estimate import Architecture, architecture
 from student.inference import predict, read_scores
-from student.merging.merge import fold, merge
+from student.merging.merge import add_lora, merge
 from student.merging.parity import parity
 from student.merging.token_classifier import export_classifier
 from student.model import TargetLogits, collate, load_base
 from student.training import checkpoint
-from student.training.job import Job, Row
+from student.training.job import Row, TrainingJob
 from student.training.train import train
 from task.codec import Codec
 from task.files import read_json
@@ -53,7 +53,7 @@ def rows(n: int = 48) -> list[Example]:
     return out
 
 
-def job(base: Path, folder: Path, tokenizer: FastTokenizer, form: str = "read", **student: Any) -> Job:
+def job(base: Path, folder: Path, tokenizer: FastTokenizer, form: str = "read", **student: Any) -> TrainingJob:
     settings = {
         "base": str(base), "form": form, "dtype": "float32", "batch_size": 8, "max_steps": 12, "epochs": 9,
         "warmup_steps": 2, "eval_every": 100, "save_every": 4, "learning_rate": 0.01, "lora": {"rank": 4, "alpha": 8},
@@ -61,7 +61,7 @@ def job(base: Path, folder: Path, tokenizer: FastTokenizer, form: str = "read", 
     task = make_task(student=settings)
     folder.mkdir(parents=True, exist_ok=True)
     learned = [Row(x) for x in rows()]
-    return Job(task, base, Codec.compile(task, rows(), tokenizer), learned, rows(8), folder, reshuffle=True)
+    return TrainingJob(task, base, Codec.compile(task, rows(), tokenizer), learned, rows(8), folder, reshuffle=True)
 
 
 def losses(folder: Path) -> list[float]:
@@ -75,7 +75,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 def test_the_adapter_is_the_one_with_the_best_dev_f1(
     tiny_llama: Path, tmp_path: Path, tokenizer: FastTokenizer
 ) -> None:
-    """A rate that is far too high from the start: the model gets worse, then training stops."""
+    """With a learning rate that is far too high the model gets worse, then training stops."""
     made = job(
         tiny_llama, tmp_path, tokenizer, max_steps=40, eval_every=2, early_stop=3, learning_rate=3.0,
         schedule="constant", warmup_steps=0,
@@ -99,7 +99,7 @@ def test_the_adapter_is_the_one_with_the_best_dev_f1(
 
 
 def test_what_the_teacher_doubts_counts_less(tiny_llama: Path, tmp_path: Path, tokenizer: FastTokenizer) -> None:
-    """Most rows with `milk` call it a brand and doubt it: weighed they hardly matter, masked not at all."""
+    """Most rows label `milk` as a brand with low confidence: weighted they hardly count, masked not at all."""
     wrong = [
         Example(x.query, (dataclasses.replace(x.labels[0], role="brand", confidence=0.01),))
         for x in rows() if "milk" in x.query and "verdant" not in x.query
@@ -136,7 +136,7 @@ def test_batch_8x1_equals_1x8_on_uneven_lengths(tiny_llama: Path, tmp_path: Path
 
 
 def test_a_run_that_was_cut_goes_on_exactly(tiny_llama: Path, tmp_path: Path, tokenizer: FastTokenizer) -> None:
-    """Cut after step 6, with the newest complete checkpoint at 4, a half-written one and a torn history line."""
+    """Killed after step 6, with the last complete checkpoint at 4, an incomplete one and half a history line."""
     whole, cut = (job(tiny_llama, tmp_path / n, tokenizer, lora={"rank": 4, "dropout": 0.1}) for n in ("whole", "cut"))
     train(whole)
     train(cut)
@@ -161,25 +161,20 @@ def test_what_a_kill_before_the_first_checkpoint_left_is_not_history(
     assert losses(cut.folder) == losses(whole.folder)
 
 
-def train_again_from(done: Job, step: int, lines: str) -> None:
+def train_again_from(done: TrainingJob, step: int, lines: str) -> None:
     """Rewind a finished run's folder to how a kill would have left it."""
     (done.folder / "history.jsonl").write_text(lines)
     checkpoints = done.folder / "checkpoints"
     shutil.rmtree(checkpoints)
-    fresh = Job(done.task.model_copy(update={"student": done.task.student}), *_rest(done))
-    _run_to(fresh, step)
+    _run_to(dataclasses.replace(done), step)
     half = checkpoints / f"step-{step + 2:06d}"
     shutil.copytree(checkpoint.newest(checkpoints), half)  # type: ignore[arg-type]
     (half / checkpoint.MARKER).unlink()
 
 
-def _rest(j: Job) -> tuple[Any, ...]:
-    return j.base, j.codec, j.train, j.dev, j.folder, j.reshuffle
-
-
-def _run_to(j: Job, step: int) -> None:
-    """Run in another folder and take over its checkpoint of `step`."""
-    other = Job(j.task, j.base, j.codec, j.train, j.dev, j.folder.with_name("rerun"), j.reshuffle)
+def _run_to(j: TrainingJob, step: int) -> None:
+    """Run in another folder and copy its checkpoint of `step`."""
+    other = dataclasses.replace(j, folder=j.folder.with_name("rerun"))
     other.folder.mkdir()
     kept: list[Path] = []
     real = checkpoint.save
@@ -224,8 +219,8 @@ def test_target_logits_equal_the_models_own(tiny_llama: Path, tokenizer: FastTok
     ids, r, c, _ = collate([codec.encode(x, tokenizer) for x in rows(4)])
     with torch.no_grad():
         whole = model(input_ids=ids).logits[r, c]
-        assert torch.allclose(TargetLogits(model, None)(ids, r, c), whole, atol=1e-5)
-        part = TargetLogits(model, codec.symbol_ids)(ids, r, c)
+        assert torch.allclose(TargetLogits(model, None)(ids, rows=r, columns=c), whole, atol=1e-5)
+        part = TargetLogits(model, codec.symbol_ids)(ids, rows=r, columns=c)
     assert torch.allclose(part, whole[:, list(codec.symbol_ids)], atol=1e-5)
 
 
@@ -233,19 +228,20 @@ def test_target_logits_equal_the_models_own(tiny_llama: Path, tokenizer: FastTok
 def trained(
     request: pytest.FixtureRequest, tiny_llama: Path, tiny_llama_untied: Path,
     tmp_path_factory: pytest.TempPathFactory, tokenizer: FastTokenizer,
-) -> tuple[Job, Path]:
+) -> tuple[TrainingJob, Path]:
     """A trained adapter and its merged model, for a base with tied and with untied embeddings."""
     base = tiny_llama if request.param == "tied" else tiny_llama_untied
     folder = tmp_path_factory.mktemp(request.param)
     made = job(base, folder, tokenizer, max_steps=80)
     train(made)
-    assert merge(base, folder / "adapter", folder / "merged") == 14
+    assert merge(base=base, adapter=folder / "adapter", out=folder / "merged") == 14
     return made, folder / "merged"
 
 
-def test_merged_answers_as_trained(trained: tuple[Job, Path], tokenizer: FastTokenizer) -> None:
+def test_merged_answers_as_trained(trained: tuple[TrainingJob, Path], tokenizer: FastTokenizer) -> None:
     made, merged = trained
-    report = parity(made.base, made.folder / "adapter", merged, made.codec, tokenizer, rows())
+    given = {"base": made.base, "adapter": made.folder / "adapter", "codec": made.codec, "tokenizer": tokenizer}
+    report = parity(**given, merged=merged, examples=rows())
     assert report["label_agreement"] == 1.0
     assert report["max_logit_delta"] < 0.2  # bf16 keeps 8 bits
     assert report["mean_kl"] < 1e-3
@@ -256,22 +252,24 @@ def test_merged_answers_as_trained(trained: tuple[Job, Path], tokenizer: FastTok
     tensors = load_file(other / "model.safetensors")
     tensors["model.layers.1.mlp.down_proj.weight"] += 0.05 * torch.randn(128, 256)
     save_file(tensors, other / "model.safetensors", metadata={"format": "pt"})
-    worse = parity(made.base, made.folder / "adapter", other, made.codec, tokenizer, rows())
+    worse = parity(**given, merged=other, examples=rows())
     assert worse["max_logit_delta"] > 5 * report["max_logit_delta"]
 
 
 @pytest.mark.parametrize("form", ["read", "write", "json"])
 def test_parity_is_that_of_all_scores_at_once(
-    form: str, trained: tuple[Job, Path], tokenizer: FastTokenizer
+    form: str, trained: tuple[TrainingJob, Path], tokenizer: FastTokenizer
 ) -> None:
     """Batches are compared one by one, since a whole vocabulary's scores of all rows would not fit in memory."""
     made, merged = trained
     codec, many = dataclasses.replace(made.codec, form=form), rows() * 4
-    report = parity(made.base, made.folder / "adapter", merged, codec, tokenizer, many)
+    report = parity(
+        base=made.base, adapter=made.folder / "adapter", merged=merged, codec=codec, tokenizer=tokenizer, examples=many
+    )
     alphabet = None if form == "json" else codec.symbol_ids
     ids, at, columns, _ = collate([codec.encode(x, tokenizer) for x in many])
     one, other = (
-        TargetLogits(model.eval(), alphabet)(ids, at, columns).detach().double()
+        TargetLogits(model.eval(), alphabet)(ids, rows=at, columns=columns).detach().double()
         for model in (
             load_adapter(load_base(made.base, torch.float32), made.folder / "adapter"),
             load_base(merged, torch.float32),
@@ -288,10 +286,10 @@ def test_parity_is_that_of_all_scores_at_once(
 def test_merging_adds_in_fp32_and_casts_once() -> None:
     w = torch.randn(8, 6).to(torch.bfloat16)
     a, b = torch.randn(2, 6), torch.randn(8, 2)
-    assert torch.equal(fold(w, a, b, 0.5), (w.float() + 0.5 * b @ a).to(torch.bfloat16))
+    assert torch.equal(add_lora(w, a=a, b=b, scale=0.5), (w.float() + 0.5 * b @ a).to(torch.bfloat16))
 
 
-def test_the_merge_leaves_everything_else_alone(trained: tuple[Job, Path]) -> None:
+def test_the_merge_leaves_everything_else_alone(trained: tuple[TrainingJob, Path]) -> None:
     made, merged = trained
     base, out = load_file(made.base / "model.safetensors"), load_file(merged / "model.safetensors")
     changed = {k for k in base if not torch.equal(base[k], out[k])}
@@ -302,7 +300,7 @@ def test_the_merge_leaves_everything_else_alone(trained: tuple[Job, Path]) -> No
 
 
 def test_the_classifier_reads_what_the_language_model_reads(
-    trained: tuple[Job, Path], tokenizer: FastTokenizer
+    trained: tuple[TrainingJob, Path], tokenizer: FastTokenizer
 ) -> None:
     from transformers import LlamaForSequenceClassification
 
@@ -319,7 +317,7 @@ def test_the_classifier_reads_what_the_language_model_reads(
     np.testing.assert_allclose(scores, expected, atol=1e-4)
 
 
-def test_a_trained_student_predicts(trained: tuple[Job, Path], tokenizer: FastTokenizer) -> None:
+def test_a_trained_student_predicts(trained: tuple[TrainingJob, Path], tokenizer: FastTokenizer) -> None:
     made, merged = trained
     found = predict(load_base(merged, torch.float32), made.codec, tokenizer, made.task, rows())
     assert [f.query for f in found] == [x.query for x in rows()]
@@ -345,7 +343,7 @@ def test_a_checkpoint_without_its_marker_is_passed_over(tmp_path: Path) -> None:
     assert newest.name == "step-000004"
 
 
-def test_a_saved_adapter_loads(trained: tuple[Job, Path]) -> None:
+def test_a_saved_adapter_loads(trained: tuple[TrainingJob, Path]) -> None:
     made, _ = trained
     model = load_adapter(load_base(made.base, torch.float32), made.folder / "adapter")
     assert any("lora_A" in n for n, _ in model.named_parameters())

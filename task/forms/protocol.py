@@ -1,0 +1,67 @@
+"""The interface of an answer form."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple, Protocol
+
+from task.labels import Example, Labelling
+from task.spec import Task
+from task.symbols import Encoded, SymbolTable, Tokenizer
+
+Output = Literal["scores", "symbols", "text"]
+"""What a model gives for a query, which decides how transformers and the engine are asked:
+
+- `scores`: logits of the symbols at the prompt's positions, shape (units + probes, symbols); nothing is generated.
+- `symbols`: (generated token ids, their log-probabilities), chosen among the symbols.
+- `text`: generated text.
+"""
+
+
+class Decoded(NamedTuple):
+    """Labels of a query, and the student's probability that they are right as a whole; None where it gives none."""
+
+    labels: Labelling
+    raw_probability: float | None
+
+
+class AnswerForm(Protocol):
+    """A way to answer. Forms have no state: what depends on the task is in the `SymbolTable` that they are given."""
+
+    output: Output
+    token_classifier: bool
+    """Whether the engine serves the merged model as a token classifier, with the LM head cut down to the symbols."""
+
+    def representable(self, table: SymbolTable, example: Example) -> bool:
+        """Whether the form can express this labelling."""
+
+    def prompt(self, table: SymbolTable, query: str, tokenizer: Tokenizer) -> Encoded:
+        """What is sent for a query, and the positions at which the model's scores are read."""
+
+    def answer(self, table: SymbolTable, example: Example, tokenizer: Tokenizer) -> list[int]:
+        """Token ids of the right answer."""
+
+    def supervise(self, prompt: Encoded, answer: list[int]) -> Encoded:
+        """A prompt with its answer as targets."""
+
+    def most_generated(self, table: SymbolTable, query: str) -> int:
+        """The most tokens that are generated for a query; exactly as many for the output `symbols`."""
+
+    def generated(self, table: SymbolTable, example: Example, tokenizer: Tokenizer) -> int:
+        """Tokens that are generated for the right answer."""
+
+    def loss_alphabet(self, table: SymbolTable, softmax: str) -> tuple[int, ...] | None:
+        """Token ids that compete in the loss, given `student.softmax`; None for the whole vocabulary."""
+
+    def decode(self, table: SymbolTable, query: str, output: Any, task: Task) -> Decoded:
+        """Labels from the model's output, which is as `Output` describes."""
+
+
+def text_prompt(table: SymbolTable, query: str, tokenizer: Tokenizer) -> Encoded:
+    """The query and the separator: the prompt of the forms that generate."""
+    return Encoded([*table.prefix, *tokenizer.encode(query), *table.separator], [], [])
+
+
+def supervise_continuation(prompt: Encoded, answer: list[int]) -> Encoded:
+    """The answer as what follows the prompt, each token predicted at the one before it."""
+    first = len(prompt.ids) - 1
+    return Encoded(prompt.ids + answer[:-1], list(range(first, first + len(answer))), answer)

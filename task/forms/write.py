@@ -1,0 +1,50 @@
+"""The `write` answer form: the symbols of `read`, generated after the query, one token for each unit and probe."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from task.forms.protocol import Decoded, Output, supervise_continuation, text_prompt
+from task.labels import Example
+from task.spec import Task
+from task.symbols import Encoded, SymbolTable, Tokenizer
+
+
+class Write:
+    """See the module, and `AnswerForm` for the methods."""
+
+    output: Output = "symbols"
+    token_classifier = False
+
+    def representable(self, table: SymbolTable, example: Example) -> bool:
+        """See `AnswerForm`."""
+        return table.symbols_represent(example)
+
+    def prompt(self, table: SymbolTable, query: str, tokenizer: Tokenizer) -> Encoded:
+        """See `AnswerForm`."""
+        return text_prompt(table, query, tokenizer)
+
+    def answer(self, table: SymbolTable, example: Example, _: Tokenizer) -> list[int]:
+        """See `AnswerForm`."""
+        return [table.symbol_ids[s] for s in table.answer(example)]
+
+    def supervise(self, prompt: Encoded, answer: list[int]) -> Encoded:
+        """See `AnswerForm`."""
+        return supervise_continuation(prompt, answer)
+
+    def most_generated(self, table: SymbolTable, query: str) -> int:
+        """See `AnswerForm`."""
+        return table.symbol_count(query)
+
+    def generated(self, table: SymbolTable, example: Example, _: Tokenizer) -> int:
+        """See `AnswerForm`."""
+        return table.symbol_count(example.query)
+
+    def loss_alphabet(self, _: SymbolTable, __: str) -> tuple[int, ...] | None:
+        """See `AnswerForm`; generation competes with the whole vocabulary."""
+        return None
+
+    def decode(self, table: SymbolTable, query: str, output: Any, _: Task) -> Decoded:
+        """See `AnswerForm`."""
+        ids, log_probabilities = output
+        return Decoded(*table.decode_symbols_with_probability(query, ids, log_probabilities))

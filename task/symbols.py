@@ -1,0 +1,241 @@
+"""Symbols: a labelling as one token for each unit of the query and one for each probe of a closed role.
+
+For open roles this is BIO tagging (begin, inside, outside): a unit's symbol says that it is outside, begins role r or
+continues role r. A closed role is a classification of the whole query, answered at probe tokens that follow it. The
+answer forms `read` and `write` (`task.forms`) differ in how the model gives the symbols, not in what they mean.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from task import transitions
+from task.labels import Example, Label, Labelling, ordered
+from task.segmentation import Segmentation, covers, units
+from task.viterbi import Floats, best_path, log_softmax, probabilities, spans_of
+
+_LEAST_PROBABILITY = 1e-13
+
+
+class Tokenizer(Protocol):
+    """What the codec needs of a tokenizer; `task.tokenizer.load_tokenizer` gives one."""
+
+    eos_id: int
+    prefix: tuple[int, ...]
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, no special tokens added or recognised."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids."""
+
+    def symbol_candidates(self) -> tuple[list[int], list[int]]:
+        """Ids of short single tokens that encode to themselves: (capitalised, lower case), in a fixed order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A training or inference example.
+
+    Attributes:
+        ids: Input token ids, shape (length,).
+        positions: Where the model's output counts, shape (targets,).
+        targets: The token id expected there, shape (targets,); empty for a prompt alone.
+    """
+
+    ids: list[int]
+    positions: list[int]
+    targets: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class ClosedRole:
+    """A closed role in the codec.
+
+    Single-valued: one probe, one symbol per value and one for none. Several values: a probe per value, answered by
+    no or yes.
+
+    Attributes:
+        symbols: Indices into `SymbolTable.symbol_ids`: (none, value 1, …) or (no, yes).
+        probes: Token ids of the probes.
+        requires: Roles of which the query must have one.
+    """
+
+    name: str
+    values: tuple[str, ...]
+    multiple: bool
+    symbols: tuple[int, ...]
+    probes: tuple[int, ...]
+    requires: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SymbolTable:
+    """Which token stands for what, and how scores of these tokens become labels.
+
+    Attributes:
+        roles: Open roles, in the order of their states.
+        single: Those of them that take one value at most.
+        symbol_ids: Token ids of outside, of (begin, continue) per open role, then of the closed roles' symbols.
+        separator: Token ids between the query and what follows it.
+        prefix: Token ids that the base expects before any text.
+        transitions: Scores of one state following another, shape (states, states); empty where decoding only demands
+            that a continuation follows its own role.
+    """
+
+    segmentation: Segmentation
+    roles: tuple[str, ...]
+    single: tuple[str, ...]
+    closed: tuple[ClosedRole, ...]
+    symbol_ids: tuple[int, ...]
+    separator: tuple[int, ...]
+    eos_id: int
+    prefix: tuple[int, ...] = ()
+    transitions: tuple[tuple[float, ...], ...] = ()
+
+    def with_transitions(self, examples: Iterable[Example], weight: float) -> Self:
+        """The same with transition scores counted from the examples that symbols can represent."""
+        paths = (self.states(x) for x in examples if self.symbols_represent(x))
+        counted = transitions.count_transitions(paths, len(self.roles), weight)
+        return dataclasses.replace(self, transitions=counted)
+
+    def symbols_represent(self, example: Example) -> bool:
+        """Whether symbols can express a labelling: not nested spans, nor spans that cut a unit."""
+        names = [x.role for x in example.labels]
+        one_value = (*self.single, *(c.name for c in self.closed if not c.multiple))
+        return all(names.count(n) <= 1 for n in one_value) and covers(example, self.segmentation)
+
+    def states(self, example: Example) -> list[int]:
+        """The state of every unit: 0 outside, `1 + 2r` begins open role r, `2 + 2r` continues it."""
+        out = []
+        for start, end in units(example.query, self.segmentation):
+            state = 0
+            for label in example.labels:
+                if label.start is not None and label.end is not None and label.start <= start and end <= label.end:
+                    state = 1 + 2 * self.roles.index(label.role) + (start > label.start)
+            out.append(state)
+        return out
+
+    def answer(self, example: Example) -> list[int]:
+        """Indices into `symbol_ids`: the units' states, then one per probe."""
+        out = self.states(example)
+        for role in self.closed:
+            held = {x.text for x in example.labels if x.role == role.name}
+            if role.multiple:
+                out += [role.symbols[int(v in held)] for v in role.values]
+            else:
+                out.append(role.symbols[1 + role.values.index(min(held)) if held else 0])
+        return out
+
+    @property
+    def probe_count(self) -> int:
+        """Probe tokens per query."""
+        return sum(len(c.probes) for c in self.closed)
+
+    def symbol_count(self, query: str) -> int:
+        """Symbols of an answer: one for each unit of the query and one for each probe."""
+        return len(units(query, self.segmentation)) + self.probe_count
+
+    # -- scores or symbols to labels ------------------------------------------------------------------------------
+
+    def decode_scores(self, query: str, scores: npt.ArrayLike) -> Labelling:
+        """Labels from scores at the read positions, best consistent labelling, with span probabilities.
+
+        Args:
+            query: The query that the prompt was made from.
+            scores: Logits or log-probabilities, shape (units + probes, len(symbol_ids)).
+
+        Raises:
+            ValueError: The scores have another number of rows.
+        """
+        return self.decode_scores_with_probability(query, scores)[0]
+
+    def decode_scores_with_probability(self, query: str, scores: npt.ArrayLike) -> tuple[Labelling, float]:
+        """What `decode_scores` gives, and the probability of that labelling as a whole, in [0, 1].
+
+        The latter is the share of the best symbols among all consistent ones, times that of each closed role's answer:
+        it is defined for a query without labels too.
+        """
+        spans = units(query, self.segmentation)
+        table = np.asarray(scores, dtype=np.float64).reshape(-1, len(self.symbol_ids))
+        if len(table) != len(spans) + self.probe_count:
+            raise ValueError(f"{len(table)} rows of scores for {len(spans)} units and {self.probe_count} probes")
+        states = 1 + 2 * len(self.roles)
+        out = []
+        raw_probability = 1.0
+        if spans:
+            found, raw_probability, shares = self._best(log_softmax(table[: len(spans), :states]))
+            for (role, first, end), probability in zip(found, shares, strict=True):
+                start, stop = spans[first][0], spans[end - 1][1]
+                out.append(Label(self.roles[role], query[start:stop], start, stop, probability))
+        row = len(spans)
+        for closed in self.closed:
+            part = np.exp(log_softmax(table[row : row + len(closed.probes)][:, list(closed.symbols)]))
+            row += len(closed.probes)
+            raw_probability *= float(part.max(axis=1).prod())
+            if closed.multiple:
+                yes = [(v, float(p)) for v, p in zip(closed.values, part[:, 1], strict=True) if p > 0.5]
+                out += [Label(closed.name, v, confidence=p) for v, p in yes]
+            else:
+                best = int(part[0].argmax())
+                if best:
+                    out.append(Label(closed.name, closed.values[best - 1], confidence=float(part[0, best])))
+        return self.enforce_constraints(out), raw_probability
+
+    def _best(self, scores: Floats) -> tuple[list[tuple[int, int, int]], float, list[float]]:
+        """The spans of the best path, the probability of the whole path, and that of each span."""
+        if not self.transitions:
+            path = best_path(scores)
+            found = spans_of(path)
+            return found, *probabilities(scores, path, found)
+        path = transitions.best_path(scores, self._transition_matrix)
+        found = spans_of(path)
+        return found, *transitions.probabilities(scores, self._transition_matrix, path, found)
+
+    @cached_property
+    def _transition_matrix(self) -> Floats:
+        """`transitions` as a matrix: made once, used for every query."""
+        return transitions.constrained_matrix(self.transitions)
+
+    def decode_symbols(self, query: str, ids: Sequence[int], log_probabilities: Sequence[float]) -> Labelling:
+        """Labels from generated symbols; a token that is not a symbol of its place counts as outside.
+
+        Args:
+            ids: Generated token ids, one for each unit and probe; missing ones count as unknown.
+            log_probabilities: Of each generated token, natural logarithm.
+        """
+        return self.decode_symbols_with_probability(query, ids, log_probabilities)[0]
+
+    def decode_symbols_with_probability(
+        self, query: str, ids: Sequence[int], log_probabilities: Sequence[float]
+    ) -> tuple[Labelling, float]:
+        """What `decode_symbols` gives, and the probability of that labelling as a whole.
+
+        The probability that a generated token leaves over is spread evenly over the other symbols.
+        """
+        index = {token: i for i, token in enumerate(self.symbol_ids)}
+        rows = self.symbol_count(query)
+        scores = np.full((rows, len(self.symbol_ids)), -30.0)
+        for row, (token, log_probability) in enumerate(zip(ids[:rows], log_probabilities, strict=False)):
+            if token in index:
+                p = float(np.exp(min(log_probability, -1e-9)))
+                scores[row] = np.log(max((1.0 - p) / max(1, len(self.symbol_ids) - 1), _LEAST_PROBABILITY))
+                scores[row, index[token]] = np.log(max(p, _LEAST_PROBABILITY))
+        return self.decode_scores_with_probability(query, scores)
+
+    def enforce_constraints(self, labels: Iterable[Label]) -> Labelling:
+        """Keep the most probable value of a single-valued role; drop closed roles without the roles they require."""
+        keep: list[Label] = []
+        for label in sorted(labels, key=lambda x: -(x.confidence or 0.0)):
+            if label.role not in self.single or all(k.role != label.role for k in keep):
+                keep.append(label)
+        have = {k.role for k in keep}
+        needs = {c.name: c.requires for c in self.closed if c.requires}
+        return ordered(k for k in keep if k.role not in needs or have & set(needs[k.role]))
