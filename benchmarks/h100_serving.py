@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.h100_student import SIZES
-from engine.process import Engine
+from engine.process import VllmProcess
 from eval.arrivals import poisson
 from eval.endpoint import Target
 from eval.latency import summarise
@@ -132,7 +132,9 @@ def measured(
         extra_args=("--load-format", "dummy", *extra),
     )
     adapters = settings.adapters if adapter is not None else None
-    with Engine(model, "student", form, settings, log, adapters=adapters) as engine:
+    with VllmProcess(
+        model, name="student", runs_as=form, settings=settings, log=log, adapters=adapters
+    ) as engine:
         engine.wait_ready()
         if adapter is not None:
             engine.load_adapter(ADAPTER, adapter)

@@ -31,16 +31,16 @@ from typing import Any
 
 import numpy as np
 
-from engine.client import StudentClient
-from engine.process import free_port
+from engine.client import VllmClient
+from engine.loopback import free_port
 from eval.arrivals import poisson
 from eval.endpoint import Target
 from eval.latency import percentiles, slower_by, summarise
 from eval.load_generator import run
 from limbeck.stage import device, git_commit, versions
+from serving.client import served
 from serving.release.bundle import open_bundle
 from serving.release.head_cache import HeadCache, build
-from serving.service import served
 from task.files import read_json, write_json
 from task.labels import Example, Label
 from task.tokenizer import load_tokenizer
@@ -75,7 +75,7 @@ def main() -> None:
     if {"hits", "gateway"} & set(wanted):
         with tempfile.TemporaryDirectory() as name:
             state = Path(name) / "state"
-            with served(options.bundle, state, options=["--workers", str(options.workers)]) as url:
+            with served(options.bundle, state=state, options=["--workers", str(options.workers)]) as url:
                 if "hits" in wanted:
                     queries = list(HeadCache(options.bundle / "cache").queries())
                     found["hits"] = {"workers": options.workers, **hits(url, queries, options.seconds)}
@@ -142,7 +142,7 @@ async def gateway(url: str, engine: str, bundle: Any, count: int) -> dict[str, A
     import aiohttp
 
     queries = made_up_misses(bundle, count)
-    student = StudentClient.of(bundle, engine, load_tokenizer(bundle.model), 60.0)
+    student = VllmClient.of(bundle, engine, load_tokenizer(bundle.model), timeout_s=60.0)
     through: list[float] = []
     straight: list[float] = []
     async with aiohttp.ClientSession() as session:
@@ -184,7 +184,7 @@ def cache(rows: int) -> dict[str, Any]:
     folder = Path(tempfile.mkdtemp(prefix="limbeck-cache-"))
     try:
         started = time.monotonic()
-        build(folder, _made_up(rows), "v1", "benchmark")
+        build(folder, _made_up(rows), normaliser_name="v1", key="benchmark")
         seconds = time.monotonic() - started
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         code = "from benchmarks.serving import look; import sys; look(sys.argv[1], int(sys.argv[2]))"

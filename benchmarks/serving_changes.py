@@ -41,13 +41,13 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks.mixed_load import MixedLoad, Outcome
 from benchmarks.serving import made_up_misses
-from engine.process import free_port
+from engine.loopback import free_port
 from eval.latency import percentiles
 from limbeck.stage import device, git_commit, versions
+from serving.client import served
 from serving.release.bundle import Bundle, build, open_bundle
 from serving.release.head_cache import HeadCache
 from serving.release.pointer import release, rollback
-from serving.service import served
 from task.files import write_json
 from task.labels import Example, Label
 from task.serving_settings import Change
@@ -141,8 +141,8 @@ class Service:
 def running(bundle: Bundle, folder: Path) -> Iterator[Service]:
     """A service of two workers that follows a pointer to a bundle."""
     pointer, admin = folder / "live.json", free_port()
-    release(pointer, bundle.folder, Change(), ungated=True)
-    with served(pointer, folder / "state", options=["--admin-port", str(admin), "--workers", "2"]) as url:
+    release(pointer, bundle=bundle.folder, change=Change(), ungated=True)
+    with served(pointer, state=folder / "state", options=["--admin-port", str(admin), "--workers", "2"]) as url:
         yield Service(url, f"http://127.0.0.1:{admin}", folder / "state", pointer)
 
 
@@ -168,7 +168,7 @@ def swapped(bundle: Bundle, one: str, two: str, folder: Path) -> Bundle:
         )
         if not violation(bundle.task, query, labels):
             head.append(Example(query, labels))
-    return build(folder / "bundle", bundle.task, bundle.codec, model, head, {}, bundle.calibrator)
+    return build(folder / "bundle", bundle.task, bundle.codec, model, head, {}, calibrator=bundle.calibrator)
 
 
 def _labels(body: dict[str, Any]) -> str:
@@ -220,7 +220,7 @@ def _change(service: Service, to: Bundle, keep_s: float, *, back: bool = False) 
     if back:
         rollback(service.pointer)
     else:
-        release(service.pointer, to.folder, Change(keep_s=keep_s), ungated=True)
+        release(service.pointer, bundle=to.folder, change=Change(keep_s=keep_s), ungated=True)
     released = time.time()
     found = service.until(lambda s: s["active"]["bundle"] == to.id and any(
         n["at"] >= started and n["text"].startswith(f"serving {to.id}") for n in s["news"]

@@ -30,9 +30,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.mutations import mutated
-from engine.process import free_port
+from engine.loopback import free_port
 from limbeck.stage import device, git_commit, versions
-from serving.service import served
+from serving.client import served
 from task.files import write_json
 
 RESULT = Path(__file__).parent / "results" / "serving_fuzz.json"
@@ -64,7 +64,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         admin = free_port()
         more = ["--admin-port", str(admin), "--workers", "2", "--set", "request_timeout_s=2.0"]
-        with served(options.bundle, Path(name) / "state", options=more) as url:
+        with served(options.bundle, state=Path(name) / "state", options=more) as url:
             found = fuzz(url, f"http://127.0.0.1:{admin}", options.requests, options.examples)
     write_json(RESULT, found | {"versions": versions(), "device": device(), "git": git_commit()})
     print(RESULT)

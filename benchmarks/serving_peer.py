@@ -31,15 +31,17 @@ from typing import Any
 
 import yaml
 
-from engine.process import Engine, die_with_parent, free_port
+from engine.loopback import free_port
+from engine.process import VllmProcess
+from engine.process_guard import die_with_parent
 from eval.arrivals import poisson
 from eval.endpoint import Target
 from eval.latency import percentiles, summarise
 from eval.load_generator import one_by_one, run
 from limbeck.stage import device, git_commit, versions
+from serving.client import served
 from serving.release.bundle import Bundle, open_bundle
 from serving.release.head_cache import HeadCache
-from serving.service import served
 from task.files import write_json
 from task.labels import Example
 from task.tokenizer import load_tokenizer
@@ -71,7 +73,7 @@ def main() -> None:
             theirs = measured(target, f"{engine}/metrics", bodies, bodies, options.seconds, options.rates)
         print("theirs", theirs, flush=True)
         admin = free_port()
-        with served(bundle.folder, folder / "state", options=("--admin-port", str(admin))) as url:
+        with served(bundle.folder, state=folder / "state", options=("--admin-port", str(admin))) as url:
             misses: list[Any] = [{"query": row.query, "use_cache": False} for row in rows]
             hits: list[Any] = [{"query": row.query} for row in rows]
             metrics = f"http://127.0.0.1:{admin}/engine/metrics"
@@ -89,7 +91,8 @@ def main() -> None:
 def litellm(model: Path, bundle: Bundle, venv: Path, folder: Path) -> Iterator[tuple[str, str]]:
     """The proxy with its cache before vLLM; gives the addresses of both."""
     settings = bundle.task.serving.model_copy(update={"extra_args": ()})
-    with Engine(model, "student", "json", settings, folder / "engine.log") as engine:
+    log = folder / "engine.log"
+    with VllmProcess(model, name="student", runs_as="json", settings=settings, log=log) as engine:
         engine.wait_ready()
         config = folder / "litellm.yaml"
         config.write_text(yaml.safe_dump({

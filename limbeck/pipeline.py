@@ -157,8 +157,8 @@ class Pipeline:
             calibrator, answers = calibrate_student(self, merged / "model", codec)
             self.console.begin("head cache", len(head))
             made = build(
-                folder / "bundle", self.task, codec, model, head, {"merge": parity}, calibrator, self.console.advance,
-                adapter, answers,
+                folder / "bundle", self.task, codec, model, head, {"merge": parity}, calibrator=calibrator,
+                done=self.console.advance, adapter=adapter, reference=answers,
             )
             shutil.rmtree(folder / "engine", ignore_errors=True)  # the bundle has links to its files
             report = calibrator.report

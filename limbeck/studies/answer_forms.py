@@ -76,8 +76,8 @@ def _measure(pipeline: Pipeline, task: Task, merged: Path, folder: Path) -> dict
     from eval.latency import percentiles
     from eval.load_generator import one_by_one
     from eval.quality import quality
+    from serving.client import label_all, served
     from serving.release.bundle import build
-    from serving.service import label_all, served
     from task.codec import load_codec
     from task.tokenizer import load_tokenizer
 
@@ -89,7 +89,7 @@ def _measure(pipeline: Pipeline, task: Task, merged: Path, folder: Path) -> dict
     bundle = build(folder / "bundle", patient, codec, model, [], {})
     gold = pipeline.inputs.test[: _JSON_ROWS if codec.form == "json" else task.eval.max_rows]
     pipeline.console.begin("starting vLLM and the gateway")
-    with served(bundle.folder, folder / "serve") as url:
+    with served(bundle.folder, state=folder / "serve") as url:
         queries = [g.query for g in gold]
         one_by_one(Target(url), queries[-3:], use_cache=False)  # warm-up with other queries
         idle = one_by_one(Target(url), queries[: _IDLE[codec.form]], use_cache=False)

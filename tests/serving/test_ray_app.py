@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from ray import serve
 
 from benchmarks.mixed_load import MixedLoad
-from engine.process import free_port
+from engine.loopback import free_port
 from serving.ray_app import Between, Cluster, build
 from serving.release.bundle import Bundle
 from task.errors import InputError

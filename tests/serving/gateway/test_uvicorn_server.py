@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import uvicorn
 
-from serving.gateway import uvicorn_server as quiet
-from serving.gateway.accept_balancing import Tally
-from serving.gateway.uvicorn_server import ImpatientProtocol, QuietServer
+from serving.gateway import uvicorn_server
+from serving.gateway.accept_balancing import ConnectionCounts
+from serving.gateway.uvicorn_server import EmbeddedServer, HeaderTimeoutProtocol
 
 REQUEST = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 
@@ -26,14 +26,14 @@ async def app(_scope: Any, _receive: Any, send: Any) -> None:
 
 @pytest.mark.parametrize("first", [b"", b"GET / HT", REQUEST + b"GET / HT"])
 def test_half_a_head_is_not_waited_for(first: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quiet, "HEAD_S", 0.3)
+    monkeypatch.setattr(uvicorn_server, "HEADER_TIMEOUT_S", 0.3)
 
     async def run() -> None:
         with socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
             listener.listen()
-            config = uvicorn.Config(app, http=ImpatientProtocol, lifespan="off", log_level="warning")
-            server = QuietServer(config, Tally(tmp_path / "tally", 0, 1))
+            config = uvicorn.Config(app, http=HeaderTimeoutProtocol, lifespan="off", log_level="warning")
+            server = EmbeddedServer(config, ConnectionCounts(tmp_path / "counts", number=0, processes=1))
             task = asyncio.create_task(server.serve([listener]))
             reader, writer = await asyncio.open_connection(*listener.getsockname())
             started = time.monotonic()

@@ -17,7 +17,7 @@ MILK = Example("Oat milk 1l", (Label("product", "Oat milk", 0, 8, 0.9), Label("s
 
 
 def build(folder: Path, *rows: Example) -> HeadCache:
-    write(folder, rows, "v1", "key")
+    write(folder, rows, normaliser_name="v1", key="key")
     return HeadCache(folder)
 
 
