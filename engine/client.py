@@ -152,9 +152,9 @@ class VllmClient:
         for query, prompt, choice in zip(queries, prompts, choices, strict=True):
             scores = np.empty((len(prompt.positions), len(symbols)))
             for row, position in enumerate(prompt.positions):
-                told = {int(k): float(v["logprob"]) for k, v in choice["prompt_logprobs"][position + 1].items()}
-                least = sorted(told.values())[-asked]  # the others are no likelier; the token itself is always told
-                scores[row] = [told.get(s, least) for s in symbols]
+                given = {int(k): float(v["logprob"]) for k, v in choice["prompt_logprobs"][position + 1].items()}
+                least = sorted(given.values())[-asked]  # an upper bound for the others; vLLM adds the token itself to the likeliest
+                scores[row] = [given.get(s, least) for s in symbols]
             out.append(Judged(*self._codec.judge_scores(query, scores)))
         return out
 

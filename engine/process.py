@@ -162,8 +162,8 @@ class VllmProcess:
             with urllib.request.urlopen(request, timeout=_ADAPTER_S):
                 pass
         except urllib.error.HTTPError as error:
-            body = error.read().decode(errors="replace")[:500]
-            raise EngineError(f"vLLM refused {path} with {error.code}: {body}") from error
+            text = error.read().decode(errors="replace")[:500]
+            raise EngineError(f"vLLM refused {path} with {error.code}: {text}") from error
         except OSError as error:
             raise EngineError(f"vLLM did not answer {path}: {error}") from error
 

@@ -4,7 +4,7 @@ Models with the same weights share the engine; each may bring an adapter, which 
 loaded again after each restart. Before clients may ask a model, it is checked against the trained student
 (`engine.startup`).
 
-An engine hangs when somebody waits and nobody gets an answer for `serving.hang_s`: a full queue is slow, not broken.
+An engine hangs when queries wait and none is answered for `serving.hang_s`: a long queue alone is no fault.
 While no client asks, the watchdog sends a query every two minutes; not more often, because vLLM spins for a second
 after every request.
 """
@@ -173,7 +173,7 @@ class Watchdog:
     async def _watch(self, engine: Engine) -> None:
         """Watch until it fails; raises `EngineError` when the process has ended, or those who wait get no answers."""
         now = time.monotonic()
-        # `waiting_since`: when somebody began to wait without anybody having got an answer since
+        # `waiting_since`: the start of the time in which queries wait and none is answered
         last_answer, waiting_since, answered = now, None, self._sum(self.answered)
         probe: asyncio.Task[bool] | None = None
         try:

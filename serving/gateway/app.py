@@ -49,21 +49,26 @@ class Gateway:
     _shadows: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def __call__(self, scope: Mapping[str, Any], receive: Any, send: Any) -> None:
-        """Answer one request."""
+        """Answer one request; answer the server's lifespan events; close a websocket."""
         if scope["type"] == "lifespan":
             await _lifespan(receive, send)
             return
-        if scope["type"] != "http":  # a websocket
+        if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1000})
             return
         exchange = Exchange(scope, receive, send)
-        known = _PATHS.get(exchange.path)
+        known = PATHS.get(exchange.path)
+        if known is None:
+            await self.respond(exchange, "other", not_found)
+            return
+        method, handler = known
+        if scope["method"] != method and not (method == "GET" and scope["method"] == "HEAD"):
+            handler = wrong_method
+        await self.respond(exchange, exchange.path, handler)
+
+    async def respond(self, exchange: Exchange, path: str, handler: Handler) -> None:
+        """Call a handler, answer the errors that it raises, and record the request under `path`."""
         try:
-            if known is None:
-                raise HttpError(404, "not_found", f"no such path; expected one of {', '.join(_PATHS)}")
-            method, handler = known
-            if scope["method"] != method and not (method == "GET" and scope["method"] == "HEAD"):
-                raise HttpError(405, "method_not_allowed", f"this path takes {method}", headers={"Allow": method})
             await handler(self, exchange)
         except HttpError as error:
             if error.status in (401, 429, 503):
@@ -77,7 +82,7 @@ class Gateway:
                 raise
             await exchange.answer(HttpError(500, "server_error", "an internal error").body(), 500)
         finally:
-            self._record(exchange, "other" if known is None else exchange.path)
+            self._record(exchange, path)
 
     def _record(self, exchange: Exchange, path: str) -> None:
         """Metrics, trace and access log of a request that has ended."""
@@ -110,7 +115,7 @@ class Gateway:
             self._check(choice, [request.query])
             admission.charge(1)
             route, answer = await self._answer(exchange, choice, request.query, use_cache=request.use_cache, due=due)
-            await exchange.answer(_line(answer, route) + b"}")
+            await exchange.answer(answer_json(answer, route) + b"}")
 
     async def _answer(
         self, exchange: Exchange, choice: Choice, query: str, *, use_cache: bool, due: float
@@ -153,7 +158,7 @@ class Gateway:
         def line(index: int, answer: Answer, route: Route) -> bytes:
             self.metrics.count(self.metrics.answers, route.bundle.id, answer.source, answer.status)
             counts[answer.source] = counts.get(answer.source, 0) + 1
-            return _line(answer, route) + b',"index":%d}\n' % index
+            return answer_json(answer, route) + b',"index":%d}\n' % index
 
         misses: dict[Route, dict[str, list[int]]] = {}  # indices of each distinct query
         lines = []
@@ -294,13 +299,24 @@ class Gateway:
         task.add_done_callback(self._shadows.discard)
 
 
-def _line(answer: Answer, route: Route) -> bytes:
+def answer_json(answer: Answer, route: Route) -> bytes:
     """An answer as JSON, without its closing brace."""
     return b'{"query":%s,"labels":%s,"status":"%s","source":"%s","probability":%s,"task":%s,"bundle":"%s"' % (
         json.dumps(answer.query, ensure_ascii=False).encode(), answer.labels, answer.status.encode(),
         answer.source.encode(), b"null" if answer.probability is None else b"%g" % answer.probability,
         route.task_json, route.bundle.id.encode(),
     )
+
+
+async def not_found(_gateway: Gateway, _exchange: Exchange) -> None:
+    """Raise the error for a path that is not in `PATHS`."""
+    raise HttpError(404, "not_found", f"no such path; expected one of {', '.join(PATHS)}")
+
+
+async def wrong_method(_gateway: Gateway, exchange: Exchange) -> None:
+    """Raise the error for another method than that in `PATHS`."""
+    method, _ = PATHS[exchange.path]
+    raise HttpError(405, "method_not_allowed", f"this path takes {method}", headers={"Allow": method})
 
 
 async def _lifespan(receive: Any, send: Any) -> None:
@@ -311,7 +327,8 @@ async def _lifespan(receive: Any, send: Any) -> None:
             return
 
 
-_PATHS: Mapping[str, tuple[str, Callable[[Gateway, Exchange], Awaitable[None]]]] = {
+Handler = Callable[[Gateway, Exchange], Awaitable[None]]
+PATHS: Mapping[str, tuple[str, Handler]] = {
     "/v1/label": ("POST", Gateway.label),
     "/v1/label:batch": ("POST", Gateway.batch),
     "/v1/chat/completions": ("POST", Gateway.chat),

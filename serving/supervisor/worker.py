@@ -115,7 +115,7 @@ class Worker:
         route = Route(
             bundle, cache, client, settings, store=self.store,
             on_uncertain=lambda query, probability: self.uncertain.add(
-                bundle.id, query, probability=probability, settings=settings.certain
+                bundle=bundle.id, query=query, probability=probability, settings=settings.certain
             ),
         )
         if settings.consult.per_hour:

@@ -73,7 +73,7 @@ class UncertainLog:
         self._log = log
         self._counts: dict[tuple[str, str], _Uncertain] = {}
 
-    def add(self, bundle: str, query: str, *, probability: float, settings: Certain) -> None:
+    def add(self, *, bundle: str, query: str, probability: float, settings: Certain) -> None:
         """Count a query, where the settings of its bundle ask for it; `bundle` is the id."""
         if settings.keep == "nothing":
             return

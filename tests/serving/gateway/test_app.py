@@ -334,5 +334,5 @@ def test_a_key_row_says_what_is_wrong(tmp_path: Any) -> None:
     with pytest.raises(InputError, match="limbeck key"):
         read_keys(tmp_path / "none.json")
     with pytest.raises(InputError, match="not a name"):
-        make_key(tmp_path / "new.json", "Über", 1.0, 1, 1)
+        make_key(tmp_path / "new.json", "Über", rate=1.0, burst=1, concurrency=1)
     assert KeyRow(name="a", sha256="0" * 64).rate == 100.0

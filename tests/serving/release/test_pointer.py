@@ -64,7 +64,7 @@ def test_only_what_the_gate_has_passed_is_released(bundle: Bundle, tmp_path: Pat
     manifest = bundle.folder / "manifest.json"
     kept = read_json(manifest)
     write_json(manifest, kept | {"gate": kept["gate"] | {"bundle": "000000000000"}})
-    with pytest.raises(InputError, match="judged another content"):
+    with pytest.raises(InputError, match="judged other content"):
         release(pointer, bundle=bundle.folder, change=Change())
     write_json(manifest, kept)
     assert release(pointer, bundle=bundle.folder, change=Change()).current.id == bundle.id
