@@ -4,7 +4,7 @@
     python -m benchmarks.h100_serving --size tiny --seconds 3 --rates 2 --lengths 4 --precisions bf16 --eager
 
 The weights are dummies, which vLLM makes itself (`--load-format dummy`): times are those of real ones, answers are not.
-Questions are of the length that the market's have, 40 tokens (a query twice and its probes), all different. For each
+Prompts have the length of the market's, 40 tokens (a query twice and its probes), and are all different. For each
 precision and for merged and run-time adapter: the form `read`, and answers of `--lengths` tokens, in an open loop
 (Poisson, time from the scheduled departure) at `--rates` a second for `--seconds`. Expected: a forward pass of 40
 tokens moves 16 GB of weights, 5 ms at the chip's 3.35 TB/s and half of that in FP8; vLLM's HTTP and scheduling add some
@@ -166,7 +166,7 @@ def open_loop(
 
 
 def question(name: str, form: str, length: int, prompt: list[int]) -> tuple[str, dict[str, Any]]:
-    """Path and body, as `serving.client` asks."""
+    """Path and body, as `engine.client` sends them."""
     if form == "read":
         return "/pooling", {
             "model": name, "input": [prompt], "task": "token_classify", "add_special_tokens": False,

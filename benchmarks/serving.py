@@ -1,4 +1,4 @@
-"""The service under load: what the cache can bear, what the gateway costs, how large a head cache may be.
+"""The service under load: throughput of the cache, latency that the gateway adds, size of the head cache.
 
     python -m benchmarks.serving BUNDLE [--seconds 60] [--workers 2] [--only hits|gateway|cache]
 
@@ -60,7 +60,7 @@ uvloop.run(main())
 
 
 def main() -> None:
-    """Measure what was asked for; what was measured before and is not asked for stays."""
+    """Run the parts given by `--only`; the other parts of an existing result are kept."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path, help="the market's bundle")
     parser.add_argument("--seconds", type=float, default=60.0, help="how long the 1,000/s last; other rates a sixth")
@@ -93,7 +93,7 @@ def main() -> None:
 
 
 def hits(url: str, queries: Sequence[str], seconds: float) -> dict[str, Any]:
-    """Rising rates through the service; before, what the generator itself can hold."""
+    """Rising rates through the service, after the limit of the generator itself."""
     port = free_port()
     constant = subprocess.Popen([sys.executable, "-c", CONSTANT, str(port)])
     try:
@@ -138,7 +138,7 @@ def load(url: str, queries: Sequence[str], rate: float, seconds: float, timeout_
 
 
 async def gateway(url: str, engine: str, bundle: Any, count: int) -> dict[str, Any]:
-    """The same questions through the gateway and straight to vLLM, in turns."""
+    """The same queries through the gateway and straight to vLLM, in turns."""
     import aiohttp
 
     queries = made_up_misses(bundle, count)
@@ -169,7 +169,7 @@ async def gateway(url: str, engine: str, bundle: Any, count: int) -> dict[str, A
 
 
 def made_up_misses(bundle: Any, count: int) -> list[str]:
-    """Queries that no cache knows: known ones with other words in front."""
+    """Queries that no cache has: cached ones with other words in front."""
     known = list(HeadCache(bundle.folder / "cache").queries())
     words = sorted({w for q in known for w in q.split()})
     rng = random.Random(1)

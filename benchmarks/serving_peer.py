@@ -1,12 +1,12 @@
-"""What one would put together instead: `vllm serve` with a JSON-schema answer behind LiteLLM's proxy.
+"""The obvious alternative: `vllm serve` with a JSON-schema answer behind LiteLLM's proxy.
 
     python -m benchmarks.serving_peer runs/market --litellm VENV [--queries 300] [--rates 5 20 50]
 
 The same merged student, machine and queries. Theirs: vLLM as a chat model with `response_format: json_schema`, and
-LiteLLM with its cache in memory before it; an answer may have as many tokens as the teacher's labels take as JSON, so
-nobody waits for idle talk. Ours: `limbeck serve` with the bundle. Misses one at a time, then the last of these requests
-again, which both caches know (LiteLLM's keeps 200): one at a time, and at each of `--rates` a second (Poisson, time
-from the scheduled departure). How many questions reached vLLM meanwhile is counted there. VENV is an environment with
+LiteLLM with its cache in memory before it; an answer is limited to the number of tokens that the teacher's labels take
+as JSON. Ours: `limbeck serve` with the bundle. Misses one at a time, then the last of these requests again, which both
+caches have (LiteLLM's keeps 200): one at a time, and at each of `--rates` a second (Poisson, time from the scheduled
+departure). The queries that reached vLLM are counted there. VENV is an environment with
 `litellm[proxy]`, which needs other versions than this project.
 
 Expected: a miss costs a pass of the model for each token of JSON against one, some 20 times; a hit costs LiteLLM some
@@ -134,7 +134,7 @@ def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
 
 
 def chat(bundle: Bundle, row: Example) -> dict[str, Any]:
-    """The request that somebody would write who has an OpenAI client and a JSON schema."""
+    """The request of an OpenAI client with a JSON schema."""
     answer = json.dumps({"labels": [{"role": x.role, "text": x.text} for x in row.labels]}, separators=(",", ":"))
     label = {
         "type": "object", "properties": {
@@ -159,7 +159,7 @@ def measured(
     """Misses one by one, of which the first warm up; then hits one by one and in an open loop at each rate.
 
     Args:
-        metrics: Where vLLM tells how many questions it has answered.
+        metrics: URL of vLLM's metrics.
     """
     slow = one_by_one(target, [json.dumps(b) for b in misses], use_cache=True, timeout_s=120.0)
     bodies = [json.dumps(b) for b in hits[-KNOWN:]]
@@ -180,7 +180,7 @@ def measured(
 
 
 def asked(metrics: str) -> int:
-    """Questions that vLLM has finished."""
+    """Requests that vLLM has finished."""
     with urllib.request.urlopen(metrics, timeout=10) as response:
         text = response.read().decode()
     return round(sum(float(x.split()[-1]) for x in text.splitlines() if x.startswith("vllm:request_success_total")))

@@ -135,9 +135,9 @@ class VllmClient:
         return out
 
     async def _read_likeliest(self, queries: Sequence[str], prompts: Sequence[Encoded]) -> list[Judged]:
-        """One forward pass of a causal LM; for each prompt token its likeliest alternatives come back.
+        """One forward pass of a causal LM, which returns the likeliest tokens at each position of the prompt.
 
-        What a position predicts stands with the token after it, so one more token is sent; and vLLM writes one.
+        vLLM returns a position's prediction with the token after it, so one more token is sent; it also generates one.
         """
         if not queries:
             return []
@@ -153,7 +153,8 @@ class VllmClient:
             scores = np.empty((len(prompt.positions), len(symbols)))
             for row, position in enumerate(prompt.positions):
                 given = {int(k): float(v["logprob"]) for k, v in choice["prompt_logprobs"][position + 1].items()}
-                least = sorted(given.values())[-asked]  # an upper bound for the others; vLLM adds the token itself to the likeliest
+                # An upper bound for all others; sorted, because vLLM gives the actual token beside the likeliest.
+                least = sorted(given.values())[-asked]
                 scores[row] = [given.get(s, least) for s in symbols]
             out.append(Judged(*self._codec.judge_scores(query, scores)))
         return out

@@ -31,10 +31,10 @@ class Metrics:
         )
         self.refused = Counter("limbeck_refused", "Requests refused", ["reason"], registry=r)
         self.consulted = Counter(
-            "limbeck_consulted", "Queries with uncertain labels for the live teacher, by outcome", ["outcome"], registry=r
+            "limbeck_consulted", "Queries with uncertain labels for the live teacher", ["outcome"], registry=r
         )
         self.shadowed = Counter(
-            "limbeck_shadow", "Queries that the bundle on trial was asked as well, by agreement", ["bundle", "result"], registry=r
+            "limbeck_shadow", "Queries sent to the bundle on trial as well", ["bundle", "result"], registry=r
         )
         self.waiting = Gauge(
             "limbeck_waiting", "Queries that wait for the student", multiprocess_mode="livesum", registry=r
