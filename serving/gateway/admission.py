@@ -48,12 +48,12 @@ def unavailable(exchange: Exchange, error: Exception) -> HttpError:
     """503 for an error of a route: the student is not available, or not in time."""
     if isinstance(error, RefusedError):
         exchange.notes["refused"] = error.reason
-        return HttpError(503, "overloaded_error", str(error), retry_after=error.retry_after)
+        return HttpError(503, kind="overloaded_error", message=str(error), retry_after=error.retry_after)
     if isinstance(error, TimeoutError):
         exchange.notes["refused"] = "deadline"
-        return HttpError(503, "overloaded_error", "not answered by the deadline", retry_after=1.0)
+        return HttpError(503, kind="overloaded_error", message="not answered by the deadline", retry_after=1.0)
     exchange.notes |= {"refused": "engine", "engine": str(error)[:300]}
-    return HttpError(503, "overloaded_error", "the student is not available", retry_after=1.0)
+    return HttpError(503, kind="overloaded_error", message="the student is not available", retry_after=1.0)
 
 
 def _key_error(exchange: Exchange, refusal: Refusal) -> HttpError:
@@ -61,6 +61,6 @@ def _key_error(exchange: Exchange, refusal: Refusal) -> HttpError:
     kind = "authentication_error" if refusal.status == 401 else "rate_limit_error"
     headers = {"WWW-Authenticate": "Bearer"} if refusal.status == 401 else {}
     return HttpError(
-        refusal.status, kind, refusal.message, headers=headers,
+        refusal.status, kind=kind, message=refusal.message, headers=headers,
         retry_after=refusal.retry_after if refusal.status == 429 else None,
     )

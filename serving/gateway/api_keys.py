@@ -38,7 +38,7 @@ class KeyRow(Strict):
 _ROWS = TypeAdapter(tuple[KeyRow, ...])
 
 
-@dataclass(slots=True)
+@dataclass(kw_only=True, slots=True)
 class Bucket:
     """A token bucket: `rate` tokens a second, at most `burst` saved; times are `time.monotonic()`.
 
@@ -51,7 +51,7 @@ class Bucket:
     tokens: float
     at: float
 
-    def take(self, wanted: float, now: float) -> float:
+    def take(self, wanted: float, *, now: float) -> float:
         """Take tokens and return 0; or take none and return the seconds until there are enough."""
         self.tokens = min(self.burst, self.tokens + (now - self.at) * self.rate)
         self.at = now
@@ -71,7 +71,7 @@ class Caller:
     in_flight: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Refusal:
     """Why a caller is refused; `retry_after` is in seconds."""
 
@@ -101,26 +101,33 @@ class Callers:
         row = self.rows.get(found[1]) if found else None
         digest = hashlib.sha256((presented or "").encode()).hexdigest()
         if not hmac.compare_digest(digest, row.sha256 if row else "0" * 64) or row is None:
-            return Refusal(401, "no key", "give a valid API key: `Authorization: Bearer lk_…`")
+            return Refusal(status=401, reason="no key", message="give a valid API key: `Authorization: Bearer lk_…`")
         caller = self.known.get(row.name)
         if caller is None:
             caller = self.known[row.name] = Caller(row, self._bucket(row))
         elif caller.row != row:
             caller.row, caller.bucket = row, self._bucket(row)
         if caller.in_flight >= max(1, row.concurrency // self.workers):
-            return Refusal(429, "concurrency", f"{caller.in_flight} requests of this key are being answered", 1.0)
+            return Refusal(
+                status=429, reason="concurrency", retry_after=1.0,
+                message=f"{caller.in_flight} requests of this key are being answered",
+            )
         return caller
 
     def charge(self, caller: Caller, queries: int) -> Refusal | None:
         """Take a token for each query; a refusal where there are not enough."""
-        wait = caller.bucket.take(queries, time.monotonic())
+        wait = caller.bucket.take(queries, now=time.monotonic())
         if not wait:
             return None
-        return Refusal(429, "rate", f"over the rate of this key, {caller.row.rate:g} queries/s", wait)
+        return Refusal(
+            status=429, reason="rate", retry_after=wait,
+            message=f"over the rate of this key, {caller.row.rate:g} queries/s",
+        )
 
     def _bucket(self, row: KeyRow) -> Bucket:
         share = 1.0 / self.workers
-        return Bucket(row.rate * share, row.burst * share, row.burst * share, time.monotonic())
+        burst = row.burst * share
+        return Bucket(rate=row.rate * share, burst=burst, tokens=burst, at=time.monotonic())
 
 
 def read_keys(path: Path) -> dict[str, KeyRow]:

@@ -80,7 +80,7 @@ class Gateway:
             exchange.notes["error"] = "".join(traceback.format_exception(error))[-4_000:]
             if exchange.status:  # the response has begun: it can only be broken off
                 raise
-            await exchange.answer(HttpError(500, "server_error", "an internal error").body(), 500)
+            await exchange.answer(HttpError(500, kind="server_error", message="an internal error").body(), 500)
         finally:
             self._record(exchange, path)
 
@@ -142,8 +142,8 @@ class Gateway:
             queries = request.queries
             if len(queries) > self.settings.max_batch:
                 raise HttpError(
-                    400, "invalid_request_error",
-                    f"{len(queries)} queries; at most {self.settings.max_batch} in one request", param="queries",
+                    400, kind="invalid_request_error", param="queries",
+                    message=f"{len(queries)} queries; at most {self.settings.max_batch} in one request",
                 )
             choice = self._choice(request.task)
             self._check(choice, queries)
@@ -250,14 +250,17 @@ class Gateway:
             async with asyncio.timeout_at(due):
                 body = await exchange.body(self.settings.max_body_bytes)
         except TimeoutError as error:
-            raise HttpError(408, "timeout", "the body did not come in time", headers={"Connection": "close"}) from error
+            raise HttpError(
+                408, kind="timeout", message="the body did not come in time", headers={"Connection": "close"}
+            ) from error
         try:
             return model.model_validate_json(body)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False, include_context=False)[0]
             where = ".".join(str(x) for x in first["loc"])
             raise HttpError(
-                422, "invalid_request_error", f"{where}: {first['msg']}" if where else first["msg"], param=where or None
+                422, kind="invalid_request_error", param=where or None,
+                message=f"{where}: {first['msg']}" if where else first["msg"],
             ) from error
 
     def _choice(self, task: str | None) -> Choice:
@@ -265,7 +268,9 @@ class Gateway:
         if found is None:
             names = ", ".join(self.routes.tasks) or "none yet"
             what = "give `task`" if task is None else f"no task {task!r}"
-            raise HttpError(404 if task else 400, "invalid_request_error", f"{what}; served: {names}", param="task")
+            raise HttpError(
+                404 if task else 400, kind="invalid_request_error", message=f"{what}; served: {names}", param="task"
+            )
         return found
 
     @staticmethod
@@ -275,8 +280,8 @@ class Gateway:
         for number, query in enumerate(queries):
             if len(query) > limit:
                 raise HttpError(
-                    422, "invalid_request_error", f"query {number} has {len(query)} characters; at most {limit}",
-                    param=param,
+                    422, kind="invalid_request_error", param=param,
+                    message=f"query {number} has {len(query)} characters; at most {limit}",
                 )
 
     def _shadow(self, choice: Choice, route: Route, answer: Answer) -> None:
@@ -310,13 +315,13 @@ def answer_json(answer: Answer, route: Route) -> bytes:
 
 async def not_found(_gateway: Gateway, _exchange: Exchange) -> None:
     """Raise the error for a path that is not in `PATHS`."""
-    raise HttpError(404, "not_found", f"no such path; expected one of {', '.join(PATHS)}")
+    raise HttpError(404, kind="not_found", message=f"no such path; expected one of {', '.join(PATHS)}")
 
 
 async def wrong_method(_gateway: Gateway, exchange: Exchange) -> None:
     """Raise the error for another method than that in `PATHS`."""
     method, _ = PATHS[exchange.path]
-    raise HttpError(405, "method_not_allowed", f"this path takes {method}", headers={"Allow": method})
+    raise HttpError(405, kind="method_not_allowed", message=f"this path takes {method}", headers={"Allow": method})
 
 
 async def _lifespan(receive: Any, send: Any) -> None:

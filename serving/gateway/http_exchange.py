@@ -18,7 +18,7 @@ class HttpError(Exception):
     """A response other than 200, in OpenAI's format."""
 
     def __init__(
-        self, status: int, kind: str, message: str, *, param: str | None = None, retry_after: float | None = None,
+        self, status: int, *, kind: str, message: str, param: str | None = None, retry_after: float | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
         self.status, self.kind, self.param = status, kind, param
@@ -77,8 +77,8 @@ class Exchange:
         if asked is not None:
             if not asked.isdigit() or len(asked) > 9 or int(asked) == 0:
                 raise HttpError(
-                    400, "invalid_request_error", "X-Request-Timeout-Ms takes a positive whole number of milliseconds",
-                    param="X-Request-Timeout-Ms",
+                    400, kind="invalid_request_error", param="X-Request-Timeout-Ms",
+                    message="X-Request-Timeout-Ms takes a positive whole number of milliseconds",
                 )
             seconds = min(seconds, int(asked) / 1000)
         return asyncio.get_running_loop().time() + seconds
@@ -91,10 +91,12 @@ class Exchange:
             ClientGoneError: The connection was closed before.
         """
         if sum(len(k) + len(v) for k, v in self.scope["headers"]) > MAX_HEADERS:
-            raise HttpError(431, "invalid_request_error", f"the headers are larger than {MAX_HEADERS} bytes")
+            raise HttpError(
+                431, kind="invalid_request_error", message=f"the headers are larger than {MAX_HEADERS} bytes"
+            )
         length = self.headers.get(b"content-length", b"0")
         if length.isdigit() and int(length[:19]) > limit:
-            raise HttpError(413, "invalid_request_error", f"the body is larger than {limit} bytes",
+            raise HttpError(413, kind="invalid_request_error", message=f"the body is larger than {limit} bytes",
                             headers={"Connection": "close"})
         message = await self._receive()
         parts = []
@@ -103,7 +105,7 @@ class Exchange:
             part = message.get("body", b"")
             size += len(part)
             if size > limit:
-                raise HttpError(413, "invalid_request_error", f"the body is larger than {limit} bytes",
+                raise HttpError(413, kind="invalid_request_error", message=f"the body is larger than {limit} bytes",
                                 headers={"Connection": "close"})
             parts.append(part)
             if not message.get("more_body"):

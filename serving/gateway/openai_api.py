@@ -19,7 +19,10 @@ def choice(routes: Routes, model: str) -> Choice:
         found = routes.of(None)
     if found is None:
         names = [*routes.tasks, *(c.active.bundle.model_name for c in routes.tasks.values())]
-        raise HttpError(404, "invalid_request_error", f"no model {model!r}; there is {', '.join(names)}", param="model")
+        raise HttpError(
+            404, kind="invalid_request_error", param="model",
+            message=f"no model {model!r}; expected one of {', '.join(names)}",
+        )
     return found
 
 
@@ -29,7 +32,7 @@ def query(request: ChatRequest) -> str:
         if message.role == "user":
             content = message.content
             return content if isinstance(content, str) else "".join(p.text for p in content or ())
-    raise HttpError(422, "invalid_request_error", "no message of the role `user`", param="messages")
+    raise HttpError(422, kind="invalid_request_error", message="no message of the role `user`", param="messages")
 
 
 def completion(name: str, route: Route, answer: Answer) -> bytes:

@@ -43,13 +43,14 @@ def document(settings: Serving) -> bytes:
             "description": "Labels of search queries from a distilled student behind a cache.",
         },
         "paths": {
-            "/v1/label": {"post": _with_body("Label one query", m.LabelRequest, m.LabelResponse)},
+            "/v1/label": {"post": _with_body("Label one query", body=m.LabelRequest, answer=m.LabelResponse)},
             "/v1/label:batch": {"post": _with_body(
                 f"Label at most {settings.max_batch} queries; a line of JSON for each as soon as it is ready",
-                m.BatchRequest, m.BatchLine, "application/x-ndjson",
+                body=m.BatchRequest, answer=m.BatchLine, kind="application/x-ndjson",
             )},
             "/v1/chat/completions": {"post": _with_body(
-                "Label one query in OpenAI's format; the content of the response is JSON", m.ChatRequest, m.ChatResponse
+                "Label one query in OpenAI's format; the content of the response is JSON",
+                body=m.ChatRequest, answer=m.ChatResponse,
             )},
             "/v1/models": {"get": _without_body("The models that can be asked", m.ModelList, guarded=True)},
             "/healthz": {"get": _without_body("This process is alive")},
@@ -80,7 +81,7 @@ def _refusals(*statuses: str) -> dict[str, Any]:
 
 
 def _with_body(
-    summary: str, body: type[BaseModel], answer: type[BaseModel], kind: str = "application/json"
+    summary: str, *, body: type[BaseModel], answer: type[BaseModel], kind: str = "application/json"
 ) -> dict[str, Any]:
     """An operation with a body."""
     timeout = {

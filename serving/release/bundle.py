@@ -111,12 +111,12 @@ def build(
     (folder / "model").mkdir(parents=True)
     for path in sorted(model.iterdir()):
         if path.is_file() and path.suffix in _MODEL_FILES:
-            _link(path, folder / "model" / path.name)
+            _link(path, target=folder / "model" / path.name)
     if adapter is not None:
         require_plain_lora(adapter)
         (folder / "adapter").mkdir()
         for name in ADAPTER_FILES:
-            _link(adapter / name, folder / "adapter" / name)
+            _link(adapter / name, target=folder / "adapter" / name)
     write_json(folder / "task.json", task.model_dump(mode="json"))
     write_json(folder / "codec.json", codec.to_json())
     write_json(folder / "confidence.json", (calibrator or Calibrator()).to_json())
@@ -233,9 +233,10 @@ def _read(folder: Path, manifest: Mapping[str, Any]) -> Bundle:
     codec = Codec.from_json(read_json(folder / "codec.json"))
     head = folder / "model" / "head.json"
     return Bundle(
-        folder, manifest, task, codec, Calibrator.from_json(read_json(folder / "confidence.json")),
-        _runs_as(folder / "model", codec),
-        tuple(read_json(head)["symbol_ids"]) if head.exists() else None,
+        folder=folder, manifest=manifest, task=task, codec=codec,
+        calibrator=Calibrator.from_json(read_json(folder / "confidence.json")),
+        runs_as=_runs_as(folder / "model", codec),
+        head=tuple(read_json(head)["symbol_ids"]) if head.exists() else None,
     )
 
 
@@ -290,7 +291,7 @@ def _digest(files: Mapping[str, str]) -> str:
     return hashlib.sha256("".join(f"{k}:{v}\n" for k, v in sorted(files.items())).encode()).hexdigest()[:12]
 
 
-def _link(source: Path, target: Path) -> None:
+def _link(source: Path, *, target: Path) -> None:
     try:
         target.hardlink_to(source)
     except OSError:

@@ -52,7 +52,7 @@ class Answer:
 class RefusedError(Exception):
     """The student cannot be asked now; `retry_after` is in seconds."""
 
-    def __init__(self, reason: str, message: str, *, retry_after: float) -> None:
+    def __init__(self, reason: str, *, message: str, retry_after: float) -> None:
         self.reason, self.retry_after = reason, retry_after
         super().__init__(message)
 
@@ -131,17 +131,17 @@ class Route:
         new = [q for q in dict.fromkeys(queries) if q not in self._in_flight]
         if new:
             if not self._engine_checked:
-                raise RefusedError("engine", "the student is being started", retry_after=1.0)
+                raise RefusedError("engine", message="the student is being started", retry_after=1.0)
             if self.waiting + len(new) > self._settings.max_waiting:
-                raise RefusedError("busy", f"{self.waiting} queries wait for the student", retry_after=1.0)
+                raise RefusedError("busy", message=f"{self.waiting} queries wait for the student", retry_after=1.0)
             late = self._throughput.seconds_for(self.waiting + len(new)) - self._settings.request_timeout_s
             if late > 0 and self.waiting:
                 raise RefusedError(
-                    "busy", f"{self.waiting} queries wait, more than can be answered in time", retry_after=late
+                    "busy", message=f"{self.waiting} queries wait, more than can be answered in time", retry_after=late
                 )
             pause = self.breaker.wait()
             if pause:
-                raise RefusedError("engine", "the student is not available", retry_after=pause)
+                raise RefusedError("engine", message="the student is not available", retry_after=pause)
         loop = asyncio.get_running_loop()
         for at in range(0, len(new), _MAX_PER_REQUEST):
             part = {q: loop.create_future() for q in new[at : at + _MAX_PER_REQUEST]}

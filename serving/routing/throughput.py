@@ -8,7 +8,7 @@ _WINDOW_S = 5.0
 _MIN_BUSY_S, _MIN_ANSWERS = 0.5, 10
 
 
-@dataclass(slots=True)
+@dataclass(kw_only=True, slots=True)
 class Throughput:
     """Answers per second while queries wait, over about the last five seconds of such time.
 

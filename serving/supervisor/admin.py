@@ -78,7 +78,8 @@ class Admin:
             case "POST", "/purge":
                 await self._purge(exchange)
             case _:
-                raise HttpError(404, "not_found", "GET /status /metrics /engine/log /engine/metrics, POST /purge")
+                paths = "GET /status, /metrics, /engine/log, /engine/metrics; POST /purge"
+                raise HttpError(404, kind="not_found", message=f"no such path; expected one of {paths}")
 
     def _watchdog(self, exchange: Exchange) -> Watchdog:
         """Of the engine of the task that `?task=` names; without it, of the only task."""
@@ -87,7 +88,7 @@ class Admin:
         only = next(iter(rollouts.values())) if len(rollouts) == 1 else None
         found = rollouts.get(given[0]) if given else only
         if found is None or found.active is None:
-            raise HttpError(404, "not_found", f"?task= names one of: {', '.join(rollouts)}", param="task")
+            raise HttpError(404, kind="not_found", message=f"?task= names one of: {', '.join(rollouts)}", param="task")
         return found.active.placement.watchdog
 
     @staticmethod
@@ -105,13 +106,13 @@ class Admin:
             ):
                 return await response.read()
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise HttpError(503, "overloaded_error", f"the engine does not answer: {error}") from error
+            raise HttpError(503, kind="overloaded_error", message=f"the engine does not answer: {error}") from error
 
     async def _purge(self, exchange: Exchange) -> None:
         try:
             purge = Purge.model_validate_json(await exchange.body(65_536))
         except ValidationError as error:
-            raise HttpError(422, "invalid_request_error", error.errors()[0]["msg"]) from error
+            raise HttpError(422, kind="invalid_request_error", message=error.errors()[0]["msg"]) from error
         deployed = [r.active for r in self._supervisor.rollouts.values() if r.active is not None]
         normalisers = [normaliser(name) for name in sorted({d.bundle.task.normaliser for d in deployed})]
         if purge.nothing:
