@@ -152,10 +152,10 @@ class VllmClient:
         for query, prompt, choice in zip(queries, prompts, choices, strict=True):
             scores = np.empty((len(prompt.positions), len(symbols)))
             for row, position in enumerate(prompt.positions):
-                given = {int(k): float(v["logprob"]) for k, v in choice["prompt_logprobs"][position + 1].items()}
+                told = {int(k): float(v["logprob"]) for k, v in choice["prompt_logprobs"][position + 1].items()}
                 # An upper bound for all others; sorted, because vLLM gives the actual token beside the likeliest.
-                least = sorted(given.values())[-asked]
-                scores[row] = [given.get(s, least) for s in symbols]
+                least = sorted(told.values())[-asked]
+                scores[row] = [told.get(s, least) for s in symbols]
             out.append(Judged(*self._codec.judge_scores(query, scores)))
         return out
 

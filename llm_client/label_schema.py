@@ -1,7 +1,8 @@
-"""The response format that makes an OpenAI-compatible endpoint answer with labels of a task."""
+"""The `response_format` of requests for labels: the JSON schema that constrains a chat completion."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from task.forms import json_text
@@ -9,8 +10,16 @@ from task.spec import Task
 
 
 def labels_response_format(task: Task) -> dict[str, Any]:
-    """The `response_format` of a chat request: an object with `labels`, as JSON schema in strict mode."""
-    return {"type": "json_schema", "json_schema": {"name": "labels", "strict": True, "schema": {
+    """The format of an answer `{"labels": [...]}`.
+
+    The order of the keys is part of the prompt that repairs an unreadable answer, and so of that request's key.
+    """
+    return response_format("labels", {
         "type": "object", "properties": {"labels": json_text.schema(task)}, "required": ["labels"],
         "additionalProperties": False,
-    }}}
+    })
+
+
+def response_format(name: str, schema: Mapping[str, Any]) -> dict[str, Any]:
+    """A `response_format` of the chat completions API for a JSON schema; the gateway sends its keys in this order."""
+    return {"type": "json_schema", "json_schema": {"name": name, "strict": True, "schema": schema}}
