@@ -1,4 +1,4 @@
-"""The form `read`, read off a causal LM's prompt: the same labels as outside of the engine."""
+"""The form `read` on a causal LM (`prompt_logprobs`): the same labels as outside of the engine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Servers are forked from one process that has imported vLLM; each is a process of its own, however the others end."""
+"""Servers forked from one process that has imported vLLM are independent of each other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An engine is believed when it says what the trained student said."""
+"""An engine is used only if its labels agree with those of the trained student."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.serving.conftest import Open
 QUERIES = [f"OAT milk {i}" for i in range(10)]
 
 
-def test_an_engine_must_say_what_the_trained_student_said(harness: Open) -> None:
+def test_an_engine_must_agree_with_the_trained_student(harness: Open) -> None:
     async def run() -> None:
         async with harness() as h:
             said = [Example(q, j.labels) for q, j in zip(QUERIES, await h.route.student.label(QUERIES), strict=True)]
@@ -29,7 +29,7 @@ def test_an_engine_must_say_what_the_trained_student_said(harness: Open) -> None
     asyncio.run(run())
 
 
-def test_who_says_something_else_altogether_is_not_believed(harness: Open) -> None:
+def test_an_engine_that_agrees_on_nothing_is_refused(harness: Open) -> None:
     async def run() -> None:
         async with harness() as h:
             other = [Example(q, (Label("product", "milk", 4, 8),)) for q in QUERIES]
@@ -39,7 +39,7 @@ def test_who_says_something_else_altogether_is_not_believed(harness: Open) -> No
     asyncio.run(run())
 
 
-def test_an_engine_is_asked_in_all_lengths_and_then_checked(harness: Open) -> None:
+def test_an_engine_is_warmed_up_with_all_lengths_and_then_checked(harness: Open) -> None:
     async def run() -> None:
         async with harness() as h:
             queries = ["oat", "oat milk", "fresh oat milk"]

@@ -1,4 +1,4 @@
-"""The service on Ray Serve, for real: two engines of which one is killed, and one that becomes two and one again."""
+"""The service on a real Ray Serve: replacement of a killed engine, and autoscaling."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Connections are shared out, whoever wakes up first."""
+"""Connections are balanced among processes."""
 
 from __future__ import annotations
 

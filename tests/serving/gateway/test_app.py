@@ -1,4 +1,4 @@
-"""What clients see: good answers, clear refusals, and nothing else of what is behind."""
+"""The HTTP API: answers, errors, and no access to the engine behind it."""
 
 from __future__ import annotations
 
@@ -281,7 +281,7 @@ def test_two_tasks_are_told_apart(harness: Open) -> None:
     asyncio.run(run())
 
 
-async def settled(h: Harness) -> None:
+async def shadows_done(h: Harness) -> None:
     while h.gateway._shadows:
         await asyncio.sleep(0.01)
 
@@ -294,10 +294,10 @@ def test_a_trial_sees_its_share_and_clients_see_nothing_of_a_shadow(harness: Ope
             new.engine.delay_s = 0.1
             first = await now.label("rice MILK")
             assert first.json()["source"] == "student"
-            await settled(now)
+            await shadows_done(now)
             new.engine.mood = "broken"
             await now.label("soy MILK")
-            await settled(now)
+            await shadows_done(now)
             text = (await now.client.get("/metrics")).text
             assert 'result="same"} 1.0' in text
             assert 'result="failed"} 1.0' in text

@@ -1,4 +1,4 @@
-"""Requests that nobody would write: whatever comes in, what goes out is an answer, a refusal, or load shedding."""
+"""Mutated requests: the response is always an answer, a client error, or load shedding."""
 
 from __future__ import annotations
 

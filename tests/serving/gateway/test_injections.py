@@ -1,4 +1,4 @@
-"""Queries that would rather be commands: none becomes one, whatever it holds."""
+"""Prompt injections: a query is data and never an instruction."""
 
 from __future__ import annotations
 

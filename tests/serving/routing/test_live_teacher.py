@@ -1,4 +1,4 @@
-"""A teacher in the student's stead: within its budget, in time, and never a wrong shape."""
+"""The live teacher: within its budget, in time, and only with valid labels."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DOUBT = {"certain": {"uncertain": 1.0}, "write_back": {"ttl_s": 600.0}}
 
 @dataclass
 class Llm:
-    """A paid API on this machine, which can misbehave."""
+    """A fake LLM API, which can misbehave."""
 
     reply: Any = field(default_factory=lambda: json.dumps(RIGHT))
     finish: str = "stop"
@@ -65,7 +65,7 @@ async def consulting(
         await runner.cleanup()
 
 
-def test_what_the_student_doubts_is_asked_once_and_kept(harness: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_uncertain_query_is_asked_once_and_kept(harness: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIMBECK_TEST_KEY", "secret")
 
     async def run() -> None:
@@ -101,7 +101,7 @@ def test_a_budget_that_is_spent_leaves_the_students_answer(harness: Open) -> Non
     {"status": 500}, {"status": 401}, {"reply": None}, {"reply": "I cannot"}, {"finish": "length"}, {"delay_s": 5.0},
     {"reply": json.dumps({"labels": [{"role": "brand", "text": "rice"}, {"role": "brand", "text": "milk"}]})},
 ])
-def test_a_teacher_that_misbehaves_is_not_heard(harness: Open, change: dict[str, Any]) -> None:
+def test_a_faulty_teacher_leaves_the_students_answer(harness: Open, change: dict[str, Any]) -> None:
     async def run() -> None:
         async with harness(**DOUBT, request_timeout_s=2.0) as h, consulting(h, Llm(**change)):
             found = await h.label("rice milk")
@@ -120,7 +120,7 @@ def test_labels_that_the_task_does_not_know_are_left_out(harness: Open) -> None:
     asyncio.run(run())
 
 
-def test_nobody_is_asked_about_what_is_sure_cached_or_one_of_many(harness: Open) -> None:
+def test_certain_cached_and_batched_queries_are_not_asked(harness: Open) -> None:
     async def run() -> None:
         llm = Llm()
         async with harness(write_back={"ttl_s": 600.0}) as h, consulting(h, llm, sure=20.0):

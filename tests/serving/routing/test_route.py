@@ -1,4 +1,4 @@
-"""A query's way: who is asked, how often, and what becomes of an engine that misbehaves."""
+"""Routes: caches, deduplication, load shedding, and an engine that misbehaves."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def test_sure_answers_are_kept_and_unsure_ones_are_not(harness: Open) -> None:
     async def run() -> None:
         async with harness(write_back={"ttl_s": 60.0, "probability": 0.95}) as h:
             first = await h.route.answer("rice MILK")
-            again = await h.route.answer("RICE  milk")  # the same text to the normaliser, in other clothes
+            again = await h.route.answer("RICE  milk")  # the same text to the normaliser, in another case and spacing
             assert (first.source, again.source, h.engine.requests) == ("student", "kept", 1)
             assert [(x.text, x.start, x.end) for x in again.decoded()] == [("milk", 6, 10)]
             h.engine.sure = 2.0

@@ -1,4 +1,4 @@
-"""A whole service with real engines while things break: hits flow, misses are answered or refused in time."""
+"""A whole service with real engines during faults: hits are answered, misses answered or refused in time."""
 
 from __future__ import annotations
 
@@ -147,19 +147,19 @@ def test_an_engine_that_is_killed_comes_back(service: Service, load: Load) -> No
     before = service.status()["active"]
     os.killpg(before["pid"], signal.SIGKILL)
     service.until(lambda s: not s["asked"])
-    silent = time.time() + 0.5  # by then each worker has heard of it
+    silent = time.time() + 0.5  # by then each worker has read it
     now = service.until(lambda s: s["active"]["restarts"] > before["restarts"] and s["active"]["engine"] == "ready")
     assert now["active"]["pid"] != before["pid"]
     found = service.until(lambda s: s["asked"])
     assert found["active"]["pid"] == now["active"]["pid"]
-    welcomed = time.time() - 0.5
+    checked = time.time() - 0.5
     service.healthy()
     time.sleep(1.0)
     assert load.broken == 0
-    meanwhile = [x for x in load.since(silent, welcomed) if not x.hit and x.due + x.seconds < welcomed]
+    meanwhile = [x for x in load.since(silent, checked) if not x.hit and x.due + x.seconds < checked]
     assert meanwhile
-    assert {x.status for x in meanwhile} == {503}  # nobody is answered by an engine that has not been checked
-    assert 200 in {x.status for x in load.since(welcomed) if not x.hit}
+    assert {x.status for x in meanwhile} == {503}  # no query is answered by an engine that has not been checked
+    assert 200 in {x.status for x in load.since(checked) if not x.hit}
 
 
 def test_an_engine_that_hangs_is_killed_and_comes_back(service: Service, load: Load) -> None:
@@ -322,9 +322,9 @@ def test_nothing_outlives_a_supervisor_that_is_killed(service: Service) -> None:
     status = service.healthy()
     engine, workers = status["active"]["pid"], [w["pid"] for w in status["workers"]]
     (supervisor,) = {parent(pid) for pid in workers}
-    zygote = parent(engine)
-    assert parent(zygote) == supervisor
-    pids = [engine, zygote, *workers]
+    warm_start = parent(engine)
+    assert parent(warm_start) == supervisor
+    pids = [engine, warm_start, *workers]
     os.kill(supervisor, signal.SIGKILL)
     end = time.monotonic() + 60
     assert not [pid for pid in pids if not gone(pid, end - time.monotonic())]

@@ -38,7 +38,7 @@ def test_a_full_disk_costs_lines_and_nothing_else(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("keep", ["query", "hash", "nothing"])
-def test_doubts_are_counted_and_say_no_more_than_they_may(tmp_path: Path, keep: str) -> None:
+def test_uncertain_queries_are_counted_and_written_as_configured(tmp_path: Path, keep: str) -> None:
     log, settings = UncertainLog(LineLog(tmp_path / "u.jsonl")), Certain.model_validate({"keep": keep})
     for _ in range(3):
         log.add(bundle="b", query="oat milk", probability=0.2, settings=settings)

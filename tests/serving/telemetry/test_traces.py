@@ -1,4 +1,4 @@
-"""Spans of requests, as a collector gets them."""
+"""Spans of requests, as a collector receives them."""
 
 from __future__ import annotations
 
