@@ -24,6 +24,7 @@ def serve(source: Path, *, state: Path, override: Callable[[Serving], Serving]) 
         InputError: Nothing fit to be served, or the port is taken; raised before the engine is started.
         EngineError: The engine did not start.
     """
+
     async def run() -> None:
         supervisor = Supervisor(source, state=state, override=override)
         settings = supervisor.settings
