@@ -21,5 +21,5 @@ def labels_response_format(task: Task) -> dict[str, Any]:
 
 
 def response_format(name: str, schema: Mapping[str, Any]) -> dict[str, Any]:
-    """A `response_format` of the chat completions API for a JSON schema; the gateway sends its keys in this order."""
-    return {"type": "json_schema", "json_schema": {"name": name, "strict": True, "schema": schema}}
+    """A `response_format` of the chat completions API for a JSON schema."""
+    return {"type": "json_schema", "json_schema": {"name": name, "schema": schema, "strict": True}}

@@ -1,4 +1,4 @@
-"""The `vllm` backend's endpoint: a local model on an engine of its own, started when the first call needs it.
+"""The `vllm` backend's endpoint: a local model behind serving's engine, started when the first call needs it.
 
 The address of the engine changes with every start and its model does not, so the ledger's keys name the model by the
 hash of its files and of what else decides its answers.
