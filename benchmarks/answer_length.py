@@ -19,8 +19,8 @@ from typing import Any
 
 import aiohttp
 
-from engine.client import StudentClient
-from engine.process import Engine
+from engine.client import VllmClient
+from engine.process import VllmProcess
 from eval.latency import percentiles
 from limbeck.environment import device, git_commit, versions
 from serving.release.bundle import Bundle, open_bundle
@@ -35,7 +35,7 @@ QUERIES, WARM_UP = 60, 5
 
 async def time_read(url: str, bundle: Bundle, tokenizer: FastTokenizer, rows: list[Example]) -> list[float]:
     """Seconds of each query in the `read` form."""
-    client = StudentClient(url, bundle.model_name, bundle.task, bundle.codec, tokenizer)
+    client = VllmClient.of(bundle, url, tokenizer)
     out = []
     for row in rows:
         started = time.perf_counter()
@@ -75,11 +75,15 @@ def main() -> None:
     tokenizer = load_tokenizer(bundle.model)
     rows = read_labels(arguments.run / "sample" / "gold_test.jsonl", bundle.task)[: QUERIES + WARM_UP]
     log, settings = arguments.run / "answer-length.log", bundle.task.serving
-    with Engine(bundle.model, bundle.model_name, "read", settings, log) as engine:
+    with VllmProcess(
+        bundle.model, name=bundle.model_name, runs_as="read", settings=settings, log=log
+    ) as engine:
         engine.wait_ready()
         read = asyncio.run(time_read(engine.url, bundle, tokenizer, rows))[WARM_UP:]
     codec = Codec.compile(bundle.task, rows, tokenizer, "json")
-    with Engine(arguments.run / "merge" / "model", "writer", "json", settings, log) as engine:
+    with VllmProcess(
+        arguments.run / "merge" / "model", name="writer", runs_as="json", settings=settings, log=log
+    ) as engine:
         engine.wait_ready()
         written, tokens = asyncio.run(time_written(engine.url, "writer", codec, tokenizer, rows))
         written, tokens = written[WARM_UP:], tokens[WARM_UP:]

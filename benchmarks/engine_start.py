@@ -2,9 +2,9 @@
 
     python -m benchmarks.engine_start BUNDLE [--rounds 6]
 
-Both ways in turns, on an idle machine without a GPU, from the start of the process to the first labels; the zygote's
-own import, which the first engine of a service waits for, is timed apart. Expected: three imports of vLLM against none,
-so a fifth of the time. Writes benchmarks/results/engine_start.json.
+Both ways in turns, on an idle machine without a GPU, from the start of the process to the first labels; the import of
+the warm-start process, which the first engine of a service waits for, is timed apart. Expected: three imports of vLLM
+against none, so a fifth of the time. Writes benchmarks/results/engine_start.json.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from engine.client import StudentClient
+from engine.client import VllmClient
 from engine.process import ready_to_start
-from engine.watchdog import engine_of
+from engine.startup import start_engine
 from limbeck.environment import device, git_commit, versions
 from serving.release.bundle import Bundle, open_bundle
 from task.files import write_json
@@ -60,14 +60,14 @@ def seconds(bundle: Bundle, forked: bool, log: Path) -> float:
     """From the start of the process until it has labelled a query."""
     settings = bundle.task.serving.model_copy(update={"warm_start": forked})
     begun = time.perf_counter()
-    with engine_of(bundle, log, settings) as engine:
+    with start_engine(bundle, log, settings=settings) as engine:
         engine.wait_ready()
         asyncio.run(_asked(bundle, engine.url))
         return time.perf_counter() - begun
 
 
 async def _asked(bundle: Bundle, url: str) -> None:
-    async with StudentClient.of(bundle, url, load_tokenizer(bundle.model), 60.0) as client:
+    async with VllmClient.of(bundle, url, load_tokenizer(bundle.model), timeout_s=60.0) as client:
         await client.label(["oat milk"])
 
 

@@ -37,7 +37,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.process import free_port
+from engine.loopback import free_port
 from eval.endpoint import Target
 from eval.gate import Check, judge
 from eval.latency import percentiles, times_as_slow
@@ -45,9 +45,9 @@ from eval.load_generator import in_turns
 from eval.quality import paired_difference
 from limbeck.environment import device, git_commit, versions
 from limbeck.judging.gate import gate
+from serving.client import answer_all, served
 from serving.release import bundle as parts
 from serving.release.bundle import Bundle, build, open_bundle
-from serving.service import answer_all, served
 from task.codec import Codec
 from task.errors import InputError
 from task.files import read_json, write_json, write_jsonl
@@ -104,7 +104,7 @@ def main() -> None:
 def beside_itself(bundle: Bundle, gold: Sequence[Example], pairs: int, folder: Path) -> dict[str, Any]:
     """A/A, flipped labels and a slower engine, on two engines that serve the same bundle."""
     task = bundle.task
-    with served(bundle.folder, folder / "a") as a, served(bundle.folder, folder / "b") as b:
+    with served(bundle.folder, state=folder / "a") as a, served(bundle.folder, state=folder / "b") as b:
         answers = [[row for row, _ in answer_all(u, gold, batch=64, done=lambda _: None)] for u in (a, b)]
         queries = [gold[i % len(gold)].query for i in range(pairs + 20)]
         left, right = (s.latency[20:] for s in in_turns([Target(a), Target(b)], queries, use_cache=False))
@@ -204,8 +204,8 @@ def _same(bundle: Bundle, folder: Path) -> Path:
 
 def _built(bundle: Bundle, folder: Path, *, codec: Codec | None = None, model: Path | None = None) -> Path:
     return build(
-        folder / "bundle", bundle.task, codec or bundle.codec, model or bundle.model, [], {}, bundle.calibrator,
-        reference=bundle.reference(),
+        folder / "bundle", bundle.task, codec or bundle.codec, model or bundle.model, [], {},
+        calibrator=bundle.calibrator, reference=bundle.reference(),
     ).folder
 
 
@@ -219,7 +219,7 @@ def _other_codec(bundle: Bundle, folder: Path) -> Path:
 def _other_cache(bundle: Bundle, folder: Path) -> Path:
     other = build(
         folder / "other", bundle.task.model_copy(update={"name": "another"}), bundle.codec, bundle.model, [], {},
-        bundle.calibrator,
+        calibrator=bundle.calibrator,
     )
     made = folder / "bundle"
     shutil.copytree(bundle.folder, made)

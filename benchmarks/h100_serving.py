@@ -4,7 +4,7 @@
     python -m benchmarks.h100_serving --size tiny --seconds 3 --rates 2 --lengths 4 --precisions bf16 --eager
 
 The weights are dummies, which vLLM makes itself (`--load-format dummy`): times are those of real ones, answers are not.
-Questions are of the length that the market's have, 40 tokens (a query twice and its probes), all different. For each
+Prompts have the length of the market's, 40 tokens (a query twice and its probes), and are all different. For each
 precision and for merged and run-time adapter: the form `read`, and answers of `--lengths` tokens, in an open loop
 (Poisson, time from the scheduled departure) at `--rates` a second for `--seconds`. Expected: a forward pass of 40
 tokens moves 16 GB of weights, 5 ms at the chip's 3.35 TB/s and half of that in FP8; vLLM's HTTP and scheduling add some
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.h100_student import SIZES
-from engine.process import Engine
+from engine.process import VllmProcess
 from eval.arrivals import poisson
 from eval.endpoint import Target
 from eval.latency import summarise
@@ -132,7 +132,9 @@ def measured(
         extra_args=("--load-format", "dummy", *extra),
     )
     adapters = settings.adapters if adapter is not None else None
-    with Engine(model, "student", form, settings, log, adapters=adapters) as engine:
+    with VllmProcess(
+        model, name="student", runs_as=form, settings=settings, log=log, adapters=adapters
+    ) as engine:
         engine.wait_ready()
         if adapter is not None:
             engine.load_adapter(ADAPTER, adapter)
@@ -164,7 +166,7 @@ def open_loop(
 
 
 def question(name: str, form: str, length: int, prompt: list[int]) -> tuple[str, dict[str, Any]]:
-    """Path and body, as `serving.client` asks."""
+    """Path and body, as `engine.client` sends them."""
     if form == "read":
         return "/pooling", {
             "model": name, "input": [prompt], "task": "token_classify", "add_special_tokens": False,

@@ -27,13 +27,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.serving import made_up_misses
-from engine.client import StudentClient
-from engine.watchdog import started
+from engine.client import VllmClient
+from engine.startup import start_checked_engine
 from eval.latency import percentiles
 from eval.quality import paired_difference, quality
 from limbeck.environment import device, git_commit, versions
 from limbeck.operations.predict import through_engine
 from serving.release.bundle import Bundle, build, open_bundle
+from serving.release.startup_queries import startup_queries
 from student.merging.quantise import quantise
 from student.merging.token_classifier import export_classifier, shared_symbols
 from task.codec import load_codec
@@ -126,7 +127,7 @@ def climbed(
     bundle: Bundle, queries: Sequence[str], gold: Sequence[Example], log: Path
 ) -> tuple[list[float], float, list[Example]]:
     """Seconds of single queries, gold queries a second, and what was said of them."""
-    with started(bundle, log) as engine:
+    with start_checked_engine(bundle, startup_queries(bundle), log) as engine:
         seconds = asyncio.run(_one_by_one(bundle, engine.url, queries))
         begun = time.perf_counter()
         said = asyncio.run(through_engine(bundle, engine.url, gold, False, lambda _: None))
@@ -135,7 +136,7 @@ def climbed(
 
 async def _one_by_one(bundle: Bundle, url: str, queries: Sequence[str]) -> list[float]:
     out = []
-    async with StudentClient.of(bundle, url, load_tokenizer(bundle.model)) as client:
+    async with VllmClient.of(bundle, url, load_tokenizer(bundle.model)) as client:
         for query in queries:
             begun = time.perf_counter()
             await client.label([query])
@@ -189,7 +190,7 @@ def _again(
     """The bundle with another model, an empty cache and other settings."""
     settings = bundle.task.serving.model_copy(update=serving)
     task = bundle.task.model_copy(update={"serving": settings})
-    return build(folder / "bundle", task, bundle.codec, model, [], {}, bundle.calibrator, adapter=adapter)
+    return build(folder / "bundle", task, bundle.codec, model, [], {}, calibrator=bundle.calibrator, adapter=adapter)
 
 
 @dataclass(frozen=True)

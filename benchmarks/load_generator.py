@@ -30,7 +30,7 @@ import aiohttp
 import numpy as np
 
 from benchmarks.serving import CONSTANT
-from engine.process import free_port
+from engine.loopback import free_port
 from eval.arrivals import poisson
 from eval.endpoint import Target
 from eval.latency import percentiles, summarise

@@ -1,4 +1,4 @@
-"""Hits and misses at a steady pace, every answer kept: for watching a service while things happen to it."""
+"""An open loop of hits and misses that keeps every answer, to observe a service during changes and faults."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _AGAIN = 5  # connections break with the worker that held them, those in a pool 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a request.
+    """The outcome of a request.
 
     Attributes:
-        hit: Whether the query stands in the head cache.
-        due: Unix time at which it was to leave.
+        hit: Whether the query is in the head cache.
+        due: Unix time at which it was scheduled to leave.
         seconds: From then to the end of its answer.
         status: HTTP status, 0 where no connection held.
         body: The JSON of the answer.

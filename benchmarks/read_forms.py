@@ -38,8 +38,8 @@ from typing import Any
 
 import torch
 
-from engine.client import StudentClient
-from engine.process import Engine
+from engine.client import VllmClient
+from engine.process import VllmProcess
 from eval.latency import percentiles
 from eval.quality import label_agreement
 from eval.seeds import difference_over_seeds, over_seeds
@@ -302,7 +302,7 @@ def latency(
     asked = held[: QUERIES + WARM_UP]
 
     async def ask(url: str) -> tuple[list[float], list[Example]]:
-        client = StudentClient(url, "student", task, codec, tokenizer)
+        client = VllmClient(url, name="student", task=task, codec=codec, tokenizer=tokenizer)
         seconds, said = [], []
         for example in asked:
             started = time.perf_counter()
@@ -316,7 +316,9 @@ def latency(
         merge(base=start, adapter=folder / "adapter", out=folder / "model")
     export_classifier(folder / "model", codec.symbol_ids, folder / "classifier")
     try:
-        with Engine(folder / "classifier", "student", "read", task.serving, folder / "engine.log") as engine:
+        with VllmProcess(
+            folder / "classifier", name="student", runs_as="read", settings=task.serving, log=folder / "engine.log"
+        ) as engine:
             engine.wait_ready()
             seconds, said = asyncio.run(ask(engine.url))
         expected = read_predictions(folder / "predictions.jsonl")[: len(asked)]

@@ -1,4 +1,4 @@
-"""The service under load: what the cache can bear, what the gateway costs, how large a head cache may be.
+"""The service under load: throughput of the cache, latency that the gateway adds, size of the head cache.
 
     python -m benchmarks.serving BUNDLE [--seconds 60] [--workers 2] [--only hits|gateway|cache]
 
@@ -31,16 +31,16 @@ from typing import Any
 
 import numpy as np
 
-from engine.client import StudentClient
-from engine.process import free_port
+from engine.client import VllmClient
+from engine.loopback import free_port
 from eval.arrivals import poisson
 from eval.endpoint import Target
 from eval.latency import percentiles, slower_by, summarise
 from eval.load_generator import run
 from limbeck.environment import device, git_commit, versions
+from serving.client import served
 from serving.release.bundle import open_bundle
 from serving.release.head_cache import HeadCache, build
-from serving.service import served
 from task.files import read_json, write_json
 from task.labels import Example, Label
 from task.tokenizer import load_tokenizer
@@ -60,7 +60,7 @@ uvloop.run(main())
 
 
 def main() -> None:
-    """Measure what was asked for; what was measured before and is not asked for stays."""
+    """Run the parts given by `--only`; the other parts of an existing result are kept."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path, help="the market's bundle")
     parser.add_argument("--seconds", type=float, default=60.0, help="how long the 1,000/s last; other rates a sixth")
@@ -75,7 +75,7 @@ def main() -> None:
     if {"hits", "gateway"} & set(wanted):
         with tempfile.TemporaryDirectory() as name:
             state = Path(name) / "state"
-            with served(options.bundle, state, options=["--workers", str(options.workers)]) as url:
+            with served(options.bundle, state=state, options=["--workers", str(options.workers)]) as url:
                 if "hits" in wanted:
                     queries = list(HeadCache(options.bundle / "cache").queries())
                     found["hits"] = {"workers": options.workers, **hits(url, queries, options.seconds)}
@@ -93,7 +93,7 @@ def main() -> None:
 
 
 def hits(url: str, queries: Sequence[str], seconds: float) -> dict[str, Any]:
-    """Rising rates through the service; before, what the generator itself can hold."""
+    """Rising rates through the service, after the limit of the generator itself."""
     port = free_port()
     constant = subprocess.Popen([sys.executable, "-c", CONSTANT, str(port)])
     try:
@@ -138,11 +138,11 @@ def load(url: str, queries: Sequence[str], rate: float, seconds: float, timeout_
 
 
 async def gateway(url: str, engine: str, bundle: Any, count: int) -> dict[str, Any]:
-    """The same questions through the gateway and straight to vLLM, in turns."""
+    """The same queries through the gateway and straight to vLLM, in turns."""
     import aiohttp
 
     queries = made_up_misses(bundle, count)
-    student = StudentClient.of(bundle, engine, load_tokenizer(bundle.model), 60.0)
+    student = VllmClient.of(bundle, engine, load_tokenizer(bundle.model), timeout_s=60.0)
     through: list[float] = []
     straight: list[float] = []
     async with aiohttp.ClientSession() as session:
@@ -169,7 +169,7 @@ async def gateway(url: str, engine: str, bundle: Any, count: int) -> dict[str, A
 
 
 def made_up_misses(bundle: Any, count: int) -> list[str]:
-    """Queries that no cache knows: known ones with other words in front."""
+    """Queries that no cache has: cached ones with other words in front."""
     known = list(HeadCache(bundle.folder / "cache").queries())
     words = sorted({w for q in known for w in q.split()})
     rng = random.Random(1)
@@ -184,7 +184,7 @@ def cache(rows: int) -> dict[str, Any]:
     folder = Path(tempfile.mkdtemp(prefix="limbeck-cache-"))
     try:
         started = time.monotonic()
-        build(folder, _made_up(rows), "v1", "benchmark")
+        build(folder, _made_up(rows), normaliser_name="v1", key="benchmark")
         seconds = time.monotonic() - started
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         code = "from benchmarks.serving import look; import sys; look(sys.argv[1], int(sys.argv[2]))"

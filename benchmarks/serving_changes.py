@@ -1,18 +1,16 @@
-"""What a service does while things happen to it: twenty changes of the bundle, and everything that may break.
+"""A service under load during twenty changes of its bundle, and during faults.
 
     python -m benchmarks.serving_changes BUNDLE [--rate 200] [--share 0.05] [--changes 20] [--cold 3]
                                          [--only changes|faults]
 
-An open loop of hits and misses (Poisson, time from the scheduled departure) runs throughout; every answer is kept and
-looked at.
+An open loop of hits and misses (Poisson, time from the scheduled departure) runs throughout; every answer is checked.
 
-- `changes`: the bundle and another one, whose model swaps two roles and whose cache says so, are released in turn; the
-  first `--cold` times the new engine must be started, later it is the one that was kept. The last change is a
-  rollback. An answer is a mixture where it is not what the bundle that it names says when it is asked alone, but what
-  the other one says.
+- `changes`: the bundle and another one, whose model and cache swap two roles, are released in turn; the first `--cold`
+  times the new engine must be started, later it is the one that was kept. The last change is a rollback. An answer is
+  a mixture where it differs from that of the bundle that it names, asked alone, and equals that of the other one.
 - `faults`: the engine is killed, the engine is stopped, a worker is killed, the service's copy of the cache is cut to
-  nothing, the cache of the bundle itself is overwritten, the disk of the logs is full. Back is when misses are answered
-  again and everything runs.
+  nothing, the cache of the bundle itself is overwritten, the disk of the logs is full. The service has recovered when
+  misses are answered again and all processes run.
 
 Expected: no request fails in a change, and a switch between running engines takes a fraction of a second. Of the
 faults only the engine's are seen by clients, as refused misses for as long as vLLM takes to start (half a minute here).
@@ -41,20 +39,20 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks.mixed_load import MixedLoad, Outcome
 from benchmarks.serving import made_up_misses
-from engine.process import free_port
+from engine.loopback import free_port
 from eval.latency import percentiles
 from limbeck.environment import device, git_commit, versions
+from serving.client import served
 from serving.release.bundle import Bundle, build, open_bundle
 from serving.release.head_cache import HeadCache
 from serving.release.pointer import release, rollback
-from serving.service import served
 from task.files import write_json
 from task.labels import Example, Label
 from task.serving_settings import Change
 from task.validation import violation
 
 RESULT = Path(__file__).parent / "results" / "serving_changes.json"
-Said = dict[str, str]  # labels by query, as JSON
+LabelsByQuery = dict[str, str]  # labels as JSON
 
 
 def main() -> None:
@@ -102,7 +100,7 @@ class Service:
     pointer: Path
 
     def status(self) -> dict[str, Any]:
-        """What operators see, that of the only task in it."""
+        """The status of the only task."""
         with urllib.request.urlopen(f"{self.admin}/status", timeout=30) as response:
             found = dict(json.load(response))
         (task,) = found["tasks"].values()
@@ -124,8 +122,8 @@ class Service:
             w["pid"] and w["generation"] == s["generation"] for w in s["workers"]
         ))
 
-    def labels(self, queries: Sequence[str]) -> Said:
-        """What it says of queries, asked one by one."""
+    def labels(self, queries: Sequence[str]) -> LabelsByQuery:
+        """Its labels of queries, asked one by one."""
         out = {}
         for query in queries:
             request = urllib.request.Request(f"{self.url}/v1/label", json.dumps({"query": query}).encode())
@@ -141,8 +139,8 @@ class Service:
 def running(bundle: Bundle, folder: Path) -> Iterator[Service]:
     """A service of two workers that follows a pointer to a bundle."""
     pointer, admin = folder / "live.json", free_port()
-    release(pointer, bundle.folder, Change(), ungated=True)
-    with served(pointer, folder / "state", options=["--admin-port", str(admin), "--workers", "2"]) as url:
+    release(pointer, bundle=bundle.folder, change=Change(), ungated=True)
+    with served(pointer, state=folder / "state", options=["--admin-port", str(admin), "--workers", "2"]) as url:
         yield Service(url, f"http://127.0.0.1:{admin}", folder / "state", pointer)
 
 
@@ -168,7 +166,7 @@ def swapped(bundle: Bundle, one: str, two: str, folder: Path) -> Bundle:
         )
         if not violation(bundle.task, query, labels):
             head.append(Example(query, labels))
-    return build(folder / "bundle", bundle.task, bundle.codec, model, head, {}, bundle.calibrator)
+    return build(folder / "bundle", bundle.task, bundle.codec, model, head, {}, calibrator=bundle.calibrator)
 
 
 def _labels(body: dict[str, Any]) -> str:
@@ -220,7 +218,7 @@ def _change(service: Service, to: Bundle, keep_s: float, *, back: bool = False) 
     if back:
         rollback(service.pointer)
     else:
-        release(service.pointer, to.folder, Change(keep_s=keep_s), ungated=True)
+        release(service.pointer, bundle=to.folder, change=Change(keep_s=keep_s), ungated=True)
     released = time.time()
     found = service.until(lambda s: s["active"]["bundle"] == to.id and any(
         n["at"] >= started and n["text"].startswith(f"serving {to.id}") for n in s["news"]
@@ -239,7 +237,7 @@ def _around(outcomes: Sequence[Outcome], to: str, switched: float) -> dict[str, 
     return {"first_new_s": round(new[0] - switched, 3), "side_by_side_s": round(max(0.0, max(old) - new[0]), 3)}
 
 
-def _judged(outcome: Outcome, alone: dict[str, Said]) -> str:
+def _judged(outcome: Outcome, alone: dict[str, LabelsByQuery]) -> str:
     """`same` as its bundle says alone, a `mixture`, or a `close call`: bf16 sums depend on what shares a batch."""
     labels, bundle = _labels(outcome.body), outcome.body["bundle"]
     if labels == alone[bundle][outcome.query]:
@@ -278,7 +276,7 @@ def faults(
 
 
 def _until_answered(load: MixedLoad) -> None:
-    """Wait for ten misses in a row that were answered."""
+    """Wait until ten misses in a row have been answered."""
     while not all(x.status == 200 for x in load.outcomes[-400:] if not x.hit):
         time.sleep(0.2)
 
@@ -335,7 +333,7 @@ def _fill_disk(service: Service, _: Bundle) -> None:
 
 
 def full_disk(log: Path, seconds: float) -> None:
-    """Let nothing be written to a log for a while; put in its place at once, for workers make one that is missing."""
+    """Replace a log by /dev/full for some seconds, at once, because workers create a log that is missing."""
     full = log.with_name("full")
     full.symlink_to("/dev/full")
     full.replace(log)

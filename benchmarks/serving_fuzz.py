@@ -1,13 +1,13 @@
-"""A hundred thousand requests that nobody would write, over real sockets to a running service.
+"""Fuzzing: a hundred thousand malformed and valid requests over real sockets to a running service.
 
     python -m benchmarks.serving_fuzz BUNDLE [--requests 100000] [--examples 400]
 
-First schemathesis reads `/openapi.json` and asks what the document allows and what it forbids (`--examples` for each
-operation), and checks every answer against it; then a mutation fuzzer (`benchmarks/mutations.py`) changes bodies,
-headers, methods and paths, until together they have sent `--requests`. Noted are the statuses, memory and open files of
-every worker after a tenth and at the end, and what the paths of vLLM answer through the gateway.
+First schemathesis reads `/openapi.json`, sends requests that the document allows and forbids (`--examples` for each
+operation), and checks every response against it; then a mutation fuzzer (`benchmarks/mutations.py`) changes bodies,
+headers, methods and paths, until together they have sent `--requests`. Recorded are the statuses, memory and open
+files of every worker after a tenth and at the end, and the statuses of vLLM's paths through the gateway.
 
-Expected: no 5xx but 503, memory that has stopped growing by the tenth, no file descriptor kept. Writes
+Expected: no 5xx but 503, memory that has stopped growing by the tenth, no file descriptor leaked. Writes
 benchmarks/results/serving_fuzz.json.
 """
 
@@ -30,9 +30,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.mutations import mutated
-from engine.process import free_port
+from engine.loopback import free_port
 from limbeck.environment import device, git_commit, versions
-from serving.service import served
+from serving.client import served
 from task.files import write_json
 
 RESULT = Path(__file__).parent / "results" / "serving_fuzz.json"
@@ -46,7 +46,7 @@ expected-statuses = ["2xx", "3xx", "4xx", 503]
 [checks.negative_data_rejection]
 expected-statuses = [400, 401, 404, 405, 408, 413, 422, 429, 431, 503]
 """
-# What vLLM would let anybody do who reaches it.
+# Paths of vLLM that must not be reachable.
 VLLM = (
     "/pooling", "/classify", "/score", "/v1/embeddings", "/v1/completions", "/tokenize", "/detokenize", "/version",
     "/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/sleep", "/wake_up", "/collective_rpc", "/reset_prefix_cache",
@@ -55,7 +55,7 @@ VLLM = (
 
 
 def main() -> None:
-    """Run both and write what was seen."""
+    """Run both and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--requests", type=int, default=100_000)
@@ -64,14 +64,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         admin = free_port()
         more = ["--admin-port", str(admin), "--workers", "2", "--set", "request_timeout_s=2.0"]
-        with served(options.bundle, Path(name) / "state", options=more) as url:
+        with served(options.bundle, state=Path(name) / "state", options=more) as url:
             found = fuzz(url, f"http://127.0.0.1:{admin}", options.requests, options.examples)
     write_json(RESULT, found | {"versions": versions(), "device": device(), "git": git_commit()})
     print(RESULT)
 
 
 def fuzz(url: str, admin: str, requests: int, examples: int) -> dict[str, Any]:
-    """Everything, on a service that runs."""
+    """Both fuzzers on a running service."""
     found: dict[str, Any] = {"schemathesis": from_document(url, examples)}
     print(found["schemathesis"], flush=True)
     left = requests - found["schemathesis"]["requests"]

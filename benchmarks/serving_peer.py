@@ -1,12 +1,12 @@
-"""What one would put together instead: `vllm serve` with a JSON-schema answer behind LiteLLM's proxy.
+"""The obvious alternative: `vllm serve` with a JSON-schema answer behind LiteLLM's proxy.
 
     python -m benchmarks.serving_peer runs/market --litellm VENV [--queries 300] [--rates 5 20 50]
 
 The same merged student, machine and queries. Theirs: vLLM as a chat model with `response_format: json_schema`, and
-LiteLLM with its cache in memory before it; an answer may have as many tokens as the teacher's labels take as JSON, so
-nobody waits for idle talk. Ours: `limbeck serve` with the bundle. Misses one at a time, then the last of these requests
-again, which both caches know (LiteLLM's keeps 200): one at a time, and at each of `--rates` a second (Poisson, time
-from the scheduled departure). How many questions reached vLLM meanwhile is counted there. VENV is an environment with
+LiteLLM with its cache in memory before it; an answer is limited to the number of tokens that the teacher's labels take
+as JSON. Ours: `limbeck serve` with the bundle. Misses one at a time, then the last of these requests again, which both
+caches have (LiteLLM's keeps 200): one at a time, and at each of `--rates` a second (Poisson, time from the scheduled
+departure). The queries that reached vLLM are counted there. VENV is an environment with
 `litellm[proxy]`, which needs other versions than this project.
 
 Expected: a miss costs a pass of the model for each token of JSON against one, some 20 times; a hit costs LiteLLM some
@@ -31,15 +31,17 @@ from typing import Any
 
 import yaml
 
-from engine.process import Engine, die_with_parent, free_port
+from engine.loopback import free_port
+from engine.process import VllmProcess
+from engine.process_guard import die_with_parent
 from eval.arrivals import poisson
 from eval.endpoint import Target
 from eval.latency import percentiles, summarise
 from eval.load_generator import one_by_one, run
 from limbeck.environment import device, git_commit, versions
+from serving.client import served
 from serving.release.bundle import Bundle, open_bundle
 from serving.release.head_cache import HeadCache
-from serving.service import served
 from task.files import write_json
 from task.labels import Example
 from task.tokenizer import load_tokenizer
@@ -71,7 +73,7 @@ def main() -> None:
             theirs = measured(target, f"{engine}/metrics", bodies, bodies, options.seconds, options.rates)
         print("theirs", theirs, flush=True)
         admin = free_port()
-        with served(bundle.folder, folder / "state", options=("--admin-port", str(admin))) as url:
+        with served(bundle.folder, state=folder / "state", options=("--admin-port", str(admin))) as url:
             misses: list[Any] = [{"query": row.query, "use_cache": False} for row in rows]
             hits: list[Any] = [{"query": row.query} for row in rows]
             metrics = f"http://127.0.0.1:{admin}/engine/metrics"
@@ -89,7 +91,8 @@ def main() -> None:
 def litellm(model: Path, bundle: Bundle, venv: Path, folder: Path) -> Iterator[tuple[str, str]]:
     """The proxy with its cache before vLLM; gives the addresses of both."""
     settings = bundle.task.serving.model_copy(update={"extra_args": ()})
-    with Engine(model, "student", "json", settings, folder / "engine.log") as engine:
+    log = folder / "engine.log"
+    with VllmProcess(model, name="student", runs_as="json", settings=settings, log=log) as engine:
         engine.wait_ready()
         config = folder / "litellm.yaml"
         config.write_text(yaml.safe_dump({
@@ -131,7 +134,7 @@ def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
 
 
 def chat(bundle: Bundle, row: Example) -> dict[str, Any]:
-    """The request that somebody would write who has an OpenAI client and a JSON schema."""
+    """The request of an OpenAI client with a JSON schema."""
     answer = json.dumps({"labels": [{"role": x.role, "text": x.text} for x in row.labels]}, separators=(",", ":"))
     label = {
         "type": "object", "properties": {
@@ -156,7 +159,7 @@ def measured(
     """Misses one by one, of which the first warm up; then hits one by one and in an open loop at each rate.
 
     Args:
-        metrics: Where vLLM tells how many questions it has answered.
+        metrics: URL of vLLM's metrics.
     """
     slow = one_by_one(target, [json.dumps(b) for b in misses], use_cache=True, timeout_s=120.0)
     bodies = [json.dumps(b) for b in hits[-KNOWN:]]
@@ -177,7 +180,7 @@ def measured(
 
 
 def asked(metrics: str) -> int:
-    """Questions that vLLM has finished."""
+    """Requests that vLLM has finished."""
     with urllib.request.urlopen(metrics, timeout=10) as response:
         text = response.read().decode()
     return round(sum(float(x.split()[-1]) for x in text.splitlines() if x.startswith("vllm:request_success_total")))

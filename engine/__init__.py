@@ -1,1 +1,1 @@
-"""Running a model: the vLLM process, its warm start, watchdog, pool and client; for teacher and serving."""
+"""Running a model: engines behind one interface, their watchdog and pool; vLLM is the one kind of engine so far."""

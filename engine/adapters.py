@@ -1,4 +1,4 @@
-"""LoRA adapters that vLLM can add to a base while it runs."""
+"""LoRA adapters that vLLM can load onto a base model while it runs."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _MUST_BE_EMPTY: Final = (
 )
 
 
-def refuse_odd(folder: Path) -> None:
-    """Raise `InputError` for an adapter that is not plain LoRA, which vLLM would refuse or, worse, add in part."""
+def require_plain_lora(folder: Path) -> None:
+    """Raise `InputError` for an adapter that is not plain LoRA, which vLLM would refuse or, worse, apply in part."""
     path = folder / ADAPTER_FILES[0]
     config = read_json(path)
     kind = config.get("peft_type")

@@ -1,4 +1,4 @@
-"""The circuit breaker: an engine that fails is left alone for a while, so that its callers fail at once, not slowly."""
+"""Circuit breaker: after repeated failures an engine is not asked for a while, so that callers fail at once."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import time
 from dataclasses import dataclass
 
 FAILURES = 5
-# One question in two seconds is nothing to an engine, and a longer pause would be added to every restart.
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 2.0
+# A trial request every two seconds costs an engine nothing, and a longer pause would be added to every restart.
+FIRST_PAUSE, MAX_PAUSE = 0.5, 2.0
 
 
 @dataclass(slots=True)
 class Breaker:
-    """Closed at first; open for a pause after `FAILURES` in a row; then one call is let through to try.
+    """Closed at first; open for a pause after `FAILURES` failures in a row; then half-open: one call is a trial.
 
-    The pause doubles each time that the trial fails, and is forgotten at the first success.
+    The pause doubles each time that the trial fails, and is reset at the first success. Times are `time.monotonic()`.
     """
 
     failures: int = 0
@@ -23,7 +23,7 @@ class Breaker:
     trying: bool = False
 
     def wait(self, now: float | None = None) -> float:
-        """0 where a call may go ahead (then report its end), else the seconds until it is worth coming back."""
+        """0 where a call may be made, whose end must then be reported; else the seconds until another attempt."""
         if self.open_until is None:
             return 0.0
         left = self.open_until - (time.monotonic() if now is None else now)
@@ -39,14 +39,14 @@ class Breaker:
         self.failures, self.pause, self.open_until, self.trying = 0, FIRST_PAUSE, None, False
 
     def failed(self, now: float | None = None) -> None:
-        """A call was not."""
+        """A call was not answered."""
         now = time.monotonic() if now is None else now
         self.failures += 1
         if self.trying:
-            self.pause = min(LONGEST_PAUSE, self.pause * 2)
+            self.pause = min(MAX_PAUSE, self.pause * 2)
         if self.trying or self.failures >= FAILURES:
             self.open_until, self.trying = now + self.pause, False
 
     def abandoned(self) -> None:
-        """A call ended without saying anything about the engine: its caller went away."""
+        """A call ended without a result: its caller was cancelled."""
         self.trying = False

@@ -1,7 +1,7 @@
-"""Questions to the engine, in the bundle's answer form: token ids in, labels out.
+"""The client of a vLLM process, in the servable's answer form: token ids in, labels out.
 
-Every upstream request is built here from our own fields; nothing of a client's request gets through but the ids of
-its query.
+Every upstream request is built here from our own fields; of a client's request only the token ids of its query get
+through.
 """
 
 from __future__ import annotations
@@ -9,81 +9,60 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, Self
 
 import aiohttp
 import numpy as np
 
-from engine.process import KEPT_OPEN_S
-from serving.release.bundle import Bundle
+from engine.interface import EngineUnavailableError
+from engine.process import KEEP_ALIVE_S
+from engine.servable import Servable
 from task.codec import Codec, Encoded, Tokenizer
-from task.forms import is_token_classifier
-from task.labels import Labelling
+from task.forms import Decoded, is_token_classifier
 from task.spec import Task
 
-_LIKELIEST = 20  # alternatives that vLLM tells of a token without being told to tell more
+_LIKELIEST = 20  # vLLM's default limit of alternatives (log-probabilities) of a token
 
 
-class EngineUnavailableError(RuntimeError):
-    """The engine did not answer, or not with what was asked for."""
+_UNREADABLE = Decoded((), 0.0)
 
 
-class Judged(NamedTuple):
-    """Labels of a query; how probable the student thinks that they are right as a whole, None where it cannot tell."""
-
-    labels: Labelling
-    raw_probability: float | None
-
-
-_UNREADABLE = Judged((), 0.0)
-
-
-class Student(Protocol):
-    """Whoever labels what no cache knows."""
-
-    async def label(self, queries: Sequence[str]) -> list[Judged]:
-        """Labels of queries, in order; raises `EngineUnavailableError`."""
-
-    def prompt_tokens(self, query: str) -> int:
-        """How many tokens the student reads for a query."""
-
-    async def close(self) -> None:
-        """Let go of what is held."""
-
-
-class StudentClient:
+class VllmClient:
     """Asks one engine; belongs to one event loop."""
 
     def __init__(
-        self, url: str, name: str, task: Task, codec: Codec, tokenizer: Tokenizer, timeout_s: float | None = None,
-        head: Sequence[int] | None = None, most_tokens: int | None = None, runs_as: str | None = None,
+        self, url: str, *, name: str, task: Task, codec: Codec, tokenizer: Tokenizer, timeout_s: float | None = None,
+        head: Sequence[int] | None = None, max_tokens: int | None = None, runs_as: str | None = None,
     ) -> None:
         """Make a client.
 
         Args:
             name: The model, or the adapter, to ask for.
-            most_tokens: What the engine takes, prompt and answer together; by default what the task says.
+            timeout_s: Of a request; by default what the task says.
             head: Token ids of the columns of the model's scores, where it serves more tasks than this one.
-            runs_as: How the engine runs the model (`Bundle.runs_as`); by default as the codec's form says.
+            max_tokens: What the engine takes, prompt and answer together; by default what the task says.
+            runs_as: How the engine runs the model (`Servable.runs_as`); by default as the codec's form says.
         """
         self._url, self._name, self._task, self._codec, self._tokenizer = url, name, task, codec, tokenizer
         self._runs_as = runs_as or codec.form
-        self._most = most_tokens or task.serving.max_model_len
+        self._most = max_tokens or task.serving.max_model_len
         self._width = len(codec.symbol_ids if head is None else head)
         self._columns = None if head is None else [head.index(i) for i in codec.symbol_ids]
         timeout = aiohttp.ClientTimeout(total=timeout_s or task.serving.request_timeout_s)
         self._session = aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(
-            limit=0, keepalive_timeout=KEPT_OPEN_S / 2
+            limit=0, keepalive_timeout=KEEP_ALIVE_S / 2
         ))
 
     @classmethod
     def of(
-        cls, bundle: Bundle, url: str, tokenizer: Tokenizer, timeout_s: float | None = None,
-        most_tokens: int | None = None,
+        cls, servable: Servable, url: str, tokenizer: Tokenizer, *, timeout_s: float | None = None,
+        max_tokens: int | None = None,
     ) -> Self:
-        """A client for the student of a bundle."""
-        return cls(url, bundle.model_name, bundle.task, bundle.codec, tokenizer, timeout_s, bundle.head, most_tokens,
-                   bundle.runs_as)
+        """A client for a servable."""
+        return cls(
+            url, name=servable.model_name, task=servable.task, codec=servable.codec, tokenizer=tokenizer,
+            timeout_s=timeout_s, head=servable.head, max_tokens=max_tokens, runs_as=servable.runs_as,
+        )
 
     async def close(self) -> None:
         """Close the connections."""
@@ -99,11 +78,11 @@ class StudentClient:
         """How many tokens the student reads for a query."""
         return len(self._codec.prompt(query, self._tokenizer).ids)
 
-    async def label(self, queries: Sequence[str]) -> list[Judged]:
+    async def label(self, queries: Sequence[str]) -> list[Decoded]:
         """Labels of queries, in order, each with the student's own probability that they are right as a whole.
 
-        A query of more tokens than the engine takes is not sent, for the engine would refuse all that is asked with it:
-        it gets no labels, with raw_probability 0. Few characters can be many tokens.
+        A query of more tokens than the engine takes is not sent, for the engine would refuse the whole request: it
+        gets no labels, with raw_probability 0. Few characters can be many tokens.
 
         Raises:
             EngineUnavailableError: Refused, broken, timed out or malformed.
@@ -130,7 +109,7 @@ class StudentClient:
         answer = 2 if read_likeliest else self._codec.answer_form.most_generated(self._codec, query)
         return len(prompt.ids) + answer <= self._most
 
-    async def _read(self, queries: Sequence[str], prompts: Sequence[Encoded]) -> list[Judged]:
+    async def _read(self, queries: Sequence[str], prompts: Sequence[Encoded]) -> list[Decoded]:
         """One forward pass; raw logits come back as base64 floats, a row per prompt token."""
         if not queries:
             return []
@@ -146,13 +125,13 @@ class StudentClient:
             scores = table.reshape(len(prompt.ids), self._width)[prompt.positions]
             if self._columns is not None:
                 scores = scores[:, self._columns]
-            out.append(Judged(*self._codec.decode_scores_with_probability(query, scores)))
+            out.append(Decoded(*self._codec.decode_scores_with_probability(query, scores)))
         return out
 
-    async def _read_likeliest(self, queries: Sequence[str], prompts: Sequence[Encoded]) -> list[Judged]:
-        """One forward pass of a causal LM; for each prompt token its likeliest alternatives come back.
+    async def _read_likeliest(self, queries: Sequence[str], prompts: Sequence[Encoded]) -> list[Decoded]:
+        """One forward pass of a causal LM, which returns the likeliest tokens at each position of the prompt.
 
-        What a position predicts stands with the token after it, so one more token is sent; and vLLM writes one.
+        vLLM returns a position's prediction with the token after it, so one more token is sent; it also generates one.
         """
         if not queries:
             return []
@@ -168,12 +147,13 @@ class StudentClient:
             scores = np.empty((len(prompt.positions), len(symbols)))
             for row, position in enumerate(prompt.positions):
                 told = {int(k): float(v["logprob"]) for k, v in choice["prompt_logprobs"][position + 1].items()}
-                least = sorted(told.values())[-asked]  # the others are no likelier; the token itself is always told
+                # An upper bound for all others; sorted, because vLLM gives the actual token beside the likeliest.
+                least = sorted(told.values())[-asked]
                 scores[row] = [told.get(s, least) for s in symbols]
-            out.append(Judged(*self._codec.decode_scores_with_probability(query, scores)))
+            out.append(Decoded(*self._codec.decode_scores_with_probability(query, scores)))
         return out
 
-    async def _written(self, query: str, prompt: Encoded) -> Judged:
+    async def _written(self, query: str, prompt: Encoded) -> Decoded:
         body: dict[str, Any] = {
             "model": self._name, "prompt": prompt.ids, "temperature": 0.0,
             "add_special_tokens": False, "return_token_ids": True,
@@ -182,23 +162,23 @@ class StudentClient:
         length = form.most_generated(self._codec, query)
         if form.output == "text":
             answer = await self._post("/v1/completions", {**body, "max_tokens": length})
-            return Judged(*self._codec.decode(query, answer["choices"][0]["text"], self._task))
+            return self._codec.decode(query, answer["choices"][0]["text"], self._task)
         if not length:
-            return Judged((), 1.0)
+            return Decoded((), 1.0)
         answer = await self._post("/v1/completions", {
             **body, "max_tokens": length, "min_tokens": length, "allowed_token_ids": list(self._codec.symbol_ids),
             "logprobs": 1, "ignore_eos": True,
         })
         choice = answer["choices"][0]
         symbols = choice["token_ids"], choice["logprobs"]["token_logprobs"]
-        return Judged(*self._codec.decode(query, symbols, self._task))
+        return self._codec.decode(query, symbols, self._task)
 
     async def _post(self, path: str, body: dict[str, Any]) -> Any:
-        """Ask; once more where a kept connection turns out to be closed, for asking changes nothing."""
+        """Send; once more where a kept-alive connection turns out to be closed: labelling has no side effects."""
         try:
             return await self._post_once(path, body)
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-            if isinstance(error, aiohttp.ClientConnectorError):  # nobody is there
+            if isinstance(error, aiohttp.ClientConnectorError):  # nobody listens
                 raise
             return await self._post_once(path, body)
 

@@ -1,14 +1,14 @@
-"""The engines of a service: bundles with the same model share one, whatever their tasks, caches and adapters."""
+"""The engines of a service: models with the same weights share one, whatever their tasks, caches and adapters."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
-from engine.watchdog import Keeper, Tenant
-from serving.release.bundle import Bundle
-from serving.supervisor.state import StateFolder
+from engine.servable import Servable, StartupQueries
+from engine.watchdog import HostedModel, Watchdog
 from task.forms import is_token_classifier
 from task.serving_settings import Serving
 from task.settings import EngineSettings
@@ -17,78 +17,73 @@ _Key = tuple[str, bool, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
-    """A bundle and the engine that serves it."""
+class Placement:
+    """A model and the watchdog of the engine that hosts it."""
 
-    keeper: Keeper
-    tenant: Tenant
+    watchdog: Watchdog
+    hosted: HostedModel
 
-    async def settled(self) -> None:
-        """Wait until it answers; raises `EngineError` where it never will."""
-        await asyncio.shield(self.tenant.settled)
+    async def wait_ready(self) -> None:
+        """Wait until the model has passed its check; raises `EngineError` where it never will."""
+        await asyncio.shield(self.hosted.ready)
 
     @property
     def checked(self) -> bool:
-        """Whether it may be asked: it has answered rightly since it was last started."""
-        return self.keeper.serves(self.tenant)
+        """Whether clients may ask it: it has passed its check since the engine was last started."""
+        return self.watchdog.is_checked(self.hosted)
 
 
-class Engines:
-    """Keepers by what they run; belongs to one event loop."""
+class EnginePool:
+    """Watchdogs by what their engines run; belongs to one event loop."""
 
-    def __init__(
-        self, state: StateFolder, answered: Callable[[str], int], waiting: Callable[[str], int]
-    ) -> None:
-        """Prepare.
+    def __init__(self, logs: Path, *, answered: Callable[[str], int], waiting: Callable[[str], int]) -> None:
+        """Make an empty pool.
 
         Args:
-            answered: How many queries the student of a bundle has answered so far.
-            waiting: How many wait for it.
+            logs: The folder of the engines' logs.
+            answered: How many queries a servable, by its id, has answered so far.
+            waiting: How many of its queries wait for an answer.
         """
-        self._state, self._answered, self._waiting = state, answered, waiting
-        self._running: dict[_Key, tuple[Keeper, asyncio.Task[None]]] = {}
+        self._logs, self._answered, self._waiting = logs, answered, waiting
+        self._running: dict[_Key, tuple[Watchdog, asyncio.Task[None]]] = {}
 
-    def place(self, bundle: Bundle, settings: Serving) -> Placed:
-        """Bring a bundle to the engine that runs its model, started where there is none."""
-        key = _key(bundle, settings)
+    def place(self, servable: Servable, settings: Serving, queries: StartupQueries) -> Placement:
+        """Host a model on the engine that runs its weights, which is started where there is none."""
+        key = _key(servable, settings)
         found = self._running.get(key)
         if found is None or found[1].done():
-            log = self._state.path / f"engine-{bundle.engine_name.rpartition('@')[2]}.log"
-            keeper = Keeper(settings, log, self._answered, self._waiting)
-            tenant = keeper.admit(bundle)
-            self._running[key] = keeper, asyncio.create_task(keeper.run())
+            log = self._logs / f"engine-{servable.engine_name.rpartition('@')[2]}.log"
+            watchdog = Watchdog(settings=settings, log=log, answered=self._answered, waiting=self._waiting)
+            hosted = watchdog.add(servable, queries)
+            self._running[key] = watchdog, asyncio.create_task(watchdog.run())
         else:
-            keeper = found[0]
-            tenant = keeper.admit(bundle)
-        return Placed(keeper, tenant)
+            watchdog = found[0]
+            hosted = watchdog.add(servable, queries)
+        return Placement(watchdog, hosted)
 
-    async def leave(self, placed: Placed) -> None:
-        """Take a bundle away; the engine ends with the last one."""
-        placed.keeper.dismiss(placed.tenant)
-        if placed.keeper.tenants:
+    async def remove(self, placement: Placement) -> None:
+        """Take a model away; the engine ends with its last one."""
+        placement.watchdog.remove(placement.hosted)
+        if placement.watchdog.hosted:
             return
-        for key, (keeper, task) in list(self._running.items()):
-            if keeper is placed.keeper:
+        for key, (watchdog, task) in list(self._running.items()):
+            if watchdog is placement.watchdog:
                 del self._running[key]
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
 
     async def close(self) -> None:
-        """End all of them."""
+        """End all engines."""
         tasks = [task for _, task in self._running.values()]
         self._running.clear()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def keepers(self) -> list[Keeper]:
-        """All that run."""
-        return [keeper for keeper, _ in self._running.values()]
 
-
-def _key(bundle: Bundle, settings: Serving) -> _Key:
-    """What two bundles must have in common to share an engine."""
+def _key(servable: Servable, settings: Serving) -> _Key:
+    """What two models must have in common to share an engine."""
     same = EngineSettings.model_validate(settings.model_dump(include=set(EngineSettings.model_fields)))
-    adapters = settings.adapters.model_dump_json() if bundle.adapter is not None else ""
-    pooled = is_token_classifier(bundle.runs_as)
-    return bundle.engine_name, pooled, same.model_dump_json() + settings.quantization + adapters
+    adapters = settings.adapters.model_dump_json() if servable.adapter is not None else ""
+    pooled = is_token_classifier(servable.runs_as)
+    return servable.engine_name, pooled, same.model_dump_json() + settings.quantization + adapters

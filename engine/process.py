@@ -1,19 +1,17 @@
-"""The engine: vLLM as a process of its own, on loopback, with arguments that only we choose.
+"""vLLM as a process of its own, on loopback, with arguments that only we choose.
 
-vLLM protects few of its paths, so nothing but the gateway on this machine may reach it. The process and its children
-die with us: by `close`, at exit, and by a guard when we are killed. Without a GPU it is forked from a process that has
-imported vLLM (`serving.zygote`).
+vLLM protects few of its paths, so only processes on this machine may reach it. The process and its children end with
+ours: by `close`, at exit, and by a guard when we are killed. Without a GPU it is forked from a process that has
+imported vLLM (`engine.warm_start`).
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
-import ctypes
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,30 +19,33 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
-from engine.process_guard import Guard
-from engine.warm_start import SERVER, Forked, Order, Zygote, ZygoteError, possible, zygote
-from task.errors import ComponentError
+from engine.interface import EngineError
+from engine.loopback import LOOPBACK, free_port
+from engine.process_guard import Guard, die_with_parent
+from engine.warm_start import (
+    SERVER,
+    ForkedProcess,
+    LaunchRequest,
+    WarmStartError,
+    WarmStartProcess,
+    supported,
+    warm_start_process,
+)
 from task.forms import is_token_classifier
 from task.serving_settings import Adapters
 from task.settings import EngineSettings
 
-LOOPBACK = "127.0.0.1"
-KEPT_OPEN_S = 60  # an idle connection; a client that keeps one for longer meets it closed
+KEEP_ALIVE_S = 60  # vLLM closes a connection that is idle for longer
 _ADAPTER_S = 60.0  # an adapter is some megabytes, but the engine may be busy
 _NICE = 5  # below the gateway, above training
 
 
-class EngineError(ComponentError):
-    """The engine did not start or has died; the message ends with its log."""
-
-
 def arguments(
-    model: Path, name: str, form: str, settings: EngineSettings, port: int, adapters: Adapters | None = None
+    model: Path, *, name: str, runs_as: str, settings: EngineSettings, port: int, adapters: Adapters | None = None
 ) -> list[str]:
-    """The server's arguments; `form` (`Bundle.runs_as`) decides how it runs."""
+    """The server's arguments; `runs_as` is `Servable.runs_as`."""
     out = [
         "--model", str(model),
         "--host", LOOPBACK, "--port", str(port), "--served-model-name", name, "--dtype", settings.dtype,
@@ -53,7 +54,7 @@ def arguments(
     ]
     if settings.enforce_eager:
         out.append("--enforce-eager")
-    if is_token_classifier(form):
+    if is_token_classifier(runs_as):
         out += ["--runner", "pooling", "--pooler-config", json.dumps({"task": "token_classify"})]
     else:
         out += ["--generation-config", "vllm"]
@@ -67,19 +68,23 @@ def arguments(
     return [*out, *settings.extra_args]
 
 
-class Engine:
-    """A running engine; use it as a context manager."""
+class VllmProcess:
+    """A running vLLM server; use it as a context manager.
+
+    Attributes:
+        adapters: Names of the adapters that are loaded.
+    """
 
     def __init__(
-        self, model: Path, name: str, form: str, settings: EngineSettings, log: Path, port: int | None = None,
+        self, model: Path, *, name: str, runs_as: str, settings: EngineSettings, log: Path, port: int | None = None,
         adapters: Adapters | None = None,
     ) -> None:
-        """Start it.
+        """Start it; the arguments are those of `engine.interface.EngineKind.start`.
 
-        Args:
-            adapters: How many it can add while it runs, and how large; None where it adds none.
+        Raises:
+            EngineError: The process that imports vLLM has ended.
         """
-        self.name, self.form, self.log = name, form, log
+        self.name, self.log = name, log
         self.adapters: set[str] = set()
         self.port = port or free_port()
         self.url = f"http://{LOOPBACK}:{self.port}"
@@ -88,31 +93,33 @@ class Engine:
         environment = _environment(settings)
         if adapters is not None:
             environment["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "True"
-        command = arguments(model, name, form, settings, self.port, adapters)
+        command = arguments(
+            model, name=name, runs_as=runs_as, settings=settings, port=self.port, adapters=adapters
+        )
         self._process = self._started(command, environment, settings)
         self._guard = Guard(self._process.pid)
         atexit.register(self.close)
 
     def _started(
         self, command: list[str], environment: dict[str, str], settings: EngineSettings
-    ) -> subprocess.Popen[bytes] | Forked:
-        from_zygote = _zygote(settings, self.log)
-        if from_zygote is None:
+    ) -> subprocess.Popen[bytes] | ForkedProcess:
+        warm = _warm_start_process(settings, self.log)
+        if warm is None:
             with self.log.open("ab") as output:
                 return subprocess.Popen(
                     [sys.executable, "-m", SERVER, *command], stdout=output, stderr=subprocess.STDOUT,
-                    stdin=subprocess.DEVNULL, env=environment, start_new_session=True, preexec_fn=_beneath,
+                    stdin=subprocess.DEVNULL, env=environment, start_new_session=True, preexec_fn=_lower_priority,
                 )
         try:
-            return from_zygote.start(Order(command, environment, str(self.log.resolve())), self._timeout)
-        except ZygoteError as error:
+            return warm.start(LaunchRequest(command, environment, str(self.log.resolve())), self._timeout)
+        except WarmStartError as error:
             raise EngineError(f"the process that imports vLLM: {error}; {self._log_tail()}") from error
 
     def wait_ready(self, on_wait: Callable[[float], None] = lambda _: None) -> Self:
         """Wait until it answers.
 
         Args:
-            on_wait: Told the seconds waited, about twice a second.
+            on_wait: Called with the seconds waited, about twice a second.
 
         Raises:
             EngineError: It died, or did not answer in `serving.start_timeout_s`.
@@ -135,7 +142,7 @@ class Engine:
             time.sleep(0.5)
 
     def load_adapter(self, name: str, folder: Path) -> None:
-        """Add an adapter, which is then asked for by its name.
+        """Load an adapter, which is then asked for by its name.
 
         Raises:
             EngineError: vLLM refused it, or did not answer.
@@ -144,7 +151,7 @@ class Engine:
         self.adapters.add(name)
 
     def unload_adapter(self, name: str) -> None:
-        """Take an adapter away; raises like `load_adapter`."""
+        """Unload an adapter; raises like `load_adapter`."""
         self._post("/v1/unload_lora_adapter", {"lora_name": name})
         self.adapters.discard(name)
 
@@ -156,8 +163,8 @@ class Engine:
             with urllib.request.urlopen(request, timeout=_ADAPTER_S):
                 pass
         except urllib.error.HTTPError as error:
-            said = error.read().decode(errors="replace")[:500]
-            raise EngineError(f"vLLM refused {path} with {error.code}: {said}") from error
+            text = error.read().decode(errors="replace")[:500]
+            raise EngineError(f"vLLM refused {path} with {error.code}: {text}") from error
         except OSError as error:
             raise EngineError(f"vLLM did not answer {path}: {error}") from error
 
@@ -168,7 +175,7 @@ class Engine:
 
     @property
     def code(self) -> int | None:
-        """How the process ended, None while it runs."""
+        """Exit code of the process, None while it runs."""
         return self._process.poll()
 
     @property
@@ -177,22 +184,22 @@ class Engine:
         return self._process.pid
 
     def close(self) -> None:
-        """End the whole process group, politely and then not."""
+        """End the whole process group: SIGTERM, after ten seconds SIGKILL."""
         atexit.unregister(self.close)
-        for sign, patience in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 5.0)):
+        for signal_number, timeout in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 5.0)):
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, sign)
+                os.killpg(self._process.pid, signal_number)
             try:
-                self._process.wait(patience)
+                self._process.wait(timeout)
             except subprocess.TimeoutExpired:
                 continue
-            if sign == signal.SIGTERM:  # children of its own may outlive it
+            if signal_number == signal.SIGTERM:  # its children may outlive it
                 continue
             self._guard.dismiss()
             return
 
     def kill(self) -> None:
-        """End the whole process group at once: for one that answers nothing, or whose time is over."""
+        """End the whole process group at once, without a chance to finish: for an engine that hangs."""
         atexit.unregister(self.close)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
@@ -203,7 +210,7 @@ class Engine:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _log_tail(self, lines: int = 15) -> str:
@@ -212,23 +219,23 @@ class Engine:
 
 
 def ready_to_start(settings: EngineSettings, log: Path) -> bool:
-    """Whether an engine with these settings would start at once; what it waits for has begun.
+    """Whether an engine with these settings would start at once; starts the import that it would wait for.
 
     Raises:
         EngineError: vLLM cannot be imported.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    from_zygote = _zygote(settings, log)
+    warm = _warm_start_process(settings, log)
     try:
-        return from_zygote is None or from_zygote.warm()
-    except ZygoteError as error:
+        return warm is None or warm.ready()
+    except WarmStartError as error:
         raise EngineError(f"the process that imports vLLM: {error}; see {log}") from error
 
 
-def _zygote(settings: EngineSettings, log: Path) -> Zygote | None:
-    if not settings.warm_start or _has_gpu() or not possible():
+def _warm_start_process(settings: EngineSettings, log: Path) -> WarmStartProcess | None:
+    if not settings.warm_start or _has_gpu() or not supported():
         return None
-    return zygote(_environment(settings), log, _NICE)
+    return warm_start_process(_environment(settings), log, nice=_NICE)
 
 
 def _environment(settings: EngineSettings) -> dict[str, str]:
@@ -236,33 +243,20 @@ def _environment(settings: EngineSettings) -> dict[str, str]:
         **os.environ,
         "VLLM_CPU_KVCACHE_SPACE": str(max(1, round(settings.kv_cache_gib))),
         "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING"),
-        # Unbound: vLLM would tie every engine's threads to the same cores, and of two that share them, as when one
-        # bundle follows another, the second starves. One core is left to the rest of the engine.
+        # Unbound: vLLM would bind every engine's threads to the same cores, and of two engines that run side by side,
+        # as in a rollout, the second would starve. One core is left to the rest of the engine.
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "OMP_NUM_THREADS": str(settings.cpu_threads or max(1, (os.cpu_count() or 1) - 1)),
         "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1",
-        "TOKENIZERS_PARALLELISM": "false", "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": str(KEPT_OPEN_S),
+        "TOKENIZERS_PARALLELISM": "false", "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": str(KEEP_ALIVE_S),
     }
-
-
-def free_port() -> int:
-    """A port that nobody listens on at the moment."""
-    with socket.socket() as s:
-        s.bind((LOOPBACK, 0))
-        return int(s.getsockname()[1])
 
 
 def _has_gpu() -> bool:
     return Path("/dev/nvidia0").exists()
 
 
-def _beneath() -> None:
-    """Where gateway and engine share processors, a hit must not wait for an engine that starts."""
+def _lower_priority() -> None:
+    """Run below the gateway: on shared cores a cache hit must not wait for an engine that starts."""
     die_with_parent()
     os.nice(_NICE)
-
-
-def die_with_parent() -> None:
-    """Ask Linux to send SIGTERM when the parent ends, however it ends."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG

@@ -1,17 +1,20 @@
-"""Nothing outlives us: a process group is killed when this process ends, however it ends.
+"""Child processes end with this process, however it ends.
 
-vLLM's core and workers are grandchildren. The kernel's signal for orphans reaches only the child between, and where
-that one is killed as well, as Ray does with the children of its actors, they would live on and hold their memory. So a
-process that belongs to nobody waits at a pipe: its other end closes with us.
+vLLM's core and workers are grandchildren. The kernel's parent-death signal reaches only the child between them and us,
+and where that one is killed as well, as Ray does with the children of its actors, they would live on and hold their
+memory. So a detached process waits at a pipe, whose other end closes when this process ends, and kills the group.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
+import signal
 import subprocess
 import sys
 
+_PR_SET_PDEATHSIG = 1
 _CODE = """
 import os, signal, sys
 if os.fork():
@@ -25,7 +28,7 @@ if not os.read(0, 1):
 
 
 class Guard:
-    """Watches over one process group."""
+    """Kills one process group when this process ends."""
 
     def __init__(self, group: int) -> None:
         """Kill `group` when this process ends, unless it is dismissed before."""
@@ -40,9 +43,15 @@ class Guard:
             os.close(there)
 
     def dismiss(self) -> None:
-        """The group is gone: its number may soon be somebody else's."""
+        """The group has ended: its id may soon belong to another one."""
         if self._pipe is not None:
             with contextlib.suppress(BrokenPipeError):
                 os.write(self._pipe, b"x")
             os.close(self._pipe)
             self._pipe = None
+
+
+def die_with_parent() -> None:
+    """Ask Linux to send SIGTERM to this process when its parent ends, however that ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,15 +1,15 @@
-"""Engines start from a process that has imported vLLM already (a zygote, as Android and Chromium have).
+"""Engines are forked from a process that has imported vLLM already: the zygote pattern of Android and Chromium.
 
 On a CPU a small model's engine needs seconds for its weights and its first answer, but vLLM is imported three times
-before: by its server, by its core and by its worker, each a new interpreter. The zygote imports it once, has one thread
-and opens nothing; it forks the server, which forks the other two. So an engine that died is back in a fraction of the
-time, and processes share the memory of what they imported.
+before that: by its server, its core and its worker, each a new interpreter. The warm-start process imports it once, has
+one thread and opens no files; it forks the server, which forks the other two. So an engine that died is back in a
+fraction of the time, and the processes share the memory of what they imported.
 
-What vLLM reads from its environment while it is imported is read by the zygote; everything else of an engine, down to
-its environment, is its own. With a GPU engines are started as usual: CUDA does not survive a fork.
+What vLLM reads from its environment during import is read by the warm-start process; everything else of an engine,
+including its environment, is its own. With a GPU engines are started as usual: CUDA does not survive a fork.
 
-The other end of the pipe is the only thing that keeps a zygote alive. Its engines outlive it; who watches over them is
-`serving.guard`.
+A warm-start process ends when the other end of its pipe is closed. The engines that it forked outlive it;
+`engine.process_guard` ends them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 SERVER = "vllm.entrypoints.openai.api_server"
-# What the three processes import by and by; a name that a version of vLLM lacks costs nothing but time.
+# What the three processes import in the course of a start; a module that a version of vLLM lacks is skipped.
 _PRELOADED = (
     SERVER, "vllm.v1.engine.async_llm", "vllm.v1.engine.core", "vllm.v1.core.sched.scheduler",
     "vllm.v1.executor.multiproc_executor", "vllm.v1.worker.cpu_worker", "vllm.v1.worker.cpu_model_runner",
@@ -39,13 +39,14 @@ _PRELOADED = (
     "vllm.renderers.hf", "model_hosting_container_standards.sagemaker", "transformers.models.llama.modeling_llama",
 )
 _ANSWER_S = 10.0
+_READY = "ready"
 
 
-class ZygoteError(Exception):
-    """It ended, or does not answer; its log says why."""
+class WarmStartError(Exception):
+    """The process ended, or does not answer; its log says why."""
 
 
-class Order(NamedTuple):
+class LaunchRequest(NamedTuple):
     """A server to start."""
 
     arguments: Sequence[str]
@@ -53,11 +54,11 @@ class Order(NamedTuple):
     log: str
 
 
-class Zygote:
-    """One such process; any thread may use it."""
+class WarmStartProcess:
+    """A process that has imported vLLM and forks servers; any thread may use it."""
 
-    def __init__(self, environment: dict[str, str], log: Path, nice: int) -> None:
-        """Start it, without waiting until it has imported anything; what it says goes to `log`."""
+    def __init__(self, environment: dict[str, str], log: Path, *, nice: int) -> None:
+        """Start it without waiting for its imports; its output is appended to `log`."""
         here, there = Pipe()
         with there, log.open("ab") as output:
             self._process = subprocess.Popen(
@@ -67,7 +68,7 @@ class Zygote:
             )
         self._connection: Connection[Any, Any] = here
         self._lock = threading.Lock()
-        self._warm = False
+        self._ready = False
 
     @property
     def alive(self) -> bool:
@@ -79,30 +80,30 @@ class Zygote:
         """Its process id."""
         return self._process.pid
 
-    def warm(self) -> bool:
-        """Whether it has imported everything; raises `ZygoteError` where it ended before."""
-        if not self._lock.acquire(blocking=False):  # another thread waits for it
-            return self._warm
+    def ready(self) -> bool:
+        """Whether it has imported everything; raises `WarmStartError` where it ended before."""
+        if not self._lock.acquire(blocking=False):  # another thread waits for its answer
+            return self._ready
         try:
-            if not self._warm and self._connection.poll():
-                self._warm = self._said() == "warm"
-            return self._warm
+            if not self._ready and self._connection.poll():
+                self._ready = self._receive() == _READY
+            return self._ready
         finally:
             self._lock.release()
 
-    def start(self, order: Order, patience_s: float) -> Forked:
-        """Fork a server; raises `ZygoteError`, also where that takes longer than `patience_s`."""
+    def start(self, request: LaunchRequest, timeout_s: float) -> ForkedProcess:
+        """Fork a server; raises `WarmStartError`, also where the imports take longer than `timeout_s`."""
         with self._lock:
-            if not self._warm:
-                self._warm = self._asked(None, patience_s) == "warm"
-            return Forked(self, int(self._asked(order, _ANSWER_S)))
+            if not self._ready:
+                self._ready = self._ask(None, timeout_s) == _READY
+            return ForkedProcess(self, int(self._ask(request, _ANSWER_S)))
 
     def reap(self, pid: int) -> int | None:
-        """How a server that has ended ended; None where the zygote ended as well."""
+        """The exit code of a server that has ended; None where this process ended as well."""
         with self._lock:
             try:
-                return int(self._asked(pid, _ANSWER_S))
-            except ZygoteError:
+                return int(self._ask(pid, _ANSWER_S))
+            except WarmStartError:
                 return None
 
     def close(self) -> None:
@@ -111,51 +112,51 @@ class Zygote:
             self._connection.close()
             self._process.wait()
 
-    def _asked(self, question: Order | int | None, patience_s: float) -> Any:
+    def _ask(self, message: LaunchRequest | int | None, timeout_s: float) -> Any:
         try:
-            if question is not None:
-                self._connection.send(question)
-            if not self._connection.poll(patience_s):
-                self._process.kill()  # what it says later would answer another question
-                raise ZygoteError(f"no answer within {patience_s:.0f} s")
+            if message is not None:
+                self._connection.send(message)
+            if not self._connection.poll(timeout_s):
+                self._process.kill()  # a late answer would be taken for that to the next message
+                raise WarmStartError(f"no answer within {timeout_s:.0f} s")
         except OSError as error:
-            raise ZygoteError(f"it ended with code {self._process.poll()}") from error
-        return self._said()
+            raise WarmStartError(f"it ended with code {self._process.poll()}") from error
+        return self._receive()
 
-    def _said(self) -> Any:
+    def _receive(self) -> Any:
         try:
             return self._connection.recv()
         except (EOFError, OSError) as error:
             self._process.wait()
-            raise ZygoteError(f"it ended with code {self._process.returncode}") from error
+            raise WarmStartError(f"it ended with code {self._process.returncode}") from error
 
 
-class Forked:
-    """A process that the zygote forked; as much of `subprocess.Popen` as an engine needs.
+class ForkedProcess:
+    """A server that the warm-start process forked; as much of `subprocess.Popen` as an engine needs.
 
     Attributes:
-        returncode: None while it runs, and for ever where the zygote took the answer with it.
+        returncode: None while it runs.
     """
 
-    def __init__(self, zygote: Zygote, pid: int) -> None:
+    def __init__(self, parent: WarmStartProcess, pid: int) -> None:
         self.pid = pid
         self.returncode: int | None = None
-        self._zygote = zygote
-        # The zygote reaps only who it is asked to, so the number is still this process's.
+        self._parent = parent
+        # The parent reaps a child only when it is asked to, so the id cannot belong to another process yet.
         self._handle: int | None = os.pidfd_open(pid)
 
     def poll(self) -> int | None:
-        """Its exit code, None while it runs; 255 where nobody knows."""
-        return self._look(0.0)
+        """Its exit code, None while it runs; 255 where the parent ended as well and the code is lost."""
+        return self._exit_code(0.0)
 
     def wait(self, timeout: float) -> int:
         """Wait for its end; raises `subprocess.TimeoutExpired`."""
-        code = self._look(timeout)
+        code = self._exit_code(timeout)
         if code is None:
             raise subprocess.TimeoutExpired(SERVER, timeout)
         return code
 
-    def _look(self, timeout: float) -> int | None:
+    def _exit_code(self, timeout: float) -> int | None:
         if self._handle is not None:
             waiting = select.poll()
             waiting.register(self._handle, select.POLLIN)
@@ -163,14 +164,14 @@ class Forked:
                 return None
             os.close(self._handle)
             self._handle = None
-            code = self._zygote.reap(self.pid)
+            code = self._parent.reap(self.pid)
             self.returncode = 255 if code is None else code
         return self.returncode
 
 
 @functools.cache
-def possible() -> bool:
-    """Whether this system says that a process has ended to whom it is no child: Linux from 5.3 on."""
+def supported() -> bool:
+    """Whether the end of a process that is no child can be waited for (pidfd): Linux from 5.3 on."""
     try:
         os.close(os.pidfd_open(os.getpid()))
     except (AttributeError, OSError):
@@ -178,28 +179,28 @@ def possible() -> bool:
     return True
 
 
-_zygotes: dict[str, Zygote] = {}
+_processes: dict[str, WarmStartProcess] = {}
 _lock = threading.Lock()
 
 
-def zygote(environment: dict[str, str], log: Path, nice: int) -> Zygote:
-    """The zygote of this process for engines with these threads, which OpenMP reads when it is loaded.
+def warm_start_process(environment: dict[str, str], log: Path, *, nice: int) -> WarmStartProcess:
+    """The warm-start process for engines with this number of OpenMP threads, which OpenMP reads when it is loaded.
 
-    Started anew where it has ended.
+    One for each number in this process; a new one where it has ended.
     """
     threads = environment.get("OMP_NUM_THREADS", "")
     with _lock:
-        found = _zygotes.get(threads)
+        found = _processes.get(threads)
         if found is None or not found.alive:
-            found = _zygotes[threads] = Zygote(environment, log, nice)
+            found = _processes[threads] = WarmStartProcess(environment, log, nice=nice)
         return found
 
 
-# -- in the zygote -----------------------------------------------------------------------------------------------------
+# -- in the warm-start process -----------------------------------------------------------------------------------------
 
 
 def main() -> None:
-    """Import, fork on demand, end with the pipe; a forked process leaves the loop and becomes the server."""
+    """Import, fork on demand, end when the pipe is closed; a forked process leaves the loop and becomes the server."""
     connection: Connection[Any, Any] = Connection(int(sys.argv[1]))
     os.nice(int(sys.argv[2]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -209,62 +210,62 @@ def main() -> None:
     titles: Any = None
     with contextlib.suppress(ImportError):
         titles = importlib.import_module("setproctitle")
-        titles.getproctitle()  # it finds the place of titles now or never: the environment will be another
+        titles.getproctitle()  # finds the memory of the title, which it cannot once the environment has changed
     _fork_workers()
     gc.collect()
-    gc.freeze()  # a collector that looks at a page copies it
+    gc.freeze()  # garbage collection would write to shared pages and so copy them
     with connection:
-        order = _next(connection)
+        request = _next_request(connection)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    output = os.open(order.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    output = os.open(request.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.close(output)
     os.environ.clear()
-    os.environ.update(order.environment, VLLM_WORKER_MULTIPROC_METHOD="fork")
+    os.environ.update(request.environment, VLLM_WORKER_MULTIPROC_METHOD="fork")
     if titles is not None:  # vLLM's core and worker name themselves, its server does not
-        titles.setproctitle(f"VLLM::APIServer {' '.join(order.arguments)}")
-    sys.argv = [SERVER, *order.arguments]
+        titles.setproctitle(f"VLLM::APIServer {' '.join(request.arguments)}")
+    sys.argv = [SERVER, *request.arguments]
     runpy.run_module(SERVER, run_name="__main__", alter_sys=True)
 
 
-def _next(connection: Connection[Any, Any]) -> Order:
-    """Wait for orders; returns in the forked process only."""
-    connection.send("warm")
+def _next_request(connection: Connection[Any, Any]) -> LaunchRequest:
+    """Fork a process for each request; returns in the forked process only."""
+    connection.send(_READY)
     while True:
         try:
-            order = connection.recv()
+            request = connection.recv()
         except EOFError:
             sys.exit()
-        if isinstance(order, int):
-            connection.send(os.waitstatus_to_exitcode(os.waitpid(order, 0)[1]))
+        if isinstance(request, int):
+            connection.send(os.waitstatus_to_exitcode(os.waitpid(request, 0)[1]))
             continue
-        grouped, group = os.pipe()
+        read_end, write_end = os.pipe()
         pid = os.fork()
         if pid == 0:
             os.setsid()
-            os.close(group)
-            os.close(grouped)
-            return Order(*order)
-        os.close(group)
-        os.read(grouped, 1)  # whoever hears of it may kill its group
-        os.close(grouped)
+            os.close(write_end)
+            os.close(read_end)
+            return LaunchRequest(*request)
+        os.close(write_end)
+        os.read(read_end, 1)  # until the child is a process group: whoever learns its id may kill the group
+        os.close(read_end)
         connection.send(pid)
 
 
 def _fork_workers() -> None:
-    """Let vLLM fork on a CPU too.
+    """Let vLLM fork its core and worker on a CPU too.
 
-    It insists on new interpreters there so that each worker reads OpenMP settings of its own; ours are everybody's.
+    vLLM spawns new interpreters there, so that each worker reads OpenMP settings of its own; ours are the same for all.
     """
     platform: Any = importlib.import_module("vllm.platforms.cpu").CpuPlatform
-    settle = platform.check_and_update_config.__func__
+    original = platform.check_and_update_config.__func__
 
-    def settled(cls: Any, config: Any) -> None:
-        settle(cls, config)
+    def check_and_update_config(cls: Any, config: Any) -> None:
+        original(cls, config)
         os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
 
-    platform.check_and_update_config = classmethod(settled)
+    platform.check_and_update_config = classmethod(check_and_update_config)
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Second floor: bundle → engine (vLLM) → head cache → router → gateway."""
+"""Serving a student: released bundles, routes from query to answer, HTTP gateway, supervisor, telemetry."""

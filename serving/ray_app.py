@@ -1,10 +1,10 @@
-"""The service on a Ray cluster: gateways and engines as Ray Serve deployments, as many as the queue asks for.
+"""The service on a Ray cluster: gateways and engines as Ray Serve deployments that scale with the load.
 
     serve run serving.ray_app:build bundle=/models/market/bundle      # or a config file: deploy/ray-serve.yaml
 
-A gateway replica is the same gateway as `limbeck serve`'s: caches, limits, router. An engine replica is one vLLM with
-the bundle's student. Ray starts both, replaces those that die or fail their health check, and adds engines while more
-than `waiting_per_engine` questions are in flight for each. The bundle must lie at the same path on every node.
+A gateway replica is the gateway of `limbeck serve`: caches, limits, routes. An engine replica is one engine with the
+bundle's student. Ray starts both, replaces those that die or fail their health check, and adds engines while more than
+`waiting_per_engine` queries are in flight for each. The bundle must be at the same path on every node.
 """
 
 from __future__ import annotations
@@ -23,14 +23,17 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 
-from engine.client import EngineUnavailableError, Judged, StudentClient
-from engine.watchdog import started
+from engine.interface import EngineUnavailableError
+from engine.kind import engine_kind
+from engine.startup import start_checked_engine
 from serving.gateway.api_keys import Callers, read_keys
 from serving.gateway.app import Gateway
 from serving.release.bundle import Bundle, open_bundle
 from serving.release.head_cache import HeadCache
+from serving.release.startup_queries import startup_queries
 from serving.routing.route import Route
 from serving.routing.task_routes import Choice, Routes
+from task.forms import Decoded
 from task.settings import Positive, Strict
 from task.tokenizer import load_tokenizer
 
@@ -39,7 +42,7 @@ _LOG = logging.getLogger("ray.serve")  # the one that Ray Serve writes to a repl
 
 
 class Between(Strict):
-    """From how many replicas to how many."""
+    """The least and the most replicas."""
 
     least: Positive = 1
     most: Positive = 1
@@ -55,10 +58,10 @@ class Cluster(Strict):
     """Arguments of the application.
 
     Attributes:
-        bundle: A bundle folder that every node sees.
-        waiting_per_engine: Questions in flight for each engine above which another one is started.
-        engine_cpus: Cores that Ray keeps for an engine; `engine_gpus` likewise.
-        grow_after_s: How long there must be more; `shrink_after_s` how long there must be fewer.
+        bundle: A bundle folder that every node can read.
+        waiting_per_engine: Queries in flight for each engine above which another one is started.
+        engine_cpus: Cores that Ray reserves for an engine; `engine_gpus` likewise.
+        grow_after_s: How long there must be more before one is added; `shrink_after_s`: fewer, before one is removed.
     """
 
     bundle: Path
@@ -72,23 +75,25 @@ class Cluster(Strict):
 
 
 class EngineReplica:
-    """One vLLM; dies with its replica."""
+    """One engine; ends with its replica."""
 
     def __init__(self, folder: str) -> None:
         bundle = open_bundle(Path(folder))
         self._hang_s = bundle.task.serving.hang_s
         log = Path(tempfile.gettempdir()) / f"limbeck-engine-{os.getpid()}.log"
-        self._engine = started(bundle, log)
-        self._client = StudentClient.of(bundle, self._engine.url, load_tokenizer(bundle.model))
+        self._engine = start_checked_engine(bundle, startup_queries(bundle), log)
+        self._client = engine_kind(bundle.task.serving).connect(
+            bundle, self._engine.url, load_tokenizer(bundle.model)
+        )
 
-    async def label(self, queries: Sequence[str]) -> list[Judged]:
+    async def label(self, queries: Sequence[str]) -> list[Decoded]:
         """Labels of queries; raises `EngineUnavailableError`."""
         return await self._client.label(queries)
 
     async def check_health(self) -> None:
-        """Raise where the engine is dead or hangs: Ray starts another replica then."""
+        """Raise where the engine has ended or hangs: Ray then starts another replica."""
         if not self._engine.alive:
-            raise RuntimeError(f"vLLM ended with code {self._engine.code}")
+            raise RuntimeError(f"the engine ended with code {self._engine.code}")
         async with asyncio.timeout(self._hang_s):
             await self._client.label(["ready"])
 
@@ -102,17 +107,17 @@ class EngineReplica:
 
 
 class EngineHandle:
-    """Asks whichever engine replica Ray chooses; what a gateway takes for its student."""
+    """A `StudentClient` that asks the engine replica that Ray chooses."""
 
     def __init__(self, handle: DeploymentHandle[EngineReplica], bundle: Bundle) -> None:
         self._handle: Any = handle
         self._codec, self._tokenizer = bundle.codec, load_tokenizer(bundle.model)
 
-    async def label(self, queries: Sequence[str]) -> list[Judged]:
+    async def label(self, queries: Sequence[str]) -> list[Decoded]:
         """Labels of queries; raises `EngineUnavailableError` where no replica answers."""
         try:
             return list(await self._handle.label.remote(list(queries)))
-        except (RayError, BackPressureError) as error:  # the replica died, or raised what it would raise here
+        except (RayError, BackPressureError) as error:  # the replica died, or raised an error
             raise EngineUnavailableError(f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
 
     def prompt_tokens(self, query: str) -> int:
@@ -120,18 +125,18 @@ class EngineHandle:
         return len(self._codec.prompt(query, self._tokenizer).ids)
 
     async def close(self) -> None:
-        """Nothing is held."""
+        """Nothing to close."""
 
 
 @serve.ingress()
 class GatewayReplica:
-    """The gateway, with its engines behind a handle."""
+    """The gateway, which reaches its engines through a Ray Serve handle."""
 
     def __init__(self, folder: str, engines: DeploymentHandle[EngineReplica]) -> None:
         niceness = os.getpriority(os.PRIO_PROCESS, 0)
         if niceness > 0:
             _LOG.warning(
-                "Ray runs this gateway at niceness %d, behind whatever else is on the node: requests may wait for "
+                "Ray runs this gateway at niceness %d, below all other processes of the node: requests may wait for "
                 "seconds. Set RAY_worker_niceness=0 in the environment in which Ray is started.", niceness,
             )
         bundle = open_bundle(Path(folder))
@@ -147,7 +152,7 @@ class GatewayReplica:
 
 def build(cluster: Cluster) -> serve.Application:
     """The application, for `serve run` and for config files."""
-    bundle = open_bundle(cluster.bundle)  # refused here, not in a replica that is started again and again
+    bundle = open_bundle(cluster.bundle)  # fails here rather than in a replica, which Ray would restart again and again
     settings = bundle.task.serving
     engines: Any = serve.deployment(
         name="engine", ray_actor_options={"num_cpus": cluster.engine_cpus, "num_gpus": cluster.engine_gpus},

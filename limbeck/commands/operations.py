@@ -41,7 +41,7 @@ def serve(
 
     given = {"host": host, "port": port, "admin_port": admin_port, "workers": workers}
     flags = [f"{k}={v}" for k, v in given.items() if v is not None]
-    run(source, state, lambda settings: override_serving(settings, [*(set_ or ()), *flags]))
+    run(source, state=state, override=lambda settings: override_serving(settings, [*(set_ or ()), *flags]))
 
 
 @app.command(rich_help_panel=PANEL)
@@ -82,7 +82,7 @@ def release(
     from task.serving_settings import Change
 
     change = Change(shadow=shadow, shadow_s=shadow_s, canary=canary, canary_s=canary_s, keep_s=keep_s)
-    found = point(pointer, folder, change, ungated=ungated)
+    found = point(pointer, bundle=folder, change=change, ungated=ungated)
     before = found.previous.id if found.previous else "nothing"
     print(f"{pointer}: {found.current.id}, before it {before}")
 
@@ -117,7 +117,7 @@ def key(
     """Make an API key, or a new one in place of an old one. It is shown once: the file has only its hash."""
     from serving.gateway.api_keys import make_key
 
-    print(make_key(file, name, rate, burst, concurrency))
+    print(make_key(file, name, rate=rate, burst=burst, concurrency=concurrency))
 
 
 @app.command(rich_help_panel=PANEL)

@@ -129,7 +129,7 @@ def _measured(
     from eval.endpoint import Target
     from eval.load_generator import in_turns
     from limbeck.judging.served import fits
-    from serving.service import answer_all, served
+    from serving.client import answer_all, served
 
     running = [s for s in systems if s.kind != "predictions"]
     rows: dict[str, list[Example]] = {}
@@ -139,7 +139,7 @@ def _measured(
         for number, s in enumerate(running):
             if s.kind == "bundle":
                 progress.begin(f"starting {s.name}")
-                urls.append(stack.enter_context(served(Path(s.source), Path(state) / str(number))))
+                urls.append(stack.enter_context(served(Path(s.source), state=Path(state) / str(number))))
             else:
                 urls.append(s.source.rstrip("/"))
         for s, url in zip(running, urls, strict=True):

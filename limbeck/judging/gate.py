@@ -72,18 +72,18 @@ def _measured(
     from eval.endpoint import Target
     from eval.latency import times_as_slow
     from eval.load_generator import in_turns
-    from serving.service import label_all, served
+    from serving.client import label_all, served
 
     with tempfile.TemporaryDirectory(prefix="limbeck-gate-") as state, contextlib.ExitStack() as stack:
         progress.begin("starting vLLM and the gateway")
-        url = stack.enter_context(served(bundle.folder, Path(state) / "new", options=UNCHECKED))
+        url = stack.enter_context(served(bundle.folder, state=Path(state) / "new", options=UNCHECKED))
         new = ask(url, bundle.folder, gold, task, progress, load=task.gates.slo is not None)
         progress.begin("what the student said outside of an engine", len(reference))
         said = label_all(url, reference, batch=_BATCH, done=progress.advance)
         if other is None:
             return new, said, None, None
         progress.begin("starting the released bundle")
-        beside = stack.enter_context(served(other.folder, Path(state) / "released"))
+        beside = stack.enter_context(served(other.folder, state=Path(state) / "released"))
         progress.begin("the released bundle", len(gold))
         before = label_all(beside, gold, batch=_BATCH, done=progress.advance)
         queries = [gold[i % len(gold)].query for i in range(pairs + _WARM_UP)]

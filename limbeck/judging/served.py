@@ -41,17 +41,17 @@ class Served:
 
 def serve_and_ask(bundle: Path, state: Path, gold: Sequence[Example], task: Task, progress: Progress) -> Served:
     """Serve a bundle, label gold without the cache, then measure latency with hits and misses."""
-    from serving.service import served
+    from serving.client import served
 
     progress.begin("starting vLLM and the gateway")
-    with served(bundle, state, options=UNCHECKED) as url:
+    with served(bundle, state=state, options=UNCHECKED) as url:
         return ask(url, bundle, gold, task, progress, load=True)
 
 
 def ask(url: str, bundle: Path, gold: Sequence[Example], task: Task, progress: Progress, *, load: bool) -> Served:
     """The same of a bundle that is served at `url`; `load` puts it under load if the task says how."""
+    from serving.client import answer_all
     from serving.release.head_cache import HeadCache
-    from serving.service import answer_all
 
     plan = task.eval.latency
     progress.begin("the served student", len(gold))

@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from engine.client import StudentClient
-from engine.watchdog import started
+from engine.kind import engine_kind
+from engine.startup import start_checked_engine
 from serving.release.bundle import Bundle
 from serving.release.head_cache import HeadCache
+from serving.release.startup_queries import startup_queries
 from serving.routing.route import Route
 from task.labels import Example
 from task.progress import Progress, quiet
@@ -29,7 +30,7 @@ def predict(
         EngineError: It did not start, or says something else than the trained student.
     """
     progress.begin("starting vLLM")
-    with started(bundle, log) as engine:
+    with start_checked_engine(bundle, startup_queries(bundle), log) as engine:
         progress.begin("labelling", len(examples))
         return asyncio.run(through_engine(bundle, engine.url, examples, use_cache, progress.advance))
 
@@ -38,7 +39,9 @@ async def through_engine(
     bundle: Bundle, url: str, examples: Sequence[Example], use_cache: bool, done: Callable[[int], None]
 ) -> list[Example]:
     """Label queries through a running engine, a few batches in flight."""
-    client = StudentClient.of(bundle, url, load_tokenizer(bundle.model), _PATIENCE_S)
+    client = engine_kind(bundle.task.serving).connect(
+        bundle, url, load_tokenizer(bundle.model), timeout_s=_PATIENCE_S
+    )
     patient = bundle.task.serving.model_copy(update={
         "max_waiting": _BATCH * _IN_FLIGHT, "request_timeout_s": _PATIENCE_S,
     })

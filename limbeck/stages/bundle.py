@@ -36,8 +36,8 @@ def _work(run: Run, folder: Path) -> Figures:
     calibrator, answers = calibrate_student(run, merged.model, codec)
     run.progress.begin("head cache", len(head_queries))
     made = build(
-        files.bundle, run.task, codec, model, head_queries, {"merge": parity}, calibrator, run.progress.advance,
-        adapter, answers,
+        files.bundle, run.task, codec, model, head_queries, {"merge": parity}, calibrator=calibrator,
+        done=run.progress.advance, adapter=adapter, reference=answers,
     )
     shutil.rmtree(files.engine, ignore_errors=True)  # the bundle has links to its files
     return {

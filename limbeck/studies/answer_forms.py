@@ -79,8 +79,8 @@ def _measure(run: Run, task: Task, merged: MergeFolder, folder: Path) -> dict[st
     from eval.latency import percentiles
     from eval.load_generator import one_by_one
     from eval.quality import quality
+    from serving.client import label_all, served
     from serving.release.bundle import build
-    from serving.service import label_all, served
     from task.codec import load_codec
     from task.tokenizer import load_tokenizer
 
@@ -92,7 +92,7 @@ def _measure(run: Run, task: Task, merged: MergeFolder, folder: Path) -> dict[st
     bundle = build(folder / "bundle", patient, codec, model, [], {})
     gold = run.inputs.test[: _TEXT_ROWS if codec.answer_form.output == "text" else task.eval.max_rows]
     run.progress.begin("starting vLLM and the gateway")
-    with served(bundle.folder, folder / "serve") as url:
+    with served(bundle.folder, state=folder / "serve") as url:
         queries = [g.query for g in gold]
         one_by_one(Target(url), queries[-3:], use_cache=False)  # warm-up with other queries
         idle = one_by_one(Target(url), queries[: _IDLE[codec.answer_form.output]], use_cache=False)

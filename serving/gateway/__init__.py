@@ -1,1 +1,1 @@
-"""The HTTP gateway: ASGI application, request bodies, OpenAI's API shape, OpenAPI document, API keys."""
+"""The HTTP gateway: ASGI application, request bodies, OpenAI-compatible API, OpenAPI document, API keys."""

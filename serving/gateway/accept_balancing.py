@@ -1,4 +1,4 @@
-"""Connections shared out among processes that listen on one socket."""
+"""Balances connections among the processes that listen on one socket."""
 
 from __future__ import annotations
 
@@ -10,45 +10,47 @@ from collections.abc import Callable
 from pathlib import Path
 
 _COUNT = struct.Struct("=I")
-_HOLD_S, _LONGEST_HOLD_S = 0.001, 0.02  # for each connection above one's share, and at most
+_DELAY_S, _MAX_DELAY_S = 0.001, 0.02  # for each connection above the process's share, and at most
 
 
-class Tally:
-    """How many connections each process has open, in memory that all of them see."""
+class ConnectionCounts:
+    """How many connections each process has open, in shared memory."""
 
-    def __init__(self, path: Path, number: int, processes: int) -> None:
-        """Join.
+    def __init__(self, path: Path, *, number: int, processes: int) -> None:
+        """Map the file.
 
         Args:
             path: A file, made where there is none.
             number: Of this process, from 0.
+            processes: How many share the socket.
         """
         self._number, self._processes = number, processes
         with path.open("ab+") as file:
             file.truncate(_COUNT.size * processes)
             self._memory = mmap.mmap(file.fileno(), _COUNT.size * processes)
 
-    def surplus(self, mine: int) -> float:
-        """Say how many this process has; how many it has above its share."""
-        _COUNT.pack_into(self._memory, _COUNT.size * self._number, mine)
+    def surplus(self, own: int) -> float:
+        """Store how many connections this process has; returns how many that is above the mean of all processes."""
+        _COUNT.pack_into(self._memory, _COUNT.size * self._number, own)
         total: int = sum(x for (x,) in _COUNT.iter_unpack(self._memory[:]))
-        return mine - total / self._processes
+        return own - total / self._processes
 
 
-class Turns:
-    """Accepts connections one by one; holds back while others have fewer.
+class BalancedAcceptor:
+    """Accepts connections one by one, with a delay while other processes have fewer.
 
-    Event loops accept all that wait at once: of several processes on a socket the first to wake up would get every
-    connection of a client that opens many, and with them all of its requests.
+    An event loop accepts all pending connections at once: of several processes on a socket the first to wake up would
+    get every connection of a client that opens many, and with them all of its requests.
     """
 
     def __init__(
         self, listener: socket.socket, protocol: Callable[[], asyncio.Protocol], surplus: Callable[[], float]
     ) -> None:
-        """Begin.
+        """Start accepting.
 
         Args:
-            surplus: How many connections this process has above its share.
+            protocol: Makes the protocol of a connection.
+            surplus: Gives how many connections this process has above its share.
         """
         listener.setblocking(False)
         self._task = asyncio.get_running_loop().create_task(self._accept(listener, protocol, surplus))
@@ -58,19 +60,19 @@ class Turns:
     ) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            above = surplus()
-            if above > 0:
-                await asyncio.sleep(min(_LONGEST_HOLD_S, _HOLD_S * above))
+            excess = surplus()
+            if excess > 0:
+                await asyncio.sleep(min(_MAX_DELAY_S, _DELAY_S * excess))
             try:
                 connection, _ = await loop.sock_accept(listener)
                 await loop.connect_accepted_socket(protocol, connection)
-            except OSError:  # the client is gone, or there are no descriptors left: those in use will be free soon
+            except OSError:  # the client has closed, or no file descriptors are left: some will be free soon
                 await asyncio.sleep(0.01)
 
     def close(self) -> None:
-        """Accept no more."""
+        """Stop accepting."""
         self._task.cancel()
 
     async def wait_closed(self) -> None:
-        """Wait until none is being accepted."""
+        """Wait until accepting has stopped."""
         await asyncio.gather(self._task, return_exceptions=True)

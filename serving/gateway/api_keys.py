@@ -1,7 +1,7 @@
-"""Who may ask, and how much: API keys, rates, and how many at a time.
+"""API keys with their rate limits and concurrency limits.
 
 A key is `lk_NAME_SECRET`; the file holds its SHA-256, never the key. The name finds the row, the digest is compared in
-constant time. A key of 256 random bits needs no slow hash: nobody can guess it.
+constant time. A key of 256 random bits needs no slow hash, because it cannot be guessed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NAME = re.compile(r"[a-z0-9-]{1,40}")
 
 
 class KeyRow(Strict):
-    """A row of the key file. `rate` is queries a second, `burst` how many may come at once."""
+    """A row of the key file: `rate` in queries a second, `burst` in queries, `concurrency` in requests in flight."""
 
     name: str = Field(pattern=NAME.pattern)
     sha256: str = Field(pattern="[0-9a-f]{64}")
@@ -38,20 +38,24 @@ class KeyRow(Strict):
 _ROWS = TypeAdapter(tuple[KeyRow, ...])
 
 
-@dataclass(slots=True)
+@dataclass(kw_only=True, slots=True)
 class Bucket:
-    """A token bucket: `rate` tokens a second, at most `burst` saved."""
+    """A token bucket: `rate` tokens a second, at most `burst` saved; times are `time.monotonic()`.
+
+    By hand, because a request must not wait here and `Retry-After` needs the seconds until there are enough tokens:
+    aiolimiter has neither an attempt that returns at once nor that time.
+    """
 
     rate: float
     burst: float
     tokens: float
     at: float
 
-    def take(self, wanted: float, now: float) -> float:
-        """Take tokens if there are enough; else the seconds until there will be, and nothing is taken."""
+    def take(self, wanted: float, *, now: float) -> float:
+        """Take tokens and return 0; or take none and return the seconds until there are enough."""
         self.tokens = min(self.burst, self.tokens + (now - self.at) * self.rate)
         self.at = now
-        need = min(wanted, self.burst)  # what is larger than the bucket waits for a full one
+        need = min(wanted, self.burst)  # a request larger than the bucket needs a full one
         if self.tokens >= need:
             self.tokens -= wanted
             return 0.0
@@ -60,16 +64,16 @@ class Bucket:
 
 @dataclass(slots=True)
 class Caller:
-    """Somebody with a key: what is left of its rate, and what it has in flight."""
+    """The owner of a key: its token bucket and its requests in flight."""
 
     row: KeyRow
     bucket: Bucket
     in_flight: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Refusal:
-    """Why a caller is not served now."""
+    """Why a caller is refused; `retry_after` is in seconds."""
 
     status: int
     reason: str
@@ -79,14 +83,14 @@ class Refusal:
 
 @dataclass(slots=True)
 class Callers:
-    """All callers of one worker; a worker grants its share of every rate."""
+    """All callers of one worker; each of `workers` grants an equal share of every rate. `rows` None asks for no key."""
 
     rows: Mapping[str, KeyRow] | None
     workers: int = 1
     known: dict[str, Caller] = field(default_factory=dict)
 
     def admit(self, presented: str | None) -> Caller | Refusal | None:
-        """The caller of a key; None where nobody needs one.
+        """The caller of a key; None where no key is needed.
 
         Args:
             presented: The key that came with the request.
@@ -97,26 +101,33 @@ class Callers:
         row = self.rows.get(found[1]) if found else None
         digest = hashlib.sha256((presented or "").encode()).hexdigest()
         if not hmac.compare_digest(digest, row.sha256 if row else "0" * 64) or row is None:
-            return Refusal(401, "no key", "give a valid API key: `Authorization: Bearer lk_…`")
+            return Refusal(status=401, reason="no key", message="give a valid API key: `Authorization: Bearer lk_…`")
         caller = self.known.get(row.name)
         if caller is None:
             caller = self.known[row.name] = Caller(row, self._bucket(row))
         elif caller.row != row:
             caller.row, caller.bucket = row, self._bucket(row)
         if caller.in_flight >= max(1, row.concurrency // self.workers):
-            return Refusal(429, "concurrency", f"{caller.in_flight} requests of this key are being answered", 1.0)
+            return Refusal(
+                status=429, reason="concurrency", retry_after=1.0,
+                message=f"{caller.in_flight} requests of this key are being answered",
+            )
         return caller
 
     def charge(self, caller: Caller, queries: int) -> Refusal | None:
-        """Take the price of some queries; or say when to come back."""
-        wait = caller.bucket.take(queries, time.monotonic())
+        """Take a token for each query; a refusal where there are not enough."""
+        wait = caller.bucket.take(queries, now=time.monotonic())
         if not wait:
             return None
-        return Refusal(429, "rate", f"over the rate of this key, {caller.row.rate:g} queries/s", wait)
+        return Refusal(
+            status=429, reason="rate", retry_after=wait,
+            message=f"over the rate of this key, {caller.row.rate:g} queries/s",
+        )
 
     def _bucket(self, row: KeyRow) -> Bucket:
         share = 1.0 / self.workers
-        return Bucket(row.rate * share, row.burst * share, row.burst * share, time.monotonic())
+        burst = row.burst * share
+        return Bucket(rate=row.rate * share, burst=burst, tokens=burst, at=time.monotonic())
 
 
 def read_keys(path: Path) -> dict[str, KeyRow]:
@@ -134,8 +145,12 @@ def read_keys(path: Path) -> dict[str, KeyRow]:
         raise InputError(f"not a key file: {what}", file=path, fix="Write it with `limbeck key`") from error
 
 
-def make_key(path: Path, name: str, rate: float, burst: int, concurrency: int) -> str:
-    """Add a key to a file, or replace the one of that name; returns the key, which stands nowhere else."""
+def make_key(path: Path, name: str, *, rate: float, burst: int, concurrency: int) -> str:
+    """Add a key to a file, or replace the one of that name; returns the key, which is not stored.
+
+    Raises:
+        InputError: Not a valid name, or `path` is not a key file.
+    """
     if not NAME.fullmatch(name):
         raise InputError("not a name for a key", field="NAME", found=name, expected="a-z, 0-9 and -, up to 40")
     rows = read_keys(path) if path.exists() else {}

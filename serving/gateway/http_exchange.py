@@ -1,4 +1,4 @@
-"""One HTTP request and its answer, on bare ASGI: a few microseconds, and every limit in one place."""
+"""One HTTP request and its response, on plain ASGI, with the limits on headers, body and time in one place."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
 
 
 class HttpError(Exception):
-    """An answer other than 200, in OpenAI's shape."""
+    """A response other than 200, in OpenAI's format."""
 
     def __init__(
-        self, status: int, kind: str, message: str, *, param: str | None = None, retry_after: float | None = None,
+        self, status: int, *, kind: str, message: str, param: str | None = None, retry_after: float | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
         self.status, self.kind, self.param = status, kind, param
@@ -28,9 +28,9 @@ class HttpError(Exception):
         super().__init__(message)
 
     def body(self) -> bytes:
-        """The JSON of the answer."""
+        """The body as JSON."""
         problem = {"message": str(self), "type": self.kind, "param": self.param, "code": None}
-        # What came in may hold half characters; escaped, they are harmless.
+        # The message may quote lone surrogates from the request, which cannot be encoded unless they are escaped.
         return json.dumps({"error": problem}, ensure_ascii=True).encode()
 
 
@@ -39,7 +39,13 @@ class ClientGoneError(Exception):
 
 
 class Exchange:
-    """A request that is being answered."""
+    """A request and its response.
+
+    Attributes:
+        id: The client's `X-Request-Id` where it is valid, else a random one.
+        status: Of the response; 0 before it has begun.
+        notes: Fields for the access log and the trace.
+    """
 
     def __init__(self, scope: Mapping[str, Any], receive: Any, send: Any) -> None:
         self.scope, self._receive, self._send = scope, receive, send
@@ -53,22 +59,26 @@ class Exchange:
 
     @property
     def key(self) -> str | None:
-        """The API key that came with it, from `Authorization: Bearer` or `X-API-Key`."""
+        """The API key of the request, from `Authorization: Bearer` or `X-API-Key`."""
         bearer = self.headers.get(b"authorization", b"")
         if bearer[:7].lower() == b"bearer ":
             return bearer[7:].strip().decode("latin-1")
         found = self.headers.get(b"x-api-key")
         return None if found is None else found.decode("latin-1")
 
-    def deadline(self, longest_s: float) -> float:
-        """The loop's time at which the answer is due: what `X-Request-Timeout-Ms` asks for, at most `longest_s`."""
-        seconds = longest_s
+    def deadline(self, max_s: float) -> float:
+        """The deadline, in the loop's time: what `X-Request-Timeout-Ms` asks for, at most `max_s`.
+
+        Raises:
+            HttpError: The header is not a positive whole number.
+        """
+        seconds = max_s
         asked = self.headers.get(b"x-request-timeout-ms")
         if asked is not None:
             if not asked.isdigit() or len(asked) > 9 or int(asked) == 0:
                 raise HttpError(
-                    400, "invalid_request_error", "X-Request-Timeout-Ms takes a positive whole number of milliseconds",
-                    param="X-Request-Timeout-Ms",
+                    400, kind="invalid_request_error", param="X-Request-Timeout-Ms",
+                    message="X-Request-Timeout-Ms takes a positive whole number of milliseconds",
                 )
             seconds = min(seconds, int(asked) / 1000)
         return asyncio.get_running_loop().time() + seconds
@@ -78,13 +88,15 @@ class Exchange:
 
         Raises:
             HttpError: It is larger than `limit` bytes, or its headers are too large.
-            ClientGoneError: It never came.
+            ClientGoneError: The connection was closed before.
         """
         if sum(len(k) + len(v) for k, v in self.scope["headers"]) > MAX_HEADERS:
-            raise HttpError(431, "invalid_request_error", f"the headers are larger than {MAX_HEADERS} bytes")
+            raise HttpError(
+                431, kind="invalid_request_error", message=f"the headers are larger than {MAX_HEADERS} bytes"
+            )
         length = self.headers.get(b"content-length", b"0")
         if length.isdigit() and int(length[:19]) > limit:
-            raise HttpError(413, "invalid_request_error", f"the body is larger than {limit} bytes",
+            raise HttpError(413, kind="invalid_request_error", message=f"the body is larger than {limit} bytes",
                             headers={"Connection": "close"})
         message = await self._receive()
         parts = []
@@ -93,7 +105,7 @@ class Exchange:
             part = message.get("body", b"")
             size += len(part)
             if size > limit:
-                raise HttpError(413, "invalid_request_error", f"the body is larger than {limit} bytes",
+                raise HttpError(413, kind="invalid_request_error", message=f"the body is larger than {limit} bytes",
                                 headers={"Connection": "close"})
             parts.append(part)
             if not message.get("more_body"):
@@ -101,8 +113,10 @@ class Exchange:
             message = await self._receive()
         raise ClientGoneError
 
-    async def start(self, status: int, kind: bytes, headers: Mapping[str, str] = {}, length: int | None = None) -> None:
-        """Send the head of the answer."""
+    async def start(
+        self, status: int, kind: bytes, *, headers: Mapping[str, str] = {}, length: int | None = None
+    ) -> None:
+        """Send status and headers; `kind` is the content type."""
         self.status = status
         lines = [(b"content-type", kind), (b"x-request-id", self.id)]
         if length is not None:
@@ -111,12 +125,12 @@ class Exchange:
         await self._send({"type": "http.response.start", "status": status, "headers": lines})
 
     async def write(self, part: bytes, *, more: bool = True) -> None:
-        """Send a part of the answer."""
+        """Send a part of the body."""
         await self._send({"type": "http.response.body", "body": part, "more_body": more})
 
     async def answer(
-        self, body: bytes, status: int = 200, kind: bytes = b"application/json", headers: Mapping[str, str] = {}
+        self, body: bytes, status: int = 200, *, kind: bytes = b"application/json", headers: Mapping[str, str] = {}
     ) -> None:
-        """Send the whole answer."""
-        await self.start(status, kind, headers, len(body))
+        """Send the whole response."""
+        await self.start(status, kind, headers=headers, length=len(body))
         await self._send({"type": "http.response.body", "body": b"" if self.scope["method"] == "HEAD" else body})

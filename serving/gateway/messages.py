@@ -1,4 +1,8 @@
-"""Bodies of requests and answers, as `/openapi.json` describes them. The hot path writes its JSON by hand."""
+"""Bodies of requests and responses, as `/openapi.json` describes them.
+
+Requests are read with these models; the responses of `/v1/label` are written by hand (`serving.gateway.app`), and a
+test holds them to the schema.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ TaskName = Annotated[str | None, Field(description="Which task, where several ar
 
 
 class Body(BaseModel):
-    """Unknown fields are refused, strings are valid Unicode, numbers are no strings."""
+    """A strict body: unknown fields are refused, strings must be valid Unicode, and no type is converted."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -20,7 +24,7 @@ class LabelRequest(Body):
 
     query: str
     task: TaskName = None
-    use_cache: Annotated[bool, Field(description="False asks the student even where a cache knows")] = True
+    use_cache: Annotated[bool, Field(description="False asks the student even where a cache has the answer")] = True
 
 
 class BatchRequest(Body):
@@ -28,7 +32,7 @@ class BatchRequest(Body):
 
     queries: list[str]
     task: TaskName = None
-    use_cache: Annotated[bool, Field(description="False asks the student even where a cache knows")] = True
+    use_cache: Annotated[bool, Field(description="False asks the student even where a cache has the answer")] = True
 
 
 class Label(BaseModel):
@@ -48,27 +52,27 @@ class LabelResponse(BaseModel):
     labels: list[Label]
     status: Annotated[
         Literal["ok", "uncertain", "abstained"],
-        Field(description="`uncertain`: probably not right; `abstained`: so probably wrong that nothing is said"),
+        Field(description="`uncertain`: probably not right; `abstained`: too likely wrong to be returned"),
     ]
     source: Annotated[
         Literal["cache", "kept", "student", "teacher"],
-        Field(description="The head cache, an answer given before, the student now, or a teacher in its stead"),
+        Field(description="The head cache, a kept answer of the student, the student, or a teacher in its place"),
     ]
     probability: Annotated[
-        float | None, Field(description="That the labelling is right as a whole; null from a cache")
+        float | None, Field(description="That the labelling as a whole is right; null from a cache")
     ]
     task: str
     bundle: str
 
 
 class BatchLine(LabelResponse):
-    """A line of the stream: the labels of query `index`, or `error` in their place. Lines come as they are ready."""
+    """A line of the stream: the labels of query `index`, or `error` in their place; in order of completion."""
 
     index: int
 
 
 class Problem(BaseModel):
-    """What went wrong, in OpenAI's shape."""
+    """An error, in OpenAI's format."""
 
     message: str
     type: str
@@ -77,7 +81,7 @@ class Problem(BaseModel):
 
 
 class ErrorResponse(BaseModel):
-    """Every answer but 200."""
+    """The body of every response but 200."""
 
     error: Problem
 
@@ -97,7 +101,7 @@ class Message(BaseModel):
 
 
 class ChatRequest(BaseModel):
-    """OpenAI's chat request. The last user message is the query; what steers a language model is ignored."""
+    """OpenAI's chat request. The last user message is the query; sampling parameters are ignored."""
 
     model_config = ConfigDict(strict=True)
 
@@ -124,7 +128,7 @@ class ModelList(BaseModel):
 
 
 class ChatResponse(BaseModel):
-    """OpenAI's answer; the content is JSON: `{"labels": […], "status": …}`."""
+    """OpenAI's response; the content is JSON: `{"labels": […], "status": …}`."""
 
     id: str
     object: Literal["chat.completion"] = "chat.completion"

@@ -1,4 +1,4 @@
-"""OpenAI's shape: an existing client asks the student by changing its base URL."""
+"""The OpenAI-compatible API: an existing client uses the student by changing its base URL."""
 
 from __future__ import annotations
 
@@ -19,32 +19,35 @@ def choice(routes: Routes, model: str) -> Choice:
         found = routes.of(None)
     if found is None:
         names = [*routes.tasks, *(c.active.bundle.model_name for c in routes.tasks.values())]
-        raise HttpError(404, "invalid_request_error", f"no model {model!r}; there is {', '.join(names)}", param="model")
+        raise HttpError(
+            404, kind="invalid_request_error", param="model",
+            message=f"no model {model!r}; expected one of {', '.join(names)}",
+        )
     return found
 
 
 def query(request: ChatRequest) -> str:
-    """The last user message; what stands before it is instruction, which the student has learned already."""
+    """The last user message; earlier messages are instructions, which the student has learned already."""
     for message in reversed(request.messages):
         if message.role == "user":
             content = message.content
             return content if isinstance(content, str) else "".join(p.text for p in content or ())
-    raise HttpError(422, "invalid_request_error", "no message of the role `user`", param="messages")
+    raise HttpError(422, kind="invalid_request_error", message="no message of the role `user`", param="messages")
 
 
 def completion(name: str, route: Route, answer: Answer) -> bytes:
-    """A whole answer."""
-    read = 0 if answer.source != "student" else route.student.prompt_tokens(answer.query)
+    """A whole response."""
+    prompt_tokens = 0 if answer.source != "student" else route.student.prompt_tokens(answer.query)
     message = {"role": "assistant", "content": _content(answer), "refusal": None}
     return _dumped({
         **_head(name, route, "chat.completion"),
         "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}],
-        "usage": {"prompt_tokens": read, "completion_tokens": 0, "total_tokens": read},
+        "usage": {"prompt_tokens": prompt_tokens, "completion_tokens": 0, "total_tokens": prompt_tokens},
     })
 
 
 def events(name: str, route: Route, answer: Answer) -> bytes:
-    """The same as server-sent events: all of it in one chunk, for all of it is there at once."""
+    """The same as server-sent events: all content in one chunk, because it is there at once."""
     head = _head(name, route, "chat.completion.chunk")
     delta = {"role": "assistant", "content": _content(answer)}
     chunks: list[dict[str, Any]] = [

@@ -1,4 +1,4 @@
-"""The OpenAPI document, made of the same models that read the requests."""
+"""The OpenAPI document, made from the models that requests are read with."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _ANSWERS: tuple[type[BaseModel], ...] = (
     m.LabelResponse, m.BatchLine, m.ChatResponse, m.ModelList, m.ErrorResponse,
 )
 _REFUSALS = {
-    "400": "A header, the number of queries or the task does not fit",
-    "401": "No valid API key, where keys are asked for",
+    "400": "A header, the number of queries or the task is not valid",
+    "401": "No valid API key, where keys are required",
     "404": "No such task or model",
     "408": "The body did not come in time",
     "413": "The body is too large",
-    "422": "Not the schema, or a query that is too long",
+    "422": "The body does not match the schema, or a query is too long",
     "429": "Over the rate or the concurrency of the key; see Retry-After",
     "431": "The headers are too large",
-    "503": "The student is busy, broken or late; see Retry-After",
+    "503": "The student is busy, down or too slow; see Retry-After",
 }
 
 
@@ -40,22 +40,23 @@ def document(settings: Serving) -> bytes:
         "openapi": "3.1.0",
         "info": {
             "title": "Limbeck", "version": "1",
-            "description": "Labels of queries by a distilled student behind a cache.",
+            "description": "Labels of search queries from a distilled student behind a cache.",
         },
         "paths": {
-            "/v1/label": {"post": _asks("Label one query", m.LabelRequest, m.LabelResponse)},
-            "/v1/label:batch": {"post": _asks(
+            "/v1/label": {"post": _with_body("Label one query", body=m.LabelRequest, answer=m.LabelResponse)},
+            "/v1/label:batch": {"post": _with_body(
                 f"Label at most {settings.max_batch} queries; a line of JSON for each as soon as it is ready",
-                m.BatchRequest, m.BatchLine, "application/x-ndjson",
+                body=m.BatchRequest, answer=m.BatchLine, kind="application/x-ndjson",
             )},
-            "/v1/chat/completions": {"post": _asks(
-                "Label one query in OpenAI's shape; the content of the answer is JSON", m.ChatRequest, m.ChatResponse
+            "/v1/chat/completions": {"post": _with_body(
+                "Label one query in OpenAI's format; the content of the response is JSON",
+                body=m.ChatRequest, answer=m.ChatResponse,
             )},
-            "/v1/models": {"get": _tells("The models that can be asked", m.ModelList, guarded=True)},
-            "/healthz": {"get": _tells("This process answers")},
-            "/readyz": {"get": _tells("Every engine has answered once", "503")},
-            "/metrics": {"get": _tells("Prometheus' text format", kind="text/plain", guarded=True)},
-            "/openapi.json": {"get": _tells("This document")},
+            "/v1/models": {"get": _without_body("The models that can be asked", m.ModelList, guarded=True)},
+            "/healthz": {"get": _without_body("This process is alive")},
+            "/readyz": {"get": _without_body("Every engine has answered once", "503")},
+            "/metrics": {"get": _without_body("Prometheus' text format", kind="text/plain", guarded=True)},
+            "/openapi.json": {"get": _without_body("This document")},
         },
         "components": {
             "schemas": schemas["$defs"],
@@ -79,13 +80,13 @@ def _refusals(*statuses: str) -> dict[str, Any]:
     return {s: {"description": _REFUSALS[s], **_content("application/json", _ref(m.ErrorResponse))} for s in statuses}
 
 
-def _asks(
-    summary: str, body: type[BaseModel], answer: type[BaseModel], kind: str = "application/json"
+def _with_body(
+    summary: str, *, body: type[BaseModel], answer: type[BaseModel], kind: str = "application/json"
 ) -> dict[str, Any]:
     """An operation with a body."""
     timeout = {
         "name": "X-Request-Timeout-Ms", "in": "header", "required": False, "schema": {"type": "integer", "minimum": 1},
-        "description": "Answer or refuse within this time",
+        "description": "Answer or refuse within this time, in milliseconds",
     }
     return {
         "summary": summary, "parameters": [timeout],
@@ -96,12 +97,12 @@ def _asks(
     }
 
 
-def _tells(
+def _without_body(
     summary: str, answer: type[BaseModel] | str | None = None, *, kind: str = "application/json", guarded: bool = False
 ) -> dict[str, Any]:
-    """An operation without one."""
+    """An operation without a body."""
     schema = _ref(answer) if isinstance(answer, type) else {"type": "string"} if kind == "text/plain" else {}
-    responses: dict[str, Any] = {"200": {"description": "So it is", **_content(kind, schema)}}
+    responses: dict[str, Any] = {"200": {"description": "Success", **_content(kind, schema)}}
     if answer == "503":
         responses["503"] = {"description": "Not yet", **_content("application/json", {})}
     if guarded:

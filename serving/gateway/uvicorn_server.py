@@ -1,4 +1,4 @@
-"""uvicorn beside other things in one process, and beside other processes on one socket."""
+"""uvicorn embedded in a process that has other tasks, and sharing one socket with other processes."""
 
 from __future__ import annotations
 
@@ -12,72 +12,74 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from serving.gateway.accept_balancing import Tally, Turns
+from serving.gateway.accept_balancing import BalancedAcceptor, ConnectionCounts
 
-HEAD_S = 10.0
+HEADER_TIMEOUT_S = 10.0
 
 
-class ImpatientProtocol(HttpToolsProtocol):
-    """Closes a connection whose request's head is not there in time: nobody holds one by sending a byte now and then.
+class HeaderTimeoutProtocol(HttpToolsProtocol):
+    """Closes a connection whose request headers are not complete in time (slowloris).
 
-    uvicorn looks at the clock only between requests; bodies have the request's deadline.
+    uvicorn's own time-out applies between requests only; the body has the request's deadline.
     """
 
-    _late: asyncio.TimerHandle | None = None
+    _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for a head."""
+        """Start the timer."""
         super().connection_made(transport)
-        self._late = self.loop.call_later(HEAD_S, self._give_up)
+        self._timer = self.loop.call_later(HEADER_TIMEOUT_S, self._on_timeout)
 
     def on_message_begin(self) -> None:
-        """Begin to wait for the rest of a head; the first one's time is running already."""
+        """Start the timer, which already runs for the first request of a connection."""
         super().on_message_begin()
-        if self._late is None:
-            self._late = self.loop.call_later(HEAD_S, self._give_up)
+        if self._timer is None:
+            self._timer = self.loop.call_later(HEADER_TIMEOUT_S, self._on_timeout)
 
     def on_headers_complete(self) -> None:
-        """The head is there."""
-        self._in_time()
+        """Stop the timer."""
+        self._stop_timer()
         super().on_headers_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Nothing is waited for any more."""
-        self._in_time()
+        """Stop the timer."""
+        self._stop_timer()
         super().connection_lost(exc)
 
-    def _give_up(self) -> None:
-        if self.cycle is not None and not self.cycle.response_complete:  # the request before is being answered
-            self._late = self.loop.call_later(HEAD_S, self._give_up)
+    def _on_timeout(self) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:  # the previous request is still being answered
+            self._timer = self.loop.call_later(HEADER_TIMEOUT_S, self._on_timeout)
         else:
             self.transport.close()
 
-    def _in_time(self) -> None:
-        if self._late is not None:
-            self._late.cancel()
-            self._late = None
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
 
-class QuietServer(uvicorn.Server):
-    """A server that leaves signals to whoever runs it, and shares a socket fairly where it is given a tally."""
+class EmbeddedServer(uvicorn.Server):
+    """A server that leaves signals to its caller, and balances connections where it is given `counts`."""
 
-    def __init__(self, config: uvicorn.Config, tally: Tally | None = None) -> None:
+    def __init__(self, config: uvicorn.Config, counts: ConnectionCounts | None = None) -> None:
         super().__init__(config)
-        self._tally = tally
+        self._counts = counts
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Capture none."""
+        """Capture no signals."""
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen."""
-        tally = self._tally
-        if tally is None or not sockets:
+        counts = self._counts
+        if counts is None or not sockets:
             await super().startup(sockets)
             return
         http: Any = self.config.http_protocol_class
         protocol = functools.partial(http, config=self.config, server_state=self.server_state, app_state={})
         open_now = self.server_state.connections
-        self.servers: Any = [Turns(s, protocol, lambda: tally.surplus(len(open_now))) for s in sockets]
+        self.servers: Any = [
+            BalancedAcceptor(s, protocol, lambda: counts.surplus(len(open_now))) for s in sockets
+        ]
         self.started = True

@@ -1,15 +1,15 @@
-"""The bundle: the unit that is released. One folder whose manifest holds the SHA-256 of everything in it.
+"""The bundle, the unit of release: a folder whose manifest holds the SHA-256 of every file in it.
 
 manifest.json   format, id, form, model name, hashes, and what the student was measured at
 task.json       the task as resolved
 codec.json      the codec that the student was trained with
-confidence.json how often the student is right when it is how sure (`task.calibration`)
-reference.jsonl what the trained student said to some queries outside of any engine: an engine must say the same
+confidence.json calibration: accuracy by predicted probability (`task.calibration`)
+reference.jsonl labels that the trained student gave outside of any engine, which an engine must reproduce
 model/          what the engine loads: a token classifier (`read`) or a causal LM (`write`, `json`)
 adapter/        a LoRA adapter that the engine adds to it while it runs, where the student was not merged
-cache/          head queries with their labels (`serving.cache`)
+cache/          head queries with their labels (`serving.release.head_cache`)
 
-What could run code has no place in it: weights are safetensors, nothing is pickled, no configuration names a module.
+Nothing in it can run code: weights are safetensors, nothing is pickled, no configuration names a module.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.adapters import ADAPTER_FILES, refuse_odd
+from engine.adapters import ADAPTER_FILES, require_plain_lora
 from serving.release import head_cache as cache
 from task.calibration import Calibrator
 from task.codec import Codec
@@ -79,29 +79,29 @@ class Bundle:
         return self.folder / "model"
 
     def reference(self) -> list[Example]:
-        """Queries with the labels that the trained student gave them outside of any engine; none where nobody asked."""
+        """Queries with the labels that the trained student gave them outside of any engine; may be empty."""
         path = self.folder / "reference.jsonl"
         return [Example.from_json(row) for _, row in rows_of(path)] if path.stat().st_size else []
 
     @property
     def small_files(self) -> dict[str, str]:
-        """SHA-256 by name of all that a gateway reads, that is all but the weights."""
+        """SHA-256 by name of all files that a gateway reads: all but the weights."""
         return {k: v for k, v in self.manifest["files"].items() if not k.endswith(".safetensors")}
 
 
 def build(
     folder: Path, task: Task, codec: Codec, model: Path, head: Iterable[Example], quality: Mapping[str, Any],
-    calibrator: Calibrator | None = None, done: Callable[[int], None] = lambda _: None, adapter: Path | None = None,
-    reference: Iterable[Example] = (),
+    *, calibrator: Calibrator | None = None, done: Callable[[int], None] = lambda _: None,
+    adapter: Path | None = None, reference: Iterable[Example] = (),
 ) -> Bundle:
     """Write a bundle into `folder`, which must not exist.
 
     Args:
         model: The exported model; its files are linked where the file system can, else copied.
         head: Accepted labellings of the most frequent queries.
-        quality: What the student was measured at, kept in the manifest.
-        calibrator: What makes a probability of the student's raw_probability; None leaves it as it is.
-        done: Told of head queries as they are written.
+        quality: The student's measured quality, kept in the manifest.
+        calibrator: Turns the student's raw probability into a calibrated one; None leaves it as it is.
+        done: Called with the number of head queries as they are written.
         adapter: A trained LoRA adapter for `model`, which is then the base that tasks share.
         reference: Queries with the labels that the trained student gives them outside of any engine.
 
@@ -111,18 +111,20 @@ def build(
     (folder / "model").mkdir(parents=True)
     for path in sorted(model.iterdir()):
         if path.is_file() and path.suffix in _MODEL_FILES:
-            _link(path, folder / "model" / path.name)
+            _link(path, target=folder / "model" / path.name)
     if adapter is not None:
-        refuse_odd(adapter)
+        require_plain_lora(adapter)
         (folder / "adapter").mkdir()
         for name in ADAPTER_FILES:
-            _link(adapter / name, folder / "adapter" / name)
+            _link(adapter / name, target=folder / "adapter" / name)
     write_json(folder / "task.json", task.model_dump(mode="json"))
     write_json(folder / "codec.json", codec.to_json())
     write_json(folder / "confidence.json", (calibrator or Calibrator()).to_json())
     write_jsonl(folder / "reference.jsonl", (x.to_json() for x in reference))
     engine, weights = _names(_hashes(folder))
-    cache.build(folder / "cache", head, task.normaliser, _cache_key(task, codec, weights), done)
+    cache.build(
+        folder / "cache", head, normaliser_name=task.normaliser, key=_cache_key(task, codec, weights), done=done
+    )
     files = _hashes(folder)
     write_json(folder / "manifest.json", {
         "format": FORMAT, "id": _digest(files), "task": task.name, "form": codec.form,
@@ -134,7 +136,7 @@ def build(
 
 
 def open_bundle(folder: Path) -> Bundle:
-    """Open, after everything in it has been hashed again and checked.
+    """Open a bundle, after every file in it has been hashed again and checked.
 
     Raises:
         InputError: No bundle, another format, a file missing, added or changed, a file or setting that could run code,
@@ -159,10 +161,10 @@ def open_bundle(folder: Path) -> Bundle:
     _refuse_code(folder / "model")
     if (folder / "adapter").exists():
         _refuse_code(folder / "adapter")
-        refuse_odd(folder / "adapter")
+        require_plain_lora(folder / "adapter")
     engine, weights = _names(found)
-    said = (manifest["id"], manifest["model_name"], manifest["engine_name"])
-    if said != (_digest(found), f"student@{weights}", engine):
+    named = (manifest["id"], manifest["model_name"], manifest["engine_name"])
+    if named != (_digest(found), f"student@{weights}", engine):
         raise InputError(
             "the manifest's names are not those of its content", file=path, found=manifest["id"],
             expected=_digest(found), fix="Make or fetch it again",
@@ -178,7 +180,7 @@ def open_bundle(folder: Path) -> Bundle:
 
 
 def stamp(folder: Path, checks: Sequence[Mapping[str, Any]]) -> None:
-    """Note in the manifest what the gate found, bound to the content that it was found on.
+    """Write the gate's result into the manifest, bound to the bundle's id.
 
     Args:
         checks: `eval.gate.Check.to_json` of each rule.
@@ -191,21 +193,21 @@ def stamp(folder: Path, checks: Sequence[Mapping[str, Any]]) -> None:
     }})
 
 
-def gated(bundle: Bundle) -> str | None:
+def gate_failure(bundle: Bundle) -> str | None:
     """Why a bundle has not passed a gate, or None where it has."""
     gate = bundle.manifest.get("gate")
     if gate is None:
         return "no gate has judged it"
     if gate["bundle"] != bundle.id:
-        return f"the gate judged another content, {gate['bundle']}"
+        return f"the gate judged other content, id {gate['bundle']}"
     failed = [c["text"] for c in gate["checks"] if not c["ok"]]
     return None if gate["ok"] else "it did not pass: " + "; ".join(failed)
 
 
 def copy_small(bundle: Bundle, target: Path) -> Path:
-    """Copy the small files; what was copied is what was verified.
+    """Copy the small files, and verify the copy.
 
-    A gateway maps the cache and reads the rest for as long as it serves: nobody may write to it meanwhile.
+    A gateway maps the cache for as long as it serves, so it needs files that nobody else writes to.
 
     Raises:
         InputError: A file is no longer what it was when the bundle was opened.
@@ -222,7 +224,7 @@ def copy_small(bundle: Bundle, target: Path) -> Path:
 
 
 def open_copy(folder: Path) -> Bundle:
-    """Open what `copy_small` has made, which was verified then."""
+    """Open a copy made by `copy_small`, which was verified then."""
     return _read(folder, read_json(folder / "manifest.json"))
 
 
@@ -231,9 +233,10 @@ def _read(folder: Path, manifest: Mapping[str, Any]) -> Bundle:
     codec = Codec.from_json(read_json(folder / "codec.json"))
     head = folder / "model" / "head.json"
     return Bundle(
-        folder, manifest, task, codec, Calibrator.from_json(read_json(folder / "confidence.json")),
-        _runs_as(folder / "model", codec),
-        tuple(read_json(head)["symbol_ids"]) if head.exists() else None,
+        folder=folder, manifest=manifest, task=task, codec=codec,
+        calibrator=Calibrator.from_json(read_json(folder / "confidence.json")),
+        runs_as=_runs_as(folder / "model", codec),
+        head=tuple(read_json(head)["symbol_ids"]) if head.exists() else None,
     )
 
 
@@ -253,7 +256,7 @@ def _names(files: Mapping[str, str]) -> tuple[str, str]:
 
 
 def _refuse_code(model: Path) -> None:
-    """Nothing that a loader would execute or unpickle."""
+    """Raise `InputError` for a file or setting that a loader would execute or unpickle."""
     for path in sorted(model.rglob("*")):
         if path.is_file() and path.suffix not in _MODEL_FILES:
             raise InputError(
@@ -271,7 +274,7 @@ def _keys(value: object) -> set[str]:
 
 
 def _cache_key(task: Task, codec: Codec, weights: str) -> str:
-    """What a cached answer depends on: another task, codec or model must never find it."""
+    """Key of what cached labels depend on: they must never be used with another task, codec or model."""
     roles = task.model_dump(mode="json", include={"name", "roles", "normaliser"})
     return sha256_json({"task": roles, "codec": codec.to_json(), "model": weights})
 
@@ -288,7 +291,7 @@ def _digest(files: Mapping[str, str]) -> str:
     return hashlib.sha256("".join(f"{k}:{v}\n" for k, v in sorted(files.items())).encode()).hexdigest()[:12]
 
 
-def _link(source: Path, target: Path) -> None:
+def _link(source: Path, *, target: Path) -> None:
     try:
         target.hardlink_to(source)
     except OSError:

@@ -1,15 +1,16 @@
 """The head cache: labels of the most frequent queries, found without a model.
 
-Exact match on the normalised text, never similarity: reversed meanings are close in every embedding. Made for tens of
-millions of queries: it is written row by row, memory-mapped when read, and so shared by all worker processes.
+Exact match on the normalised text, never similarity: queries with opposite meanings are close in every embedding.
+Designed for tens of millions of queries: it is written row by row, and memory-mapped when read, so that all worker
+processes share it.
 
 cache.json   format, number of rows, normaliser, and the key of task, codec and model that the labels belong to
 keys.bin     sorted 64-bit hashes of the normalised texts
 starts.bin   for each key, where its record begins
 values.bin   the records: a header with lengths and a CRC-32, the normalised text, the query, its labels as JSON
 
-A record repeats its text, so two texts with one hash are a miss, not an answer; and one that was damaged on disk is a
-miss too. Hashes are spread evenly, so a look-up guesses the place and searches a few pages around it.
+A record repeats its text, so a hash collision is a miss, not a wrong answer; a record damaged on disk is a miss too.
+Hashes are uniformly distributed, so a look-up interpolates the position and searches a few pages around it.
 """
 
 from __future__ import annotations
@@ -42,10 +43,10 @@ _SAME = 0xFFFFFFFF  # the query is its own normalised text
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """What the cache holds for a text.
+    """A record of the cache.
 
     Attributes:
-        query: The query as it was put in.
+        query: The query as it was before normalisation.
         labels: Its labels, JSON in UTF-8; spans are in `query`.
     """
 
@@ -61,10 +62,10 @@ class HeadCache:
     """An opened cache; reading it from several threads or processes is safe."""
 
     def __init__(self, folder: Path) -> None:
-        """Open.
+        """Open a cache.
 
         Raises:
-            InputError: No cache, another format, or files that do not fit together.
+            InputError: No cache, another format, or files of inconsistent sizes.
         """
         if not (folder / "cache.json").exists():
             raise InputError("no head cache here", file=folder, fix="`limbeck bundle TASK` makes one")
@@ -81,9 +82,10 @@ class HeadCache:
         self._values = _mapped(folder / "values.bin")
         if not (len(self._keys) == len(self._starts) == self._rows and len(self._values) == about["bytes"]):
             raise InputError(
-                "the head cache's files do not fit together", file=folder,
-                found=f"{len(self._keys)} keys, {len(self._starts)} places, {len(self._values)} bytes",
-                expected=f"{self._rows} keys and places, {about['bytes']} bytes", fix="Make or fetch the bundle again",
+                "the sizes of the head cache's files are inconsistent", file=folder,
+                found=f"{len(self._keys)} keys, {len(self._starts)} positions, {len(self._values)} bytes",
+                expected=f"{self._rows} keys and positions, {about['bytes']} bytes",
+                fix="Make or fetch the bundle again",
             )
         self._window = 8 + 4 * math.isqrt(self._rows)
 
@@ -95,12 +97,12 @@ class HeadCache:
         hit = self.find(self.normalise(query))
         if hit is None:
             return None
-        return hit.decoded() if hit.query == query else moved(hit.decoded(), hit.query, query)
+        return hit.decoded() if hit.query == query else moved(hit.decoded(), source=hit.query, target=query)
 
     def find(self, text: str) -> Hit | None:
-        """What is held for a normalised text."""
+        """The record of a normalised text, None where there is none."""
         raw = text.encode()
-        at = self._place(text_hash(raw))
+        at = self._position(text_hash(raw))
         return None if at is None else self._record(self._starts[at], raw, text)
 
     def queries(self) -> Iterator[str]:
@@ -110,16 +112,16 @@ class HeadCache:
             if hit is not None:
                 yield hit.query
 
-    def _place(self, key: int) -> int | None:
+    def _position(self, key: int) -> int | None:
         guess = (key * self._rows) >> 64
         low, high = max(0, guess - self._window), min(self._rows, guess + self._window)
         at = bisect_left(self._keys, key, low, high)
-        if at in (low, high):  # at an edge it may lie outside
+        if at in (low, high):  # the key may lie outside the window
             at = bisect_left(self._keys, key)
         return at if at < self._rows and self._keys[at] == key else None
 
     def _record(self, start: int, raw: bytes | None, text: str | None) -> Hit | None:
-        """The record at `start`, if it is whole and, where a text is given, of that text."""
+        """The record at `start`, if it is undamaged and, where a text is given, of that text."""
         begin = start + _HEADER.size
         if begin > len(self._values):
             return None
@@ -138,18 +140,19 @@ class HeadCache:
 
 
 def build(
-    folder: Path, rows: Iterable[Example], version: str, key: str, done: Callable[[int], None] = lambda _: None
+    folder: Path, rows: Iterable[Example], *, normaliser_name: str, key: str,
+    done: Callable[[int], None] = lambda _: None,
 ) -> None:
-    """Write a cache, a row at a time; of two rows with the same normalised text the first stays.
+    """Write a cache, a row at a time; of two rows with the same normalised text the first is kept.
 
     Memory is 16 bytes a row and, for sorting, as much again.
 
     Args:
-        version: The normaliser.
-        key: Of the task, codec and model that the labels belong to; `HeadCache.key` gives it back.
-        done: Told of rows as they are written.
+        normaliser_name: As in `task.normalize`.
+        key: Of the task, codec and model that the labels belong to; becomes `HeadCache.key`.
+        done: Called with the number of rows as they are written.
     """
-    normalise = normaliser(version)
+    normalise = normaliser(normaliser_name)
     folder.mkdir(parents=True, exist_ok=True)
     keys, starts = array("Q"), array("Q")
     with (folder / "values.bin").open("wb", buffering=1 << 20) as file:
@@ -168,17 +171,17 @@ def build(
     found[order].tofile(folder / "keys.bin")
     np.frombuffer(starts, dtype=np.uint64)[order].tofile(folder / "starts.bin")
     write_json(folder / "cache.json", {
-        "format": FORMAT, "rows": len(order), "normaliser": version, "key": key, "bytes": at,
+        "format": FORMAT, "rows": len(order), "normaliser": normaliser_name, "key": key, "bytes": at,
     })
 
 
 def text_hash(raw: bytes) -> int:
-    """64 bits of a normalised text."""
+    """64-bit hash of a normalised text in UTF-8."""
     return int.from_bytes(hashlib.blake2b(raw, digest_size=8).digest(), "little")
 
 
-def moved(labels: Labelling, source: str, target: str) -> Labelling | None:
-    """Labels of `source` with spans in `target`, which normalises to the same text; None where words do not line up."""
+def moved(labels: Labelling, *, source: str, target: str) -> Labelling | None:
+    """Labels of `source` with spans in `target`, which normalises to the same text; None where words do not align."""
     old, new = units(source, "whitespace"), units(target, "whitespace")
     if len(old) != len(new):
         return None
@@ -197,7 +200,7 @@ def moved(labels: Labelling, source: str, target: str) -> Labelling | None:
 
 
 def encoded(labels: Labelling) -> bytes:
-    """Labels as the gateway sends them."""
+    """Labels as the gateway sends them: JSON in UTF-8."""
     rows: list[dict[str, Any]] = [{
         "role": x.role, "text": x.text, "start": x.start, "end": x.end,
         "confidence": None if x.confidence is None else round(x.confidence, 6),
@@ -215,6 +218,6 @@ def _write(file: BinaryIO, text: str, row: Example) -> int:
 
 def _mapped(path: Path) -> memoryview:
     with path.open("rb") as file:
-        if path.stat().st_size == 0:  # nothing cannot be mapped
+        if path.stat().st_size == 0:  # an empty file cannot be mapped
             return memoryview(b"")
         return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))

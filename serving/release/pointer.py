@@ -1,6 +1,6 @@
-"""The release pointer: a small file that says which bundle is served, and which one was before.
+"""The release pointer: a small file that names the bundle that is served and the previous one.
 
-`limbeck release` writes it, `limbeck rollback` turns it round, and a service that was started with it follows.
+`limbeck release` writes it, `limbeck rollback` swaps the two, and a service that was started with it follows.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from serving.release.bundle import gated, open_bundle
+from serving.release.bundle import gate_failure, open_bundle
 from task.errors import InputError
 from task.files import read_json, write_json
 from task.serving_settings import Change
@@ -21,14 +21,14 @@ FORMAT = 1
 
 
 class Release(Strict):
-    """A bundle, by its place and its id."""
+    """A bundle, by its path and its id."""
 
     bundle: Path
     id: str
 
 
 class Pointer(Strict):
-    """What the file holds; paths are relative to it."""
+    """The content of the file; paths are relative to its folder."""
 
     format: int = FORMAT
     current: Release
@@ -60,34 +60,37 @@ def read_pointer(path: Path) -> Pointer:
     return found.model_copy(update={"current": absolute(found.current), "previous": previous})
 
 
-def release(path: Path, folder: Path, change: Change, *, ungated: bool = False) -> Pointer:
+def release(pointer: Path, *, bundle: Path, change: Change, ungated: bool = False) -> Pointer:
     """Point to a bundle, once everything in it has been verified and the gate has passed it.
 
     Args:
-        ungated: Release it whatever the gate says.
+        pointer: The file to write.
+        bundle: The bundle's folder.
+        change: How running services change to it.
+        ungated: Release it whatever the gate found.
 
     Raises:
         InputError: The bundle is not fit to be served, or has not passed; the pointer stays as it was.
     """
-    bundle = open_bundle(folder)
-    reason = None if ungated else gated(bundle)
+    opened = open_bundle(bundle)
+    reason = None if ungated else gate_failure(opened)
     if reason is not None:
         raise InputError(
-            f"the bundle is not released: {reason}", file=folder, expected="a bundle that `limbeck gate` has passed",
-            fix="Run `limbeck gate BUNDLE --gold FILE`, or release it all the same with --ungated",
+            f"the bundle is not released: {reason}", file=bundle, expected="a bundle that `limbeck gate` has passed",
+            fix="Run `limbeck gate BUNDLE --gold FILE`, or release it anyway with --ungated",
         )
-    new = Release(bundle=folder.resolve(), id=bundle.id)
-    old = read_pointer(path) if path.exists() else None
+    new = Release(bundle=bundle.resolve(), id=opened.id)
+    old = read_pointer(pointer) if pointer.exists() else None
     if old is not None and old.current == new:
         return old
-    return _write(path, Pointer(current=new, previous=old.current if old else None, change=change, at=_now()))
+    return _write(pointer, Pointer(current=new, previous=old.current if old else None, change=change, at=_now()))
 
 
 def rollback(path: Path) -> Pointer:
-    """Point to the bundle that was served before; it takes over without a trial.
+    """Point to the previous bundle; running services change to it without shadow or canary.
 
     Raises:
-        InputError: There is none, or it is not fit to be served.
+        InputError: There is none, or it is damaged.
     """
     now = read_pointer(path)
     if now.previous is None:
@@ -95,7 +98,7 @@ def rollback(path: Path) -> Pointer:
     found = open_bundle(now.previous.bundle)
     if found.id != now.previous.id:
         raise InputError(
-            "another bundle stands where the previous one was", file=now.previous.bundle, found=found.id,
+            "the previous bundle's folder holds another bundle now", file=now.previous.bundle, found=found.id,
             expected=now.previous.id, fix="Release the one that you want with `limbeck release`",
         )
     return _write(path, Pointer(

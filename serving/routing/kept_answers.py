@@ -1,7 +1,7 @@
-"""What a service learns while it runs: student answers worth keeping for a while, and what must not be answered again.
+"""Answers kept while the service runs (`serving.write_back`), and purges of what no cache may answer any more.
 
-One SQLite file that all worker processes share. It may be lost at any time: whatever goes wrong with it is counted,
-and the request goes on without it.
+One SQLite file that all worker processes share. It may be lost at any time: errors are counted, and the request goes on
+without it.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ create table if not exists answer (
 create index if not exists answer_expires on answer (expires);
 create table if not exists purge (id integer primary key, text text, role text, value text, before real);
 """
-_LOOK_AGAIN_S = 0.1
+_REFRESH_S = 0.1
 
 
 @dataclass(slots=True)
 class Purges:
-    """What is not to be answered from any cache.
+    """What no cache may answer.
 
     Attributes:
         texts: Normalised queries.
-        labels: Role and normalised value: any labelling that has such a label.
+        labels: Role and normalised value; any labelling with such a label is purged.
         before: Bundles made before this time (seconds since 1970) have no cache.
     """
 
@@ -45,16 +45,26 @@ class Purges:
 
 
 class Store:
-    """The file, opened by one process."""
+    """The file, opened by one process.
 
-    def __init__(self, path: Path, ttl_s: float, rows: int) -> None:
-        self._path, self._ttl, self._most = path, ttl_s, rows
+    Attributes:
+        problems: Reads and writes that failed.
+    """
+
+    def __init__(self, path: Path, *, ttl_s: float, max_rows: int) -> None:
+        """Open, or make again where the file is damaged.
+
+        Args:
+            ttl_s: How long an answer is kept; 0 keeps none.
+            max_rows: How many are kept; beyond that the oldest are removed.
+        """
+        self._path, self._ttl, self._max_rows = path, ttl_s, max_rows
         self.problems = 0
-        self._purges, self._version, self._looked = Purges(), (-1, -1), 0.0
+        self._purges, self._version, self._refreshed = Purges(), (-1, -1), 0.0
         self._writes = 0
         try:
             self._db = self._open()
-        except sqlite3.Error:  # half a file, or another one: it holds nothing that cannot be had again
+        except sqlite3.Error:  # damaged, or not SQLite: all that it holds can be computed again
             for name in (path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")):
                 name.unlink(missing_ok=True)
             self._db = self._open()
@@ -73,8 +83,8 @@ class Store:
 
     # -- answers --------------------------------------------------------------------------------------------------
 
-    def get(self, bundle: str, text: str) -> Hit | None:
-        """A kept answer of this bundle for a normalised text that has not expired."""
+    def get(self, bundle: str, *, text: str) -> Hit | None:
+        """A kept answer of a bundle (its id) to a normalised text, None where there is none or it has expired."""
         if not self._ttl:
             return None
         try:
@@ -87,8 +97,8 @@ class Store:
             return None
         return Hit(row[0], row[1]) if row else None
 
-    def put(self, bundle: str, text: str, query: str, labels: bytes) -> None:
-        """Keep an answer; now and then the expired and, beyond the most, the oldest go."""
+    def put(self, bundle: str, *, text: str, query: str, labels: bytes) -> None:
+        """Keep an answer; every 1,000 writes the expired ones and those beyond `max_rows` are removed."""
         if not self._ttl:
             return
         now = time.time()
@@ -100,7 +110,7 @@ class Store:
             self._writes += 1
             if self._writes % 1_000 == 1:
                 self._db.execute("delete from answer where expires <= ?", (now,))
-                over = self._db.execute("select count(*) from answer").fetchone()[0] - self._most
+                over = self._db.execute("select count(*) from answer").fetchone()[0] - self._max_rows
                 if over > 0:
                     self._db.execute(
                         "delete from answer where (bundle, text) in "
@@ -114,15 +124,15 @@ class Store:
     def purge(
         self, *, text: str | None = None, label: tuple[str, str] | None = None, before: float | None = None,
     ) -> None:
-        """From now on do not answer from any cache what this names; kept answers of before the time go.
+        """From now on answer nothing of this from any cache.
 
         Args:
             text: A normalised query.
             label: Role and normalised value.
-            before: Seconds since 1970.
+            before: Seconds since 1970; bundles made earlier have no cache, and answers kept earlier are removed.
 
         Raises:
-            sqlite3.Error: It could not be written down: an operator must know.
+            sqlite3.Error: It could not be written: the operator must know.
         """
         role, value = label or (None, None)
         self._db.execute("insert into purge (text, role, value, before) values (?, ?, ?, ?)",
@@ -131,24 +141,24 @@ class Store:
             self._db.execute("delete from answer where text = ?", (text,))
         if before is not None:
             self._db.execute("delete from answer where at < ?", (before,))
-        self._looked = 0.0
+        self._refreshed = 0.0
 
     def restore(self) -> None:
-        """Take every purge back."""
+        """Undo every purge."""
         self._db.execute("delete from purge")
-        self._looked = 0.0
+        self._refreshed = 0.0
 
     @property
     def purges(self) -> Purges:
-        """What was purged, by whichever process, a tenth of a second ago at the latest."""
+        """Purges by all processes, at most a tenth of a second old."""
         now = time.monotonic()
-        if now - self._looked >= _LOOK_AGAIN_S:
-            self._looked = now
+        if now - self._refreshed >= _REFRESH_S:
+            self._refreshed = now
             try:
                 version = self._db.execute("pragma data_version").fetchone()[0]
-                mine = self._db.total_changes
-                if (version, mine) != self._version:
-                    self._purges, self._version = self._read(), (version, mine)
+                changes = self._db.total_changes
+                if (version, changes) != self._version:
+                    self._purges, self._version = self._read(), (version, changes)
             except sqlite3.Error:
                 self.problems += 1
         return self._purges
@@ -164,6 +174,6 @@ class Store:
         return found
 
 
-def mentions(labels: Labelling, wanted: set[tuple[str, str]], normalise: Callable[[str], str]) -> bool:
-    """Whether a labelling has one of the labels."""
-    return any((x.role, normalise(x.text)) in wanted for x in labels)
+def has_label(labels: Labelling, purged: set[tuple[str, str]], normalise: Callable[[str], str]) -> bool:
+    """Whether a labelling has one of the labels, given as role and normalised value."""
+    return any((x.role, normalise(x.text)) in purged for x in labels)

@@ -1,10 +1,10 @@
-"""Which bundle answers which query: one for each task, beside it perhaps one that is on trial."""
+"""Which bundle answers which query: for each task the active one, and during a change the one on trial."""
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 
 from serving.routing.route import Route
 
@@ -14,14 +14,15 @@ class Choice:
     """The routes of one task.
 
     Attributes:
-        active: Answers.
-        trial: The bundle that is to take over.
-        canary: Share of the queries that the trial answers; a query always gets the same one.
-        shadow: Share of the student's queries that the trial is asked too, unseen.
+        active: The route that answers.
+        trial: The route of the bundle that is to take over.
+        canary: Share of the queries that the trial answers; a query is always answered by the same route.
+        shadow: Share of the student's queries that the trial is asked as well, without the client seeing its answer.
     """
 
     active: Route
     trial: Route | None = None
+    _: KW_ONLY
     canary: float = 0.0
     shadow: float = 0.0
 
@@ -32,7 +33,7 @@ class Choice:
         return self.active
 
     def shadowed(self, query: str, route: Route) -> Route | None:
-        """The route that is to be compared with the one that answered."""
+        """The route to compare with the one that answered, None where this query is not compared."""
         if self.trial is None or route is self.trial or not self.shadow:
             return None
         return self.trial if _share("shadow " + query) < self.shadow else None
@@ -40,12 +41,12 @@ class Choice:
 
 @dataclass(slots=True)
 class Routes:
-    """What is served now; replaced as a whole, so that a request sees one state."""
+    """What is served now; replaced as a whole, so that each request sees a consistent state."""
 
     tasks: Mapping[str, Choice] = field(default_factory=dict)
 
     def of(self, task: str | None) -> Choice | None:
-        """The choice of a task; without a name, that of the only one."""
+        """The routes of a task; without a name, those of the only task."""
         if task is not None:
             return self.tasks.get(task)
         return next(iter(self.tasks.values())) if len(self.tasks) == 1 else None

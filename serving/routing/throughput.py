@@ -1,43 +1,43 @@
-"""How fast the engine answers, and so how long a queue takes: what will be late is better refused at once."""
+"""The engine's throughput, and from it how long a queue takes: requests that cannot meet their deadline are refused."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-_MEMORY_S = 5.0
-_LEAST_S, _LEAST_ANSWERS = 0.5, 10
+_WINDOW_S = 5.0
+_MIN_BUSY_S, _MIN_ANSWERS = 0.5, 10
 
 
-@dataclass(slots=True)
-class Pace:
-    """Answers per second of work, over the last few seconds in which there was any.
+@dataclass(kw_only=True, slots=True)
+class Throughput:
+    """Answers per second while queries wait, over about the last five seconds of such time.
 
-    Only time in which somebody waited counts: an engine that is asked twice a second is not one that can do no more.
-    A single question at a time shows less than what batches can do, so the estimate is on the safe side, and rises
-    as soon as there is a queue.
+    Idle time does not count: an engine that is asked twice a second may well answer more. Single queries show less than
+    batches can do, so the estimate errs on the low side, and rises as soon as there is a queue. Times are those of the
+    event loop, in seconds.
     """
 
-    done: float = 0.0
-    busy: float = 0.0
-    _since: float | None = None
+    answers: float = 0.0
+    busy_s: float = 0.0
+    _busy_since: float | None = None
 
-    def began(self, now: float) -> None:
-        """Somebody waits."""
-        if self._since is None:
-            self._since = now
+    def started(self, now: float) -> None:
+        """A query waits."""
+        if self._busy_since is None:
+            self._busy_since = now
 
-    def landed(self, answers: int, waiting: int, now: float) -> None:
-        """So many answers came, and so many are still waited for."""
-        if self._since is not None:
-            self.busy += now - self._since
-        self._since = now if waiting else None
-        self.done += answers
-        if self.busy > _MEMORY_S:
-            keep = _MEMORY_S / self.busy
-            self.busy, self.done = self.busy * keep, self.done * keep
+    def completed(self, *, answers: int, waiting: int, now: float) -> None:
+        """So many answers came, and so many queries still wait."""
+        if self._busy_since is not None:
+            self.busy_s += now - self._busy_since
+        self._busy_since = now if waiting else None
+        self.answers += answers
+        if self.busy_s > _WINDOW_S:
+            keep = _WINDOW_S / self.busy_s
+            self.busy_s, self.answers = self.busy_s * keep, self.answers * keep
 
     def seconds_for(self, waiting: int) -> float:
-        """How long so many will take; 0 where nothing is known yet."""
-        if self.busy < _LEAST_S or self.done < _LEAST_ANSWERS:
+        """How long so many queries will take; 0 while too few have been answered to tell."""
+        if self.busy_s < _MIN_BUSY_S or self.answers < _MIN_ANSWERS:
             return 0.0
-        return waiting * self.busy / self.done
+        return waiting * self.busy_s / self.answers

@@ -1,4 +1,4 @@
-"""The operators' port: status, numbers of all workers, the engine's log and metrics, and purges. On loopback only."""
+"""The operators' port, on loopback only: status, metrics of all workers, the engine's log and metrics, purges."""
 
 from __future__ import annotations
 
@@ -6,36 +6,34 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import Annotated, Any, Self
 from urllib.parse import parse_qs
 
 import aiohttp
 import uvicorn
 from pydantic import Field, ValidationError, model_validator
 
-from engine.process import LOOPBACK
+from engine.loopback import LOOPBACK
+from engine.watchdog import Watchdog
 from serving.gateway.http_exchange import ClientGoneError, Exchange, HttpError
 from serving.gateway.messages import Body
-from serving.gateway.uvicorn_server import QuietServer
+from serving.gateway.uvicorn_server import EmbeddedServer
 from serving.routing.kept_answers import Store
-from serving.telemetry.metrics import of_all
+from serving.supervisor.supervisor import Supervisor
+from serving.telemetry.metrics import all_processes
 from task.normalize import normaliser
-
-if TYPE_CHECKING:
-    from engine.watchdog import Keeper
-    from serving.supervisor.supervisor import Supervisor
 
 _LOG_BYTES = 65_536
 
 
 class Purge(Body):
-    """What no cache may answer any more: one of these."""
+    """Which answers no cache may give any more: exactly one of these."""
 
     query: str | None = None
     role: str | None = None
     value: Annotated[str | None, Field(description="Any labelling with this value of `role`")] = None
-    older_than_s: Annotated[float | None, Field(ge=0.0, description="Answers and bundles made before")] = None
-    nothing: Annotated[bool, Field(description="Take every purge back")] = False
+    older_than_s: Annotated[float | None, Field(ge=0.0, description="Answers and bundles made earlier")] = None
+    nothing: Annotated[bool, Field(description="Undo every purge")] = False
 
     @model_validator(mode="after")
     def _one(self) -> Self:
@@ -51,7 +49,7 @@ class Admin:
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
         back = supervisor.settings.write_back
-        self._store = Store(supervisor.state.store, back.ttl_s, back.rows)
+        self._store = Store(supervisor.state.store, ttl_s=back.ttl_s, max_rows=back.rows)
 
     async def __call__(self, scope: Mapping[str, Any], receive: Any, send: Any) -> None:
         """Answer one request."""
@@ -70,66 +68,69 @@ class Admin:
             case "GET", "/status":
                 await exchange.answer(json.dumps(self._supervisor.status(), indent=2).encode() + b"\n")
             case "GET", "/metrics":
-                await exchange.answer(of_all(str(self._supervisor.state.metrics)), kind=b"text/plain; version=0.0.4")
+                text = all_processes(str(self._supervisor.state.metrics))
+                await exchange.answer(text, kind=b"text/plain; version=0.0.4")
             case "GET", "/engine/log":
-                await exchange.answer(self._log(self._keeper(exchange)), kind=b"text/plain; charset=utf-8")
+                await exchange.answer(self._log(self._watchdog(exchange)), kind=b"text/plain; charset=utf-8")
             case "GET", "/engine/metrics":
-                text = await self._engine_metrics(self._keeper(exchange))
+                text = await self._engine_metrics(self._watchdog(exchange))
                 await exchange.answer(text, kind=b"text/plain; version=0.0.4")
             case "POST", "/purge":
                 await self._purge(exchange)
             case _:
-                raise HttpError(404, "not_found", "GET /status /metrics /engine/log /engine/metrics, POST /purge")
+                paths = "GET /status, /metrics, /engine/log, /engine/metrics; POST /purge"
+                raise HttpError(404, kind="not_found", message=f"no such path; expected one of {paths}")
 
-    def _keeper(self, exchange: Exchange) -> Keeper:
-        """The engine of the task that `?task=` names; without it that of the only one."""
-        named = parse_qs(exchange.scope.get("query_string", b"").decode("latin-1")).get("task")
-        lines = {line.task: line for line in self._supervisor.lines.values()}
-        found = lines.get(named[0]) if named else next(iter(lines.values())) if len(lines) == 1 else None
+    def _watchdog(self, exchange: Exchange) -> Watchdog:
+        """Of the engine of the task that `?task=` names; without it, of the only task."""
+        given = parse_qs(exchange.scope.get("query_string", b"").decode("latin-1")).get("task")
+        rollouts = {r.task: r for r in self._supervisor.rollouts.values()}
+        only = next(iter(rollouts.values())) if len(rollouts) == 1 else None
+        found = rollouts.get(given[0]) if given else only
         if found is None or found.active is None:
-            raise HttpError(404, "not_found", f"?task= names one of: {', '.join(lines)}", param="task")
-        return found.active.placed.keeper
+            raise HttpError(404, kind="not_found", message=f"?task= names one of: {', '.join(rollouts)}", param="task")
+        return found.active.placement.watchdog
 
     @staticmethod
-    def _log(keeper: Keeper) -> bytes:
-        with keeper.log.open("rb") as file:
+    def _log(watchdog: Watchdog) -> bytes:
+        with watchdog.log.open("rb") as file:
             file.seek(max(0, file.seek(0, 2) - _LOG_BYTES))
             return file.read()
 
     @staticmethod
-    async def _engine_metrics(keeper: Keeper) -> bytes:
+    async def _engine_metrics(watchdog: Watchdog) -> bytes:
         try:
             async with (
                 aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5.0)) as session,
-                session.get(f"{keeper.url}/metrics") as response,
+                session.get(f"{watchdog.url}/metrics") as response,
             ):
                 return await response.read()
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise HttpError(503, "overloaded_error", f"the engine does not answer: {error}") from error
+            raise HttpError(503, kind="overloaded_error", message=f"the engine does not answer: {error}") from error
 
     async def _purge(self, exchange: Exchange) -> None:
         try:
-            wanted = Purge.model_validate_json(await exchange.body(65_536))
+            purge = Purge.model_validate_json(await exchange.body(65_536))
         except ValidationError as error:
-            raise HttpError(422, "invalid_request_error", error.errors()[0]["msg"]) from error
-        deployed = [line.active for line in self._supervisor.lines.values() if line.active is not None]
+            raise HttpError(422, kind="invalid_request_error", message=error.errors()[0]["msg"]) from error
+        deployed = [r.active for r in self._supervisor.rollouts.values() if r.active is not None]
         normalisers = [normaliser(name) for name in sorted({d.bundle.task.normaliser for d in deployed})]
-        if wanted.nothing:
+        if purge.nothing:
             self._store.restore()
-        elif wanted.query is not None:
+        elif purge.query is not None:
             for normalise in normalisers:
-                self._store.purge(text=normalise(wanted.query))
-        elif wanted.role is not None and wanted.value is not None:
+                self._store.purge(text=normalise(purge.query))
+        elif purge.role is not None and purge.value is not None:
             for normalise in normalisers:
-                self._store.purge(label=(wanted.role, normalise(wanted.value)))
-        elif wanted.older_than_s is not None:
-            self._store.purge(before=time.time() - wanted.older_than_s)
+                self._store.purge(label=(purge.role, normalise(purge.value)))
+        elif purge.older_than_s is not None:
+            self._store.purge(before=time.time() - purge.older_than_s)
         await exchange.answer(b'{"status":"purged"}')
 
 
-async def listen(supervisor: Supervisor, port: int, on_port: Callable[[int], None] = lambda _port: None) -> None:
+async def listen(supervisor: Supervisor, port: int, *, on_port: Callable[[int], None] = lambda _port: None) -> None:
     """Serve the operators' port until cancelled."""
-    server = QuietServer(uvicorn.Config(
+    server = EmbeddedServer(uvicorn.Config(
         Admin(supervisor), host=LOOPBACK, port=port, log_level="warning", access_log=False, lifespan="off", ws="none"
     ))
     task = asyncio.create_task(server.serve())

@@ -1,7 +1,8 @@
 """What one task is served with: a bundle, and the change to the next one without a failed request.
 
-Follows a release pointer: the new bundle is verified, placed on an engine, warmed up, tried if that is wanted, and
-takes over in all workers; the one before finishes what it has begun and keeps its engine for a while, for a rollback.
+Follows a release pointer: the new bundle is verified, placed on an engine, warmed up, tried by shadow and canary if the
+pointer asks for that, and takes over in all workers; the previous one finishes its requests in flight and keeps its
+engine for a while, for a rollback.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from engine.pool import Engines, Placed
-from engine.process import EngineError
+from engine.interface import EngineError
+from engine.pool import EnginePool, Placement
 from serving.release.bundle import Bundle, copy_small, open_bundle
 from serving.release.pointer import Pointer, Release, read_pointer
-from serving.supervisor.state import StateFolder, WantedRoute
-from serving.supervisor.worker_pool import LOOK_S, Crew
+from serving.release.startup_queries import startup_queries
+from serving.supervisor.state import DesiredRoute, StateFolder
+from serving.supervisor.worker_pool import POLL_S, WorkerPool
 from task.errors import InputError
 from task.serving_settings import Change, Serving
 
@@ -31,40 +33,45 @@ class Deployed:
 
     bundle: Bundle
     copy: Path
-    placed: Placed
+    placement: Placement
     settings: Serving
 
-    def route(self, role: Any, canary: float = 0.0, shadow: float = 0.0) -> WantedRoute:
-        """What workers are told of it."""
-        return WantedRoute(
-            folder=self.copy, engine=self.placed.keeper.url, role=role, canary=canary, shadow=shadow,
-            settings=self.settings, checked=self.placed.checked,
+    def route(self, role: Any, *, canary: float = 0.0, shadow: float = 0.0) -> DesiredRoute:
+        """The route that workers are to serve it with."""
+        return DesiredRoute(
+            folder=self.copy, engine=self.placement.watchdog.url, role=role, canary=canary, shadow=shadow,
+            settings=self.settings, checked=self.placement.checked,
         )
 
     def status(self) -> dict[str, Any]:
-        """What operators see of it."""
-        k = self.placed.keeper
+        """What `/status` shows of it."""
+        w = self.placement.watchdog
         return {
             "bundle": self.bundle.id, "folder": str(self.bundle.folder), "model": self.bundle.model_name,
-            "engine": k.state, "pid": k.pid, "restarts": k.restarts, "log": str(k.log), "why": k.why or None,
+            "engine": w.state, "pid": w.pid, "restarts": w.restarts, "log": str(w.log), "why": w.last_error or None,
         }
 
 
 @dataclass(frozen=True, slots=True)
-class House:
-    """What lines share."""
+class RolloutContext:
+    """What the rollouts of a service share.
+
+    Attributes:
+        override: What the operator sets in place of a bundle's settings.
+        report: Called with what happens and, as `failed`, whether it is a failure.
+    """
 
     state: StateFolder
-    engines: Engines
-    crew: Crew
+    engines: EnginePool
+    workers: WorkerPool
     override: Callable[[Serving], Serving]
-    tell: Callable[..., None]
+    report: Callable[..., None]
 
 
-class Line:
+class Rollout:
     """One task's bundles; belongs to one event loop."""
 
-    def __init__(self, source: Path, first: Bundle, house: House) -> None:
+    def __init__(self, source: Path, first: Bundle, context: RolloutContext) -> None:
         """Prepare to serve.
 
         Args:
@@ -75,26 +82,26 @@ class Line:
         self.active: Deployed | None = None
         self.trial: Deployed | None = None
         self.kept: Deployed | None = None
-        self._first, self._house = first, house
+        self._first, self._context = first, context
         self._keep_until = 0.0
-        self._beside: tuple[Callable[[], WantedRoute], ...] = ()
-        self._told: tuple[WantedRoute, ...] = ()
+        self._others: tuple[Callable[[], DesiredRoute], ...] = ()
+        self._published: tuple[DesiredRoute, ...] = ()
 
     async def open(self) -> None:
-        """Put the first bundle into service; its cache answers at once, its student once it has been checked.
+        """Serve the first bundle; its cache answers at once, its student once it has been checked.
 
         Raises:
             EngineError: Its engine did not start.
         """
         self.active = self._deploy(self._first)
-        self._want()
-        await self.active.placed.settled()
+        self._set_routes()
+        await self.active.placement.wait_ready()
         self.publish()
-        await self._house.crew.agreed()
-        self._house.tell(f"serving {self.active.bundle.id}")
+        await self._context.workers.all_current()
+        self._context.report(f"serving {self.active.bundle.id}")
 
     async def follow(self) -> None:
-        """Follow the pointer, and end the engine of the bundle before when its time is over."""
+        """Follow the pointer, and release the previous bundle's engine when its time is over."""
         seen = None
         while True:
             if self.source.is_file():
@@ -104,55 +111,56 @@ class Line:
                         seen = stamp
                         await self._change_to_pointer()
             if self.kept is not None and time.monotonic() >= self._keep_until:
-                gone, self.kept = self.kept, None
-                await self._retire(gone)
-                self._house.tell(f"{gone.bundle.id} has left its engine")
-            await asyncio.sleep(LOOK_S)
+                previous, self.kept = self.kept, None
+                await self._retire(previous)
+                self._context.report(f"{previous.bundle.id} has left its engine")
+            await asyncio.sleep(POLL_S)
 
     async def close(self) -> None:
-        """Take the task out of service; what has begun is finished first."""
+        """Take the task out of service; requests in flight are finished first."""
         deployed = [d for d in (self.trial, self.kept, self.active) if d is not None]
         self.active = self.trial = self.kept = None
-        self._house.crew.want(str(self.source), ())
-        await self._house.crew.agreed()
+        self._context.workers.set_routes(str(self.source), ())
+        await self._context.workers.all_current()
         for one in deployed:
             await self._drained(one)
             await self._retire(one)
 
     def publish(self) -> None:
-        """Tell the workers what to serve, where that has changed: an engine that died may not be asked any more."""
+        """Write the workers' routes where they have changed: an engine that died must not be asked any more."""
         if self.active is None:
             return
-        routes = self.active.route("active"), *(route() for route in self._beside)
-        if routes != self._told:
-            self._house.crew.want(str(self.source), routes)
-            self._told = routes
+        routes = self.active.route("active"), *(route() for route in self._others)
+        if routes != self._published:
+            self._context.workers.set_routes(str(self.source), routes)
+            self._published = routes
 
-    def heal_copies(self) -> None:
-        """A worker may have died of a copy that somebody cut short: mapped memory without a file behind it kills."""
+    def restore_copies(self) -> None:
+        """Copy again what has another size: a worker dies (SIGBUS) of a mapped file that was truncated."""
         for deployed in filter(None, (self.active, self.trial)):
             bundle, copy = deployed.bundle, deployed.copy
-            with contextlib.suppress(OSError, InputError):  # the bundle is damaged as well: what is left must do
+            with contextlib.suppress(OSError, InputError):  # the bundle is damaged as well: the copy stays as it is
                 if any(_size(copy / name) != _size(bundle.folder / name) for name in bundle.small_files):
                     copy_small(bundle, copy)
 
     def status(self) -> dict[str, Any]:
-        """What operators see of it; `asked` is whether the workers may ask the active bundle's student."""
+        """What `/status` shows of it; `asked` is whether the workers may ask the active bundle's student."""
         return {
             name: None if deployed is None else deployed.status()
             for name, deployed in (("active", self.active), ("trial", self.trial), ("kept", self.kept))
-        } | {"asked": bool(self._told) and self._told[0].checked}
+        } | {"asked": bool(self._published) and self._published[0].checked}
 
     # -- a change -------------------------------------------------------------------------------------------------
 
     def _deploy(self, bundle: Bundle) -> Deployed:
-        copy = copy_small(bundle, self._house.state.copy_of(bundle.id))
-        settings = self._house.override(bundle.task.serving)
-        return Deployed(bundle, copy, self._house.engines.place(bundle, settings), settings)
+        copy = copy_small(bundle, self._context.state.copy_of(bundle.id))
+        settings = self._context.override(bundle.task.serving)
+        placement = self._context.engines.place(bundle, settings, startup_queries(bundle))
+        return Deployed(bundle, copy, placement, settings)
 
-    def _want(self, *beside: Callable[[], WantedRoute]) -> None:
-        """Let the active bundle be served, and others beside it."""
-        self._beside = beside
+    def _set_routes(self, *others: Callable[[], DesiredRoute]) -> None:
+        """Serve the active bundle, and others beside it."""
+        self._others = others
         self.publish()
 
     async def _change_to_pointer(self) -> None:
@@ -162,30 +170,30 @@ class Line:
             if pointer.current.id != self.active.bundle.id:
                 await self._change(pointer)
         except (InputError, EngineError, OSError) as error:
-            self._house.tell(f"not changed: {error}", failed=True)
+            self._context.report(f"not changed: {error}", failed=True)
             if self.trial is not None:
-                gone, self.trial = self.trial, None
-                self._want()
-                await self._retire(gone)
+                failed, self.trial = self.trial, None
+                self._set_routes()
+                await self._retire(failed)
 
     async def _change(self, pointer: Pointer) -> None:
         """Start the new bundle beside the old one, try it, switch."""
         change, started = pointer.change, time.monotonic()
-        self._house.tell(f"changing to {pointer.current.id}")
+        self._context.report(f"changing to {pointer.current.id}")
         if self.kept is not None and self.kept.bundle.id == pointer.current.id:
             self.trial, self.kept = self.kept, None
         else:
             self.trial = await self._started(pointer.current)
-        for what, share, seconds in (
+        for phase, share, seconds in (
             ("shadow", change.shadow, change.shadow_s), ("canary", change.canary, change.canary_s)
         ):
             if share and seconds:
-                self._want(partial(self.trial.route, "trial", **{what: share}))
-                self._house.tell(f"{what} of {share:.0%} for {seconds:g} s")
-                await self._stays(pointer, seconds)
-        await self._stays(pointer, 0.0)
+                self._set_routes(partial(self.trial.route, "trial", **{phase: share}))
+                self._context.report(f"{phase} of {share:.0%} for {seconds:g} s")
+                await self._wait_unchanged(pointer, seconds)
+        await self._wait_unchanged(pointer, 0.0)
         await self._switch(change)
-        self._house.tell(f"serving {pointer.current.id} after {time.monotonic() - started:.1f} s")
+        self._context.report(f"serving {pointer.current.id} after {time.monotonic() - started:.1f} s")
 
     async def _started(self, release: Release) -> Deployed:
         """A verified bundle whose engine answers and has been warmed up."""
@@ -202,41 +210,42 @@ class Line:
             )
         deployed = self._deploy(bundle)
         try:
-            await deployed.placed.settled()
+            await deployed.placement.wait_ready()
         except BaseException:
             await self._retire(deployed)
             raise
         return deployed
 
     async def _switch(self, change: Change) -> None:
-        """All workers answer with the new bundle; the old one's requests are finished first, its engine kept a while.
+        """Let all workers answer with the new bundle; the old one's requests are finished, its engine is kept a while.
 
         Workers open the new bundle before they take it into service, so both are open for a moment in each.
         """
         assert self.active is not None
         assert self.trial is not None
-        crew = self._house.crew
-        self._want(partial(self.trial.route, "trial"))  # opened everywhere: the switch itself is an assignment
-        if not await crew.agreed():
+        workers = self._context.workers
+        # Opened in all workers before it answers, so that the switch itself is only an assignment.
+        self._set_routes(partial(self.trial.route, "trial"))
+        if not await workers.all_current():
             raise EngineError("not all workers have opened the new bundle")
         old, self.active, self.trial = self.active, self.trial, None
-        self._want(partial(old.route, "leaving"))
-        await crew.agreed()
+        self._set_routes(partial(old.route, "leaving"))
+        await workers.all_current()
         await self._drained(old)
-        self._want()
-        await crew.agreed()
+        self._set_routes()
+        await workers.all_current()
         if self.kept is not None:
             await self._retire(self.kept)
         self.kept, self._keep_until = old, time.monotonic() + change.keep_s
 
     async def _drained(self, deployed: Deployed) -> None:
-        """Wait until nobody waits for its student any more, or could still."""
-        patience = time.monotonic() + deployed.settings.request_timeout_s
-        while time.monotonic() < patience and self._house.crew.waiting(deployed.bundle.id):
-            await asyncio.sleep(LOOK_S)
+        """Wait until no request waits for its student, at most for the time-out of a request."""
+        until = time.monotonic() + deployed.settings.request_timeout_s
+        while time.monotonic() < until and self._context.workers.waiting(deployed.bundle.id):
+            await asyncio.sleep(POLL_S)
 
-    async def _stays(self, pointer: Pointer, seconds: float) -> None:
-        """Wait for so long; raises `InputError` as soon as the pointer points elsewhere."""
+    async def _wait_unchanged(self, pointer: Pointer, seconds: float) -> None:
+        """Wait; raises `InputError` as soon as the pointer points to another bundle."""
         found, until = "", time.monotonic() + seconds
         while True:
             with contextlib.suppress(OSError, InputError):
@@ -245,11 +254,11 @@ class Line:
                     break
             if time.monotonic() >= until:
                 return
-            await asyncio.sleep(LOOK_S)
-        raise InputError("the pointer points elsewhere now", file=self.source, found=found)
+            await asyncio.sleep(POLL_S)
+        raise InputError("the pointer points to another bundle now", file=self.source, found=found)
 
     async def _retire(self, deployed: Deployed) -> None:
-        await self._house.engines.leave(deployed.placed)
+        await self._context.engines.remove(deployed.placement)
 
 
 def _size(path: Path) -> int | None:

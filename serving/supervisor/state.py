@@ -1,6 +1,7 @@
-"""What the supervisor wants its workers to serve, and what they say of themselves: files in a folder of its own.
+"""What the supervisor wants its workers to serve, and what they report: files in the service's state folder.
 
-The wanted state is whole and written atomically; a worker that was killed reads it again and is where the others are.
+The desired state is complete and written atomically; a worker that is restarted reads it again and serves what the
+others serve.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ from task.serving_settings import Serving
 from task.settings import Fraction, Strict
 
 
-class WantedRoute(Strict):
+class DesiredRoute(Strict):
     """A bundle, its engine and its settings.
 
     Attributes:
         folder: The supervisor's verified copy, without weights.
-        checked: Whether the engine, in the life that it has now, has said what the trained student said.
+        engine: Base URL of the engine.
+        checked: Whether the engine has passed the check against the trained student since it was last started.
     """
 
     folder: Path
@@ -31,16 +33,16 @@ class WantedRoute(Strict):
     shadow: Fraction = 0.0
 
 
-class Wanted(Strict):
+class DesiredState(Strict):
     """What every worker is to serve; `settings` are the process's, a route has its own."""
 
     generation: int
     settings: Serving
-    routes: tuple[WantedRoute, ...]
+    routes: tuple[DesiredRoute, ...]
 
 
-class Said(Strict):
-    """What a worker says of itself: `waiting` and `answered` by bundle, at the loop's pace."""
+class WorkerReport(Strict):
+    """What a worker reports about itself several times a second; `waiting` and `answered` are by bundle."""
 
     pid: int
     generation: int
@@ -57,45 +59,45 @@ class StateFolder:
         self.metrics = path / "metrics"
         self.access = path / "access.jsonl"
         self.uncertain = path / "uncertain.jsonl"
-        self.wanted = path / "wanted.json"
-        self.tally = path / "connections"
+        self.desired = path / "wanted.json"
+        self.connections = path / "connections"
 
     def copy_of(self, bundle_id: str) -> Path:
         """Where the supervisor keeps its copy of a bundle's small files and cache."""
         return self.path / "bundles" / bundle_id
 
-    def want(self, wanted: Wanted) -> None:
-        """Tell the workers."""
-        write_text(self.wanted, wanted.model_dump_json())
+    def write_desired(self, desired: DesiredState) -> None:
+        """Set what the workers are to serve."""
+        write_text(self.desired, desired.model_dump_json())
 
-    def read_wanted(self) -> Wanted:
-        """What is wanted now."""
-        return Wanted.model_validate_json(self.wanted.read_bytes())
+    def read_desired(self) -> DesiredState:
+        """What the workers are to serve now."""
+        return DesiredState.model_validate_json(self.desired.read_bytes())
 
-    def say(self, number: int, said: Said) -> None:
-        """A worker's word, which outlives nothing: no need to sync it."""
-        path = self._said(number)
+    def write_report(self, number: int, report: WorkerReport) -> None:
+        """Replace a worker's report; it is of no use after a crash, so it is not synced to disk."""
+        path = self._report(number)
         temporary = path.with_suffix(".tmp")
-        temporary.write_text(said.model_dump_json())
+        temporary.write_text(report.model_dump_json())
         temporary.replace(path)
 
-    def said(self, number: int) -> Said | None:
-        """A worker's last word, if it has said any."""
+    def read_report(self, number: int) -> WorkerReport | None:
+        """A worker's last report, None where there is none."""
         try:
-            return Said.model_validate(json.loads(self._said(number).read_bytes()))
+            return WorkerReport.model_validate(json.loads(self._report(number).read_bytes()))
         except (FileNotFoundError, ValueError):
             return None
 
-    def age(self, number: int, now: float) -> float | None:
-        """Seconds since a worker's last word."""
+    def report_age(self, number: int, now: float) -> float | None:
+        """Seconds since a worker's last report; `now` is `time.time()`."""
         try:
-            return now - self._said(number).stat().st_mtime
+            return now - self._report(number).stat().st_mtime
         except FileNotFoundError:
             return None
 
-    def forget(self, number: int) -> None:
-        """A worker's last word is not its successor's."""
-        self._said(number).unlink(missing_ok=True)
+    def remove_report(self, number: int) -> None:
+        """Remove the report of a worker that has ended."""
+        self._report(number).unlink(missing_ok=True)
 
-    def _said(self, number: int) -> Path:
+    def _report(self, number: int) -> Path:
         return self.path / f"worker-{number}.json"

@@ -1,9 +1,9 @@
-"""`limbeck serve`: engines, gateway workers, and for each task the bundle that it is served with.
+"""The supervisor of `limbeck serve`: engines, gateway workers, and for each task a rollout.
 
     client → worker 1…n (one socket) → engine → bundles of all tasks that share its model
 
-The supervisor starts both, starts them again when they die or hang, follows release pointers, and answers operators on
-a port of its own. Clients never wait for it: workers serve by the last state that they were told.
+The supervisor starts engines and workers, restarts them when they die or hang, follows release pointers, and answers
+operators on a port of its own. Clients never wait for it: workers serve by the last desired state that they read.
 """
 
 from __future__ import annotations
@@ -21,34 +21,34 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from engine.pool import Engines
-from engine.process import EngineError
+from engine.interface import EngineError
+from engine.pool import EnginePool
 from serving.release.bundle import Bundle, open_bundle
 from serving.release.pointer import read_pointer
-from serving.supervisor.rollout import House, Line
+from serving.supervisor.rollout import Rollout, RolloutContext
 from serving.supervisor.state import StateFolder
-from serving.supervisor.worker_pool import LOOK_S, Crew
+from serving.supervisor.worker_pool import POLL_S, WorkerPool
 from task.errors import InputError
 from task.files import write_json
 from task.serving_settings import Serving
 
 
 class Supervisor:
-    """See the module; belongs to one event loop."""
+    """Runs a service; belongs to one event loop."""
 
     def __init__(
-        self, source: Path, state: Path, override: Callable[[Serving], Serving] = lambda s: s
+        self, source: Path, *, state: Path, override: Callable[[Serving], Serving] = lambda s: s
     ) -> None:
         """Prepare to serve.
 
         Args:
             source: A bundle, a release pointer that is followed, or a folder of pointers: a task each, added and
                 removed while the service runs.
-            state: A folder of its own: logs, kept answers, the workers' files.
+            state: The service's state folder: logs, kept answers, the workers' files.
             override: What the operator sets in place of the bundles' settings.
 
         Raises:
-            InputError: Nothing to serve, or somebody serves from that folder already.
+            InputError: Nothing to serve, or another service uses the state folder.
         """
         self._folder = source if source.is_dir() and not (source / "manifest.json").exists() else None
         sources = [source] if self._folder is None else _pointers(self._folder)
@@ -71,25 +71,27 @@ class Supervisor:
         for name in ("bundles", "metrics"):
             shutil.rmtree(self.state.path / name, ignore_errors=True)
         self.state.metrics.mkdir()
-        self.lines: dict[Path, Line] = {}
+        self.rollouts: dict[Path, Rollout] = {}
         self.news: list[dict[str, Any]] = []
-        self._crew = Crew(self.state, self.settings, self._tell, self._heal)
-        self._engines = Engines(self.state, self._crew.answered, self._crew.waiting)
-        self._house = House(self.state, self._engines, self._crew, override, self._tell)
+        self._workers = WorkerPool(
+            self.state, self.settings, report=self._report, before_start=self._restore_copies
+        )
+        self._engines = EnginePool(self.state.path, answered=self._workers.answered, waiting=self._workers.waiting)
+        self._context = RolloutContext(self.state, self._engines, self._workers, override, self._report)
         for path, bundle in opened:
             self._add(path, bundle)
         self._followers: dict[Path, asyncio.Task[None]] = {}
         self._stopping = asyncio.Event()
 
     async def run(
-        self, listener: socket.socket, beside: Callable[[Supervisor], Awaitable[None]] | None = None,
+        self, listener: socket.socket, *, admin: Callable[[Supervisor], Awaitable[None]] | None = None,
         on_ready: Callable[[], None] = lambda: None,
     ) -> None:
         """Serve until a signal.
 
         Args:
             listener: The bound socket that workers share.
-            beside: Runs for as long: the operators' port.
+            admin: Serves the operators' port for as long.
             on_ready: Called once every task's student answers.
 
         Raises:
@@ -100,19 +102,19 @@ class Supervisor:
         for sign in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(sign, self._stopping.set)
         try:
-            opening = asyncio.gather(*(line.open() for line in self.lines.values()))
-            await asyncio.sleep(0)  # each has said what it wants served
+            opening = asyncio.gather(*(rollout.open() for rollout in self.rollouts.values()))
+            await asyncio.sleep(0)  # each has set its routes, which the workers read when they start
             helpers += [
-                opening, asyncio.create_task(self._crew.keep(listener)), asyncio.create_task(self._publish()),
+                opening, asyncio.create_task(self._workers.run(listener)), asyncio.create_task(self._publish()),
             ]
-            if beside is not None:
-                helpers.append(asyncio.ensure_future(beside(self)))
+            if admin is not None:
+                helpers.append(asyncio.ensure_future(admin(self)))
             await self._until(opening)
             if not self._stopping.is_set():
                 opening.result()
                 on_ready()
-                for path, line in self.lines.items():
-                    self._followers[path] = asyncio.create_task(line.follow())
+                for path, rollout in self.rollouts.items():
+                    self._followers[path] = asyncio.create_task(rollout.follow())
                 helpers.append(asyncio.create_task(self._watch()))
                 await self._until(*helpers[1:])
                 for helper in helpers:
@@ -121,11 +123,11 @@ class Supervisor:
         finally:
             await self._stop([*helpers, *self._followers.values()])
 
-    async def _until(self, *those: asyncio.Future[Any]) -> None:
+    async def _until(self, *futures: asyncio.Future[Any]) -> None:
         """Wait for one of them, or for the signal to stop."""
         signalled = asyncio.create_task(self._stopping.wait())
         try:
-            await asyncio.wait([signalled, *those], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([signalled, *futures], return_when=asyncio.FIRST_COMPLETED)
         finally:
             signalled.cancel()
 
@@ -133,82 +135,82 @@ class Supervisor:
         for helper in helpers:
             helper.cancel()
         await asyncio.gather(*helpers, return_exceptions=True)
-        await self._crew.stop()
+        await self._workers.stop()
         await self._engines.close()
         self._lock.release()
 
     # -- tasks ----------------------------------------------------------------------------------------------------
 
-    def _add(self, path: Path, bundle: Bundle) -> Line:
-        for other in self.lines.values():
+    def _add(self, path: Path, bundle: Bundle) -> Rollout:
+        for other in self.rollouts.values():
             if other.task == bundle.task.name:
                 raise InputError(
                     f"two pointers to task {bundle.task.name!r}", file=path, found=path.name,
                     expected=f"only {other.source.name}", fix="Remove one of them",
                 )
-        self.lines[path] = Line(path, bundle, self._house)
-        return self.lines[path]
+        self.rollouts[path] = Rollout(path, bundle, self._context)
+        return self.rollouts[path]
 
     async def _watch(self) -> None:
-        """Look after the lines; in a folder of pointers, take up those that come and let go of those that went."""
+        """Raise what ended a rollout; in a folder of pointers, add and remove tasks as files come and go."""
         refused: dict[Path, int] = {}
         while True:
             for follower in self._followers.values():
                 if follower.done():
                     follower.result()
             if self._folder is not None:
-                there = {p: p.stat().st_mtime_ns for p in _pointers(self._folder)}
-                for path in [p for p in self.lines if p not in there]:
+                present = {p: p.stat().st_mtime_ns for p in _pointers(self._folder)}
+                for path in [p for p in self.rollouts if p not in present]:
                     await self._remove(path)
-                    self._tell(f"{path.name} is gone")
-                for path in [p for p in there if p not in self.lines and refused.get(p) != there[p]]:
+                    self._report(f"{path.name} is gone")
+                for path in [p for p in present if p not in self.rollouts and refused.get(p) != present[p]]:
                     try:
-                        line = self._add(path, await asyncio.to_thread(_opened, path))
-                        self._tell(f"{path.name}: opening {line.task}")
-                        self._followers[path] = asyncio.create_task(self._taken_up(line))
+                        rollout = self._add(path, await asyncio.to_thread(_opened, path))
+                        self._report(f"{path.name}: opening {rollout.task}")
+                        self._followers[path] = asyncio.create_task(self._open_and_follow(rollout))
                     except (InputError, OSError) as error:
-                        refused[path] = there[path]
-                        self._tell(f"not served: {error}", failed=True)
-            await asyncio.sleep(LOOK_S)
+                        refused[path] = present[path]
+                        self._report(f"not served: {error}", failed=True)
+            await asyncio.sleep(POLL_S)
 
-    async def _taken_up(self, line: Line) -> None:
+    async def _open_and_follow(self, rollout: Rollout) -> None:
         try:
-            await line.open()
+            await rollout.open()
         except (EngineError, InputError, OSError) as error:
-            self._tell(f"{line.source.name} is not served by its student: {error}", failed=True)
-            await asyncio.Event().wait()  # its cache answers; until somebody takes the pointer away
-        await line.follow()
+            self._report(f"{rollout.source.name} is not served by its student: {error}", failed=True)
+            await asyncio.Event().wait()  # its cache answers, until the pointer is removed
+        await rollout.follow()
 
     async def _remove(self, path: Path) -> None:
         follower = self._followers.pop(path, None)
         if follower is not None:
             follower.cancel()
             await asyncio.gather(follower, return_exceptions=True)
-        await self.lines[path].close()
-        del self.lines[path]
+        await self.rollouts[path].close()
+        del self.rollouts[path]
 
     async def _publish(self) -> None:
-        """Keep the workers from asking engines that have not been checked, and let them ask those that have."""
+        """Publish which engines have been checked: workers ask no others."""
         while True:
-            for line in self.lines.values():
-                with contextlib.suppress(OSError):  # a full disk: told as soon as there is room
-                    line.publish()
-            await asyncio.sleep(LOOK_S)
+            for rollout in self.rollouts.values():
+                with contextlib.suppress(OSError):  # a full disk: tried again in a moment
+                    rollout.publish()
+            await asyncio.sleep(POLL_S)
 
-    def _heal(self) -> None:
-        for line in self.lines.values():
-            line.heal_copies()
+    def _restore_copies(self) -> None:
+        for rollout in self.rollouts.values():
+            rollout.restore_copies()
 
-    # -- what operators see ---------------------------------------------------------------------------------------
+    # -- status ---------------------------------------------------------------------------------------------------
 
     def status(self) -> dict[str, Any]:
-        """Everything in one look, JSON-ready."""
+        """All of `/status`, JSON-ready."""
         return {
-            "tasks": {line.task: line.status() for line in self.lines.values()}, "generation": self._crew.generation,
-            "workers": self._crew.status(), "news": self.news[-20:],
+            "tasks": {r.task: r.status() for r in self.rollouts.values()}, "generation": self._workers.generation,
+            "workers": self._workers.status(), "news": self.news[-20:],
         }
 
-    def _tell(self, text: str, *, failed: bool = False) -> None:
+    def _report(self, text: str, *, failed: bool = False) -> None:
         self.news.append({"at": round(time.time(), 3), "text": text, "failed": failed})
         print(text, file=sys.stderr, flush=True)
         with contextlib.suppress(OSError):

@@ -1,8 +1,8 @@
-"""A gateway process: serves what the supervisor wants on the socket that all workers share.
+"""A gateway worker process: serves the supervisor's desired state on the socket that all workers share.
 
     python -m serving.supervisor.worker STATE_FOLDER NUMBER SOCKET
 
-One of several; started and watched by `serving.supervisor`.
+Started and watched by `serving.supervisor.worker_pool`.
 """
 
 from __future__ import annotations
@@ -18,107 +18,110 @@ from pathlib import Path
 import uvicorn
 import uvloop
 
-from engine.client import StudentClient
-from serving.gateway.accept_balancing import Tally
+from engine.kind import engine_kind
+from serving.gateway.accept_balancing import ConnectionCounts
 from serving.gateway.api_keys import Callers, read_keys
 from serving.gateway.app import Gateway
-from serving.gateway.uvicorn_server import ImpatientProtocol, QuietServer
+from serving.gateway.uvicorn_server import EmbeddedServer, HeaderTimeoutProtocol
 from serving.release.bundle import Bundle, open_copy
 from serving.release.head_cache import HeadCache
 from serving.routing.kept_answers import Store
-from serving.routing.live_teacher import Teacher
+from serving.routing.live_teacher import LiveTeacher
 from serving.routing.route import Route
 from serving.routing.task_routes import Choice, Routes
-from serving.supervisor.state import Said, StateFolder, Wanted, WantedRoute
-from serving.telemetry.logs import DoubtLog, LineLog, keep_flushing
+from serving.supervisor.state import DesiredRoute, DesiredState, StateFolder, WorkerReport
+from serving.telemetry.logs import LineLog, UncertainLog, keep_flushing
 from serving.telemetry.metrics import Metrics
 from serving.telemetry.traces import Traces
 from task.errors import InputError
 from task.serving_settings import Serving
 from task.tokenizer import FastTokenizer, load_tokenizer
 
-_LOOK_S, _SAY_S = 0.05, 0.25
+_POLL_S, _REPORT_S = 0.05, 0.25
 
 
 class Worker:
-    """What one gateway process knows."""
+    """The state of one worker process."""
 
     def __init__(self, state: StateFolder, number: int) -> None:
         self.state, self.number = state, number
-        wanted = state.read_wanted()
-        self.settings: Serving = wanted.settings
+        self.settings: Serving = state.read_desired().settings
         self.log = LineLog(state.access)
-        self._doubt_lines = LineLog(state.uncertain)
-        self.doubts = DoubtLog(self._doubt_lines)
+        self._uncertain_lines = LineLog(state.uncertain)
+        self.uncertain = UncertainLog(self._uncertain_lines)
         self.metrics = Metrics()
         back = self.settings.write_back
-        self.store = Store(state.store, back.ttl_s, back.rows)
+        self.store = Store(state.store, ttl_s=back.ttl_s, max_rows=back.rows)
         self.gateway = Gateway(
-            Routes(), self.settings, self.metrics, Callers(None, self.settings.workers),
-            self.log if self.settings.access_log else None,
-            Traces(self.settings.traces, self.settings.trace_share) if self.settings.traces else None,
+            Routes(), self.settings, metrics=self.metrics, callers=Callers(None, self.settings.workers),
+            access=self.log if self.settings.access_log else None,
+            traces=Traces(self.settings.traces, self.settings.trace_share) if self.settings.traces else None,
         )
         self._open: dict[tuple[Path, str], Route] = {}
         self._stamp = self._keys_stamp = -1
         self._generation = -1
 
     async def follow(self) -> None:
-        """Bring what is served to what is wanted, again and again; say so."""
-        said = 0.0
+        """Follow the desired state and report, until cancelled."""
+        reported = 0.0
         loop = asyncio.get_running_loop()
         while True:
             changed = False
             with contextlib.suppress(FileNotFoundError):
-                stamp = self.state.wanted.stat().st_mtime_ns
+                stamp = self.state.desired.stat().st_mtime_ns
                 if stamp != self._stamp:
                     self._stamp, changed = stamp, True
-                    await self._serve(self.state.read_wanted())
+                    await self._serve(self.state.read_desired())
             self._read_keys()
-            if changed or loop.time() - said >= _SAY_S:
-                said = loop.time()
-                self._say()
-            await asyncio.sleep(_LOOK_S)
+            if changed or loop.time() - reported >= _REPORT_S:
+                reported = loop.time()
+                self._report()
+            await asyncio.sleep(_POLL_S)
 
-    async def _serve(self, wanted: Wanted) -> None:
+    async def _serve(self, desired: DesiredState) -> None:
         opened: dict[tuple[Path, str], Route] = {}
-        for want in wanted.routes:
-            key = (want.folder, want.engine)
-            opened[key] = self._open.get(key) or await self._opened(want)
-            opened[key].let(checked=want.checked)
+        for wanted in desired.routes:
+            key = (wanted.folder, wanted.engine)
+            opened[key] = self._open.get(key) or await self._opened(wanted)
+            opened[key].set_engine_checked(wanted.checked)
         tasks: dict[str, Choice] = {}
-        by_task: dict[str, dict[str, tuple[Route, WantedRoute]]] = {}
-        for want in wanted.routes:
-            route = opened[want.folder, want.engine]
-            by_task.setdefault(route.bundle.task.name, {})[want.role] = (route, want)
+        by_task: dict[str, dict[str, tuple[Route, DesiredRoute]]] = {}
+        for wanted in desired.routes:
+            route = opened[wanted.folder, wanted.engine]
+            by_task.setdefault(route.bundle.task.name, {})[wanted.role] = (route, wanted)
         for name, roles in by_task.items():
             if "active" in roles:
                 trial = roles.get("trial")
                 tasks[name] = Choice(
-                    roles["active"][0], trial[0] if trial else None, trial[1].canary if trial else 0.0,
-                    trial[1].shadow if trial else 0.0,
+                    roles["active"][0], trial[0] if trial else None, canary=trial[1].canary if trial else 0.0,
+                    shadow=trial[1].shadow if trial else 0.0,
                 )
         self.gateway.routes = Routes(tasks)  # from here on every new request sees the new state
-        gone = [r for k, r in self._open.items() if k not in opened]
-        self._open, self._generation = opened, wanted.generation
-        for route in gone:
+        closed = [r for k, r in self._open.items() if k not in opened]
+        self._open, self._generation = opened, desired.generation
+        for route in closed:
             await route.close()
 
-    async def _opened(self, wanted: WantedRoute) -> Route:
+    async def _opened(self, wanted: DesiredRoute) -> Route:
         def read() -> tuple[Bundle, HeadCache, FastTokenizer]:
             bundle = open_copy(wanted.folder)
             return bundle, HeadCache(wanted.folder / "cache"), load_tokenizer(bundle.model)
 
         bundle, cache, tokenizer = await asyncio.to_thread(read)
         settings = wanted.settings
-        client = StudentClient.of(bundle, wanted.engine, tokenizer, settings.request_timeout_s, settings.max_model_len)
+        client = engine_kind(settings).connect(
+            bundle, wanted.engine, tokenizer, timeout_s=settings.request_timeout_s, max_tokens=settings.max_model_len
+        )
         route = Route(
-            bundle, cache, client, settings, self.store,
-            lambda query, probability: self.doubts.add(bundle.id, query, probability, settings.certain),
+            bundle, cache, client, settings, store=self.store,
+            on_uncertain=lambda query, probability: self.uncertain.add(
+                bundle=bundle.id, query=query, probability=probability, settings=settings.certain
+            ),
         )
         if settings.consult.per_hour:
-            route.use_teacher(Teacher(
-                settings.consult, bundle.task, self.settings.workers,
-                lambda outcome: self.metrics.count(self.metrics.consulted, outcome),
+            route.use_teacher(LiveTeacher(
+                settings.consult, bundle.task, processes=self.settings.workers,
+                on_outcome=lambda outcome: self.metrics.count(self.metrics.consulted, outcome),
             ))
         return route
 
@@ -131,53 +134,53 @@ class Worker:
             self._keys_stamp = stamp
             try:
                 self.gateway.callers.rows = read_keys(path)
-            except InputError as error:  # a file that is being edited: those who could ask still can
+            except InputError as error:  # a file that is being edited: the keys that were valid stay so
                 print(error, file=sys.stderr, flush=True)
                 if self.gateway.callers.rows is None:
                     self.gateway.callers.rows = {}
 
-    def _say(self) -> None:
+    def _report(self) -> None:
         routes = self._open.values()
         self.metrics.waiting.set(sum(r.waiting for r in routes))
         self.metrics.lost.labels("access log").set(self.log.dropped)
-        self.metrics.lost.labels("uncertain log").set(self._doubt_lines.dropped)
+        self.metrics.lost.labels("uncertain log").set(self._uncertain_lines.dropped)
         self.metrics.lost.labels("kept answers").set(self.store.problems)
-        with contextlib.suppress(OSError):  # a full disk: the supervisor sees an old word and a live process
-            self.state.say(self.number, Said(
+        with contextlib.suppress(OSError):  # a full disk: the supervisor sees an old report of a live process
+            self.state.write_report(self.number, WorkerReport(
                 pid=os.getpid(), generation=self._generation, waiting={r.bundle.id: r.waiting for r in routes},
                 answered={r.bundle.id: r.answered for r in routes},
             ))
 
     async def run(self, listener: socket.socket) -> None:
-        """Serve until SIGTERM; then finish what has begun."""
-        server = QuietServer(uvicorn.Config(
-            self.gateway, log_level="warning", access_log=False, http=ImpatientProtocol, lifespan="off", ws="none",
+        """Serve until SIGTERM; then finish the requests in flight."""
+        server = EmbeddedServer(uvicorn.Config(
+            self.gateway, log_level="warning", access_log=False, http=HeaderTimeoutProtocol, lifespan="off", ws="none",
             timeout_graceful_shutdown=round(self.settings.request_timeout_s) + 1, server_header=False,
             date_header=False, backlog=2048,
-        ), Tally(self.state.tally, self.number, self.settings.workers))
+        ), ConnectionCounts(self.state.connections, number=self.number, processes=self.settings.workers))
         loop = asyncio.get_running_loop()
         for sign in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(sign, setattr, server, "should_exit", True)
         if self.settings.keys is not None:
-            self.gateway.callers.rows = {}  # nobody, until the file has been read
+            self.gateway.callers.rows = {}  # no key is valid until the file has been read
         self._read_keys()
-        # Not before it has something to serve: the others take what comes until then.
+        # Accept no connection before there is something to serve: until then the other workers take them.
         while self._generation < 0:
             with contextlib.suppress(FileNotFoundError):
-                self._stamp = self.state.wanted.stat().st_mtime_ns
-                await self._serve(self.state.read_wanted())
-        helpers = [
-            asyncio.create_task(self.follow()), asyncio.create_task(keep_flushing(self.log, self.doubts)),
+                self._stamp = self.state.desired.stat().st_mtime_ns
+                await self._serve(self.state.read_desired())
+        background = [
+            asyncio.create_task(self.follow()), asyncio.create_task(keep_flushing(self.log, self.uncertain)),
         ]
-        for helper in helpers:
-            helper.add_done_callback(_loud)
+        for task in background:
+            task.add_done_callback(_end_process)
         try:
             await server.serve([listener])
         finally:
-            for helper in helpers:
-                helper.remove_done_callback(_loud)
-                helper.cancel()
-            await asyncio.gather(*helpers, return_exceptions=True)
+            for task in background:
+                task.remove_done_callback(_end_process)
+                task.cancel()
+            await asyncio.gather(*background, return_exceptions=True)
             for route in self._open.values():
                 await route.close()
             self.store.close()
@@ -185,14 +188,14 @@ class Worker:
                 self.gateway.traces.close()
 
 
-def _loud(task: asyncio.Task[None]) -> None:
-    """A helper never ends by itself: the process does, and the supervisor starts another."""
+def _end_process(task: asyncio.Task[None]) -> None:
+    """End the process when a background task ends, which it never should: the supervisor starts another."""
     print(f"{task.get_coro()} ended: {task.exception() if not task.cancelled() else 'cancelled'}", file=sys.stderr)
     os.kill(os.getpid(), signal.SIGTERM)
 
 
 def main() -> None:
-    """The process."""
+    """Run a worker process."""
     folder, number, handle = sys.argv[1:]
     listener = socket.socket(fileno=int(handle))
     worker = Worker(StateFolder(Path(folder)), int(number))

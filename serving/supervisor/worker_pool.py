@@ -1,4 +1,4 @@
-"""The gateway's processes: started, watched, told what to serve, and started again when they die or hang."""
+"""The gateway's worker processes: started, watched, given their routes, and restarted when they die or hang."""
 
 from __future__ import annotations
 
@@ -13,130 +13,131 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from engine.process import die_with_parent
-from engine.watchdog import FORGIVEN_AFTER_S, LONGEST_PAUSE_S
-from serving.supervisor.state import Said, StateFolder, Wanted, WantedRoute
+from engine.process_guard import die_with_parent
+from engine.watchdog import MAX_PAUSE_S, STABLE_AFTER_S
+from serving.supervisor.state import DesiredRoute, DesiredState, StateFolder, WorkerReport
 from task.serving_settings import Serving
 
-LOOK_S = 0.1
-_PAUSE_S = 0.1  # before the first restart; each one soon after another doubles it
-_SILENT_S = 15.0  # a worker that has said nothing for so long hangs
+POLL_S = 0.1
+_FIRST_PAUSE_S = 0.1  # before the first restart; each failure soon after the last doubles the pause
+_SILENT_S = 15.0  # a worker that has not reported for so long hangs
 
 
 @dataclass(slots=True)
 class WorkerProcess:
-    """A place for a worker, and the process that has it."""
+    """A numbered worker and its current process."""
 
     number: int
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     restarts: int = 0
-    pause: float = _PAUSE_S
+    pause: float = _FIRST_PAUSE_S
     not_before: float = 0.0
 
 
-class Crew:
+class WorkerPool:
     """All workers of a service; belongs to one event loop."""
 
     def __init__(
-        self, state: StateFolder, settings: Serving, tell: Callable[[str], None], heal: Callable[[], None]
+        self, state: StateFolder, settings: Serving, *, report: Callable[[str], None],
+        before_start: Callable[[], None],
     ) -> None:
-        """Prepare; `keep` starts them.
+        """Prepare; `run` starts them.
 
         Args:
-            tell: Told what happens to them.
-            heal: Called before a worker starts: what it reads may be what killed the one before.
+            report: Called with what happens to them.
+            before_start: Called before a worker starts: the files that it reads may be what killed its predecessor.
         """
         self.generation = 0
-        self._state, self._settings, self._tell, self._heal = state, settings, tell, heal
+        self._state, self._settings, self._report, self._before_start = state, settings, report, before_start
         self._workers = [WorkerProcess(n) for n in range(settings.workers)]
-        self._wanted: dict[str, Sequence[WantedRoute]] = {}
+        self._routes: dict[str, Sequence[DesiredRoute]] = {}
 
     # -- what they serve ------------------------------------------------------------------------------------------
 
-    def want(self, line: str, routes: Sequence[WantedRoute]) -> None:
-        """Tell them what a line wants served from now on; none takes it out of service."""
-        self._wanted[line] = routes
+    def set_routes(self, source: str, routes: Sequence[DesiredRoute]) -> None:
+        """Set what the workers serve for a source from now on; no routes take it out of service."""
+        self._routes[source] = routes
         if not routes:
-            del self._wanted[line]
+            del self._routes[source]
         self.generation += 1
-        self._state.want(Wanted(
+        self._state.write_desired(DesiredState(
             generation=self.generation, settings=self._settings,
-            routes=tuple(r for routes in self._wanted.values() for r in routes),
+            routes=tuple(r for routes in self._routes.values() for r in routes),
         ))
 
-    async def agreed(self, patience_s: float = 30.0) -> bool:
-        """Whether every worker serves what is wanted, soon; one that is started later reads it anyway."""
-        until = time.monotonic() + patience_s
+    async def all_current(self, timeout_s: float = 30.0) -> bool:
+        """Wait until every running worker serves the latest routes; False where one does not in time."""
+        until = time.monotonic() + timeout_s
         while time.monotonic() < until:
-            said = [self._state.said(w.number) for w in self._workers if w.process is not None]
-            if all(s is not None and s.generation >= self.generation for s in said):
+            reports = [self._state.read_report(w.number) for w in self._workers if w.process is not None]
+            if all(r is not None and r.generation >= self.generation for r in reports):
                 return True
             await asyncio.sleep(0.02)
         return False
 
     def waiting(self, bundle_id: str) -> int:
         """How many queries wait for the student of a bundle."""
-        return sum(s.waiting.get(bundle_id, 0) for s in self._said())
+        return sum(r.waiting.get(bundle_id, 0) for r in self._reports())
 
     def answered(self, bundle_id: str) -> int:
         """How many queries the student of a bundle has answered."""
-        return sum(s.answered.get(bundle_id, 0) for s in self._said())
+        return sum(r.answered.get(bundle_id, 0) for r in self._reports())
 
-    def _said(self) -> list[Said]:
-        said = (self._state.said(w.number) for w in self._workers)
-        return [s for s in said if s is not None]
+    def _reports(self) -> list[WorkerReport]:
+        reports = (self._state.read_report(w.number) for w in self._workers)
+        return [r for r in reports if r is not None]
 
-    # -- their lives ----------------------------------------------------------------------------------------------
+    # -- their processes ------------------------------------------------------------------------------------------
 
-    async def keep(self, listener: socket.socket) -> None:
+    async def run(self, listener: socket.socket) -> None:
         """Keep all of them running on a bound socket that they share, until cancelled."""
         while True:
             now = time.monotonic()
             for worker in self._workers:
                 process = worker.process
                 if process is not None and process.poll() is not None:
-                    self._tell(f"worker {worker.number} ended with code {process.returncode}")
-                    self._bury(worker, now)
-                elif process is not None and self._silent(worker, now):
-                    self._tell(f"worker {worker.number} is silent and is killed")
+                    self._report(f"worker {worker.number} ended with code {process.returncode}")
+                    self._ended(worker, now)
+                elif process is not None and self._hangs(worker, now):
+                    self._report(f"worker {worker.number} has not reported and is killed")
                     process.kill()
                     process.wait()
-                    self._bury(worker, now)
+                    self._ended(worker, now)
                 if worker.process is None and now >= worker.not_before:
                     self._start(worker, listener, now)
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(POLL_S)
 
     async def stop(self) -> None:
-        """Let them finish what they have begun, and end those that do not."""
+        """Let them finish their requests in flight, then kill those that still run."""
         for worker in self._workers:
             if worker.process is not None:
                 worker.process.send_signal(signal.SIGTERM)
-        patience = time.monotonic() + self._settings.request_timeout_s + 2
-        while time.monotonic() < patience and any(w.process and w.process.poll() is None for w in self._workers):
+        until = time.monotonic() + self._settings.request_timeout_s + 2
+        while time.monotonic() < until and any(w.process and w.process.poll() is None for w in self._workers):
             await asyncio.sleep(0.05)
         for worker in self._workers:
             if worker.process is not None and worker.process.poll() is None:
                 worker.process.kill()
 
-    def _silent(self, worker: WorkerProcess, now: float) -> bool:
-        age = self._state.age(worker.number, time.time())
+    def _hangs(self, worker: WorkerProcess, now: float) -> bool:
+        age = self._state.report_age(worker.number, time.time())
         return now - worker.started > 2 * _SILENT_S and (age is None or age > _SILENT_S)
 
-    def _bury(self, worker: WorkerProcess, now: float) -> None:
+    def _ended(self, worker: WorkerProcess, now: float) -> None:
         if worker.process is not None:
             for path in self._state.metrics.glob(f"gauge_live*_{worker.process.pid}.db"):
-                path.unlink()  # what is live only is gone; counters stay and add up
+                path.unlink()  # gauges of live processes only; counters stay and add up
         worker.process = None
         worker.restarts += 1
-        if now - worker.started > FORGIVEN_AFTER_S:
-            worker.pause = _PAUSE_S
+        if now - worker.started > STABLE_AFTER_S:
+            worker.pause = _FIRST_PAUSE_S
         worker.not_before = now + worker.pause
-        worker.pause = min(LONGEST_PAUSE_S, 2 * worker.pause)
-        self._state.forget(worker.number)
+        worker.pause = min(MAX_PAUSE_S, 2 * worker.pause)
+        self._state.remove_report(worker.number)
 
     def _start(self, worker: WorkerProcess, listener: socket.socket, now: float) -> None:
-        self._heal()
+        self._before_start()
         handle = listener.fileno()
         environment = {
             **os.environ, "PROMETHEUS_MULTIPROC_DIR": str(self._state.metrics), "TOKENIZERS_PARALLELISM": "false",
@@ -153,12 +154,12 @@ class Crew:
         worker.started = now
 
     def status(self) -> list[dict[str, Any]]:
-        """What operators see of each."""
+        """What `/status` shows of each."""
         out = []
         for w in self._workers:
-            said = self._state.said(w.number)
+            report = self._state.read_report(w.number)
             out.append({
                 "number": w.number, "pid": w.process.pid if w.process else None, "restarts": w.restarts,
-                "generation": said.generation if said else None, "waiting": said.waiting if said else {},
+                "generation": report.generation if report else None, "waiting": report.waiting if report else {},
             })
         return out

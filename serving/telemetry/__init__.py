@@ -1,1 +1,1 @@
-"""What a service tells its operators: Prometheus metrics, OpenTelemetry traces, logs."""
+"""Telemetry of a service: Prometheus metrics, OpenTelemetry traces, logs."""

@@ -1,4 +1,4 @@
-"""Logs that cannot hurt the service: lines wait in memory and are written in a thread; a full disk costs lines only."""
+"""Logs that cannot slow the service down: lines are buffered and written in a thread; a full disk loses lines only."""
 
 from __future__ import annotations
 
@@ -14,12 +14,16 @@ from typing import Any
 
 from task.serving_settings import Certain
 
-_MOST = 20_000
+_MAX_BUFFERED = 20_000
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 class LineLog:
-    """JSON lines appended to a file that others may append to as well, or move away."""
+    """JSON lines appended to a file that other processes may append to as well, or move away to rotate it.
+
+    Attributes:
+        dropped: Lines that were not written: too many at once, or a full disk.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -27,20 +31,20 @@ class LineLog:
         self.dropped = 0
 
     def add(self, row: dict[str, Any]) -> None:
-        """Note a row; it is written with the next `flush`."""
-        if len(self._lines) < _MOST:
+        """Buffer a row until the next `flush`."""
+        if len(self._lines) < _MAX_BUFFERED:
             self._lines.append(_encode(row).encode() + b"\n")
         else:
             self.dropped += 1
 
     def flush(self) -> None:
-        """Write what waits; what cannot be written is counted and forgotten."""
+        """Write the buffered lines; those that cannot be written are counted and dropped."""
         lines, self._lines = self._lines, []
         if not lines:
             return
         data = b"".join(lines)
         try:
-            # Opened each time: whoever rotates logs moves the file away. O_APPEND keeps the workers' lines apart.
+            # Opened each time, because log rotation moves the file away. O_APPEND keeps the workers' lines whole.
             handle = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
             try:
                 written = os.write(handle, data)
@@ -53,24 +57,24 @@ class LineLog:
 
 
 @dataclass(slots=True)
-class _Doubt:
+class _Uncertain:
     probability: float
     keep: str
     count: int = 1
 
 
-class DoubtLog:
-    """Queries that the student was not sure of, with how often they came: what to label next.
+class UncertainLog:
+    """Queries with uncertain labels, and how often they came: candidates for the next labelling round.
 
-    A query that was sampled is sampled everywhere and always: its hash decides.
+    Sampling is by the query's hash, so that all processes sample the same queries.
     """
 
     def __init__(self, log: LineLog) -> None:
         self._log = log
-        self._counts: dict[tuple[str, str], _Doubt] = {}
+        self._counts: dict[tuple[str, str], _Uncertain] = {}
 
-    def add(self, bundle: str, query: str, probability: float, settings: Certain) -> None:
-        """Count one, as the settings of its bundle allow."""
+    def add(self, *, bundle: str, query: str, probability: float, settings: Certain) -> None:
+        """Count a query, where the settings of its bundle ask for it; `bundle` is the id."""
         if settings.keep == "nothing":
             return
         digest = hashlib.sha256(query.encode()).hexdigest()
@@ -79,37 +83,39 @@ class DoubtLog:
         row = self._counts.get((bundle, query))
         if row is not None:
             row.count += 1
-        elif len(self._counts) < _MOST:
-            self._counts[bundle, query] = _Doubt(probability, settings.keep)
+        elif len(self._counts) < _MAX_BUFFERED:
+            self._counts[bundle, query] = _Uncertain(probability, settings.keep)
         else:
             self._log.dropped += 1
 
     def flush(self) -> None:
-        """A line for each query since the last time."""
+        """Write a line for each query since the last flush."""
         counts, self._counts = self._counts, {}
         at = round(time.time(), 3)
-        for (bundle, query), doubt in counts.items():
-            text = {"query": query} if doubt.keep == "query" else {
+        for (bundle, query), row in counts.items():
+            text = {"query": query} if row.keep == "query" else {
                 "sha256": hashlib.sha256(query.encode()).hexdigest()
             }
             self._log.add({
-                **text, "count": doubt.count, "probability": doubt.probability, "bundle": bundle, "at": at,
+                **text, "count": row.count, "probability": row.probability, "bundle": bundle, "at": at,
             })
         self._log.flush()
 
 
-async def keep_flushing(log: LineLog, doubts: DoubtLog | None, every_s: float = 0.25, doubts_s: float = 5.0) -> None:
-    """Write both logs in a thread until cancelled, and then once more."""
+async def keep_flushing(
+    log: LineLog, uncertain: UncertainLog | None, *, every_s: float = 0.25, uncertain_every_s: float = 5.0
+) -> None:
+    """Flush both logs in a thread, again and again until cancelled, and then once more."""
     last = time.monotonic()
     try:
         while True:
             await asyncio.sleep(every_s)
             await asyncio.to_thread(log.flush)
-            if doubts is not None and time.monotonic() - last >= doubts_s:
+            if uncertain is not None and time.monotonic() - last >= uncertain_every_s:
                 last = time.monotonic()
-                await asyncio.to_thread(doubts.flush)
+                await asyncio.to_thread(uncertain.flush)
     finally:
         with contextlib.suppress(OSError):
             log.flush()
-            if doubts is not None:
-                doubts.flush()
+            if uncertain is not None:
+                uncertain.flush()

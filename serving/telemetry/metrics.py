@@ -1,4 +1,4 @@
-"""What Prometheus is told. With PROMETHEUS_MULTIPROC_DIR set, numbers of all worker processes are added up."""
+"""Prometheus metrics. With PROMETHEUS_MULTIPROC_DIR set, those of all worker processes are added up."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BUCKETS = (
 
 
 class Metrics:
-    """The numbers of one process."""
+    """The metrics of one process."""
 
     def __init__(self) -> None:
         r = self._registry = CollectorRegistry()
@@ -31,10 +31,10 @@ class Metrics:
         )
         self.refused = Counter("limbeck_refused", "Requests refused", ["reason"], registry=r)
         self.consulted = Counter(
-            "limbeck_consulted", "Doubtful queries for the teacher, by what came of it", ["outcome"], registry=r
+            "limbeck_consulted", "Queries with uncertain labels for the live teacher", ["outcome"], registry=r
         )
         self.shadowed = Counter(
-            "limbeck_shadow", "Queries that a bundle not yet released was asked too", ["bundle", "result"], registry=r
+            "limbeck_shadow", "Queries sent to the bundle on trial as well", ["bundle", "result"], registry=r
         )
         self.waiting = Gauge(
             "limbeck_waiting", "Queries that wait for the student", multiprocess_mode="livesum", registry=r
@@ -45,11 +45,11 @@ class Metrics:
         )
 
     def count(self, counter: Counter, *labels: object) -> None:
-        """Count one; the series is looked up by us, which takes a third of the time that the library takes."""
+        """Add one; the labelled series is looked up here, in a third of the time that the library takes."""
         self._of(counter, labels).inc()
 
     def observe(self, histogram: Histogram, seconds: float, *labels: object) -> None:
-        """Note a duration."""
+        """Record a duration."""
         self._of(histogram, labels).observe(seconds)
 
     def _of(self, metric: Counter | Histogram, labels: tuple[object, ...]) -> Any:
@@ -59,13 +59,13 @@ class Metrics:
         return found
 
     def text(self) -> bytes:
-        """Prometheus' text format: of all processes where they share a folder, else of this one."""
+        """Prometheus' text format: all processes where they share a folder, else this one."""
         folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
-        return generate_latest(self._registry) if folder is None else of_all(folder)
+        return generate_latest(self._registry) if folder is None else all_processes(folder)
 
 
-def of_all(folder: str) -> bytes:
-    """The numbers of all processes that share a folder."""
+def all_processes(folder: str) -> bytes:
+    """The metrics of all processes that share a folder, in Prometheus' text format."""
     registry = CollectorRegistry()
     MultiProcessCollector(registry, folder)  # type: ignore[no-untyped-call]
     return generate_latest(registry)

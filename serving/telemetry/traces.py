@@ -1,32 +1,32 @@
 """OpenTelemetry: a span for each request, sent to the collector that `serving.traces` names.
 
-A client's `traceparent` makes our span part of its trace. Spans leave from a thread of their own; where the collector
-is slow or gone they are dropped, and no request waits.
+A client's `traceparent` makes the span part of its trace. A background thread sends the spans; where the collector is
+slow or down they are dropped, and no request waits.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Mapping
 from typing import Any
 
-from serving.gateway.http_exchange import Exchange
 from task.errors import InputError
 
 _CLOSE_S = 2.0
-_NOTED = {"source": "limbeck.source", "result": "limbeck.status", "bundle": "limbeck.bundle",
-          "queries": "limbeck.queries", "refused": "limbeck.refused", "key": "limbeck.key"}
+_ATTRIBUTES = {"source": "limbeck.source", "result": "limbeck.status", "bundle": "limbeck.bundle",
+               "queries": "limbeck.queries", "refused": "limbeck.refused", "key": "limbeck.key"}
 
 
 class Traces:
-    """Makes spans of requests that have been answered."""
+    """Makes and sends the spans of requests."""
 
     def __init__(self, collector: str, share: float = 1.0) -> None:
         """Prepare to send.
 
         Args:
-            collector: Where OTLP over HTTP is taken, such as `http://127.0.0.1:4318/v1/traces`.
-            share: Of the requests that come without a trace of their own.
+            collector: URL that takes OTLP over HTTP, such as `http://127.0.0.1:4318/v1/traces`.
+            share: Share of the requests without a `traceparent` that get a trace.
 
         Raises:
             InputError: OpenTelemetry is not installed.
@@ -52,26 +52,35 @@ class Traces:
         self._api: Any = trace
         self._propagator: Any = TraceContextTextMapPropagator()
 
-    def add(self, exchange: Exchange, path: str, seconds: float) -> None:
-        """Note a request that took so long and ends now; its text is no part of the span."""
-        came = {k: exchange.headers[k.encode()].decode("latin-1") for k in ("traceparent", "tracestate")
-                if k.encode() in exchange.headers}
+    def add(
+        self, *, method: str, path: str, status: int, seconds: float, request_id: str, headers: Mapping[bytes, bytes],
+        notes: Mapping[str, Any],
+    ) -> None:
+        """Add the span of a request that ends now; the query's text is no part of it.
+
+        Args:
+            path: A path of the API, or `other`.
+            headers: Of the request, with names in lower case.
+            notes: What the gateway noted about it; those of `_ATTRIBUTES` become attributes of the span.
+        """
+        context = {k: headers[k.encode()].decode("latin-1") for k in ("traceparent", "tracestate")
+                   if k.encode() in headers}
         ended = time.time_ns()
-        method = exchange.scope["method"] if path != "other" else "_OTHER"
+        method = method if path != "other" else "_OTHER"
         span = self._tracer.start_span(
-            f"{method} {path}", self._propagator.extract(came), self._api.SpanKind.SERVER,
+            f"{method} {path}", self._propagator.extract(context), self._api.SpanKind.SERVER,
             start_time=ended - round(1e9 * seconds), attributes={
-                "http.request.method": method, "http.route": path, "http.response.status_code": exchange.status,
-                "limbeck.request_id": exchange.id.decode(),
-                **{name: exchange.notes[k] for k, name in _NOTED.items() if k in exchange.notes},
+                "http.request.method": method, "http.route": path, "http.response.status_code": status,
+                "limbeck.request_id": request_id,
+                **{name: notes[k] for k, name in _ATTRIBUTES.items() if k in notes},
             },
         )
-        if exchange.status >= 500:
+        if status >= 500:
             span.set_status(self._api.Status(self._api.StatusCode.ERROR))
         span.end(ended)
 
     def close(self) -> None:
-        """Send what is left, for as long as one may wait for that."""
-        last = threading.Thread(target=self._provider.shutdown, daemon=True)
-        last.start()
-        last.join(_CLOSE_S)
+        """Send what is left, for at most two seconds."""
+        thread = threading.Thread(target=self._provider.shutdown, daemon=True)
+        thread.start()
+        thread.join(_CLOSE_S)

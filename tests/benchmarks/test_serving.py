@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from benchmarks.serving import CONSTANT, cache, load
-from engine.process import free_port
+from engine.loopback import free_port
 
 
 @pytest.fixture

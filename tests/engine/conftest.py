@@ -1,3 +1,3 @@
-from tests.serving.conftest import bundle, house
+from tests.serving.conftest import bundle, harness
 
-__all__ = ["bundle", "house"]
+__all__ = ["bundle", "harness"]

@@ -1,4 +1,4 @@
-"""A local HTTP server that plays the engine: it answers `/pooling` by a rule, counts, and can misbehave."""
+"""A fake engine: a local HTTP server that answers `/pooling` by a rule, counts requests, and can misbehave."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The form `read`, read off a causal LM's prompt: the same labels as outside of the engine."""
+"""The form `read` on a causal LM (`prompt_logprobs`): the same labels as outside of the engine."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from engine.watchdog import started
+from engine.startup import start_checked_engine
 from eval.quality import label_agreement
 from limbeck.operations.predict import through_engine
 from serving.release.bundle import build
+from serving.release.startup_queries import startup_queries
 from student.inference import predict
 from student.merging.merge import merge
 from student.model import load_base
@@ -48,7 +49,7 @@ def test_an_engine_that_writes_reads_as_the_student_does(
 
     bundle = build(tmp_path / "bundle", task, made.codec, tmp_path / "merged", [], {})
     assert bundle.runs_as == "prompt_logprobs"
-    with started(bundle, tmp_path / "engine.log") as engine:
+    with start_checked_engine(bundle, startup_queries(bundle), tmp_path / "engine.log") as engine:
         said = asyncio.run(through_engine(bundle, engine.url, rows(), False, lambda _: None))
     # The tail beyond the likeliest tokens is not told, so a close call may fall the other way.
     assert label_agreement(learned, said) > 0.97

@@ -1,4 +1,4 @@
-"""What was started ends with who started it, grandchildren too."""
+"""Child and grandchild processes end with the process that started them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from tests.processes import gone
 
-# Starts a group of a child and a grandchild under a guard, and says their numbers.
+# Starts a group of a child and a grandchild under a guard, and prints their process ids.
 PARENT = """
 import subprocess, sys, time
 from engine.process_guard import Guard
@@ -41,7 +41,7 @@ def test_a_killed_parent_takes_the_whole_group_with_it(with_child: bool) -> None
     assert gone(grandchild)
 
 
-def test_a_guard_that_was_dismissed_kills_nobody() -> None:
+def test_a_dismissed_guard_kills_nothing() -> None:
     parent = subprocess.Popen([sys.executable, "-c", PARENT, "dismiss"], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     child, grandchild = map(int, parent.stdout.readline().split())

@@ -21,8 +21,8 @@ import pytest
 from eval.metrics import micro
 from eval.quality import label_agreement
 from eval.seeds import per_query
+from serving.client import served
 from serving.release.bundle import open_bundle
-from serving.service import served
 from task.files import read_json, sha256_file
 from task.labels import Example, Label
 from tests.conftest import FIXTURES
@@ -172,7 +172,7 @@ def test_a_gate_that_is_missed_exits_1(run: Path) -> None:
 
 @pytest.fixture(scope="module")
 def url(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with served(run / "bundle" / "bundle", tmp_path_factory.mktemp("serve")) as address:
+    with served(run / "bundle" / "bundle", state=tmp_path_factory.mktemp("serve")) as address:
         yield address
 
 

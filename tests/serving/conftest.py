@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from engine.client import StudentClient
+from engine.client import VllmClient
 from serving.gateway.app import Gateway
 from serving.release.bundle import Bundle, build
 from serving.release.head_cache import HeadCache
@@ -25,12 +25,12 @@ from tests.engine.stand_in import StandIn, engine
 HEAD = [Example("Oat milk", (Label("product", "Oat milk", 0, 8, 0.9), Label("aisle", "dairy")))]
 
 
-class House:
+class Harness:
     """A gateway with a route to the stand-in, and a client of it."""
 
     def __init__(self, gateway: Gateway, route: Route, stand_in: StandIn, client: httpx.AsyncClient) -> None:
         self.gateway, self.route, self.engine, self.client = gateway, route, stand_in, client
-        self.doubtful: list[tuple[str, float]] = []
+        self.uncertain: list[tuple[str, float]] = []
 
     async def label(self, query: str, **more: Any) -> httpx.Response:
         return await self.client.post("/v1/label", json={"query": query, **more})
@@ -45,27 +45,28 @@ def bundle(tmp_path: Path, task: Task, tiny_llama: Path, tokenizer: FastTokenize
 
 
 @pytest.fixture
-def house(bundle: Bundle, tokenizer: FastTokenizer, tmp_path: Path) -> Open:
-    """Opens a house with some settings of its own: `async with house(max_waiting=2) as h`."""
+def harness(bundle: Bundle, tokenizer: FastTokenizer, tmp_path: Path) -> Open:
+    """Opens a harness with settings of its own: `async with harness(max_waiting=2) as h`."""
 
     @asynccontextmanager
-    async def opened(**settings: Any) -> AsyncIterator[House]:
+    async def opened(**settings: Any) -> AsyncIterator[Harness]:
         s = Serving.model_validate(settings)
         async with engine(bundle.codec, tokenizer) as stand_in:
-            client = StudentClient(
-                stand_in.url, bundle.model_name, bundle.task, bundle.codec, tokenizer, s.request_timeout_s,
-                most_tokens=s.max_model_len,
+            client = VllmClient(
+                stand_in.url, name=bundle.model_name, task=bundle.task, codec=bundle.codec, tokenizer=tokenizer,
+                timeout_s=s.request_timeout_s, max_tokens=s.max_model_len,
             )
-            store = Store(tmp_path / "store.sqlite", s.write_back.ttl_s, s.write_back.rows)
-            doubtful: list[tuple[str, float]] = []
+            store = Store(tmp_path / "store.sqlite", ttl_s=s.write_back.ttl_s, max_rows=s.write_back.rows)
+            uncertain: list[tuple[str, float]] = []
             route = Route(
-                bundle, HeadCache(bundle.folder / "cache"), client, s, store, lambda q, p: doubtful.append((q, p))
+                bundle, HeadCache(bundle.folder / "cache"), client, s, store=store,
+                on_uncertain=lambda q, p: uncertain.append((q, p)),
             )
             gateway = Gateway(Routes({bundle.task.name: Choice(route)}), s)
             transport = httpx.ASGITransport(app=gateway)  # type: ignore[arg-type]
             async with httpx.AsyncClient(transport=transport, base_url="http://test", timeout=30) as http:
-                found = House(gateway, route, stand_in, http)
-                found.doubtful = doubtful
+                found = Harness(gateway, route, stand_in, http)
+                found.uncertain = uncertain
                 try:
                     yield found
                 finally:

@@ -1,4 +1,4 @@
-"""The service on Ray Serve, for real: two engines of which one is killed, and one that becomes two and one again."""
+"""The service on a real Ray Serve: replacement of a killed engine, and autoscaling."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from ray import serve
 
 from benchmarks.mixed_load import MixedLoad
-from engine.process import free_port
+from engine.loopback import free_port
 from serving.ray_app import Between, Cluster, build
 from serving.release.bundle import Bundle
 from task.errors import InputError

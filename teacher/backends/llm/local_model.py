@@ -13,7 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from engine.process import Engine
+from engine.interface import Engine
+from engine.kind import engine_kind
 from task.files import sha256_file, sha256_json
 from task.settings import OpenAI
 from task.spec import Task
@@ -61,7 +62,9 @@ class LocalTeacher:
             if self._engine is None:
                 own = self._task.teacher.vllm
                 settings = own.model_copy(update={"extra_args": (*_ARGUMENTS, *own.extra_args)})
-                self._engine = Engine(self._model, self.settings().model, "json", settings, self._log)
+                self._engine = engine_kind(settings).start(
+                    self._model, name=self.settings().model, runs_as="json", settings=settings, log=self._log
+                )
                 self._engine.wait_ready()
             return self._engine.url + "/v1"
 

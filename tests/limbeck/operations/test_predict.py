@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.process import EngineError
+from engine.interface import EngineError
 from limbeck.operations.predict import predict
 from serving.release.bundle import build
 from student.merging.token_classifier import export_classifier

@@ -1,4 +1,4 @@
-"""Connections are shared out, whoever wakes up first."""
+"""Connections are balanced among processes."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from serving.gateway.accept_balancing import Tally, Turns
+from serving.gateway.accept_balancing import BalancedAcceptor, ConnectionCounts
 
 
-def test_a_tally_knows_who_has_more(tmp_path: Path) -> None:
-    one, two = (Tally(tmp_path / "tally", n, 2) for n in (0, 1))
+def test_counts_tell_who_has_more(tmp_path: Path) -> None:
+    one, two = (ConnectionCounts(tmp_path / "counts", number=n, processes=2) for n in (0, 1))
     assert one.surplus(4) == 2.0
     assert two.surplus(0) == -2.0
     assert one.surplus(1) == 0.5
@@ -28,13 +28,13 @@ def _serve(handle: socket.socket, path: Path, number: int, end: Connection) -> N
             count += 1
             return asyncio.Protocol()
 
-        tally = Tally(path, number, 2)
-        turns = Turns(handle, protocol, lambda: tally.surplus(count))
+        counts = ConnectionCounts(path, number=number, processes=2)
+        acceptor = BalancedAcceptor(handle, protocol, lambda: counts.surplus(count))
         end.send("ready")
         while not end.poll():
             await asyncio.sleep(0.01)
-        turns.close()
-        await turns.wait_closed()
+        acceptor.close()
+        await acceptor.wait_closed()
         end.send(count)
 
     asyncio.run(run())
@@ -48,7 +48,7 @@ def test_a_client_that_opens_many_gets_them_from_all(tmp_path: Path) -> None:
         ends, processes = [], []
         for number in (0, 1):
             mine, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(listener, tmp_path / "tally", number, theirs))
+            process = context.Process(target=_serve, args=(listener, tmp_path / "counts", number, theirs))
             process.start()
             assert mine.recv() == "ready"
             ends.append(mine)

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.circuit_breaker import FAILURES, FIRST_PAUSE, LONGEST_PAUSE, Breaker
+from engine.circuit_breaker import FAILURES, FIRST_PAUSE, MAX_PAUSE, Breaker
 from serving.gateway.api_keys import Bucket
 
 
@@ -14,11 +14,11 @@ from serving.gateway.api_keys import Bucket
 def test_no_bucket_gives_more_than_its_rate_and_its_burst(
     rate: float, burst: int, asks: list[tuple[float, int]]
 ) -> None:
-    bucket, now, given_ = Bucket(rate, burst, burst, 0.0), 0.0, 0
+    bucket, now, given_ = Bucket(rate=rate, burst=burst, tokens=burst, at=0.0), 0.0, 0
     largest = 0
     for pause, wanted in asks:
         now += pause
-        if not bucket.take(wanted, now):
+        if not bucket.take(wanted, now=now):
             given_ += wanted
             largest = max(largest, wanted)
     # A request larger than the bucket may overdraw it once; the debt is paid before the next.
@@ -27,10 +27,10 @@ def test_no_bucket_gives_more_than_its_rate_and_its_burst(
 
 @given(rate=st.floats(0.1, 1_000), burst=st.integers(1, 100), wanted=st.integers(1, 300))
 def test_who_waits_as_long_as_told_is_served(rate: float, burst: int, wanted: int) -> None:
-    bucket = Bucket(rate, burst, 0.0, 0.0)
-    wait = bucket.take(wanted, 0.0)
+    bucket = Bucket(rate=rate, burst=burst, tokens=0.0, at=0.0)
+    wait = bucket.take(wanted, now=0.0)
     assert wait > 0
-    assert bucket.take(wanted, wait * 1.0001 + 1e-6) == 0
+    assert bucket.take(wanted, now=wait * 1.0001 + 1e-6) == 0
 
 
 def test_the_breaker_opens_tries_once_and_waits_longer_each_time() -> None:
@@ -48,7 +48,7 @@ def test_the_breaker_opens_tries_once_and_waits_longer_each_time() -> None:
         pauses.append(breaker.wait(now))
         now += pauses[-1]
     assert pauses == sorted(pauses)
-    assert pauses[-1] == LONGEST_PAUSE
+    assert pauses[-1] == MAX_PAUSE
     assert breaker.wait(now) == 0
     breaker.succeeded()
     assert (breaker.wait(now), breaker.failures, breaker.pause) == (0, 0, FIRST_PAUSE)

@@ -1,4 +1,4 @@
-"""What clients see: good answers, clear refusals, and nothing else of what is behind."""
+"""The HTTP API: answers, errors, and no access to the engine behind it."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import pytest
 
 from serving.gateway.api_keys import Callers, KeyRow, make_key, read_keys
 from serving.routing.task_routes import Choice, Routes
-from tests.serving.conftest import House, Open
+from tests.serving.conftest import Harness, Open
 
 
 def lines(response: httpx.Response) -> list[dict[str, Any]]:
     return [json.loads(x) for x in response.text.splitlines()]
 
 
-def test_a_hit_a_miss_and_what_both_say(house: Open) -> None:
+def test_a_hit_a_miss_and_what_both_say(harness: Open) -> None:
     async def run() -> None:
-        async with house() as h:
+        async with harness() as h:
             hit = await h.label("OAT  milk")
             assert hit.status_code == 200
             found = hit.json()
@@ -37,9 +37,9 @@ def test_a_hit_a_miss_and_what_both_say(house: Open) -> None:
     asyncio.run(run())
 
 
-def test_hits_flow_while_the_engine_is_down_and_misses_are_refused(house: Open) -> None:
+def test_hits_flow_while_the_engine_is_down_and_misses_are_refused(harness: Open) -> None:
     async def run() -> None:
-        async with house() as h:
+        async with harness() as h:
             assert (await h.client.get("/readyz")).json()["status"] == "ready"
             h.engine.mood = "gone"
             assert (await h.label("oat milk")).status_code == 200
@@ -55,18 +55,18 @@ def test_hits_flow_while_the_engine_is_down_and_misses_are_refused(house: Open) 
     asyncio.run(run())
 
 
-def test_it_is_not_ready_before_the_engine_has_answered(house: Open) -> None:
+def test_it_is_not_ready_before_the_engine_has_answered(harness: Open) -> None:
     async def run() -> None:
-        async with house() as h:
+        async with harness() as h:
             h.engine.mood = "broken"
             assert (await h.client.get("/readyz")).status_code == 503
 
     asyncio.run(run())
 
 
-def test_a_deadline_is_kept(house: Open) -> None:
+def test_a_deadline_is_kept(harness: Open) -> None:
     async def run() -> None:
-        async with house() as h:
+        async with harness() as h:
             h.engine.mood = "hanging"
             loop = asyncio.get_running_loop()
             started = loop.time()
@@ -81,9 +81,9 @@ def test_a_deadline_is_kept(house: Open) -> None:
     asyncio.run(run())
 
 
-def test_a_batch_streams_what_is_known_before_what_is_asked(house: Open) -> None:
+def test_a_batch_streams_what_is_known_before_what_is_asked(harness: Open) -> None:
     async def run() -> None:
-        async with house() as h:
+        async with harness() as h:
             queries = ["rice MILK", "oat milk", "", "rice MILK", *(f"query {i}" for i in range(20))]
             answer = await h.client.post("/v1/label:batch", json={"queries": queries})
             found = lines(answer)
@@ -97,9 +97,9 @@ def test_a_batch_streams_what_is_known_before_what_is_asked(house: Open) -> None
     asyncio.run(run())
 
 
-def test_a_batch_says_which_of_its_queries_failed(house: Open) -> None:
+def test_a_batch_says_which_of_its_queries_failed(harness: Open) -> None:
     async def run() -> None:
-        async with house() as h:
+        async with harness() as h:
             h.engine.mood = "broken"
             found = {x["index"]: x for x in lines(
                 await h.client.post("/v1/label:batch", json={"queries": ["rice milk", "oat milk"]})
@@ -120,9 +120,9 @@ def test_a_batch_says_which_of_its_queries_failed(house: Open) -> None:
     b"", b'{"query": "' + b"x" * 10_000 + b'"}', b"\xff\xfe", b'{"query": "\xff"}', b"[" * 100_000,
     b'{"query": "a", "use_cache": "yes"}',
 ])
-def test_malformed_bodies_are_422_and_never_500(house: Open, body: bytes) -> None:
+def test_malformed_bodies_are_422_and_never_500(harness: Open, body: bytes) -> None:
     async def run() -> None:
-        async with house() as h:
+        async with harness() as h:
             for path in ("/v1/label", "/v1/label:batch", "/v1/chat/completions"):
                 response = await h.client.post(path, content=body)
                 assert response.status_code == 422, path
@@ -132,9 +132,9 @@ def test_malformed_bodies_are_422_and_never_500(house: Open, body: bytes) -> Non
     asyncio.run(run())
 
 
-def test_limits_on_bodies_headers_batches_and_methods(house: Open) -> None:
+def test_limits_on_bodies_headers_batches_and_methods(harness: Open) -> None:
     async def run() -> None:
-        async with house(max_body_bytes=1_000, max_batch=3) as h:
+        async with harness(max_body_bytes=1_000, max_batch=3) as h:
             async def chunks() -> Any:
                 for _ in range(20):
                     yield b" " * 100
@@ -157,9 +157,9 @@ def test_limits_on_bodies_headers_batches_and_methods(house: Open) -> None:
     "/pause", "/invocations", "/update_weights", "/pooling", "/v1/completions", "/v1/load_lora_adapter", "/docs",
     "/v1/label/", "/v1/../pause", "/%70ause", "//pooling", "/tokenize", "/server_info", "/reset_prefix_cache",
 ])
-def test_nothing_of_vllms_can_be_reached(house: Open, path: str) -> None:
+def test_nothing_of_vllms_can_be_reached(harness: Open, path: str) -> None:
     async def run() -> None:
-        async with house() as h:
+        async with harness() as h:
             for method in ("GET", "POST"):
                 assert (await h.client.request(method, path, json={})).status_code == 404
             assert h.engine.requests == 0
@@ -167,9 +167,9 @@ def test_nothing_of_vllms_can_be_reached(house: Open, path: str) -> None:
     asyncio.run(run())
 
 
-def test_an_openai_client_needs_another_base_url_only(house: Open) -> None:
+def test_an_openai_client_needs_another_base_url_only(harness: Open) -> None:
     async def run() -> None:
-        async with house() as h:
+        async with harness() as h:
             body = {
                 "model": "toy", "temperature": 0.7, "seed": 1, "response_format": {"type": "json_object"},
                 "messages": [
@@ -201,9 +201,9 @@ def test_an_openai_client_needs_another_base_url_only(house: Open) -> None:
     ({"messages": [{"role": "system", "content": "x"}]}, 422),
     ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "file:///etc"}}]}]}, 422),
 ])
-def test_what_a_student_cannot_do_is_refused(house: Open, change: dict[str, Any], status: int) -> None:
+def test_what_a_student_cannot_do_is_refused(harness: Open, change: dict[str, Any], status: int) -> None:
     async def run() -> None:
-        async with house() as h:
+        async with harness() as h:
             body = {"model": "toy", "messages": [{"role": "user", "content": "x"}]} | change
             assert (await h.client.post("/v1/chat/completions", json=body)).status_code == status
             assert h.engine.requests == 0
@@ -211,12 +211,12 @@ def test_what_a_student_cannot_do_is_refused(house: Open, change: dict[str, Any]
     asyncio.run(run())
 
 
-def test_keys_open_the_door_and_rates_close_it(house: Open, tmp_path: Any) -> None:
+def test_keys_open_the_door_and_rates_close_it(harness: Open, tmp_path: Any) -> None:
     async def run() -> None:
         file = tmp_path / "keys.json"
         key = make_key(file, "web", rate=0.5, burst=3, concurrency=2)
         assert key not in file.read_text()
-        async with house() as h:
+        async with harness() as h:
             h.gateway.callers = Callers(read_keys(file))
             for wrong in (None, "lk_web_" + "x" * 43, "lk_app" + key[6:], key[:-1], "nonsense", "lk_ü"):
                 headers = {} if wrong is None else {"Authorization": b"Bearer " + wrong.encode()}
@@ -233,10 +233,10 @@ def test_keys_open_the_door_and_rates_close_it(house: Open, tmp_path: Any) -> No
     asyncio.run(run())
 
 
-def test_a_caller_may_have_so_many_at_a_time(house: Open, tmp_path: Any) -> None:
+def test_a_caller_may_have_so_many_at_a_time(harness: Open, tmp_path: Any) -> None:
     async def run() -> None:
         key = make_key(tmp_path / "keys.json", "web", rate=1_000, burst=1_000, concurrency=2)
-        async with house() as h:
+        async with harness() as h:
             h.gateway.callers = Callers(read_keys(tmp_path / "keys.json"))
             h.client.headers["X-API-Key"] = key
             h.engine.delay_s = 0.2
@@ -247,9 +247,9 @@ def test_a_caller_may_have_so_many_at_a_time(house: Open, tmp_path: Any) -> None
     asyncio.run(run())
 
 
-def test_a_request_carries_its_id_through(house: Open) -> None:
+def test_a_request_carries_its_id_through(harness: Open) -> None:
     async def run() -> None:
-        async with house() as h:
+        async with harness() as h:
             mine = await h.client.post("/v1/label", json={"query": "oat milk"}, headers={"X-Request-Id": "abc-1"})
             assert mine.headers["X-Request-Id"] == "abc-1"
             bad = await h.client.post("/v1/label", json={"query": "x"}, headers={"X-Request-Id": "a b\tc" * 30})
@@ -258,9 +258,9 @@ def test_a_request_carries_its_id_through(house: Open) -> None:
     asyncio.run(run())
 
 
-def test_a_fault_of_ours_is_500_without_details(house: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_of_ours_is_500_without_details(harness: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     async def run() -> None:
-        async with house() as h:
+        async with harness() as h:
             monkeypatch.setattr(type(h.route), "known", lambda *_: 1 / 0)
             found = await h.label("oat milk")
             assert found.status_code == 500
@@ -269,9 +269,9 @@ def test_a_fault_of_ours_is_500_without_details(house: Open, monkeypatch: pytest
     asyncio.run(run())
 
 
-def test_two_tasks_are_told_apart(house: Open) -> None:
+def test_two_tasks_are_told_apart(harness: Open) -> None:
     async def run() -> None:
-        async with house() as h:
+        async with harness() as h:
             h.gateway.routes = Routes({"toy": Choice(h.route), "other": Choice(h.route)})
             unnamed = await h.label("oat milk")
             assert (unnamed.status_code, "toy, other" in unnamed.json()["error"]["message"]) == (400, True)
@@ -281,23 +281,23 @@ def test_two_tasks_are_told_apart(house: Open) -> None:
     asyncio.run(run())
 
 
-async def settled(h: House) -> None:
+async def shadows_done(h: Harness) -> None:
     while h.gateway._shadows:
         await asyncio.sleep(0.01)
 
 
-def test_a_trial_sees_its_share_and_clients_see_nothing_of_a_shadow(house: Open) -> None:
+def test_a_trial_sees_its_share_and_clients_see_nothing_of_a_shadow(harness: Open) -> None:
     async def run() -> None:
-        async with house() as now, house() as new:
+        async with harness() as now, harness() as new:
             new.engine.sure = 20.0
             now.gateway.routes = Routes({"toy": Choice(now.route, new.route, shadow=1.0)})
             new.engine.delay_s = 0.1
             first = await now.label("rice MILK")
             assert first.json()["source"] == "student"
-            await settled(now)
+            await shadows_done(now)
             new.engine.mood = "broken"
             await now.label("soy MILK")
-            await settled(now)
+            await shadows_done(now)
             text = (await now.client.get("/metrics")).text
             assert 'result="same"} 1.0' in text
             assert 'result="failed"} 1.0' in text
@@ -313,9 +313,9 @@ def test_a_trial_sees_its_share_and_clients_see_nothing_of_a_shadow(house: Open)
     asyncio.run(run())
 
 
-def test_the_document_describes_the_api_and_holds(house: Open) -> None:
+def test_the_document_describes_the_api_and_holds(harness: Open) -> None:
     async def run() -> None:
-        async with house() as h:
+        async with harness() as h:
             document = (await h.client.get("/openapi.json")).json()
             assert {"/v1/label", "/v1/label:batch", "/v1/chat/completions", "/healthz"} <= document["paths"].keys()
             answer = (await h.label("rice MILK")).json()
@@ -334,5 +334,5 @@ def test_a_key_row_says_what_is_wrong(tmp_path: Any) -> None:
     with pytest.raises(InputError, match="limbeck key"):
         read_keys(tmp_path / "none.json")
     with pytest.raises(InputError, match="not a name"):
-        make_key(tmp_path / "new.json", "Über", 1.0, 1, 1)
+        make_key(tmp_path / "new.json", "Über", rate=1.0, burst=1, concurrency=1)
     assert KeyRow(name="a", sha256="0" * 64).rate == 100.0

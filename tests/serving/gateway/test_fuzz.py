@@ -1,4 +1,4 @@
-"""Requests that nobody would write: whatever comes in, what goes out is an answer, a refusal, or load shedding."""
+"""Mutated requests: the response is always an answer, a client error, or load shedding."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 from benchmarks.mutations import mutated
 from task.labels import Label
 from task.validation import violation
-from tests.serving.conftest import House, Open
+from tests.serving.conftest import Harness, Open
 
 REQUESTS = 3_000
 
 
 async def sent(
-    house: House, method: str, path: str, headers: list[tuple[bytes, bytes]], body: bytes, rng: random.Random
+    harness: Harness, method: str, path: str, headers: list[tuple[bytes, bytes]], body: bytes, rng: random.Random
 ) -> tuple[int, bytes]:
     """What the gateway answers; sometimes the body comes in pieces, or the client goes away."""
     cut = rng.randrange(len(body) + 1)
@@ -37,14 +37,14 @@ async def sent(
         out += message.get("body", b"")
 
     scope = {"type": "http", "method": method, "path": path, "headers": headers, "client": ("test", 1)}
-    await house.gateway(scope, receive, send)
+    await harness.gateway(scope, receive, send)
     return status, out
 
 
-def test_no_request_brings_it_down_or_gets_more_than_labels(house: Open) -> None:
+def test_no_request_brings_it_down_or_gets_more_than_labels(harness: Open) -> None:
     async def run() -> None:
         rng = random.Random(0)
-        async with house(request_timeout_s=2.0, certain={"uncertain": 0.0}) as h:
+        async with harness(request_timeout_s=2.0, certain={"uncertain": 0.0}) as h:
             seen: set[int] = set()
             for number in range(REQUESTS):
                 request = mutated(rng)
@@ -62,7 +62,7 @@ def test_no_request_brings_it_down_or_gets_more_than_labels(house: Open) -> None
                 if not h.route.waiting:
                     break
                 await asyncio.sleep(0.05)
-            assert (h.route.waiting, len(h.route._flying), len(h.route._tasks)) == (0, 0, 0)
+            assert (h.route.waiting, len(h.route._in_flight), len(h.route._tasks)) == (0, 0, 0)
             assert (await h.label("oat milk")).status_code == 200
 
     asyncio.run(run())

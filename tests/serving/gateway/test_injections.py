@@ -1,4 +1,4 @@
-"""Queries that would rather be commands: none becomes one, whatever it holds."""
+"""Prompt injections: a query is data and never an instruction."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def test_no_query_puts_a_special_token_into_the_prompt(form: str, task: Task, ti
         assert [i for i in codec.prompt(query, tokenizer).ids if i in special] == ours, query
 
 
-def test_few_characters_that_are_too_many_tokens_cost_nobody_else_an_answer(house: Open) -> None:
+def test_few_characters_that_are_too_many_tokens_cost_nobody_else_an_answer(harness: Open) -> None:
     """An engine refuses a whole batch for one prompt that is too long for it, and a breaker would open for it."""
     long = "🜁🜂🜃🜄" * 8
 
     async def run() -> None:
-        async with house(max_model_len=64) as h:
+        async with harness(max_model_len=64) as h:
             for _ in range(20):
                 response = await h.client.post(
                     "/v1/label:batch", json={"queries": ["rice MILK", long, "oat milk"], "use_cache": False}
@@ -56,11 +56,11 @@ def test_few_characters_that_are_too_many_tokens_cost_nobody_else_an_answer(hous
     asyncio.run(run())
 
 
-def test_shapes_and_neighbours_stay_as_they_were(house: Open) -> None:
+def test_shapes_and_neighbours_stay_as_they_were(harness: Open) -> None:
     neighbours = ["rice MILK", "oat milk"]
 
     async def run() -> None:
-        async with house(certain={"uncertain": 0.0}) as h:
+        async with harness(certain={"uncertain": 0.0}) as h:
             task = h.route.bundle.task
             alone = {q: (await h.label(q, use_cache=False)).json()["labels"] for q in neighbours}
             for query in ALL:

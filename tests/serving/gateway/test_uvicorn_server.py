@@ -1,4 +1,4 @@
-"""Who is slow to say what he wants is not waited for."""
+"""Connections with incomplete request headers are closed."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from typing import Any
 import pytest
 import uvicorn
 
-from serving.gateway import uvicorn_server as quiet
-from serving.gateway.accept_balancing import Tally
-from serving.gateway.uvicorn_server import ImpatientProtocol, QuietServer
+from serving.gateway import uvicorn_server
+from serving.gateway.accept_balancing import ConnectionCounts
+from serving.gateway.uvicorn_server import EmbeddedServer, HeaderTimeoutProtocol
 
 REQUEST = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 
 
 async def app(_scope: Any, _receive: Any, send: Any) -> None:
-    await asyncio.sleep(0.6)  # longer than a head may take: it is an answer that takes so long
+    await asyncio.sleep(0.6)  # longer than the headers may take: here it is the response that takes so long
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
     await send({"type": "http.response.body", "body": b"ok"})
 
 
 @pytest.mark.parametrize("first", [b"", b"GET / HT", REQUEST + b"GET / HT"])
-def test_half_a_head_is_not_waited_for(first: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quiet, "HEAD_S", 0.3)
+def test_incomplete_headers_time_out(first: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uvicorn_server, "HEADER_TIMEOUT_S", 0.3)
 
     async def run() -> None:
         with socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
             listener.listen()
-            config = uvicorn.Config(app, http=ImpatientProtocol, lifespan="off", log_level="warning")
-            server = QuietServer(config, Tally(tmp_path / "tally", 0, 1))
+            config = uvicorn.Config(app, http=HeaderTimeoutProtocol, lifespan="off", log_level="warning")
+            server = EmbeddedServer(config, ConnectionCounts(tmp_path / "counts", number=0, processes=1))
             task = asyncio.create_task(server.serve([listener]))
             reader, writer = await asyncio.open_connection(*listener.getsockname())
             started = time.monotonic()

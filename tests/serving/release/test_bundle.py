@@ -144,7 +144,7 @@ def test_another_format_and_no_bundle_are_refused(folder: Path, tmp_path: Path) 
 
 @pytest.mark.parametrize(("form", "pooling"), [("read", True), ("write", False), ("json", False)])
 def test_the_engine_listens_on_loopback_and_runs_as_the_form_asks(form: str, pooling: bool) -> None:
-    line = arguments(Path("m"), "student@0", form, Serving(), 1234)
+    line = arguments(Path("m"), name="student@0", runs_as=form, settings=Serving(), port=1234)
     assert line[line.index("--host") + 1] == "127.0.0.1"
     assert ("--pooler-config" in line) == pooling
     assert "--trust-remote-code" not in line

@@ -17,7 +17,7 @@ MILK = Example("Oat milk 1l", (Label("product", "Oat milk", 0, 8, 0.9), Label("s
 
 
 def build(folder: Path, *rows: Example) -> HeadCache:
-    write(folder, rows, "v1", "key")
+    write(folder, rows, normaliser_name="v1", key="key")
     return HeadCache(folder)
 
 
@@ -51,7 +51,7 @@ def test_an_empty_cache_and_a_torn_one(tmp_path: Path) -> None:
     assert build(tmp_path / "a").get("x") is None
     build(tmp_path / "b", MILK)
     (tmp_path / "b" / "values.bin").write_bytes(b"{")
-    with pytest.raises(InputError, match="do not fit together"):
+    with pytest.raises(InputError, match="are inconsistent"):
         HeadCache(tmp_path / "b")
     (tmp_path / "b" / "cache.json").write_text('{"format": 1}')
     with pytest.raises(InputError, match="another format"):

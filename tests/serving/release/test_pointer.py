@@ -18,9 +18,9 @@ def test_releases_follow_each_other_and_turn_back(bundle: Bundle, tmp_path: Path
     for passed in (bundle, second):
         stamp(passed.folder, [GOOD])
     pointer = tmp_path / "live.json"
-    assert release(pointer, bundle.folder, Change()).previous is None
-    release(pointer, bundle.folder, Change())  # the same again changes nothing
-    release(pointer, second.folder, Change(canary=0.1, canary_s=5.0))
+    assert release(pointer, bundle=bundle.folder, change=Change()).previous is None
+    release(pointer, bundle=bundle.folder, change=Change())  # the same again changes nothing
+    release(pointer, bundle=second.folder, change=Change(canary=0.1, canary_s=5.0))
     found = read_pointer(pointer)
     assert found.previous is not None
     assert (found.current.id, found.previous.id, found.change.canary) == (second.id, bundle.id, 0.1)
@@ -36,7 +36,7 @@ def test_what_is_not_fit_is_not_released(bundle: Bundle, tmp_path: Path) -> None
         rollback(pointer)
     (bundle.folder / "codec.json").write_text("{}")
     with pytest.raises(InputError, match=r"codec\.json is changed"):
-        release(pointer, bundle.folder, Change())
+        release(pointer, bundle=bundle.folder, change=Change())
     assert not pointer.exists()
 
 
@@ -46,7 +46,7 @@ def test_a_pointer_that_is_none_is_said_to_be(bundle: Bundle, tmp_path: Path) ->
     with pytest.raises(InputError, match="not a release pointer"):
         read_pointer(pointer)
     pointer.unlink()
-    release(pointer, bundle.folder, Change(), ungated=True)
+    release(pointer, bundle=bundle.folder, change=Change(), ungated=True)
     with pytest.raises(InputError, match="nothing was released before"):
         rollback(pointer)
 
@@ -54,17 +54,17 @@ def test_a_pointer_that_is_none_is_said_to_be(bundle: Bundle, tmp_path: Path) ->
 def test_only_what_the_gate_has_passed_is_released(bundle: Bundle, tmp_path: Path) -> None:
     pointer = tmp_path / "live.json"
     with pytest.raises(InputError, match="no gate has judged it"):
-        release(pointer, bundle.folder, Change())
+        release(pointer, bundle=bundle.folder, change=Change())
     stamp(bundle.folder, [GOOD, GOOD | {"ok": False, "text": "too slow"}])
     with pytest.raises(InputError, match="did not pass: too slow"):
-        release(pointer, bundle.folder, Change())
+        release(pointer, bundle=bundle.folder, change=Change())
     assert not pointer.exists()
     stamp(bundle.folder, [GOOD])
     assert open_bundle(bundle.folder).id == bundle.id  # the verdict is about the content, not part of it
     manifest = bundle.folder / "manifest.json"
     kept = read_json(manifest)
     write_json(manifest, kept | {"gate": kept["gate"] | {"bundle": "000000000000"}})
-    with pytest.raises(InputError, match="judged another content"):
-        release(pointer, bundle.folder, Change())
+    with pytest.raises(InputError, match="judged other content"):
+        release(pointer, bundle=bundle.folder, change=Change())
     write_json(manifest, kept)
-    assert release(pointer, bundle.folder, Change()).current.id == bundle.id
+    assert release(pointer, bundle=bundle.folder, change=Change()).current.id == bundle.id

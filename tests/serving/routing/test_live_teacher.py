@@ -1,4 +1,4 @@
-"""A teacher in the student's stead: within its budget, in time, and never a wrong shape."""
+"""The live teacher: within its budget, in time, and only with valid labels."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import pytest
 from aiohttp import web
 from pydantic import ValidationError
 
-from serving.routing.live_teacher import Teacher, instructions
+from serving.routing.live_teacher import LiveTeacher, instructions
 from task.serving_settings import Consult, Serving
 from tests.conftest import make_task
-from tests.serving.conftest import House, Open
+from tests.serving.conftest import Harness, Open
 
 RIGHT = {"labels": [{"role": "product", "text": "milk"}, {"role": "aisle", "text": "dairy"}]}
 DOUBT = {"certain": {"uncertain": 1.0}, "write_back": {"ttl_s": 600.0}}
@@ -24,7 +24,7 @@ DOUBT = {"certain": {"uncertain": 1.0}, "write_back": {"ttl_s": 600.0}}
 
 @dataclass
 class Llm:
-    """A paid API on this machine, which can misbehave."""
+    """A fake LLM API, which can misbehave."""
 
     reply: Any = field(default_factory=lambda: json.dumps(RIGHT))
     finish: str = "stop"
@@ -41,7 +41,8 @@ class Llm:
 
 @asynccontextmanager
 async def consulting(
-    h: House, llm: Llm, *, per_hour: int = 100, sharers: int = 1, outcomes: list[str] | None = None, sure: float = 1.0,
+    h: Harness, llm: Llm, *, per_hour: int = 100, processes: int = 1, outcomes: list[str] | None = None,
+    sure: float = 1.0,
 ) -> AsyncIterator[None]:
     app = web.Application()
     app.router.add_post("/v1/chat/completions", llm.chat)
@@ -55,19 +56,21 @@ async def consulting(
     )
     said = outcomes if outcomes is not None else []
     h.engine.sure = sure
-    h.route.use_teacher(Teacher(settings, h.route.bundle.task, sharers, said.append))
+    h.route.use_teacher(LiveTeacher(
+        settings, h.route.bundle.task, processes=processes, on_outcome=said.append
+    ))
     try:
         yield
     finally:
         await runner.cleanup()
 
 
-def test_what_the_student_doubts_is_asked_once_and_kept(house: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_uncertain_query_is_asked_once_and_kept(harness: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIMBECK_TEST_KEY", "secret")
 
     async def run() -> None:
         llm = Llm(delay_s=0.1)
-        async with house(**DOUBT) as h, consulting(h, llm):
+        async with harness(**DOUBT) as h, consulting(h, llm):
             found = [r.json() for r in await asyncio.gather(*(h.label("rice milk") for _ in range(5)))]
             assert {(x["source"], x["status"]) for x in found} == {("teacher", "ok")}
             (product,) = [x for x in found[0]["labels"] if x["role"] == "product"]
@@ -77,15 +80,15 @@ def test_what_the_student_doubts_is_asked_once_and_kept(house: Open, monkeypatch
             (body,) = llm.bodies
             assert body["key"] == "Bearer secret"
             assert body["messages"][1] == {"role": "user", "content": "rice milk"}
-            assert h.doubtful[0][0] == "rice milk"  # it is still one for the next labelling round
+            assert h.uncertain[0][0] == "rice milk"  # it is still one for the next labelling round
 
     asyncio.run(run())
 
 
-def test_a_budget_that_is_spent_leaves_the_students_answer(house: Open) -> None:
+def test_a_budget_that_is_spent_leaves_the_students_answer(harness: Open) -> None:
     async def run() -> None:
         llm, outcomes = Llm(), []
-        async with house(**DOUBT) as h, consulting(h, llm, per_hour=4, sharers=2, outcomes=outcomes):
+        async with harness(**DOUBT) as h, consulting(h, llm, per_hour=4, processes=2, outcomes=outcomes):
             found = [(await h.label(f"rice milk {i}")).json()["source"] for i in range(4)]
         assert found == ["teacher", "teacher", "student", "student"]
         assert outcomes == ["answered", "answered", "budget", "budget"]
@@ -98,31 +101,31 @@ def test_a_budget_that_is_spent_leaves_the_students_answer(house: Open) -> None:
     {"status": 500}, {"status": 401}, {"reply": None}, {"reply": "I cannot"}, {"finish": "length"}, {"delay_s": 5.0},
     {"reply": json.dumps({"labels": [{"role": "brand", "text": "rice"}, {"role": "brand", "text": "milk"}]})},
 ])
-def test_a_teacher_that_misbehaves_is_not_heard(house: Open, change: dict[str, Any]) -> None:
+def test_a_faulty_teacher_leaves_the_students_answer(harness: Open, change: dict[str, Any]) -> None:
     async def run() -> None:
-        async with house(**DOUBT, request_timeout_s=2.0) as h, consulting(h, Llm(**change)):
+        async with harness(**DOUBT, request_timeout_s=2.0) as h, consulting(h, Llm(**change)):
             found = await h.label("rice milk")
             assert (found.status_code, found.json()["source"]) == (200, "student")
 
     asyncio.run(run())
 
 
-def test_labels_that_the_task_does_not_know_are_left_out(house: Open) -> None:
+def test_labels_that_the_task_does_not_know_are_left_out(harness: Open) -> None:
     async def run() -> None:
         rows = [*RIGHT["labels"], {"role": "price", "text": "milk"}, {"role": "product", "text": "cream"}, "?"]
-        async with house(**DOUBT) as h, consulting(h, Llm(reply=json.dumps({"labels": rows}))):
+        async with harness(**DOUBT) as h, consulting(h, Llm(reply=json.dumps({"labels": rows}))):
             found = (await h.label("rice milk")).json()
             assert [x["text"] for x in found["labels"]] == ["milk", "dairy"]
 
     asyncio.run(run())
 
 
-def test_nobody_is_asked_about_what_is_sure_cached_or_one_of_many(house: Open) -> None:
+def test_certain_cached_and_batched_queries_are_not_asked(harness: Open) -> None:
     async def run() -> None:
         llm = Llm()
-        async with house(write_back={"ttl_s": 600.0}) as h, consulting(h, llm, sure=20.0):
+        async with harness(write_back={"ttl_s": 600.0}) as h, consulting(h, llm, sure=20.0):
             await h.label("RICE milk")
-        async with house(**DOUBT) as h, consulting(h, llm):
+        async with harness(**DOUBT) as h, consulting(h, llm):
             await h.label("oat milk")
             await h.client.post("/v1/label:batch", json={"queries": ["rice milk", "soy milk"]})
             await h.client.get("/readyz")
@@ -131,10 +134,10 @@ def test_nobody_is_asked_about_what_is_sure_cached_or_one_of_many(house: Open) -
     asyncio.run(run())
 
 
-def test_a_client_in_a_hurry_gets_the_students_answer_and_the_next_one_the_teachers(house: Open) -> None:
+def test_a_client_in_a_hurry_gets_the_students_answer_and_the_next_one_the_teachers(harness: Open) -> None:
     async def run() -> None:
         llm = Llm(delay_s=0.5)
-        async with house(**DOUBT, request_timeout_s=0.3) as h, consulting(h, llm):
+        async with harness(**DOUBT, request_timeout_s=0.3) as h, consulting(h, llm):
             assert (await h.label("rice milk")).json()["source"] == "student"
             await asyncio.sleep(0.5)
             assert (await h.label("rice milk")).json()["source"] == "kept"

@@ -1,4 +1,4 @@
-"""A query's way: who is asked, how often, and what becomes of an engine that misbehaves."""
+"""Routes: caches, deduplication, load shedding, and an engine that misbehaves."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ import time
 
 import pytest
 
-from engine.client import EngineUnavailableError
+from engine.interface import EngineUnavailableError
 from serving.routing.route import RefusedError
-from serving.routing.throughput import Pace
+from serving.routing.throughput import Throughput
 from task.calibration import Calibrator
 from tests.serving.conftest import Open
 
 
-def test_concurrent_identical_questions_are_asked_once(house: Open) -> None:
+def test_concurrent_identical_questions_are_asked_once(harness: Open) -> None:
     async def run() -> None:
-        async with house() as h:
+        async with harness() as h:
             h.engine.delay_s = 0.1
             found = await asyncio.gather(*(h.route.answer("rice MILK") for _ in range(20)))
             assert h.engine.requests == 1
             assert {a.labels for a in found} == {found[0].labels}
             assert [x.text for x in found[0].decoded()] == ["MILK"]
             assert h.route.waiting == 0
-            await h.route.answer("rice MILK")  # it has landed: a later question is a new one
+            await h.route.answer("rice MILK")  # it is answered: a later question is a new one
             assert h.engine.requests == 2
 
     asyncio.run(run())
 
 
-def test_one_who_gives_up_takes_the_answer_from_nobody_else(house: Open) -> None:
+def test_one_who_gives_up_takes_the_answer_from_nobody_else(harness: Open) -> None:
     async def run() -> None:
-        async with house() as h:
+        async with harness() as h:
             h.engine.delay_s = 0.2
             patient = asyncio.create_task(h.route.answer("rice MILK"))
             with pytest.raises(TimeoutError):
@@ -43,9 +43,9 @@ def test_one_who_gives_up_takes_the_answer_from_nobody_else(house: Open) -> None
     asyncio.run(run())
 
 
-def test_a_kept_connection_that_was_closed_costs_nobody_an_answer(house: Open) -> None:
+def test_a_kept_connection_that_was_closed_costs_nobody_an_answer(harness: Open) -> None:
     async def run() -> None:
-        async with house() as h:
+        async with harness() as h:
             h.engine.mood = "stale"
             for number in range(4):
                 assert (await h.label(f"rice MILK {number}")).status_code == 200
@@ -55,9 +55,9 @@ def test_a_kept_connection_that_was_closed_costs_nobody_an_answer(house: Open) -
 
 
 @pytest.mark.parametrize("mood", ["broken", "garbled", "short", "gone"])
-def test_an_engine_that_misbehaves_is_left_alone_and_tried_again(house: Open, mood: str) -> None:
+def test_an_engine_that_misbehaves_is_left_alone_and_tried_again(harness: Open, mood: str) -> None:
     async def run() -> None:
-        async with house() as h:
+        async with harness() as h:
             h.engine.mood = mood
             for number in range(5):
                 with pytest.raises(EngineUnavailableError):
@@ -75,15 +75,15 @@ def test_an_engine_that_misbehaves_is_left_alone_and_tried_again(house: Open, mo
     asyncio.run(run())
 
 
-def test_an_engine_that_has_not_been_checked_is_asked_nothing(house: Open) -> None:
+def test_an_engine_that_has_not_been_checked_is_asked_nothing(harness: Open) -> None:
     async def run() -> None:
-        async with house() as h:
+        async with harness() as h:
             h.engine.mood = "broken"
             for number in range(5):  # what this engine did must not be held against the next
                 with pytest.raises(EngineUnavailableError):
                     await h.route.answer(f"query {number}")
             h.engine.mood = "well"
-            h.route.let(checked=False)
+            h.route.set_engine_checked(False)
             asked = h.engine.requests
             with pytest.raises(RefusedError, match="being started") as refused:
                 await h.route.answer("another")
@@ -91,15 +91,15 @@ def test_an_engine_that_has_not_been_checked_is_asked_nothing(house: Open) -> No
             assert (await h.label("another")).status_code == 503
             assert (await h.client.get("/readyz")).status_code == 503
             assert (await h.label("oat milk")).json()["source"] == "cache"
-            h.route.let(checked=True)
+            h.route.set_engine_checked(True)
             assert (await h.route.answer("another")).source == "student"
 
     asyncio.run(run())
 
 
-def test_more_than_may_wait_are_refused_at_once(house: Open) -> None:
+def test_more_than_may_wait_are_refused_at_once(harness: Open) -> None:
     async def run() -> None:
-        async with house(max_waiting=3) as h:
+        async with harness(max_waiting=3) as h:
             h.engine.delay_s = 0.3
             first = [asyncio.create_task(h.route.answer(f"query {i}")) for i in range(3)]
             await asyncio.sleep(0.05)
@@ -114,11 +114,11 @@ def test_more_than_may_wait_are_refused_at_once(house: Open) -> None:
     asyncio.run(run())
 
 
-def test_what_would_be_late_is_refused_at_once(house: Open) -> None:
+def test_what_would_be_late_is_refused_at_once(harness: Open) -> None:
     async def run() -> None:
-        async with house(request_timeout_s=1.0) as h:
+        async with harness(request_timeout_s=1.0) as h:
             h.engine.delay_s, h.engine.one_at_a_time = 0.05, True
-            await asyncio.gather(*(h.route.answer(f"first {i}") for i in range(15)))  # now its pace is known: 20/s
+            await asyncio.gather(*(h.route.answer(f"first {i}") for i in range(15)))  # now 20/s is known
             found = await asyncio.gather(*(h.route.answer(f"then {i}") for i in range(60)), return_exceptions=True)
             refused = [x for x in found if isinstance(x, RefusedError)]
             assert {x.reason for x in refused} == {"busy"}
@@ -131,21 +131,21 @@ def test_what_would_be_late_is_refused_at_once(house: Open) -> None:
 
 
 def test_an_idle_engine_is_not_a_slow_one() -> None:
-    pace = Pace()
+    throughput = Throughput()
     for second in range(100):
-        pace.began(float(second))
-        pace.landed(1, 0, second + 0.05)
-    assert pace.seconds_for(20) == pytest.approx(1.0)
+        throughput.started(float(second))
+        throughput.completed(answers=1, waiting=0, now=second + 0.05)
+    assert throughput.seconds_for(20) == pytest.approx(1.0)
     for second in range(100):  # a queue is worked off in batches
-        pace.began(100.0 + second)
-        pace.landed(64, 32 if second < 99 else 0, 101.0 + second)
-    assert pace.seconds_for(64) == pytest.approx(1.0, rel=0.05)
-    assert Pace().seconds_for(1_000) == 0.0
+        throughput.started(100.0 + second)
+        throughput.completed(answers=64, waiting=32 if second < 99 else 0, now=101.0 + second)
+    assert throughput.seconds_for(64) == pytest.approx(1.0, rel=0.05)
+    assert Throughput().seconds_for(1_000) == 0.0
 
 
-def test_doubt_marks_and_withholds(house: Open) -> None:
+def test_doubt_marks_and_withholds(harness: Open) -> None:
     async def run() -> None:
-        async with house(certain={"uncertain": 0.9, "abstain": 0.2}) as h:
+        async with harness(certain={"uncertain": 0.9, "abstain": 0.2}) as h:
             h.engine.sure = 3.0
             marked = await h.route.answer("rice MILK")
             assert marked.status == "uncertain"
@@ -153,7 +153,7 @@ def test_doubt_marks_and_withholds(house: Open) -> None:
             h.engine.sure = 0.1
             withheld = await h.route.answer("rice MILK")
             assert (withheld.status, withheld.labels) == ("abstained", b"[]")
-            assert [q for q, _ in h.doubtful] == ["rice MILK", "rice MILK"]
+            assert [q for q, _ in h.uncertain] == ["rice MILK", "rice MILK"]
             h.engine.sure = 20.0
             assert (await h.route.answer("rice MILK")).status == "ok"
 
@@ -167,11 +167,11 @@ def test_a_raw_probability_goes_through_the_bundles_curve() -> None:
     assert Calibrator.from_json(curve.to_json()) == curve
 
 
-def test_sure_answers_are_kept_and_unsure_ones_are_not(house: Open) -> None:
+def test_sure_answers_are_kept_and_unsure_ones_are_not(harness: Open) -> None:
     async def run() -> None:
-        async with house(write_back={"ttl_s": 60.0, "probability": 0.95}) as h:
+        async with harness(write_back={"ttl_s": 60.0, "probability": 0.95}) as h:
             first = await h.route.answer("rice MILK")
-            again = await h.route.answer("RICE  milk")  # the same text to the normaliser, in other clothes
+            again = await h.route.answer("RICE  milk")  # the same text to the normaliser, in another case and spacing
             assert (first.source, again.source, h.engine.requests) == ("student", "kept", 1)
             assert [(x.text, x.start, x.end) for x in again.decoded()] == [("milk", 6, 10)]
             h.engine.sure = 2.0
@@ -184,9 +184,9 @@ def test_sure_answers_are_kept_and_unsure_ones_are_not(house: Open) -> None:
 @pytest.mark.parametrize("purge", [
     {"text": "oat milk"}, {"label": ("aisle", "dairy")}, {"label": ("product", "oat milk")}, {"before": 4e9},
 ])
-def test_what_was_purged_is_answered_by_the_student(house: Open, purge: dict[str, object]) -> None:
+def test_what_was_purged_is_answered_by_the_student(harness: Open, purge: dict[str, object]) -> None:
     async def run() -> None:
-        async with house(write_back={"ttl_s": 60.0}) as h:
+        async with harness(write_back={"ttl_s": 60.0}) as h:
             assert (await h.route.answer("oat milk")).source == "cache"
             h.route._store.purge(**purge)
             assert (await h.route.answer("oat milk")).source == "student"

@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from engine.process import free_port
+from engine.loopback import free_port
+from serving.client import served
 from serving.release.bundle import Bundle, build, open_bundle
 from serving.release.pointer import release
-from serving.service import served
 from student.inference import predict
 from student.merging.token_classifier import export_classifier, shared_symbols
 from task.codec import Codec
@@ -151,8 +151,8 @@ def fleet(tmp_path_factory: pytest.TempPathFactory, bundles: dict[str, Bundle]) 
     folder, admin = tmp_path_factory.mktemp("fleet"), free_port()
     pointers = folder / "tasks"
     for name in ("one", "two"):
-        release(pointers / f"{name}.json", bundles[name].folder, Change(), ungated=True)
-    with served(pointers, folder / "state", options=["--admin-port", str(admin)]) as url:
+        release(pointers / f"{name}.json", bundle=bundles[name].folder, change=Change(), ungated=True)
+    with served(pointers, state=folder / "state", options=["--admin-port", str(admin)]) as url:
         yield Fleet(url, f"http://127.0.0.1:{admin}", pointers)
 
 
@@ -177,7 +177,7 @@ def test_a_task_comes_and_goes_while_the_engine_runs(
 ) -> None:
     pid = fleet.status()["tasks"]["one"]["active"]["pid"]
     pointer = fleet.pointers / "three.json"
-    release(pointer, bundles["three"].folder, Change(), ungated=True)
+    release(pointer, bundle=bundles["three"].folder, change=Change(), ungated=True)
     fleet.until(lambda s: s["news"][-1]["text"] == f"serving {bundles['three'].id}")
     assert fleet.says("three") == expected(tiny_llama, bundles["three"], tokenizer)
     (fleet.pointers / "again.json").write_text(pointer.read_text())

@@ -1,4 +1,4 @@
-"""A whole service with real engines while things break: hits flow, misses are answered or refused in time."""
+"""A whole service with real engines during faults: hits are answered, misses answered or refused in time."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ import pytest
 from benchmarks.mixed_load import MixedLoad, Outcome
 from benchmarks.serving_changes import Service, full_disk
 from benchmarks.serving_fuzz import fuzz
-from engine.process import free_port
+from engine.loopback import free_port
+from serving.client import served
 from serving.release.bundle import Bundle, build
 from serving.release.pointer import release, rollback
-from serving.service import served
 from student.merging.token_classifier import export_classifier
 from task.codec import Codec
 from task.labels import Example, Label
@@ -95,9 +95,9 @@ def stage(
     first = made(folder / "a", tiny_llama, tokenizer, "oat")
     second = made(folder / "b", tiny_llama_untied, tokenizer, "milk")
     pointer, state = folder / "live.json", folder / "state"
-    release(pointer, first.folder, Change(), ungated=True)
+    release(pointer, bundle=first.folder, change=Change(), ungated=True)
     admin = free_port()
-    with served(pointer, state, options=["--admin-port", str(admin)]) as url:
+    with served(pointer, state=state, options=["--admin-port", str(admin)]) as url:
         yield Stage(Service(url, f"http://127.0.0.1:{admin}", state, pointer), first, second)
 
 
@@ -147,19 +147,19 @@ def test_an_engine_that_is_killed_comes_back(service: Service, load: Load) -> No
     before = service.status()["active"]
     os.killpg(before["pid"], signal.SIGKILL)
     service.until(lambda s: not s["asked"])
-    silent = time.time() + 0.5  # by then each worker has heard of it
+    silent = time.time() + 0.5  # by then each worker has read it
     now = service.until(lambda s: s["active"]["restarts"] > before["restarts"] and s["active"]["engine"] == "ready")
     assert now["active"]["pid"] != before["pid"]
     found = service.until(lambda s: s["asked"])
     assert found["active"]["pid"] == now["active"]["pid"]
-    welcomed = time.time() - 0.5
+    checked = time.time() - 0.5
     service.healthy()
     time.sleep(1.0)
     assert load.broken == 0
-    meanwhile = [x for x in load.since(silent, welcomed) if not x.hit and x.due + x.seconds < welcomed]
+    meanwhile = [x for x in load.since(silent, checked) if not x.hit and x.due + x.seconds < checked]
     assert meanwhile
-    assert {x.status for x in meanwhile} == {503}  # nobody is answered by an engine that has not been checked
-    assert 200 in {x.status for x in load.since(welcomed) if not x.hit}
+    assert {x.status for x in meanwhile} == {503}  # no query is answered by an engine that has not been checked
+    assert 200 in {x.status for x in load.since(checked) if not x.hit}
 
 
 def test_an_engine_that_hangs_is_killed_and_comes_back(service: Service, load: Load) -> None:
@@ -209,7 +209,7 @@ def test_a_full_disk_costs_log_lines_only(service: Service, load: Load) -> None:
 
 
 def test_a_release_and_a_rollback_lose_no_request(stage: Stage, service: Service, load: Load) -> None:
-    release(service.pointer, stage.second.folder, Change(
+    release(service.pointer, bundle=stage.second.folder, change=Change(
         shadow=1.0, shadow_s=1.0, canary=0.5, canary_s=1.0, keep_s=600.0
     ), ungated=True)
     service.until(lambda s: s["active"]["bundle"] == stage.second.id and s["kept"] is not None)
@@ -236,7 +236,7 @@ def test_a_bundle_that_is_not_what_was_released_is_refused(
     shutil.copytree(stage.second.model, tmp_path / "model")  # no links to the weights of a bundle that is served
     build(broken, TASK, stage.second.codec, tmp_path / "model", [], {})
     before = service.pointer.read_text()
-    release(service.pointer, broken, Change(), ungated=True)
+    release(service.pointer, bundle=broken, change=Change(), ungated=True)
     weights = broken / "model" / "model.safetensors"
     pointed = service.pointer.read_text()
     service.pointer.write_text(before)  # then the file is damaged between release and start
@@ -260,7 +260,7 @@ def test_a_bundle_whose_engine_says_something_else_than_its_student_is_refused(
         tmp_path / "other", TASK, stage.first.codec, stage.first.model, [], {}, reference=other
     )  # the model of the engine that runs
     before = service.pointer.read_text()
-    release(service.pointer, tmp_path / "other", Change(), ungated=True)
+    release(service.pointer, bundle=tmp_path / "other", change=Change(), ungated=True)
     found = service.until(lambda s: "serving.self_check" in s["news"][-1]["text"])
     assert found["active"]["bundle"] == stage.first.id
     service.pointer.write_text(before)
@@ -322,9 +322,9 @@ def test_nothing_outlives_a_supervisor_that_is_killed(service: Service) -> None:
     status = service.healthy()
     engine, workers = status["active"]["pid"], [w["pid"] for w in status["workers"]]
     (supervisor,) = {parent(pid) for pid in workers}
-    zygote = parent(engine)
-    assert parent(zygote) == supervisor
-    pids = [engine, zygote, *workers]
+    warm_start = parent(engine)
+    assert parent(warm_start) == supervisor
+    pids = [engine, warm_start, *workers]
     os.kill(supervisor, signal.SIGKILL)
     end = time.monotonic() + 60
     assert not [pid for pid in pids if not gone(pid, end - time.monotonic())]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.telemetry.logs import DoubtLog, LineLog
+from serving.telemetry.logs import LineLog, UncertainLog
 from task.serving_settings import Certain
 
 
@@ -38,11 +38,11 @@ def test_a_full_disk_costs_lines_and_nothing_else(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("keep", ["query", "hash", "nothing"])
-def test_doubts_are_counted_and_say_no_more_than_they_may(tmp_path: Path, keep: str) -> None:
-    log, settings = DoubtLog(LineLog(tmp_path / "u.jsonl")), Certain.model_validate({"keep": keep})
+def test_uncertain_queries_are_counted_and_written_as_configured(tmp_path: Path, keep: str) -> None:
+    log, settings = UncertainLog(LineLog(tmp_path / "u.jsonl")), Certain.model_validate({"keep": keep})
     for _ in range(3):
-        log.add("b", "oat milk", 0.2, settings)
-    log.add("b", "secret name", 0.1, settings)
+        log.add(bundle="b", query="oat milk", probability=0.2, settings=settings)
+    log.add(bundle="b", query="secret name", probability=0.1, settings=settings)
     log.flush()
     if keep == "nothing":
         assert not (tmp_path / "u.jsonl").exists()
@@ -54,10 +54,10 @@ def test_doubts_are_counted_and_say_no_more_than_they_may(tmp_path: Path, keep: 
 
 
 def test_a_query_is_sampled_always_or_never(tmp_path: Path) -> None:
-    log, settings = DoubtLog(LineLog(tmp_path / "u.jsonl")), Certain(sample=0.5)
+    log, settings = UncertainLog(LineLog(tmp_path / "u.jsonl")), Certain(sample=0.5)
     for _ in range(2):
         for number in range(200):
-            log.add("b", f"query {number}", 0.2, settings)
+            log.add(bundle="b", query=f"query {number}", probability=0.2, settings=settings)
         log.flush()
     found = [r["query"] for r in rows(tmp_path / "u.jsonl")]
     assert found[: len(found) // 2] == found[len(found) // 2 :]

@@ -1,4 +1,4 @@
-"""Spans of requests, as a collector gets them."""
+"""Spans of requests, as a collector receives them."""
 
 from __future__ import annotations
 
@@ -64,9 +64,9 @@ def attributes(span: Any) -> dict[str, Any]:
     return {a.key: a.value.string_value or a.value.int_value for a in span.attributes}
 
 
-def test_a_request_is_a_span_of_its_clients_trace(house: Open, collector: Collector) -> None:
+def test_a_request_is_a_span_of_its_clients_trace(harness: Open, collector: Collector) -> None:
     async def run() -> None:
-        async with house() as h:
+        async with harness() as h:
             h.gateway.traces = Traces(collector.url)
             await h.client.post(
                 "/v1/label", json={"query": "OAT drink"}, headers={"traceparent": f"00-{TRACE}-{SPAN}-01"}
@@ -86,9 +86,9 @@ def test_a_request_is_a_span_of_its_clients_trace(house: Open, collector: Collec
     assert not [a for s in collector.spans for a in attributes(s).values() if "oat" in str(a).lower()]
 
 
-def test_a_share_of_what_comes_without_a_trace_and_all_that_is_asked_for(house: Open, collector: Collector) -> None:
+def test_a_share_of_what_comes_without_a_trace_and_all_that_is_asked_for(harness: Open, collector: Collector) -> None:
     async def run() -> None:
-        async with house() as h:
+        async with harness() as h:
             h.gateway.traces = Traces(collector.url, share=0.0)
             await h.label("Oat milk")
             await h.client.post(
@@ -102,9 +102,9 @@ def test_a_share_of_what_comes_without_a_trace_and_all_that_is_asked_for(house: 
     assert [s.trace_id.hex() for s in collector.spans] == [TRACE]
 
 
-def test_a_collector_that_is_gone_delays_nobody(house: Open) -> None:
+def test_a_collector_that_is_gone_delays_nobody(harness: Open) -> None:
     async def run() -> None:
-        async with house() as h:
+        async with harness() as h:
             h.gateway.traces = Traces("http://127.0.0.1:9/v1/traces")
             for _ in range(20):
                 assert (await h.label("Oat milk")).status_code == 200

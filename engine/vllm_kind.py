@@ -1,0 +1,34 @@
+"""vLLM as a kind of engine: its process and its client."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from engine.client import VllmClient
+from engine.process import VllmProcess, ready_to_start
+from engine.servable import Servable
+from task.serving_settings import Adapters
+from task.settings import EngineSettings
+from task.tokenizer import FastTokenizer
+
+
+class VllmKind:
+    """See `engine.interface.EngineKind`."""
+
+    def ready_to_start(self, settings: EngineSettings, log: Path) -> bool:
+        """Whether vLLM has been imported, where it is started from a process that has imported it."""
+        return ready_to_start(settings, log)
+
+    def start(
+        self, model: Path, *, name: str, runs_as: str, settings: EngineSettings, log: Path, port: int | None = None,
+        adapters: Adapters | None = None,
+    ) -> VllmProcess:
+        """Start a vLLM process."""
+        return VllmProcess(model, name=name, runs_as=runs_as, settings=settings, log=log, port=port, adapters=adapters)
+
+    def connect(
+        self, servable: Servable, url: str, tokenizer: FastTokenizer, *, timeout_s: float | None = None,
+        max_tokens: int | None = None,
+    ) -> VllmClient:
+        """A client of a vLLM process."""
+        return VllmClient.of(servable, url, tokenizer, timeout_s=timeout_s, max_tokens=max_tokens)

@@ -1,0 +1,113 @@
+"""A service as a client meets it: started in a process of its own for as long as it is needed, and asked over HTTP."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from engine.interface import EngineError
+from engine.loopback import LOOPBACK, free_port
+from engine.process_guard import die_with_parent
+from task.labels import Example, Label
+
+_START_S = 600.0  # an 8B model takes minutes to load
+
+
+@contextmanager
+def served(
+    source: Path, *, state: Path, on_wait: Callable[[float], None] = lambda _: None, options: Sequence[str] = ()
+) -> Iterator[str]:
+    """A bundle or release pointer served by `limbeck serve` in another process; gives its URL and ends it afterwards.
+
+    Args:
+        state: The service's state folder; its output is in `serve.log` there.
+        on_wait: Called with the seconds waited until the service is ready.
+        options: More options of the command line.
+
+    Raises:
+        EngineError: The service did not become ready.
+    """
+    port = free_port()
+    command = [
+        sys.executable, "-m", "limbeck", "serve", str(source), "--port", str(port), "--admin-port", "0", "--state",
+        str(state), *options,
+    ]
+    state.mkdir(parents=True, exist_ok=True)
+    log = state / "serve.log"
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=die_with_parent
+        )
+    try:
+        url = f"http://{LOOPBACK}:{port}"
+        _wait_ready(process, url, log, on_wait)
+        yield url
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(10)
+
+
+def label_all(
+    url: str, rows: Sequence[Example], *, batch: int, done: Callable[[int], None], timeout_s: float = 120.0
+) -> list[Example]:
+    """`answer_all` without the probabilities."""
+    return [row for row, _ in answer_all(url, rows, batch=batch, done=done, timeout_s=timeout_s)]
+
+
+def answer_all(
+    url: str, rows: Sequence[Example], *, batch: int, done: Callable[[int], None], timeout_s: float = 120.0
+) -> list[tuple[Example, float | None]]:
+    """Rows with the student's labels for their queries, and the probability that each labelling is right.
+
+    The cache is not used; `batch` queries go in a request. `done` is called with the number of queries answered.
+
+    Raises:
+        EngineError: The service answered with an error, which is in the message.
+    """
+    out: list[tuple[Example, float | None]] = []
+    for at in range(0, len(rows), batch):
+        part = rows[at : at + batch]
+        body = json.dumps({"queries": [r.query for r in part], "use_cache": False}).encode()
+        request = urllib.request.Request(f"{url}/v1/label:batch", body, {"Content-Type": "application/json"})
+        try:
+            with urllib.request.urlopen(request, timeout=timeout_s) as response:
+                results = sorted(map(json.loads, response), key=lambda x: int(x["index"]))
+        except urllib.error.HTTPError as error:
+            text = error.read().decode(errors="replace")[:500]
+            raise EngineError(f"the service answered {error.code} to {len(part)} queries: {text}") from error
+        for row, result in zip(part, results, strict=True):
+            if "error" in result:
+                raise EngineError(f"no labels for {row.query!r}: {result['error']['message']}")
+            labels = tuple(Label.from_json(x) for x in result["labels"])
+            out.append((replace(row, labels=labels), result["probability"]))
+        done(len(part))
+    return out
+
+
+def _wait_ready(process: subprocess.Popen[bytes], url: str, log: Path, on_wait: Callable[[float], None]) -> None:
+    started = time.monotonic()
+    while True:
+        waited = time.monotonic() - started
+        on_wait(waited)
+        if process.poll() is not None or waited > _START_S:
+            raise EngineError(f"the service did not start; see {log}\n{log.read_text(errors='replace')[-2000:]}")
+        try:
+            with urllib.request.urlopen(f"{url}/readyz", timeout=5) as response:
+                if response.status == 200:
+                    return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.5)
