@@ -28,7 +28,7 @@ from limbeck.stage import git_commit, versions
 from samples.market.generate import TAIL, Market
 from student.estimate import GIB, KNOWN, Architecture, training_flops, training_memory
 from student.merging.merge import merge
-from student.training.job import Job, Row
+from student.training.job import Job
 from student.training.objective import supervise
 from student.training.order import plan_batches
 from student.training.train import train
@@ -38,6 +38,7 @@ from task.labels import Example, Label, ordered
 from task.load import load_task
 from task.spec import Task
 from task.tokenizer import load_tokenizer
+from task.training_row import TrainingRow
 
 RESULT = Path(__file__).parent / "results" / "h100_student.json"
 SIZES = {
@@ -127,7 +128,8 @@ def measure(
     task = task_of(kind, base, steps, batch, gpu=gpu)
     tokenizer = load_tokenizer(base)
     codec = Codec.compile(task, rows, tokenizer)
-    job = Job(task, base, codec, [Row(x) for x in rows if codec.representable(x)], [], folder / kind, reshuffle=True)
+    learned = [TrainingRow(x) for x in rows if codec.representable(x)]
+    job = Job(task, base, codec, learned, [], folder / kind, reshuffle=True)
     job.folder.mkdir()
     lengths = [len(supervise(codec, tokenizer, r).encoded.ids) for r in job.train]
     s = task.student

@@ -39,7 +39,7 @@ from task.segmentation import units
 from task.spec import Task
 from task.tokenizer import load_tokenizer
 from task.viterbi import spans_of
-from teacher.curriculum import build as curriculum
+from teacher.curriculum import rows as curriculum
 
 RESULT = Path(__file__).parent / "results" / "queryner_student.json"
 RECIPE = "recipe"

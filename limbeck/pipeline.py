@@ -108,20 +108,21 @@ class Pipeline:
     def curriculum(self) -> Result:
         """Labels → splits."""
         from task.readers import rows_of
-        from teacher.curriculum import build as curriculum
+        from teacher.curriculum.build import build
+        from teacher.curriculum.rows import write
         from teacher.ledger.records import LedgerRow
 
         def work(folder: Path) -> Mapping[str, Any]:
             rows = [LedgerRow.from_json(r) for _, r in rows_of(self.folder("label") / "labels.jsonl")]
             gold = [*self.inputs.test, *self.inputs.teacher.calibration]
-            made = curriculum.build(self.task, rows, gold, self._threshold())
+            made = build(self.task, rows, gold, self._threshold())
             if not made.train:
                 raise InputError(
                     "no labelling was accepted: there is nothing to learn from",
                     file=self.folder("label") / "labels.jsonl", found=made.left_out,
                     fix="Lower curriculum.min_confidence, or look at verdicts.json beside the labels",
                 )
-            curriculum.write(made, self.task, folder)
+            write(made, self.task, folder)
             return {"train": len(made.train), "dev": len(made.dev), "left_out": made.left_out}
 
         return run_stage(

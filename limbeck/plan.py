@@ -143,9 +143,9 @@ def _teacher(task: Task, queries: int, source: str) -> list[Line]:
             Line("queries", f"{queries:,}", source), no_calls, Line("money", "0.00", "no LLM"),
             Line("time", minutes(seconds), f"{CATALOG_QUERIES_PER_S:.0f} queries/s measured on 2 cores"),
         ]
+    from llm_client.context import EMPTY
     from llm_client.prices import price_of
     from llm_client.prompt import Prompter
-    from teacher.retrieval.context import EMPTY
 
     s = task.teacher.openai
     context = {**EMPTY, "items": ["an item of the catalogue, 500 g"] * 8, "bought": ["another one"] * 5}

@@ -11,23 +11,23 @@ from limbeck.stage import run_stage
 from task.files import write_jsonl
 from task.labels import Example
 from task.spec import Task
+from task.training_row import TrainingRow
 
 if TYPE_CHECKING:
     from limbeck.pipeline import Pipeline
     from student.training.job import Job
-    from teacher.curriculum.build import CurriculumRow
 
 
-def make_job(task: Task, rows: Sequence[CurriculumRow], dev: Sequence[Example], folder: Path, order: str) -> Job:
+def make_job(task: Task, rows: Sequence[TrainingRow], dev: Sequence[Example], folder: Path, order: str) -> Job:
     """The training job of a variant, its codec compiled on the same rows as everybody's."""
-    from student.training.job import Job, Row
+    from student.training.job import Job
     from task.codec import Codec
     from task.model_store import fetch
     from task.tokenizer import load_tokenizer
 
     base = fetch(task.student.base)
     codec = Codec.compile(task, [r.example for r in rows], load_tokenizer(base))
-    learned = [Row(r.example, 1.0 - r.noise, r.doubts) for r in rows if codec.representable(r.example)]
+    learned = [r for r in rows if codec.representable(r.example)]
     return Job(task, base, codec, learned, list(dev), folder, order == "shuffled")
 
 
@@ -51,7 +51,7 @@ def answers(job: Job, rows: Sequence[Example], **options: Any) -> list[Example]:
 
 
 def measured(
-    pipeline: Pipeline, name: str, task: Task, rows: Sequence[CurriculumRow], gold: Sequence[Example], order: str,
+    pipeline: Pipeline, name: str, task: Task, rows: Sequence[TrainingRow], gold: Sequence[Example], order: str,
     inputs: Mapping[str, str],
 ) -> list[Example]:
     """Train a variant under Ray Train as stage `name` and let it label gold; what has been done stands."""

@@ -21,13 +21,12 @@ from typing import Any, Self
 
 import aiohttp
 
+from llm_client.attempt import Attempt, AttemptRecorder, Outcome, Reply
 from llm_client.budget import Purse
 from llm_client.prices import Price, needed_price, price_of
 from llm_client.rate_limits import Concurrency, Rate
 from llm_client.request import Request
 from task.settings import OpenAI
-from teacher.ledger.recorder import Recorder
-from teacher.ledger.records import Attempt, Outcome, Reply
 
 _RETRIED = frozenset({408, 409, 429})
 _LONGEST_PAUSE = 30.0
@@ -56,7 +55,7 @@ class Client:
     """
 
     def __init__(
-        self, settings: OpenAI, recorder: Recorder, usable: Callable[[str, str], bool], purse: Purse,
+        self, settings: OpenAI, recorder: AttemptRecorder, usable: Callable[[str, str], bool], purse: Purse,
         backend: str = "openai", address: Callable[[], str] | None = None,
     ) -> None:
         self._settings = settings

@@ -14,12 +14,12 @@ from typing import Any
 
 import jinja2
 
+from llm_client.context import EMPTY, Context
+from llm_client.label_schema import labels_response_format, response_format
 from llm_client.request import Request
 from task.errors import InputError
-from task.forms import json_text as json_form
 from task.settings import OpenAI
 from task.spec import Task
-from teacher.retrieval.context import EMPTY, Context
 
 _VERIFY = (
     "You check labels of search queries. For each numbered label say whether it is right: its role fits, and its "
@@ -68,10 +68,7 @@ class Prompter:
                 f"the template fails: {error.message}", file=path, field="teacher.openai.prompt",
                 expected="names: task, examples, bought, converted, items, similar, neighbours",
             ) from error
-        self._schema = {
-            "type": "object", "properties": {"labels": json_form.schema(task)}, "required": ["labels"],
-            "additionalProperties": False,
-        }
+        self._labels_format = labels_response_format(task)
         self._roles = "\n".join(f"- {r.name}: {r.description or 'see its name'}" for r in task.roles)
 
     def first(self, query: str, context: Context) -> list[Request]:
@@ -96,7 +93,7 @@ class Prompter:
             "required": ["right"], "additionalProperties": False,
         }
         most = 32 + _VERIFY_TOKENS * len(rows)
-        body = self._body(messages, 0.0, schema, "right", most) | self._logprobs()
+        body = self._body(messages, 0.0, most, response_format("right", schema)) | self._logprobs()
         return Request.make(query, "verify", self.settings.base_url, body)
 
     def review(self, first: str, answer: str, doubts: Sequence[str]) -> Request:
@@ -110,23 +107,24 @@ class Prompter:
             *asked, {"role": "assistant", "content": answer},
             {"role": "user", "content": _REVIEW.format(doubts="\n".join(doubts))},
         ]
-        body = self._body(messages, self.settings.temperature, self._schema, "labels", self.settings.max_tokens)
+        body = self._body(messages, self.settings.temperature, self.settings.max_tokens, self._labels_format)
         return Request.make(asked[-1]["content"], "review", self.settings.base_url, body)
 
     def repair(self, query: str, answer: str) -> Request:
         """An unreadable answer sent back alone: the context is not paid for twice."""
+        schema = json.dumps(self._labels_format["json_schema"]["schema"], ensure_ascii=False)
         messages = [
-            {"role": "system", "content": _REPAIR.format(schema=json.dumps(self._schema, ensure_ascii=False))},
+            {"role": "system", "content": _REPAIR.format(schema=schema)},
             {"role": "user", "content": answer},
         ]
-        body = self._body(messages, 0.0, self._schema, "labels", self.settings.max_tokens)
+        body = self._body(messages, 0.0, self.settings.max_tokens, self._labels_format)
         return Request.make(query, "repair", self.settings.base_url, body)
 
     def _labels(self, purpose: str, query: str, context: Context, temperature: float, n: int = 1) -> Request:
         messages = [
             {"role": "system", "content": self._render(context)}, {"role": "user", "content": query},
         ]
-        body = self._body(messages, temperature, self._schema, "labels", self.settings.max_tokens)
+        body = self._body(messages, temperature, self.settings.max_tokens, self._labels_format)
         if n > 1:
             body["n"] = n
         if purpose == "label":
@@ -141,14 +139,13 @@ class Prompter:
         return self._template.render(task=self._task, **{**context, "examples": examples})
 
     def _body(
-        self, messages: list[dict[str, str]], temperature: float, schema: Mapping[str, Any], name: str, most: int
+        self, messages: list[dict[str, str]], temperature: float, max_tokens: int, response_format: Mapping[str, Any]
     ) -> dict[str, Any]:
         s = self.settings
         body: dict[str, Any] = {
-            "model": s.model, "messages": messages, "temperature": temperature, "max_tokens": most, **s.extra_body,
+            "model": s.model, "messages": messages, "temperature": temperature, "max_tokens": max_tokens,
+            **s.extra_body,
         }
         if s.structured_output:
-            body["response_format"] = {
-                "type": "json_schema", "json_schema": {"name": name, "schema": schema, "strict": True},
-            }
+            body["response_format"] = response_format
         return body

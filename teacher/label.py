@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from llm_client.attempt import Attempt
 from task.files import sha256_json
 from task.labels import Example
 from task.progress import Progress, quiet
@@ -17,7 +18,7 @@ from teacher.guardrails.checks import Tally
 from teacher.guardrails.confidence import Calibration, apply, calibrate, gold_of
 from teacher.guardrails.judge import Answer, Judge, make_judge, skipped
 from teacher.ledger.ledger import Ledger
-from teacher.ledger.records import Attempt, Book, LedgerRow
+from teacher.ledger.records import Book, LedgerRow
 
 _BATCH = 500
 LLM_BACKENDS = frozenset({"openai", "openai-batch", "vllm"})

@@ -56,7 +56,7 @@ def offline(pipeline: Pipeline, gold: Sequence[Example]) -> dict[str, list[Examp
 
 def learned(run: Path) -> list[Example]:
     """What the student has learned from."""
-    from teacher.curriculum.build import read
+    from teacher.curriculum.rows import read
 
     return [r.example for r in read(run / "curriculum", "train")]
 

@@ -31,7 +31,7 @@ def calibrate_student(pipeline: Pipeline, model: Path, codec: Codec) -> tuple[Ca
     """
     from eval.matching import exact
     from task.normalize import normaliser
-    from teacher.curriculum.build import read
+    from teacher.curriculum.rows import read
 
     rows: Sequence[Example] = pipeline.inputs.teacher.calibration
     source = "calibration"

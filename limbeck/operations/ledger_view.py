@@ -98,13 +98,11 @@ def export(rows: Iterator[LedgerRow], path: Path) -> int:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    label = pa.struct([
-        ("role", pa.string()), ("text", pa.string()), ("start", pa.int32()), ("end", pa.int32()),
-        ("confidence", pa.float32()),
-    ])
+    from task.label_table import label_type
+
     schema = pa.schema([
         ("query", pa.string()), ("count", pa.int64()), ("status", pa.string()), ("reason", pa.string()),
-        ("confidence", pa.float64()), ("request", pa.string()), ("labels", pa.list_(label)),
+        ("confidence", pa.float64()), ("request", pa.string()), ("labels", pa.list_(label_type())),
     ])
     if path.suffix != ".parquet":
         raise InputError("the export is a Parquet file", field="--export", found=path.name, expected="NAME.parquet")

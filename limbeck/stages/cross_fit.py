@@ -18,12 +18,12 @@ from task.labels import Doubt, Example
 from task.progress import Progress, quiet
 from task.settings import CrossFit
 from task.spec import Task
+from task.training_row import TrainingRow
 
 if TYPE_CHECKING:
     from limbeck.pipeline import Pipeline
     from student.label_errors import Suspect
     from task.codec import Codec
-    from teacher.curriculum.build import CurriculumRow
     from teacher.ledger.records import LedgerRow
 
 _MOST = 0.2
@@ -40,7 +40,7 @@ def cross_fit(pipeline: Pipeline) -> Result:
         from task.codec import Codec
         from task.model_store import fetch
         from task.tokenizer import load_tokenizer
-        from teacher.curriculum import build as curriculum
+        from teacher.curriculum import rows as curriculum
 
         base = fetch(task.student.base)
         rows = curriculum.read(pipeline.folder("curriculum"), "train")
@@ -93,8 +93,8 @@ def doubted(suspects: int, examples: Sequence[Example], codec: Codec, task: Task
 
 
 def without(
-    rows: Sequence[CurriculumRow], doubts: Mapping[str, Sequence[Doubt]], action: str
-) -> list[CurriculumRow]:
+    rows: Sequence[TrainingRow], doubts: Mapping[str, Sequence[Doubt]], action: str
+) -> list[TrainingRow]:
     """Rows without those of which something is suspected (`drop`), or with it marked as doubtful (`mask`)."""
     if action == "drop":
         return [r for r in rows if r.example.query not in doubts]
@@ -121,8 +121,8 @@ def _reviewed(pipeline: Pipeline, examples: Sequence[Example], found: Sequence[S
 
 
 def after_review(
-    rows: Sequence[CurriculumRow], doubts: Mapping[str, Sequence[Doubt]], reviewed: Mapping[str, LedgerRow]
-) -> tuple[list[CurriculumRow], dict[str, int]]:
+    rows: Sequence[TrainingRow], doubts: Mapping[str, Sequence[Doubt]], reviewed: Mapping[str, LedgerRow]
+) -> tuple[list[TrainingRow], dict[str, int]]:
     """The rows after the teacher has looked again, and how often it stood by its labels.
 
     What it says now counts, whether it insists or not; where it gave no answer that the guardrails let stand, what was
@@ -149,13 +149,13 @@ def after_review(
 
 
 def contradicted(
-    task: Task, settings: CrossFit, base: Path, codec: Codec, rows: Sequence[CurriculumRow], folder: Path,
+    task: Task, settings: CrossFit, base: Path, codec: Codec, rows: Sequence[TrainingRow], folder: Path,
     progress: Progress = quiet,
 ) -> list[Suspect]:
     """Train a student on every fold's complement and ask it about the fold; the students go when all is known."""
     from student.label_errors import fold_of, suspects
     from student.ray_connection import connected
-    from student.training.job import Job, Row
+    from student.training.job import Job
 
     quick = _quick(task, settings, len(rows))
     folds = fold_of([r.cluster for r in rows], settings.folds)
@@ -165,8 +165,7 @@ def contradicted(
             progress.begin(f"cross-fit {k + 1} of {settings.folds}")
             inside = [i for i, f in enumerate(folds) if f == k]
             outside = [r for r, f in zip(rows, folds, strict=True) if f != k]
-            learned = [Row(r.example, 1.0 - r.noise, r.doubts) for r in outside]
-            job = Job(quick, base, codec, learned, [], folder / "folds" / str(k), reshuffle=True)
+            job = Job(quick, base, codec, outside, [], folder / "folds" / str(k), reshuffle=True)
             for i, score in zip(inside, _ask(job, [rows[i].example.query for i in inside], progress), strict=True):
                 scores[i] = score
     shutil.rmtree(folder / "folds")

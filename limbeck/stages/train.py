@@ -27,7 +27,7 @@ def train(pipeline: Pipeline, task: Task, name: str) -> Result:
 
     def work(folder: Path) -> Mapping[str, Any]:
         from student.training.launch import launch
-        from teacher.curriculum.build import read
+        from teacher.curriculum.rows import read
 
         pipeline.console.begin("fetching the base model")
         rows = read(pipeline.folder(source), "train")
@@ -73,7 +73,7 @@ def merge(pipeline: Pipeline, task: Task, name: str, trained: str) -> Result:
         from task.codec import load_codec
         from task.model_store import fetch
         from task.tokenizer import load_tokenizer
-        from teacher.curriculum.build import read
+        from teacher.curriculum.rows import read
 
         base, adapter = fetch(task.student.base), pipeline.folder(trained) / "adapter"
         codec = load_codec(pipeline.folder(trained))

@@ -40,11 +40,12 @@ def ablate(
     from eval.seeds import difference_over_seeds, over_seeds
     from student.ray_connection import connected
     from student.training.order import total_steps
-    from teacher.curriculum import build as curriculum
+    from teacher.curriculum.build import ordered
+    from teacher.curriculum.rows import read
 
     pipeline.upto("curriculum")
-    rows = curriculum.read(pipeline.folder("curriculum"), "train")
-    dev = [r.example for r in curriculum.read(pipeline.folder("curriculum"), "dev")]
+    rows = read(pipeline.folder("curriculum"), "train")
+    dev = [r.example for r in read(pipeline.folder("curriculum"), "dev")]
     gold: Sequence[Example] = pipeline.inputs.test or dev
     s = pipeline.task.student
     steps = steps or total_steps(len(rows), s.batch_size, s.epochs, s.max_steps)
@@ -56,10 +57,10 @@ def ablate(
             name = f"{order}, {weighting}"
             pipeline.console.stage(f"{name}, seed {seed}", number, len(variants))
             task = _variant(pipeline.task, weighting, seed, steps)
-            ordered = curriculum.ordered(rows, order, seed)
+            in_order = ordered(rows, order, seed)
             runs = found.setdefault(name, [])
             runs.append(
-                measured(pipeline, f"ablate/{order}-{weighting}-{seed}", task, ordered, gold, order, inputs)
+                measured(pipeline, f"ablate/{order}-{weighting}-{seed}", task, in_order, gold, order, inputs)
             )
             pipeline.console.finished(f"F1 {100 * over_seeds(gold, runs[-1:], task)['value']:.1f}")
     reference = REFERENCE if REFERENCE in found else next(iter(found))

@@ -78,7 +78,7 @@ def _check(pipelines: Sequence[Pipeline], weights: Sequence[float] | None) -> No
 
 def _gold(pipeline: Pipeline) -> list[Example]:
     """Gold test rows, or dev rows where there are none."""
-    from teacher.curriculum.build import read
+    from teacher.curriculum.rows import read
 
     pipeline.inputs.prepare()
     return list(pipeline.inputs.test) or [r.example for r in read(pipeline.folder("curriculum"), "dev")]

@@ -38,7 +38,7 @@ def sweep(pipeline: Pipeline, ranks: Sequence[int], targets: Sequence[str], step
     """
     from eval.report import write_sweep
     from student.training.order import total_steps
-    from teacher.curriculum import build as curriculum
+    from teacher.curriculum import rows as curriculum
 
     pipeline.upto("curriculum")
     task = pipeline.task

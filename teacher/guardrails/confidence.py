@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -107,7 +107,7 @@ def calibrate(task: Task, rows: Sequence[LedgerRow], gold: Mapping[str, Labellin
     signals, roles, right, groups = [], [], [], []
     for number, row in enumerate(used):
         good_ones = rightness(row, gold[row.query], normalise)
-        for label, signal, good in zip(row.labels, row.signals, good_ones, strict=False):
+        for label, signal, good in zip(row.labels, row.label_signals, good_ones, strict=False):
             signals.append(signal)
             roles.append(label.role)
             right.append(good)
@@ -178,7 +178,7 @@ def apply(rows: Sequence[LedgerRow], calibration: Calibration | None, settings: 
 
     Without a calibration the confidence is the raw one: the mean of the signals, uncalibrated.
     """
-    flat = [(s, x.role) for r in rows for x, s in zip(r.labels, r.signals, strict=False)]
+    flat = [(s, x.role) for r in rows for x, s in zip(r.labels, r.label_signals, strict=False)]
     whole = [_whole(r) for r in rows]
     if calibration is None:
         label_p = [_raw(s) for s, _ in flat]
@@ -221,13 +221,11 @@ def rightness(row: LedgerRow, gold: Labelling, normalise: Callable[[str], str]) 
 
 def _whole(row: LedgerRow) -> dict[str, float]:
     """Signals of a labelling: its own, and the least of each of its labels'."""
-    own = dict(row.signals[-1]) if row.signals else {}
-    parts: Iterable[Signals] = row.signals[: len(row.labels)]
     least: dict[str, float] = {}
-    for part in parts:
+    for part in row.label_signals:
         for name, value in part.items():
             least[f"least {name}"] = min(value, least.get(f"least {name}", math.inf))
-    return {**own, **least, "labels": min(1.0, len(row.labels) / 8)}
+    return {**row.row_signals, **least, "labels": min(1.0, len(row.labels) / 8)}
 
 
 def _raw(signals: Signals) -> float:

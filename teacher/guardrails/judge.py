@@ -56,7 +56,7 @@ class Judge:
         row = LedgerRow(
             query.query, query.count, answer.request, "partial" if rejected else "accepted",
             tuple(k.label for k in kept), 1.0, rejected[0].reason if rejected else "",
-            [v.to_json() for v in verdicts if v.verdict != "accept"], [*signals, whole], self.fingerprint,
+            [v.to_json() for v in verdicts if v.verdict != "accept"], signals, whole, self.fingerprint,
         )
         return apply([row], None, self._settings)[0]
 

@@ -22,10 +22,11 @@ from typing import Any, Literal, Self
 
 from filelock import FileLock, Timeout
 
+from llm_client.attempt import Attempt, Reply
 from task.errors import InputError
 from task.files import canonical_json, sha256_text
 from task.labels import Label
-from teacher.ledger.records import Attempt, Batch, LedgerRow, Reply
+from teacher.ledger.records import Batch, LedgerRow
 
 SCHEMA_VERSION = 2
 _SCHEMA = """
@@ -311,18 +312,21 @@ _SETTLE = f"INSERT OR REPLACE INTO rows VALUES ({','.join('?' * 11)})"
 
 
 def _values(r: LedgerRow, now: float) -> tuple[Any, ...]:
+    # One column holds both kinds of signals: those of each label, and last those of the row.
+    signals = [*r.label_signals, r.row_signals] if r.label_signals or r.row_signals else []
     return (
         r.query, r.count, r.request, r.judged, r.status, r.reason,
-        json.dumps([x.to_json() for x in r.labels], ensure_ascii=False), json.dumps(list(r.signals)), r.confidence,
+        json.dumps([x.to_json() for x in r.labels], ensure_ascii=False), json.dumps(signals), r.confidence,
         json.dumps(list(r.verdicts), ensure_ascii=False), now,
     )
 
 
 def _row(found: Sequence[Any]) -> LedgerRow:
     query, count, request, judged, status, reason, labels, signals, confidence, verdicts, _ = found
+    *label_signals, row_signals = json.loads(signals) or [{}]
     return LedgerRow(
         query, count, request, status, tuple(Label.from_json(x) for x in json.loads(labels)), confidence, reason,
-        json.loads(verdicts), json.loads(signals), judged,
+        json.loads(verdicts), label_signals, row_signals, judged,
     )
 
 

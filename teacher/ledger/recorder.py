@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Protocol
 
-from teacher.ledger.records import Attempt, Book, LedgerRow
+from llm_client.attempt import Attempt
+from teacher.ledger.records import Book, LedgerRow
 
 # Replies come in flocks; one commit for a flock costs less than a commit for each, and a call takes far longer.
 _GATHER_S = 0.002
-
-
-class Recorder(Protocol):
-    """Somebody who keeps attempts; when `record` returns they survive a kill."""
-
-    async def record(self, attempts: Sequence[Attempt], rows: Sequence[LedgerRow] = ()) -> None:
-        """Keep attempts and rows."""
 
 
 class GroupCommit:
@@ -30,7 +23,10 @@ class GroupCommit:
         self._writer: asyncio.Task[None] | None = None
 
     async def record(self, attempts: Sequence[Attempt], rows: Sequence[LedgerRow] = ()) -> None:
-        """See `Recorder`; a failed write raises in every caller whose rows were in it."""
+        """An `llm_client.attempt.AttemptRecorder` that also takes rows that follow from the attempts.
+
+        A failed write raises in every caller whose attempts or rows were in it.
+        """
         self._attempts += attempts
         self._rows += rows
         future = asyncio.get_running_loop().create_future()

@@ -1,4 +1,4 @@
-"""What a ledger holds: attempts, replies, batches, and where each query stands."""
+"""What a ledger holds beside attempts (`llm_client.attempt`): batches, and the current row of every query."""
 
 from __future__ import annotations
 
@@ -6,54 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from llm_client.attempt import Attempt, Reply
 from task.labels import Label, Labelling
 
 Status = Literal["accepted", "partial", "uncertain", "failed", "skipped"]
 STATUSES: tuple[Status, ...] = ("accepted", "partial", "uncertain", "failed", "skipped")
-Outcome = Literal["ok", "invalid", "truncated", "error"]
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """One call, successful or not.
-
-    Attributes:
-        request: SHA-256 of everything that could change the reply.
-        purpose: `label`, `samples`, `bare` (without context), `verify`, `review` or `repair`.
-        evidence: What retrieval gave for it; stored once per content.
-        outcome: `ok`; `invalid`, an answer that cannot be used; `truncated`, cut by the token limit; `error`.
-        reply: The raw answer, kept even when it is of no use: reading it again is free.
-        details: What else came with the reply, such as token log-probabilities and further samples.
-    """
-
-    request: str
-    query: str
-    backend: str
-    model: str
-    evidence: Mapping[str, Any] = field(default_factory=dict)
-    reply: str | None = None
-    error: str | None = None
-    outcome: Outcome = "ok"
-    purpose: str = "label"
-    details: Mapping[str, Any] = field(default_factory=dict)
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    completion_tokens: int = 0
-    cost: float = 0.0
-    latency_s: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """A reply that the ledger holds.
-
-    Attributes:
-        cut: The token limit cut it: of no use, and the same request would only be paid for and cut again.
-    """
-
-    content: str
-    details: Mapping[str, Any] = field(default_factory=dict)
-    cut: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +36,9 @@ class LedgerRow:
 
     Attributes:
         judged: Fingerprint of the rules that its labels were judged by.
-        signals: Per label, in order, what its confidence is computed from; and last the labelling's own.
         confidence: Probability that the labelling as a whole is right.
+        label_signals: Per label, in order, what its confidence is computed from.
+        row_signals: What the confidence of the labelling as a whole is computed from, beside the labels' signals.
     """
 
     query: str
@@ -91,7 +49,8 @@ class LedgerRow:
     confidence: float
     reason: str = ""
     verdicts: Sequence[Mapping[str, Any]] = ()
-    signals: Sequence[Mapping[str, float]] = ()
+    label_signals: Sequence[Mapping[str, float]] = ()
+    row_signals: Mapping[str, float] = field(default_factory=dict)
     judged: str = ""
 
     def to_json(self) -> dict[str, Any]:

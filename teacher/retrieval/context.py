@@ -1,9 +1,4 @@
-"""What a prompt shows of the evidence: chosen by usefulness, within a budget of tokens.
-
-The kinds: `bought`, items bought after the query; `converted`, for each catalogue role the values bought most after
-the query and its neighbours; `items`, by hybrid search; `similar`, values of a grounded role (brands) nearest to the
-query by embedding; `neighbours`, similar queries that led to purchases; `examples`, the nearest gold rows.
-"""
+"""The context of a query (`llm_client.context`): retrieved, and cut to a budget of tokens, the most useful kept."""
 
 from __future__ import annotations
 
@@ -13,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from llm_client.context import EMPTY, KINDS, Context
 from task.labels import Example
 from task.near_duplicates import near_words, words_of
 from task.normalize import normaliser
@@ -24,13 +20,10 @@ from teacher.retrieval.evidence import Evidence, EvidenceFinder
 from teacher.retrieval.index import Index
 from teacher.retrieval.nearest_neighbours import exact
 
-Context = Mapping[str, Any]
-KINDS = ("examples", "bought", "converted", "similar", "items", "neighbours")
 # How much the first entry of a kind is worth; the n-th is worth 1/n of it.
 _WORTH = {"examples": 1.0, "bought": 1.0, "converted": 0.9, "similar": 0.6, "items": 0.7, "neighbours": 0.3}
 _SHOWN = {"bought": 5, "converted": 5, "similar": 5, "items": 8, "neighbours": 5}
 _FIRST_BLOCK, _BLOCK = 64, 512  # the first calls should not wait for a whole block
-EMPTY: Context = {kind: {} if kind in {"converted", "similar"} else [] for kind in KINDS}
 
 
 class ContextFinder:

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from llm_client.context import EMPTY, Context
 from llm_client.prompt import Prompter
 from llm_client.request import Request
 from task.errors import InputError
-from teacher.retrieval.context import EMPTY, Context
 from tests.conftest import make_task
 from tests.teacher.test_label import llm_task
 

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import uvloop
 
+from llm_client.attempt import Reply
 from llm_client.budget import Budget
 from llm_client.client import Client
+from llm_client.context import Context
 from llm_client.prices import price_of
 from llm_client.prompt import Prompter
 from llm_client.reply import rows_of
@@ -22,8 +24,8 @@ from teacher.backends.llm.conversation import Asker, usable
 from teacher.guardrails.checks import judges_relevance
 from teacher.guardrails.judge import Judge
 from teacher.ledger.recorder import GroupCommit
-from teacher.ledger.records import LedgerRow, Reply
-from teacher.retrieval.context import Context, ContextFinder
+from teacher.ledger.records import LedgerRow
+from teacher.retrieval.context import ContextFinder
 from teacher.retrieval.embedding_store import EmbeddingStore
 from teacher.retrieval.index import Index, build_index
 

@@ -19,6 +19,7 @@ from typing import Any, Self
 
 import aiohttp
 
+from llm_client.attempt import Attempt, Outcome
 from llm_client.budget import Budget, check
 from llm_client.client import authorization, read_completion
 from llm_client.prices import needed_price, price_of
@@ -32,7 +33,7 @@ from teacher.backends.llm.backend import Block, contexts
 from teacher.backends.llm.conversation import Asker, usable
 from teacher.guardrails.judge import Judge
 from teacher.ledger.ledger import Ledger
-from teacher.ledger.records import Attempt, Batch, LedgerRow, Outcome
+from teacher.ledger.records import Batch, LedgerRow
 
 BACKEND = "openai-batch"
 _ENDPOINT = "/v1/chat/completions"

@@ -8,15 +8,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from llm_client import reply as replies
+from llm_client.attempt import Reply
 from llm_client.client import Client
+from llm_client.context import EMPTY, Context
 from llm_client.prompt import Prompter
 from llm_client.request import Request
 from task.labels import Example
 from task.normalize import normaliser
 from task.spec import Task
 from teacher.guardrails.judge import Answer
-from teacher.ledger.records import Book, Reply
-from teacher.retrieval.context import EMPTY, Context, support
+from teacher.ledger.records import Book
+from teacher.retrieval.context import support
 
 
 def usable(purpose: str, content: str) -> bool:

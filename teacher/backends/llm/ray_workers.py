@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from llm_client.attempt import Attempt, Reply
 from llm_client.budget import Budget, check
 from task.errors import InputError
 from task.labels import Example
@@ -21,7 +22,7 @@ from task.spec import Task
 from teacher.backends.job import Job, Sources
 from teacher.guardrails.judge import make_judge
 from teacher.ledger.ledger import Ledger
-from teacher.ledger.records import Attempt, LedgerRow, Reply
+from teacher.ledger.records import LedgerRow
 from teacher.retrieval.index import Index
 
 _BLOCK = 256

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import uvloop
 
+from llm_client.attempt import Reply
 from llm_client.budget import Budget
 from llm_client.client import Client
 from llm_client.prompt import Prompter
@@ -27,7 +28,7 @@ from teacher.backends.llm.conversation import usable
 from teacher.guardrails.judge import Answer, Judge, make_judge
 from teacher.ledger.ledger import Ledger
 from teacher.ledger.recorder import GroupCommit
-from teacher.ledger.records import LedgerRow, Reply
+from teacher.ledger.records import LedgerRow
 
 
 def question(query: str, doubt: Doubt, said: str, instead: str) -> str:

@@ -15,7 +15,8 @@ from limbeck.stages.cross_fit import after_review, cross_fit, doubted, without
 from task.codec import Codec
 from task.labels import Doubt, Example, Label
 from task.load import load_task
-from teacher.curriculum import build as curriculum
+from task.training_row import TrainingRow
+from teacher.curriculum import rows as curriculum
 from teacher.ledger.records import LedgerRow
 from tests.conftest import make_task
 
@@ -97,7 +98,7 @@ def test_students_that_doubt_too_much_change_nothing(
 
 
 def test_what_is_suspected_is_masked_or_its_row_dropped() -> None:
-    rows = [curriculum.CurriculumRow(Example(q), q, 0.0, 0.0) for q in ("oat milk", "tea")]
+    rows = [TrainingRow(Example(q), cluster=q) for q in ("oat milk", "tea")]
     doubt = Doubt("brand", 0, 3)
     masked = without(rows, {"oat milk": [doubt]}, "mask")
     assert [r.doubts for r in masked] == [(doubt,), ()]
@@ -107,7 +108,7 @@ def test_what_is_suspected_is_masked_or_its_row_dropped() -> None:
 def test_what_the_teacher_says_at_the_second_look_counts() -> None:
     old, new = (Label("brand", "oat", 0, 3),), (Label("product", "oat", 0, 3, confidence=0.4),)
     names = ["insists tea", "changes tea", "fails tea", "undoubted tea"]
-    rows = [curriculum.CurriculumRow(Example(q, old), q, 0.0, 0.1) for q in names]
+    rows = [TrainingRow(Example(q, old), cluster=q, confidence=0.9) for q in names]
     doubt = Doubt("brand", 0, 3)
     doubts = {q: [doubt] for q in names[:3]}
     reviewed = {

@@ -33,4 +33,4 @@ def test_a_local_model_answers_within_the_schema_and_is_asked_once(tmp_path: Pat
         for x in row.labels:
             assert task.label_problem(row.query, x.role, x.text) is None
     # Part of a character is no text: values in other scripts have no probability of their own.
-    assert all("token probability" in s for r in first if r.query.isascii() for s in r.signals[:-1])
+    assert all("token probability" in s for r in first if r.query.isascii() for s in r.label_signals)
