@@ -123,15 +123,15 @@ def prepare(folder: Path, items: int) -> dict[str, Any]:
     while len(queries) < QUERIES:
         queries[market.ask(TAIL, 0.65, 0.0).query] = None
     write_json(folder / "queries.json", list(queries))
-    store = EmbeddingStore(folder, fetch(SETTINGS.embedder))
+    store = EmbeddingStore(folder, model=fetch(SETTINGS.embedder))
     texts = [item_text(i) for i in catalogue]
     before = len(store)  # of an attempt that was stopped
     started = time.process_time()
     vectors = store.vectors(texts)
     seconds = time.process_time() - started
     np.save(folder / "vectors.npy", vectors)
-    asked = EmbeddingStore(folder, fetch(SETTINGS.embedder), shared=True).vectors(list(queries))
-    np.save(folder / "truth.npy", exact(asked, vectors, SETTINGS.depth)[0])
+    asked = EmbeddingStore(folder, model=fetch(SETTINGS.embedder), shared=True).vectors(list(queries))
+    np.save(folder / "truth.npy", exact(asked, among=vectors, count=SETTINGS.depth)[0])
     result = {"embedding_cpu_s": round(seconds, 1), "embedded_meanwhile": len(store) - before}
     write_json(kept, result)
     return result
@@ -154,7 +154,7 @@ def build(folder: Path, candidate: str) -> None:
 def search(folder: Path, candidate: str) -> None:
     """Look all queries up in blocks, embedding each, after a warm-up with others."""
     queries = read_json(folder / "queries.json")
-    embedder = EmbeddingStore(folder / "unkept", fetch(SETTINGS.embedder), shared=True)
+    embedder = EmbeddingStore(folder / "unkept", model=fetch(SETTINGS.embedder), shared=True)
     warm = embedder.vectors(["warm up", "once"])
     started = time.monotonic()
     index = CANDIDATES[candidate](folder / candidate, SETTINGS)

@@ -59,7 +59,7 @@ class Pipeline:
 
     def label(self) -> Result:
         """Queries, catalogue, conversions → ledger and labels."""
-        from teacher.label import LLM_BACKENDS
+        from teacher.backends.backend import backend_of
 
         task = self.task
 
@@ -91,7 +91,7 @@ class Pipeline:
         ) | {"max_query_chars": task.data.max_query_chars}
         inputs = {"data": self.inputs.fingerprint("queries", "labels", "catalogue", "conversions", "calibration")}
         prompt = task.teacher.openai.prompt
-        if task.teacher.backend in LLM_BACKENDS and prompt is not None and Path(prompt).exists():
+        if backend_of(task).asks_llm and prompt is not None and Path(prompt).exists():
             inputs |= {"prompt": sha256_file(Path(prompt)), "held_out": self.inputs.fingerprint("test")}
         return run_stage(self.run, "label", config=config, inputs=inputs, work=work)
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 Outcome = Literal["ok", "invalid", "truncated", "error"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
     """One call, successful or not.
 

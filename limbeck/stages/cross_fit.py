@@ -113,7 +113,7 @@ def _reviewed(pipeline: Pipeline, examples: Sequence[Example], found: Sequence[S
         said = x.doubt.role if x.doubt.start is not None else next(
             (label.text for label in example.labels if label.role == x.doubt.role), ""
         )
-        lines.setdefault(example.query, []).append(question(example.query, x.doubt, said, x.says))
+        lines.setdefault(example.query, []).append(question(example.query, x.doubt, said=said, instead=x.says))
     with Ledger(pipeline.run / "ledger.sqlite") as ledger:
         return review(
             pipeline.task, pipeline.inputs.teacher, ledger, pipeline.index, fetch, lines, pipeline.console

@@ -66,7 +66,7 @@ def build(
     if len(capped) < len(kept):
         left_out["over max_per_pattern"] = len(kept) - len(capped)
     scored = _with_difficulty(capped, normalise)
-    dev, train = _split(scored, settings.dev_fraction, settings.max_dev, settings.seed)
+    dev, train = _split(scored, fraction=settings.dev_fraction, most=settings.max_dev, seed=settings.seed)
     if settings.max_rows and len(train) > settings.max_rows:
         left_out["over max_rows"] = len(train) - settings.max_rows
         train = sorted(train, key=lambda r: _draw(r.example.query, settings.seed + 1))[: settings.max_rows]
@@ -110,7 +110,7 @@ def _capped(
 
 
 def _split(
-    rows: Sequence[TrainingRow], fraction: float, most: int, seed: int
+    rows: Sequence[TrainingRow], *, fraction: float, most: int, seed: int
 ) -> tuple[list[TrainingRow], list[TrainingRow]]:
     """Whole clusters to dev, drawn by a hash of their name: a row added later moves none that it does not join."""
     members: defaultdict[str, list[TrainingRow]] = defaultdict(list)

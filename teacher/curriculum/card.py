@@ -23,7 +23,7 @@ configs:
 
 
 def write_card(
-    folder: Path, task: Task, train: Sequence[TrainingRow], dev: Sequence[TrainingRow], left_out: Mapping[str, int]
+    folder: Path, task: Task, *, train: Sequence[TrainingRow], dev: Sequence[TrainingRow], left_out: Mapping[str, int]
 ) -> None:
     """Write `README.md` and `plots/*.svg` into a curriculum's folder."""
     from eval.plots import histogram
@@ -33,11 +33,11 @@ def write_card(
     }
     for name, values in scores.items():
         write_text(folder / "plots" / f"{name}.svg", histogram(values, name, "rows"))
-    write_text(folder / "README.md", _card(task, train, dev, left_out))
+    write_text(folder / "README.md", _card(task, train=train, dev=dev, left_out=left_out))
 
 
 def _card(
-    task: Task, train: Sequence[TrainingRow], dev: Sequence[TrainingRow], left_out: Mapping[str, int]
+    task: Task, *, train: Sequence[TrainingRow], dev: Sequence[TrainingRow], left_out: Mapping[str, int]
 ) -> str:
     roles = Counter(x.role for r in train for x in r.example.labels)
     parts = {name: Counter(r.stratum for r in rows) for name, rows in (("train", train), ("dev", dev))}

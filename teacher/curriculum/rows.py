@@ -37,7 +37,7 @@ def write(curriculum: Curriculum, task: Task, folder: Path) -> None:
     for name, rows in (("train", curriculum.train), ("dev", curriculum.dev)):
         pq.write_table(pa.Table.from_pylist([_record(r) for r in rows], pa.schema(fields)),
                        folder / "data" / f"{name}.parquet")
-    write_card(folder, task, curriculum.train, curriculum.dev, curriculum.left_out)
+    write_card(folder, task, train=curriculum.train, dev=curriculum.dev, left_out=curriculum.left_out)
 
 
 def _record(row: TrainingRow) -> dict[str, Any]:

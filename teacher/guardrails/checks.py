@@ -28,7 +28,7 @@ _NUMBER = re.compile(r"(\d+(?:[.,]\d+)?)\s*([^\d\s.,]+)")
 Relevance = Callable[[str, str], float]  # cosine similarity of a query and a value
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
     """What became of one label and why; the reason is `check: what was found`."""
 
@@ -56,7 +56,7 @@ class Kept:
     margin: float
 
 
-def judges_relevance(task: Task) -> bool:
+def checks_relevance(task: Task) -> bool:
     """Whether a role of the task has values whose similarity to the query is checked."""
     return any(r.guard.relevance is not None for r in task.roles)
 
@@ -74,7 +74,7 @@ class Guardrails:
     """
 
     def __init__(self, task: Task, catalogue: Iterable[Item] = (), relevance: Relevance | None = None) -> None:
-        if relevance is None and judges_relevance(task):
+        if relevance is None and checks_relevance(task):
             raise ValueError("a role has guard.relevance, and nothing measures it")
         self._task = task
         self._normalise: Callable[[str], str] = normaliser(task.normaliser)
@@ -88,10 +88,10 @@ class Guardrails:
         return sha256_json({
             "version": VERSION, "roles": [r.model_dump(mode="json") for r in self._task.roles],
             "normaliser": self._task.normaliser, "grounding": self._grounding.fingerprint(),
-            "embedder": self._task.teacher.retrieval.embedder if judges_relevance(self._task) else None,
+            "embedder": self._task.teacher.retrieval.embedder if checks_relevance(self._task) else None,
         })
 
-    def judge(self, query: str, labels: Sequence[Label]) -> tuple[list[Kept], list[Verdict]]:
+    def check(self, query: str, labels: Sequence[Label]) -> tuple[list[Kept], list[Verdict]]:
         """The labels that pass, in the order of the query, and a verdict for each label that came in."""
         verdicts: list[Verdict] = []
         kept: list[Kept] = []
@@ -148,7 +148,7 @@ class Guardrails:
         whole = label.text.strip() == label.text != ""
         if whole and label.start is not None and query[label.start : label.end] == label.text:
             return label, 1.0, []
-        found = spans.find(query, label.text, role.guard.repair / 100.0, taken)
+        found = spans.find(query, text=label.text, least=role.guard.repair / 100.0, taken=taken)
         if found is None:
             raise _RejectedError("span: not words of the query" if label.text.strip() else "span: empty")
         placed = Label(role.name, query[found.start : found.end], found.start, found.end, label.confidence)
@@ -240,7 +240,7 @@ def _check_units(units: Mapping[str, tuple[float, float]], text: str) -> None:
         raise _RejectedError("units: not a sane amount")
 
 
-class Tally:
+class VerdictCounts:
     """Verdicts counted by role, verdict and reason, with a few examples of each."""
 
     def __init__(self, examples: int = 3) -> None:

@@ -53,7 +53,8 @@ class Calibrator:
         """Probabilities, one for each."""
         if not signals:
             return np.zeros(0)
-        score = _matrix(signals, roles, self.names, self.roles, self.fill) @ np.array(self.weights) + self.bias
+        x = _matrix(signals, roles, names=self.names, kinds=self.roles, fill=self.fill)
+        score = x @ np.array(self.weights) + self.bias
         found = 1.0 / (1.0 + np.exp(-score))
         if self.steps:
             found = np.interp(score, [x for x, _ in self.steps], [y for _, y in self.steps])
@@ -145,7 +146,7 @@ def fit(signals: Sequence[Signals], roles: Sequence[str], right: Sequence[bool],
     kinds = tuple(sorted(set(roles) - {""}))
     have = {n: [_log_odds(s[n]) for s in signals if n in s] for n in names}
     fill = tuple(float(np.mean(have[n])) for n in names)
-    x = _matrix(signals, roles, names, kinds, fill)
+    x = _matrix(signals, roles, names=names, kinds=kinds, fill=fill)
     y = np.asarray(right, dtype=np.int64)
     mean, spread = x.mean(axis=0), x.std(axis=0) + 1e-6
     model = LogisticRegression(C=1.0, max_iter=1_000).fit((x - mean) / spread, y)
@@ -237,7 +238,7 @@ def _raw(signals: Signals) -> float:
 
 
 def _matrix(
-    signals: Sequence[Signals], roles: Sequence[str], names: Sequence[str], kinds: Sequence[str],
+    signals: Sequence[Signals], roles: Sequence[str], *, names: Sequence[str], kinds: Sequence[str],
     fill: Sequence[float],
 ) -> Floats:
     """Shape (rows, signals + roles)."""

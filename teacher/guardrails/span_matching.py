@@ -27,7 +27,7 @@ class Found:
     similarity: float
 
 
-def find(query: str, text: str, least: float, taken: frozenset[int] = frozenset()) -> Found | None:
+def find(query: str, *, text: str, least: float, taken: frozenset[int] = frozenset()) -> Found | None:
     """The words of a query that a value means.
 
     Args:

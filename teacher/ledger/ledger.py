@@ -151,7 +151,7 @@ class Ledger:
                 out[request] = Reply(reply, json.loads(details), bool(cut))
         return out
 
-    def asked(self, requests: Iterable[str]) -> set[str]:
+    def answered(self, requests: Iterable[str]) -> set[str]:
         """Those of the requests that were answered; cheaper than `replies` where only that is wanted."""
         out: set[str] = set()
         for part in _parts(list(requests)):
@@ -212,7 +212,7 @@ class Ledger:
         if len(self._evidence) < 100_000:
             self._evidence |= evidence.keys()
 
-    def settle(self, rows: Iterable[LedgerRow]) -> None:
+    def write_rows(self, rows: Iterable[LedgerRow]) -> None:
         """Write where queries stand, replacing what stood there."""
         now = time.time()
         self._transaction([(_SETTLE, [_values(r, now) for r in rows])])
@@ -225,7 +225,10 @@ class Ledger:
     def open_batches(self) -> list[Batch]:
         """Batches that may still owe answers, oldest first."""
         sql = "SELECT token, id, state, requests FROM batches WHERE state IN ('uploading', 'made') ORDER BY updated"
-        return [Batch(t, i, s, tuple((k, q, p) for k, q, p in json.loads(r))) for t, i, s, r in self._read(sql)]
+        return [
+            Batch(token=t, id=i, state=s, requests=tuple((k, q, p) for k, q, p in json.loads(r)))
+            for t, i, s, r in self._read(sql)
+        ]
 
     def recorded_of(self, batch: str) -> set[str]:
         """Requests of a batch whose answers are recorded."""
@@ -315,7 +318,7 @@ def _values(r: LedgerRow, now: float) -> tuple[Any, ...]:
     # One column holds both kinds of signals: those of each label, and last those of the row.
     signals = [*r.label_signals, r.row_signals] if r.label_signals or r.row_signals else []
     return (
-        r.query, r.count, r.request, r.judged, r.status, r.reason,
+        r.query, r.count, r.request, r.rules, r.status, r.reason,
         json.dumps([x.to_json() for x in r.labels], ensure_ascii=False), json.dumps(signals), r.confidence,
         json.dumps(list(r.verdicts), ensure_ascii=False), now,
     )
@@ -325,8 +328,8 @@ def _row(found: Sequence[Any]) -> LedgerRow:
     query, count, request, judged, status, reason, labels, signals, confidence, verdicts, _ = found
     *label_signals, row_signals = json.loads(signals) or [{}]
     return LedgerRow(
-        query, count, request, status, tuple(Label.from_json(x) for x in json.loads(labels)), confidence, reason,
-        json.loads(verdicts), label_signals, row_signals, judged,
+        query, count, request, status, tuple(Label.from_json(x) for x in json.loads(labels)), confidence, reason=reason,
+        verdicts=json.loads(verdicts), label_signals=label_signals, row_signals=row_signals, rules=judged,
     )
 
 

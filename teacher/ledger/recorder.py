@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 from llm_client.attempt import Attempt
-from teacher.ledger.records import Book, LedgerRow
+from teacher.ledger.records import LedgerAccess, LedgerRow
 
 # Replies come in flocks; one commit for a flock costs less than a commit for each, and a call takes far longer.
 _GATHER_S = 0.002
@@ -15,7 +15,7 @@ _GATHER_S = 0.002
 class GroupCommit:
     """Writes to a ledger from a thread, so that a slow disk holds up no call; a caller waits for its own commit."""
 
-    def __init__(self, ledger: Book) -> None:
+    def __init__(self, ledger: LedgerAccess) -> None:
         self._ledger = ledger
         self._attempts: list[Attempt] = []
         self._rows: list[LedgerRow] = []

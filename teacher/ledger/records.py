@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal, Protocol
 
 from llm_client.attempt import Attempt, Reply
@@ -13,7 +13,7 @@ Status = Literal["accepted", "partial", "uncertain", "failed", "skipped"]
 STATUSES: tuple[Status, ...] = ("accepted", "partial", "uncertain", "failed", "skipped")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
     """A batch of a provider.
 
@@ -35,7 +35,7 @@ class LedgerRow:
     """Where one query stands.
 
     Attributes:
-        judged: Fingerprint of the rules that its labels were judged by.
+        rules: Fingerprint of the rules that its labels were judged by.
         confidence: Probability that the labelling as a whole is right.
         label_signals: Per label, in order, what its confidence is computed from.
         row_signals: What the confidence of the labelling as a whole is computed from, beside the labels' signals.
@@ -47,11 +47,12 @@ class LedgerRow:
     status: Status
     labels: Labelling
     confidence: float
+    _: KW_ONLY
     reason: str = ""
     verdicts: Sequence[Mapping[str, Any]] = ()
     label_signals: Sequence[Mapping[str, float]] = ()
     row_signals: Mapping[str, float] = field(default_factory=dict)
-    judged: str = ""
+    rules: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """One line of `labels.jsonl`."""
@@ -64,17 +65,17 @@ class LedgerRow:
     def from_json(cls, row: Mapping[str, Any]) -> LedgerRow:
         """Read a line of `labels.jsonl`."""
         labels = tuple(Label.from_json(x) for x in row["labels"])
-        return cls(row["query"], row["count"], "", row["status"], labels, row["confidence"], row["reason"])
+        return cls(row["query"], row["count"], "", row["status"], labels, row["confidence"], reason=row["reason"])
 
 
-class Book(Protocol):
+class LedgerAccess(Protocol):
     """What labelling needs of a ledger: the file itself, or somebody elsewhere who owns it (`teacher.cluster`)."""
 
     def replies(self, requests: Iterable[str]) -> dict[str, Reply]:
         """See `Ledger.replies`."""
 
-    def asked(self, requests: Iterable[str]) -> set[str]:
-        """See `Ledger.asked`."""
+    def answered(self, requests: Iterable[str]) -> set[str]:
+        """See `Ledger.answered`."""
 
     def rows(self, queries: Iterable[str]) -> dict[str, LedgerRow]:
         """See `Ledger.rows`."""
@@ -82,8 +83,8 @@ class Book(Protocol):
     def record(self, attempts: Sequence[Attempt], rows: Sequence[LedgerRow] = ()) -> None:
         """See `Ledger.record`."""
 
-    def settle(self, rows: Iterable[LedgerRow]) -> None:
-        """See `Ledger.settle`."""
+    def write_rows(self, rows: Iterable[LedgerRow]) -> None:
+        """See `Ledger.write_rows`."""
 
     def spent(self) -> dict[str, float]:
         """See `Ledger.spent`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from llm_client.context import EMPTY, KINDS, Context
@@ -70,7 +70,9 @@ class ContextFinder:
             texts = [q.query for q in block]
             vectors = self._finder.vectors(texts)
             shots = self._examples(block, vectors)
-            similar = {name: exact(vectors, v, _SHOWN["similar"])[0] for name, v in self._value_vectors.items()}
+            similar = {
+                name: exact(vectors, among=v, count=_SHOWN["similar"])[0] for name, v in self._value_vectors.items()
+            }
             yield [
                 self._context(
                     evidence, shots[i], {n: [self._values[n][c] for c in rows[i]] for n, rows in similar.items()}
@@ -83,7 +85,7 @@ class ContextFinder:
         if not self._gold:
             return [[] for _ in queries]
         wanted = self._settings.few_shot
-        best, _ = exact(vectors, self._gold_vectors, wanted + 8)
+        best, _ = exact(vectors, among=self._gold_vectors, count=wanted + 8)
         out = []
         for query, row in zip(queries, best, strict=True):
             own = words_of(query.query, self._normalise)
@@ -167,8 +169,8 @@ def without(context: Context, kinds: Sequence[str]) -> Context:
     return {k: EMPTY[k] if k in kinds else v for k, v in context.items()}
 
 
-def support(context: Context, role: str, text: str, normalise: Any) -> float:
-    """How far a value is backed by a context, in [0, 1]: bought most, bought, similar or in a title, or not at all."""
+def support(context: Context, *, role: str, text: str, normalise: Callable[[str], str]) -> float:
+    """How far a context supports a value, in [0, 1]: bought most, bought, similar or in a title, or not at all."""
     value = normalise(text)
     converted = [normalise(v) for v in context["converted"].get(role, ())]
     if value in converted:

@@ -31,7 +31,7 @@ class EmbeddingStore:
         shared: Only read, and embed what is missing without keeping it: for workers beside the one that writes.
     """
 
-    def __init__(self, folder: Path, model: Path, progress: Progress = quiet, *, shared: bool = False) -> None:
+    def __init__(self, folder: Path, *, model: Path, progress: Progress = quiet, shared: bool = False) -> None:
         self._model, self._progress, self._shared = model, progress, shared
         self.fingerprint = fingerprint(model)
         self._folder = folder / f"embeddings-{self.fingerprint[:12]}"

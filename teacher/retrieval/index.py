@@ -25,7 +25,8 @@ _VERSION = 2
 
 
 def build_index(
-    catalogue: Sequence[Item], conversions: Sequence[Conversion], model: Path, folder: Path, progress: Progress = quiet
+    catalogue: Sequence[Item], conversions: Sequence[Conversion], *, model: Path, folder: Path,
+    progress: Progress = quiet,
 ) -> Path:
     """Build the index of a catalogue and its purchases, or find the one that is there; older ones go.
 
@@ -44,7 +45,7 @@ def build_index(
         write_items(staged / "catalogue.arrow", catalogue)
         bought = write_purchases(staged / "purchases", catalogue, conversions)
         content = [sha256_file(p) for p in sorted(staged.rglob("*")) if p.is_file()]
-        store = EmbeddingStore(folder, model, progress)
+        store = EmbeddingStore(folder, model=model, progress=progress)
         target = folder / f"index-{sha256_json([_VERSION, store.fingerprint, content])[:16]}"
         if target.exists():
             shutil.rmtree(staged)

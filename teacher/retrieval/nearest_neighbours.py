@@ -29,27 +29,28 @@ class VectorIndex:
 
     def search(self, queries: Vectors, count: int) -> tuple[Rows, Vectors]:
         """The `count` rows most like each query, best first, and their similarities; fewer where there are fewer."""
-        return exact(queries, self._vectors, count)
+        return exact(queries, among=self._vectors, count=count)
 
 
-def exact(queries: Vectors, vectors: Vectors, count: int) -> tuple[Rows, Vectors]:
-    """The `count` rows of `vectors` with the largest dot product with each query, largest first, and these."""
-    count = min(count, len(vectors))
+def exact(queries: Vectors, *, among: Vectors, count: int) -> tuple[Rows, Vectors]:
+    """The `count` rows of `among` with the largest dot product with each query, largest first, and these products."""
+    count = min(count, len(among))
     if not count or not len(queries):
         return np.empty((len(queries), count), np.int64), np.empty((len(queries), count), np.float32)
     found = [
-        _best(queries[at : at + _QUERIES_AT_ONCE], vectors, count) for at in range(0, len(queries), _QUERIES_AT_ONCE)
+        _best(queries[at : at + _QUERIES_AT_ONCE], among=among, count=count)
+        for at in range(0, len(queries), _QUERIES_AT_ONCE)
     ]
     return np.concatenate([rows for rows, _ in found]), np.concatenate([values for _, values in found])
 
 
-def _best(queries: Vectors, vectors: Vectors, count: int) -> tuple[Rows, Vectors]:
-    """`exact` for so many queries as go together: the best of each part of the rows, and of these the best."""
+def _best(queries: Vectors, *, among: Vectors, count: int) -> tuple[Rows, Vectors]:
+    """`exact` for one batch of queries: the best rows of each chunk, then the best of all chunks."""
     import torch
 
     rows, values = [], []
-    for at in range(0, len(vectors), _ROWS_AT_ONCE):
-        similarity = torch.from_numpy(queries @ vectors[at : at + _ROWS_AT_ONCE].T)
+    for at in range(0, len(among), _ROWS_AT_ONCE):
+        similarity = torch.from_numpy(queries @ among[at : at + _ROWS_AT_ONCE].T)
         best = torch.topk(similarity, min(count, similarity.shape[1]))  # several times as fast as NumPy's partition
         rows.append(best.indices + at)
         values.append(best.values)

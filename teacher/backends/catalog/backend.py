@@ -1,4 +1,4 @@
-"""The `catalog` backend: evidence in, labels out, nothing paid. See `teacher.segmenter` for the method."""
+"""The `catalog` backend: labels from catalogue and purchases, without an LLM (method: `segmenter.py`)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from task.files import sha256_json
 from task.labels import Example
 from task.normalize import normaliser
 from task.progress import Progress
@@ -15,6 +16,8 @@ from task.readers import Conversion, Item
 from task.spec import Task
 from teacher.backends.catalog.lexicon import Lexicon
 from teacher.backends.catalog.segmenter import Segmented, Segmenter
+from teacher.backends.computed import ComputedBackend, Replies
+from teacher.backends.job import Job
 from teacher.retrieval.embedding_store import EmbeddingStore
 from teacher.retrieval.evidence import Evidence, EvidenceFinder
 from teacher.retrieval.index import Index, build_index
@@ -22,6 +25,41 @@ from teacher.retrieval.index import Index, build_index
 VERSION = 2
 _KNOWN_OUTSIDE = 5.0
 _BLOCK = 512
+
+
+class CatalogBackend(ComputedBackend):
+    """Labels a query with what the whole log, the catalogue and the purchases say."""
+
+    uses_whole_log = True
+
+    def keys(self, job: Job) -> dict[str, str]:
+        """Query → hash of version, settings, roles, all input files and the query."""
+        task = job.task
+        settings = task.teacher.model_dump(mode="json", include={"retrieval", "fuzzy", "min_confidence"})
+        roles = [r.model_dump(mode="json", exclude={"guard"}) for r in task.roles]
+        base = sha256_json({
+            "backend": "catalog", "version": VERSION, "settings": settings, "roles": roles,
+            "inputs": job.sources.fingerprint,
+        })
+        return {q.query: sha256_json([base, q.query]) for q in job.queries}
+
+    def replies(self, job: Job) -> Replies:
+        """Fits a `CatalogTeacher` on the job's queries."""
+        model = job.fetch(job.task.teacher.retrieval.embedder)
+        sources = job.sources
+        return CatalogTeacher(
+            job.task, job.queries, sources.catalogue, sources.conversions, model=model, folder=job.folder,
+            progress=job.progress,
+        ).reply
+
+    def context_kinds(self, task: Task) -> Sequence[str]:
+        """See `teacher.backends.backend.Backend`."""
+        return task.teacher.retrieval.use
+
+    def with_context(self, task: Task, kinds: Sequence[str]) -> Task:
+        """See `teacher.backends.backend.Backend`."""
+        retrieval = task.teacher.retrieval.model_copy(update={"use": tuple(kinds)})
+        return task.model_copy(update={"teacher": task.teacher.model_copy(update={"retrieval": retrieval})})
 
 
 class CatalogTeacher:
@@ -32,13 +70,14 @@ class CatalogTeacher:
     """
 
     def __init__(
-        self, task: Task, log: Sequence[Example], catalogue: Sequence[Item], conversions: Sequence[Conversion],
+        self, task: Task, log: Sequence[Example], catalogue: Sequence[Item], conversions: Sequence[Conversion], *,
         model: Path, folder: Path, progress: Progress,
     ) -> None:
         self._catalogue = catalogue
         self._rows = {q.query: i for i, q in enumerate(log)}
-        index = Index(build_index(catalogue, conversions, model, folder, progress))
-        finder = EvidenceFinder(task.teacher.retrieval, index, EmbeddingStore(folder, model, progress))
+        index = Index(build_index(catalogue, conversions, model=model, folder=folder, progress=progress))
+        store = EmbeddingStore(folder, model=model, progress=progress)
+        finder = EvidenceFinder(task.teacher.retrieval, index, store)
         texts = [q.query for q in log]
         used = frozenset(task.teacher.retrieval.use)
         vectors = finder.vectors(texts, "queries without purchases")

@@ -85,6 +85,7 @@ class Lexicon:
         self,
         task: Task,
         residues: Iterable[tuple[str, frozenset[str], Mapping[int, float]]],
+        *,
         min_purchases: float = 3.0,
         min_queries: int = 3,
         min_share: float = 0.6,

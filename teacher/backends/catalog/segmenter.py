@@ -107,11 +107,13 @@ class Segmenter:
                 value, likeness = self._likeness(role, texts[key], near)
                 if likeness <= 0:
                     continue
-                probability = likeness * support.probability(role.name, value, texts[key], likeness)
+                probability = likeness * support.probability(
+                    role.name, value=value, text=texts[key], likeness=likeness
+                )
                 if probability > self._threshold and probability > getattr(best.get(key), "probability", 0.0):
                     signals = {
                         "probability": probability, "likeness": likeness,
-                        **support.signals(role.name, value, texts[key]),
+                        **support.signals(role.name, value=value, text=texts[key]),
                     }
                     best[key] = _Candidate(role.name, value, *key, probability, signals)
         return best
@@ -257,7 +259,7 @@ class _Support:
         """The values of a role that the evidence holds, best supported first."""
         return sorted(self._seen[role], key=lambda v: (-self._seen[role][v], v))[:_EVIDENCE_VALUES]
 
-    def probability(self, role: str, value: str, text: str, likeness: float) -> float:
+    def probability(self, role: str, *, value: str, text: str, likeness: float) -> float:
         """Posterior that the value is meant: the query's own purchases against the trust in the text."""
         trust = self._lexicon.trust.get((role, text), 0.6 if likeness < 0.98 else 0.7)
         prior = 5.0 if likeness > 0.95 else 2.0
@@ -267,7 +269,7 @@ class _Support:
         right = min(self.total, self._weights[role][value] / _CLEAN_PURCHASES)
         return (right + prior * clean) / (self.total + prior)
 
-    def signals(self, role: str, value: str, text: str) -> dict[str, float]:
+    def signals(self, role: str, *, value: str, text: str) -> dict[str, float]:
         """What the confidence of a label is computed from, each in [0, 1]."""
         held = self._weights[role][value]
         return {

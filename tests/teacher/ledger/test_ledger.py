@@ -29,7 +29,7 @@ def test_the_signals_of_labels_and_row_share_a_column(
         "oat", 2, "key", "accepted", LABELS, 0.75, label_signals=label_signals, row_signals=row_signals
     )
     with Ledger(path) as ledger:
-        ledger.settle([row])
+        ledger.write_rows([row])
         found = ledger.rows(["oat"])["oat"]
     assert (found.label_signals, found.row_signals) == (label_signals, row_signals)
     with sqlite3.connect(path) as db:

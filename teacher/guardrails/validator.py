@@ -11,13 +11,13 @@ from task.labels import Example, Label
 from task.readers import Item
 from task.settings import Confidence
 from task.spec import Task
-from teacher.guardrails.checks import Guardrails, judges_relevance
+from teacher.guardrails.checks import Guardrails, checks_relevance
 from teacher.guardrails.confidence import apply
 from teacher.ledger.records import LedgerRow
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherAnswer:
     """What a teacher says about one query.
 
     Attributes:
@@ -34,7 +34,7 @@ class Answer:
     reason: str = ""
 
 
-class Judge:
+class Validator:
     """Applies the guardrails to answers."""
 
     def __init__(self, guardrails: Guardrails, settings: Confidence) -> None:
@@ -42,28 +42,30 @@ class Judge:
         self._settings = settings
         self.fingerprint = guardrails.fingerprint()
 
-    def row(self, query: Example, answer: Answer) -> LedgerRow:
+    def row(self, query: Example, answer: TeacherAnswer) -> LedgerRow:
         """The row of a query, not yet calibrated."""
         if answer.labels is None:
             return LedgerRow(
-                query.query, query.count, answer.request, "failed", (), 0.0, answer.reason, judged=self.fingerprint
+                query.query, query.count, answer.request, "failed", (), 0.0, reason=answer.reason,
+                rules=self.fingerprint,
             )
         given = [_label(r) for r in answer.labels]
-        kept, verdicts = self._guardrails.judge(query.query, given)
+        kept, verdicts = self._guardrails.check(query.query, given)
         signals = [{**answer.labels[k.nth].get("signals", {}), "guardrails": k.margin} for k in kept]
         rejected = [v for v in verdicts if v.verdict == "rejected"]
         whole = {**answer.signals, "kept": len(kept) / len(given) if given else 1.0}
         row = LedgerRow(
             query.query, query.count, answer.request, "partial" if rejected else "accepted",
-            tuple(k.label for k in kept), 1.0, rejected[0].reason if rejected else "",
-            [v.to_json() for v in verdicts if v.verdict != "accept"], signals, whole, self.fingerprint,
+            tuple(k.label for k in kept), 1.0, reason=rejected[0].reason if rejected else "",
+            verdicts=[v.to_json() for v in verdicts if v.verdict != "accept"], label_signals=signals,
+            row_signals=whole, rules=self.fingerprint,
         )
         return apply([row], None, self._settings)[0]
 
 
-def make_judge(
+def make_validator(
     task: Task, catalogue: Iterable[Item], folder: Path, fetch: Callable[[str], Path], *, shared: bool = False
-) -> Judge:
+) -> Validator:
     """The judge of a task.
 
     Args:
@@ -72,16 +74,16 @@ def make_judge(
         shared: Leave the embeddings on disk as they are: somebody else writes them.
     """
     relevance = None
-    if judges_relevance(task):
+    if checks_relevance(task):
         from teacher.retrieval.embedding_store import EmbeddingStore
 
-        store = EmbeddingStore(folder, fetch(task.teacher.retrieval.embedder), shared=shared)
+        store = EmbeddingStore(folder, model=fetch(task.teacher.retrieval.embedder), shared=shared)
 
         def relevance(query: str, value: str) -> float:
             a, b = store.vectors([query, value])
             return float(a @ b)
 
-    return Judge(Guardrails(task, catalogue, relevance), task.teacher.confidence)
+    return Validator(Guardrails(task, catalogue, relevance), task.teacher.confidence)
 
 
 def _label(row: Mapping[str, Any]) -> Label:
@@ -96,4 +98,4 @@ def _label(row: Mapping[str, Any]) -> Label:
 
 def skipped(query: Example, reason: str) -> LedgerRow:
     """The row of a query that is not worth asking about."""
-    return LedgerRow(query.query, query.count, "", "skipped", (), 0.0, reason)
+    return LedgerRow(query.query, query.count, "", "skipped", (), 0.0, reason=reason)
