@@ -1,12 +1,12 @@
 """Confidence: from cheap signals to the probability that a label is right.
 
-Every backend leaves signals in [0, 1] beside each label: how probable its tokens were, how often further samples
-agreed, whether it stood without context, what a verifier said, how far retrieval and guardrails back it. What a model
-*says* about its own certainty is not among them (the worst signal of all in published comparisons). A logistic
-regression over their log-odds, fitted on gold calibration rows, makes one probability of them (Platt 1999), with an
-isotonic step where asked (Zadrozny and Elkan 2002). A second one does the same for whole labellings.
+Every backend attaches signals in [0, 1] to each label: token probability, agreement of further samples, agreement
+without context, the verdict of a verification call, support by retrieval, margin of the guardrails. The confidence that
+a model states about itself is not used (the worst signal in published comparisons). A logistic regression over the
+log-odds of the signals, fitted on gold calibration rows, combines them to one probability (Platt 1999), optionally with
+an isotonic step (Zadrozny and Elkan 2002). A second one does the same for whole labellings.
 
-A calibrator is a handful of numbers kept as JSON: no pickle.
+A calibrator is stored as JSON, not as a pickle.
 """
 
 from __future__ import annotations
@@ -37,9 +37,11 @@ class Calibrator:
     """A fitted map from signals to a probability.
 
     Attributes:
-        names: Signals it looks at, then `role=...` columns.
-        fill: Log-odds used where a signal is missing: the mean of those that had it.
-        steps: Isotonic step points (score, probability), or none.
+        names: Signals that it uses.
+        roles: Roles with a column of their own.
+        fill: Per signal, the log-odds that replace a missing value: the mean over the rows that have it.
+        weights: Of the signals, then of the roles.
+        steps: Points (score, probability) of the isotonic step, or none.
     """
 
     names: tuple[str, ...]
@@ -61,7 +63,7 @@ class Calibrator:
         return np.asarray(found, dtype=np.float64)
 
     def to_json(self) -> dict[str, Any]:
-        """Everything that `apply` needs, and readable: weight by name."""
+        """Everything that `apply` needs, weights by name."""
         return {
             "weights": dict(zip((*self.names, *(f"role={r}" for r in self.roles)), self.weights, strict=True)),
             "bias": self.bias, "fill": dict(zip(self.names, self.fill, strict=True)), "steps": list(self.steps),
@@ -70,12 +72,12 @@ class Calibrator:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What the calibration rows gave.
+    """The result of the calibration.
 
     Attributes:
         labels: For single labels.
         whole: For whole labellings.
-        threshold: Labels below it are marked; None where no threshold reaches the target.
+        threshold: Rows with a label below it become `uncertain`; None if no threshold reaches the target precision.
         report: JSON-ready: out-of-fold AUROC, ECE, Brier, precision and coverage at the threshold, with intervals.
     """
 
@@ -93,9 +95,9 @@ class Calibration:
 
 
 def calibrate(task: Task, rows: Sequence[LedgerRow], gold: Mapping[str, Labelling]) -> Calibration | None:
-    """Fit on the gold calibration rows; None where there are too few, or nothing to tell apart.
+    """Fit on the gold calibration rows; None if there are too few, or if all are right or all are wrong.
 
-    What is reported was predicted out of fold: no row is judged by a calibrator that saw it.
+    The report is on out-of-fold predictions: no row is scored by a calibrator that was fitted on it.
     """
     from eval.calibration import assess, threshold_for
     from eval.matching import exact
@@ -137,7 +139,7 @@ def calibrate(task: Task, rows: Sequence[LedgerRow], gold: Mapping[str, Labellin
 def fit(signals: Sequence[Signals], roles: Sequence[str], right: Sequence[bool], settings: Settings) -> Calibrator:
     """Fit a calibrator.
 
-    Roles get columns of their own, shrunk towards zero like every weight, so a rare role falls back to the others.
+    Each role has a column of its own, regularised like every weight, so a rare role falls back to the common fit.
     """
     from sklearn.isotonic import IsotonicRegression
     from sklearn.linear_model import LogisticRegression
@@ -162,7 +164,7 @@ def fit(signals: Sequence[Signals], roles: Sequence[str], right: Sequence[bool],
 def _out_of_fold(
     signals: Sequence[Signals], roles: Sequence[str], right: Sequence[bool], groups: Sequence[int], settings: Settings
 ) -> Floats:
-    """Each row's probability from a calibrator that did not see its query."""
+    """Each row's probability from a calibrator that was not fitted on its query."""
     folds = np.asarray(groups) % _FOLDS
     out = np.full(len(signals), float(np.mean(right)))
     for k in range(_FOLDS):
@@ -175,9 +177,9 @@ def _out_of_fold(
 
 
 def apply(rows: Sequence[LedgerRow], calibration: Calibration | None, settings: Settings) -> list[LedgerRow]:
-    """Rows with their labels' confidence, and the status `uncertain` where a label is below the threshold.
+    """Rows with the confidence of their labels, and the status `uncertain` if a label is below the threshold.
 
-    Without a calibration the confidence is the raw one: the mean of the signals, uncalibrated.
+    Without a calibration a confidence is the teacher's own probability, else the mean of the signals.
     """
     flat = [(s, x.role) for r in rows for x, s in zip(r.labels, r.label_signals, strict=False)]
     whole = [_whole(r) for r in rows]
@@ -200,7 +202,7 @@ def apply(rows: Sequence[LedgerRow], calibration: Calibration | None, settings: 
         doubtful = [x for x, p in zip(labels, own, strict=True) if threshold is not None and p < threshold]
         status: Status = row.status
         reason = row.reason
-        if status == "uncertain":  # judged before under another threshold
+        if status == "uncertain":  # set by an earlier run, perhaps with another threshold
             status, reason = "accepted", ""
         if status == "accepted" and doubtful:
             status, reason = "uncertain", f"confidence: {doubtful[0].role} is below the threshold"
@@ -210,7 +212,7 @@ def apply(rows: Sequence[LedgerRow], calibration: Calibration | None, settings: 
 
 
 def rightness(row: LedgerRow, gold: Labelling, normalise: Callable[[str], str]) -> list[bool]:
-    """For each label whether gold has its role with the same normalised value, each gold label counting once."""
+    """Whether gold has each label, by role and normalised value; each gold label matches once."""
     left = Counter((x.role, normalise(x.text)) for x in gold)
     out = []
     for x in row.labels:
@@ -221,7 +223,7 @@ def rightness(row: LedgerRow, gold: Labelling, normalise: Callable[[str], str]) 
 
 
 def _whole(row: LedgerRow) -> dict[str, float]:
-    """Signals of a labelling: its own, and the least of each of its labels'."""
+    """Signals of a labelling: its own, and the minimum of each signal over its labels."""
     least: dict[str, float] = {}
     for part in row.label_signals:
         for name, value in part.items():
@@ -230,7 +232,7 @@ def _whole(row: LedgerRow) -> dict[str, float]:
 
 
 def _raw(signals: Signals) -> float:
-    """Where nothing was calibrated: what the teacher's own probability says, else the mean of the signals."""
+    """Confidence without calibration: the teacher's own probability, else the mean of the signals."""
     if "probability" in signals:
         return float(signals["probability"])
     values = [_clipped(v) for n, v in signals.items() if n != "labels"]
@@ -262,7 +264,7 @@ def _log_odds(value: float) -> float:
 
 
 def gold_of(examples: Sequence[Example]) -> dict[str, Labelling]:
-    """Query → labelling; the first where a query stands twice."""
+    """Query → labelling; the first if a query occurs twice."""
     out: dict[str, Labelling] = {}
     for e in examples:
         out.setdefault(e.query, e.labels)

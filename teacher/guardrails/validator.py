@@ -1,4 +1,4 @@
-"""From a teacher's answer to a row of the ledger: labels, verdicts, and the signals that confidence is made of."""
+"""From a teacher's answer to a row of the ledger: labels, verdicts, and signals for the confidence."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from teacher.ledger.records import LedgerRow
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TeacherAnswer:
-    """What a teacher says about one query.
+    """The labels of one query as a teacher returned them.
 
     Attributes:
-        request: Key of the request that gave the labels.
+        request: Key of the request that was answered.
         labels: Rows `{"role", "text", "start"?, "end"?, "confidence"?, "signals"?}`; None without a usable reply.
         signals: Of the labelling as a whole.
         reason: Why there are no labels.
@@ -35,7 +35,11 @@ class TeacherAnswer:
 
 
 class Validator:
-    """Applies the guardrails to answers."""
+    """Applies the guardrails to answers.
+
+    Attributes:
+        fingerprint: Changes with the rules; a row that has another one is out of date.
+    """
 
     def __init__(self, guardrails: Guardrails, settings: Confidence) -> None:
         self._guardrails = guardrails
@@ -43,7 +47,7 @@ class Validator:
         self.fingerprint = guardrails.fingerprint()
 
     def row(self, query: Example, answer: TeacherAnswer) -> LedgerRow:
-        """The row of a query, not yet calibrated."""
+        """The row of a query; its confidence is not calibrated yet."""
         if answer.labels is None:
             return LedgerRow(
                 query.query, query.count, answer.request, "failed", (), 0.0, reason=answer.reason,
@@ -51,7 +55,7 @@ class Validator:
             )
         given = [_label(r) for r in answer.labels]
         kept, verdicts = self._guardrails.check(query.query, given)
-        signals = [{**answer.labels[k.nth].get("signals", {}), "guardrails": k.margin} for k in kept]
+        signals = [{**answer.labels[k.index].get("signals", {}), "guardrails": k.margin} for k in kept]
         rejected = [v for v in verdicts if v.verdict == "rejected"]
         whole = {**answer.signals, "kept": len(kept) / len(given) if given else 1.0}
         row = LedgerRow(
@@ -66,12 +70,12 @@ class Validator:
 def make_validator(
     task: Task, catalogue: Iterable[Item], folder: Path, fetch: Callable[[str], Path], *, shared: bool = False
 ) -> Validator:
-    """The judge of a task.
+    """The validator of a task.
 
     Args:
-        folder: Where embeddings are kept, for roles with `guard.relevance`.
-        fetch: Gives the folder of a model by name.
-        shared: Leave the embeddings on disk as they are: somebody else writes them.
+        folder: Holds the embeddings, for roles with `guard.relevance`.
+        fetch: Returns the folder of a model by name.
+        shared: Leave the embeddings on disk as they are: another process writes them.
     """
     relevance = None
     if checks_relevance(task):
@@ -87,7 +91,7 @@ def make_validator(
 
 
 def _label(row: Mapping[str, Any]) -> Label:
-    """A label as the teacher gave it; what is of the wrong type becomes text that no guardrail lets pass."""
+    """A label as the teacher gave it; a value of the wrong type becomes text, which the guardrails reject."""
     start, end, sure = row.get("start"), row.get("end"), row.get("confidence")
     spanned = isinstance(start, int) and isinstance(end, int)
     return Label(
@@ -97,5 +101,5 @@ def _label(row: Mapping[str, Any]) -> Label:
 
 
 def skipped(query: Example, reason: str) -> LedgerRow:
-    """The row of a query that is not worth asking about."""
+    """The row of a query that is not labelled."""
     return LedgerRow(query.query, query.count, "", "skipped", (), 0.0, reason=reason)

@@ -1,4 +1,4 @@
-"""The ledger's one writer, for many callers at once: what arrives while a commit runs goes into the next one."""
+"""Group commit: records of many concurrent callers go into one transaction, those that arrive meanwhile in the next."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from llm_client.attempt import Attempt
 from teacher.ledger.records import LedgerAccess, LedgerRow
 
-# Replies come in flocks; one commit for a flock costs less than a commit for each, and a call takes far longer.
+# Replies arrive in bursts: one commit for a burst costs less than one each, and the wait is short beside a call.
 _GATHER_S = 0.002
 
 
 class GroupCommit:
-    """Writes to a ledger from a thread, so that a slow disk holds up no call; a caller waits for its own commit."""
+    """Writes to a ledger in a thread, so that a slow disk delays no call; a caller waits for its own commit."""
 
     def __init__(self, ledger: LedgerAccess) -> None:
         self._ledger = ledger
@@ -36,7 +36,7 @@ class GroupCommit:
         await asyncio.shield(future)
 
     async def flush(self) -> None:
-        """Wait until everything handed in is on disk, also what cancelled callers left behind."""
+        """Wait until all records are on disk, also those of cancelled callers."""
         while self._writer is not None:
             await asyncio.wait([self._writer])
 
@@ -48,7 +48,7 @@ class GroupCommit:
                 self._attempts, self._rows, self._waiting = [], [], []
                 try:
                     await asyncio.to_thread(self._ledger.record, attempts, rows)
-                except Exception as error:  # noqa: BLE001 (handed to those who wait for it)
+                except Exception as error:  # noqa: BLE001 (raised in the callers that wait for it)
                     for f in waiting:
                         if not f.done():
                             f.set_exception(error)

@@ -15,10 +15,10 @@ STATUSES: tuple[Status, ...] = ("accepted", "partial", "uncertain", "failed", "s
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """A batch of a provider.
+    """A batch at the provider.
 
     Attributes:
-        token: Ours, in the batch's metadata; known before the batch is made.
+        token: Made by us before the batch, and put into its metadata.
         id: The provider's; None until it is known.
         state: `uploading`, `made`, `collected`, `failed` or `given up`.
         requests: (key, query, purpose) of each.
@@ -32,10 +32,10 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class LedgerRow:
-    """Where one query stands.
+    """The current labels and status of one query.
 
     Attributes:
-        rules: Fingerprint of the rules that its labels were judged by.
+        rules: Fingerprint of the guardrails that its labels passed.
         confidence: Probability that the labelling as a whole is right.
         label_signals: Per label, in order, what its confidence is computed from.
         row_signals: What the confidence of the labelling as a whole is computed from, beside the labels' signals.
@@ -69,7 +69,7 @@ class LedgerRow:
 
 
 class LedgerAccess(Protocol):
-    """What labelling needs of a ledger: the file itself, or somebody elsewhere who owns it (`teacher.cluster`)."""
+    """What labelling needs of a ledger: the file itself, or the actor that owns it (`ray_workers`)."""
 
     def replies(self, requests: Iterable[str]) -> dict[str, Reply]:
         """See `Ledger.replies`."""
