@@ -1,7 +1,7 @@
 """The curriculum: accepted labellings, deduplicated, split without leakage, scored and ordered.
 
-Near-duplicates (`task.near`) form a cluster; a cluster goes to one split as a whole, and a cluster that holds a gold
-query goes to none. Traffic counts are added up, not lost.
+Near-duplicates (`task.near_duplicates`) form a cluster. All rows of a cluster go to the same split; a cluster with a
+gold query goes to none. Traffic counts of duplicates are added up.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ _FIRST_SHARE = 0.1
 def build(
     task: Task, rows: Sequence[LedgerRow], gold: Sequence[Example] = (), threshold: float = 0.0
 ) -> Curriculum:
-    """Choose, deduplicate, split, score and order.
+    """Select, deduplicate, split, score and order rows.
 
     Args:
-        threshold: Labels of less confidence are doubtful (`curriculum.doubtful`).
+        gold: Queries whose clusters are left out.
+        threshold: Labels with less confidence are doubtful (`curriculum.doubtful`).
     """
     normalise = normaliser(task.normaliser)
     settings = task.curriculum
@@ -39,12 +40,12 @@ def build(
     cluster_of = dict(zip(texts, clusters(texts, normalise), strict=True))
     held_out = {cluster_of[g.query] for g in gold}
     masks = settings.doubtful == "mask"
-    usable = {"accepted", "uncertain"} if masks else {"accepted"}
+    statuses = {"accepted", "uncertain"} if masks else {"accepted"}
     left_out: Counter[str] = Counter()
     strata = _strata(rows, task)
     kept: dict[str, TrainingRow] = {}
     for row in rows:
-        if row.status not in usable:
+        if row.status not in statuses:
             left_out[row.status] += 1
         elif row.confidence < settings.min_confidence:
             left_out["low confidence"] += 1
@@ -74,7 +75,7 @@ def build(
 
 
 def _strata(rows: Sequence[LedgerRow], task: Task) -> dict[str, str]:
-    """Query → its stratum; the ranks are the evaluation's."""
+    """Query → its stratum, by the ranks that the evaluation uses."""
     ranked = sorted(rows, key=lambda r: (-r.count, r.query))
     bounds = task.eval
     return {
@@ -95,7 +96,7 @@ def pattern_of(example: Example, roles: frozenset[str], normalise: Callable[[str
 def _capped(
     rows: Sequence[TrainingRow], task: Task, normalise: Callable[[str], str]
 ) -> list[TrainingRow]:
-    """At most `max_per_pattern` rows of each pattern, those with the most traffic; the order stays."""
+    """At most `max_per_pattern` rows of each pattern, those with the most traffic, in unchanged order."""
     most = task.curriculum.max_per_pattern
     if most is None:
         return list(rows)
@@ -112,7 +113,7 @@ def _capped(
 def _split(
     rows: Sequence[TrainingRow], *, fraction: float, most: int, seed: int
 ) -> tuple[list[TrainingRow], list[TrainingRow]]:
-    """Whole clusters to dev, drawn by a hash of their name: a row added later moves none that it does not join."""
+    """Development and training rows. Clusters are drawn by a hash of their name, so new rows rarely move old ones."""
     members: defaultdict[str, list[TrainingRow]] = defaultdict(list)
     for row in rows:
         members[row.cluster].append(row)
@@ -153,7 +154,7 @@ def ordered(rows: Sequence[TrainingRow], order: str, seed: int) -> list[Training
 
 
 def _growing(rows: Sequence[TrainingRow], seed: int) -> list[TrainingRow]:
-    """Drawn at random from an ever larger share of the easiest: c(t) = sqrt(t (1 − c0²) + c0²), c0 = 0.1.
+    """Drawn at random from a growing share of the easiest rows: c(t) = sqrt(t (1 − c0²) + c0²), c0 = 0.1.
 
     The square-root competence of Platanios et al. 2019; every row is drawn once.
     """

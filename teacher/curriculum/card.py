@@ -1,4 +1,4 @@
-"""The dataset card of a curriculum, with its plots: what is in it, what was left out, how hard and how sure it is."""
+"""The dataset card of a curriculum with its plots: contents, rows left out, difficulty and noise."""
 
 from __future__ import annotations
 

@@ -65,8 +65,8 @@ class CatalogBackend(ComputedBackend):
 class CatalogTeacher:
     """Labels queries from a catalogue and the purchases after queries.
 
-    Two passes over the log: the first labels what looks like a value of the catalogue and leaves a residue; aliases
-    are learned from the residue and what was bought; the second pass uses them.
+    Two passes over the log: the first labels text that looks like a value of the catalogue and leaves a residue;
+    aliases are learned from residues and purchases; the second pass uses them.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class CatalogTeacher:
                     yield words, taken, {r: float(n) for r, n in evidence.conversions.items()}
 
     def _count_outside(self, log: Sequence[Example], progress: Progress) -> Counter[str]:
-        """How many queries leave each word unexplained; also keeps the second pass's results."""
+        """The number of queries that leave each word unlabelled; also stores the results of the second pass."""
         self._results: list[Segmented] = []
         outside: Counter[str] = Counter()
         progress.begin("segmenting queries", len(log))
@@ -123,10 +123,10 @@ class CatalogTeacher:
         return outside
 
     def reply(self, query: str) -> tuple[str, dict[str, Any]]:
-        """The reply for a query of the log, as JSON, and the evidence in short.
+        """The reply for a query of the log, as JSON, and its evidence in short form.
 
-        The weakest part decides how sure the whole is; a word left out counts as a part, and is the more doubtful
-        the fewer queries leave it out (a filler is common, an unknown brand is rare).
+        The confidence of the whole is that of its weakest part. A word without a label is a part too, with less
+        confidence the fewer queries leave it unlabelled (fillers are common, unknown brands are rare).
         """
         row = self._rows[query]
         result, evidence = self._results[row], self._evidence[row]

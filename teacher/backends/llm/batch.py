@@ -67,7 +67,7 @@ async def _label(job: Job, ledger: Ledger, validator: Validator) -> None:
             given_up |= await batches.run(missing)
     labeller = QueryLabeller(job.task, prompter, None, ledger)
     rows: list[LedgerRow] = []
-    job.progress.begin("judging", len(job.queries))
+    job.progress.begin("validating labels", len(job.queries))
     for block in with_context:
         groups = list(_first(prompter, [block]))
         known = stored_replies(ledger, groups)
