@@ -79,7 +79,7 @@ def plan_labelling(
     task: Task, sources: Sources, ledger: Ledger, folder: Path, fetch: Callable[[str], Path],
     progress: Progress = quiet,
 ) -> Plan:
-    """What `label_queries` would do; calls nobody and writes nothing."""
+    """What `label_queries` would do; makes no calls and writes nothing."""
     backend = backend_of(task)
     job = _job(
         task, sources, distinct(sources.log), ledger, backend, folder=folder, fetch=fetch, progress=progress

@@ -35,7 +35,7 @@ class Backend(Protocol):
         """Whether confidences are computed from signals and calibrated on gold; imported labels keep their own."""
 
     def plan(self, job: Job, validator: Validator) -> Plan:
-        """What `label` would do; calls nobody and writes nothing."""
+        """What `label` would do; makes no calls and writes nothing."""
 
     def label(self, job: Job, validator: Validator, ledger: Ledger) -> None:
         """Write a validated row into the ledger for every query of the job.

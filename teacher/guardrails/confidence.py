@@ -192,7 +192,7 @@ def apply(rows: Sequence[LedgerRow], calibration: Calibration | None, settings: 
         row_p = list(calibration.whole.apply(whole, [""] * len(rows)))
         threshold = calibration.threshold
     out, at = [], 0
-    for row, sure in zip(rows, row_p, strict=True):
+    for row, whole_p in zip(rows, row_p, strict=True):
         if row.status in {"failed", "skipped"}:
             out.append(row)
             continue
@@ -206,8 +206,9 @@ def apply(rows: Sequence[LedgerRow], calibration: Calibration | None, settings: 
             status, reason = "accepted", ""
         if status == "accepted" and doubtful:
             status, reason = "uncertain", f"confidence: {doubtful[0].role} is below the threshold"
-        sure = round(float(sure), 6)
-        out.append(replace(row, labels=labels, status=status, reason=reason, confidence=sure))
+        out.append(
+            replace(row, labels=labels, status=status, reason=reason, confidence=round(float(whole_p), 6))
+        )
     return out
 
 

@@ -92,11 +92,11 @@ def make_validator(
 
 def _label(row: Mapping[str, Any]) -> Label:
     """A label as the teacher gave it; a value of the wrong type becomes text, which the guardrails reject."""
-    start, end, sure = row.get("start"), row.get("end"), row.get("confidence")
+    start, end, confidence = row.get("start"), row.get("end"), row.get("confidence")
     spanned = isinstance(start, int) and isinstance(end, int)
     return Label(
         str(row.get("role")), str(row.get("text")), start if spanned else None, end if spanned else None,
-        float(sure) if isinstance(sure, int | float) else None,
+        float(confidence) if isinstance(confidence, int | float) else None,
     )
 
 

@@ -21,7 +21,7 @@ from teacher.retrieval.index import Index
 from teacher.retrieval.nearest_neighbours import exact
 
 # Value of the first entry of each kind; the n-th entry has 1/n of it.
-_WORTH = {"examples": 1.0, "bought": 1.0, "converted": 0.9, "similar": 0.6, "items": 0.7, "neighbours": 0.3}
+_VALUE = {"examples": 1.0, "bought": 1.0, "converted": 0.9, "similar": 0.6, "items": 0.7, "neighbours": 0.3}
 _SHOWN = {"bought": 5, "converted": 5, "similar": 5, "items": 8, "neighbours": 5}
 _FIRST_BLOCK, _BLOCK = 64, 512  # a small first block, so that the first calls start early
 
@@ -143,7 +143,7 @@ def cut(context: Context, budget: int) -> Context:
         groups = held.items() if isinstance(held, Mapping) else [(None, held)]
         for group, values in groups:
             for rank, value in enumerate(values, 1):
-                entries.append((_WORTH[kind] / rank, kind, group, value, tokens_of(str(value))))
+                entries.append((_VALUE[kind] / rank, kind, group, value, tokens_of(str(value))))
     if sum(e[4] for e in entries) <= budget:
         return context
     kept: dict[str, Any] = {k: {} if isinstance(context[k], Mapping) else [] for k in KINDS}

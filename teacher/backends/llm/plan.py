@@ -18,7 +18,7 @@ _LIKELY_ANSWER_TOKENS = 16  # per role of the task, where no answers are known y
 
 
 def plan_calls(job: Job, validator: Validator, settings: OpenAI, *, batch: bool) -> Plan:
-    """The queries to ask, to validate again, and to leave alone; calls nobody.
+    """The queries to ask, to validate again, and to leave as they are; makes no calls.
 
     Args:
         settings: Of the endpoint.
