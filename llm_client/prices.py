@@ -14,7 +14,7 @@ from task.settings import OpenAI
 _LIST = Path(__file__).with_name("prices.yaml")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
     """Dollars per million tokens, and the source of the figures."""
 
@@ -40,15 +40,15 @@ def price_of(settings: OpenAI, *, batch: bool = False) -> Price | None:
     """
     given = (settings.price_input_per_million, settings.price_output_per_million)
     if given[0] is not None and given[1] is not None:
-        return Price(given[0], given[0], given[1], "the task file")
+        return Price(input=given[0], cached=given[0], output=given[1], source="the task file")
     listed = _listed()
     model = listed["models"].get(settings.model)
     if model is None or not settings.base_url.startswith("https://api.openai.com/"):
         return None
     share = listed["batch_discount"] if batch else 1.0
     return Price(
-        model["input"] * share, model["cached"] * share, model["output"] * share,
-        f"{listed['source']}, {listed['as_of']}",
+        input=model["input"] * share, cached=model["cached"] * share, output=model["output"] * share,
+        source=f"{listed['source']}, {listed['as_of']}",
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from task.files import canonical_json
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """One call.
 
@@ -44,4 +44,6 @@ class Request:
         key = hashlib.sha256(base_url.rstrip("/").encode() + b"\n" + content).hexdigest()
         # A token of a byte-level vocabulary has at least one byte; chat templates add a few tokens around each message.
         most = (len(content) + 16 * len(body["messages"]), int(body["max_tokens"]) * int(body.get("n", 1)))
-        return cls(query, purpose, content, key, evidence or {}, most)
+        return cls(
+            query=query, purpose=purpose, content=content, key=key, evidence=evidence or {}, most_tokens=most
+        )

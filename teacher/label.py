@@ -19,7 +19,7 @@ from teacher.ledger.ledger import Ledger
 from teacher.ledger.records import LedgerAccess, LedgerRow
 
 _BLOCK = 500
-LLM_BACKENDS = frozenset({"openai", "openai-batch", "vllm"})
+LLM_BACKENDS = frozenset({"openai", "openai-batch", "vllm"})  # `backend_of(task).asks_llm` for one task
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ class Sources:
     log: Sequence[Example]
     catalogue: Sequence[Item] = ()
     conversions: Sequence[Conversion] = ()
+    _: KW_ONLY
     imported: Sequence[Example] = ()
     calibration: Sequence[Example] = ()
     held_out: frozenset[str] = frozenset()

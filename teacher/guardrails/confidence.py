@@ -32,7 +32,7 @@ _FOLDS = 5
 Signals = Mapping[str, float]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Calibrator:
     """A fitted map from signals to a probability.
 
@@ -158,7 +158,9 @@ def fit(signals: Sequence[Signals], roles: Sequence[str], right: Sequence[bool],
     if settings.method == "isotonic":
         curve = IsotonicRegression(y_min=0.001, y_max=0.999, out_of_bounds="clip").fit(x @ weights + bias, y)
         steps = tuple(zip(map(float, curve.X_thresholds_), map(float, curve.y_thresholds_), strict=True))
-    return Calibrator(names, kinds, fill, tuple(float(w) for w in weights), bias, steps)
+    return Calibrator(
+        names=names, roles=kinds, fill=fill, weights=tuple(float(w) for w in weights), bias=bias, steps=steps
+    )
 
 
 def _out_of_fold(

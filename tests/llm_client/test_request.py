@@ -1,4 +1,4 @@
-"""What is in a request's key, and what is not: whatever could change the reply is."""
+"""A request's key contains everything that could change the reply, and nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a change costs: only rows whose request it changed are asked again, everything else is free."""
+"""The cost of a change: only rows whose request changed are asked again, everything else is free."""
 
 from __future__ import annotations
 

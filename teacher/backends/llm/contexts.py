@@ -34,7 +34,7 @@ async def blocks_ahead(job: Job) -> AsyncIterator[Block]:
 def blocks(job: Job) -> Iterator[Block]:
     """The job's queries with their contexts, in blocks."""
     at = 0
-    finder = job.finder or open_finder(job, make_index(job), embedder_of(job))
+    finder = job.finder or open_finder(job, index=make_index(job), model=embedder_of(job))
     for found in finder.find(job.queries):
         yield list(zip(job.queries[at : at + len(found)], found, strict=True))
         at += len(found)
@@ -51,7 +51,7 @@ def make_index(job: Job) -> Path | None:
     )
 
 
-def open_finder(job: Job, index: Path | None, model: Path | None, *, shared: bool = False) -> ContextFinder:
+def open_finder(job: Job, *, index: Path | None, model: Path | None, shared: bool = False) -> ContextFinder:
     """Opens the context finder of an index.
 
     Args:

@@ -30,7 +30,7 @@ from teacher.retrieval.index import Index
 _BLOCK = 256
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Work:
     """What every worker gets once."""
 
@@ -129,7 +129,7 @@ class LabelBlock:
             limiter=limiter,
         )
         self._endpoint = Endpoint(work.task.teacher.openai)
-        self._job = replace(job, finder=open_finder(job, work.index, work.model, shared=True))
+        self._job = replace(job, finder=open_finder(job, index=work.index, model=work.model, shared=True))
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[str]]:
         """Label a block.
@@ -172,7 +172,7 @@ def _label(job: Job, ledger: Ledger) -> None:
     index = make_index(job)
     index = None if index is None else index.resolve()
     model = embedder_of(job)
-    open_finder(job, index, model)  # embeds gold rows and catalogue values before the workers start
+    open_finder(job, index=index, model=model)  # embeds gold rows and catalogue values before the workers start
     started_here = not ray.is_initialized()
     if started_here:
         ray.init(
@@ -186,7 +186,9 @@ def _label(job: Job, ledger: Ledger) -> None:
         owner = ray.remote(num_cpus=0, scheduling_strategy=here)(LedgerOwner).remote(
             ledger.path.resolve(), settings.openai.budget
         )
-        work = _Work(job.task, _sent(job.sources, index), job.folder.resolve(), index, model)
+        work = _Work(
+            task=job.task, sources=_sent(job.sources, index), folder=job.folder.resolve(), index=index, model=model
+        )
         rows = ray.data.from_items(
             [{"query": q.query, "count": q.count} for q in job.queries],
             override_num_blocks=max(1, -(-len(job.queries) // _BLOCK)),

@@ -1,4 +1,4 @@
-"""Every value of `teacher.backend` has a backend, and what differs between them is asked of it."""
+"""Every value of `teacher.backend` has a backend that states its own properties."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signals become probabilities that can be trusted; rows below the threshold are kept and marked."""
+"""Signals become calibrated probabilities; rows below the threshold are kept and marked."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TASK = make_task(teacher={"backend": "labels", "confidence": {"target_precision"
 
 
 def population(rows: int, seed: int = 0) -> tuple[list[LedgerRow], dict[str, tuple[Label, ...]]]:
-    """Labels whose chance of being right is known: `support` says it, `noise` says nothing."""
+    """Labels of known probability: the signal `support` determines it, `noise` is independent of it."""
     rng = random.Random(seed)
     out, gold = [], {}
     for i in range(rows):
@@ -71,7 +71,7 @@ def test_rows_below_the_threshold_are_kept_and_marked_and_a_second_look_changes_
 
 
 def test_no_row_is_judged_by_a_calibrator_that_saw_it() -> None:
-    """With signals that say nothing, an honest estimate finds no skill; one that had seen the rows would."""
+    """With uninformative signals an out-of-fold AUROC is near 0.5; that of a calibrator that saw the rows is not."""
     rng = np.random.default_rng(0)
     rows, gold = [], {}
     for i in range(120):

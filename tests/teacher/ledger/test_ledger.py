@@ -1,4 +1,4 @@
-"""The file keeps its columns: what an earlier version wrote is read, and what we write it could read."""
+"""The columns of the file: per-label and per-row signals share one, as in ledgers of earlier versions."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ TEXTS = ["oat milk", "verdant machine", "loo roll", "oat milk 1l", "a", "tea", "
 
 
 class Counting(Embedder):
-    """Notes what it is asked to embed."""
+    """Records the texts that it embeds."""
 
     asked: ClassVar[list[str]] = []
 

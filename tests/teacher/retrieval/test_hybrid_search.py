@@ -95,7 +95,7 @@ def test_the_prompt_shows_evidence_and_the_nearest_gold_examples(tmp_path: Path)
     with FakeApi() as api, Ledger(tmp_path / "ledger.sqlite") as ledger:
         openai = {"base_url": api.url, "prompt": str(PROMPT), "few_shot": 1}
         task = make_task(teacher={"backend": "openai", "openai": openai})
-        sources = Sources([Example("oat drink")], ITEMS, [Conversion("oat drink", "2", 4)], (), shown)
+        sources = Sources([Example("oat drink")], ITEMS, [Conversion("oat drink", "2", 4)], calibration=shown)
         rows = list(label_queries(task, sources, ledger, tmp_path, fetch).rows)
         prompt = api.bodies[0]["messages"][0]["content"]
     assert rows[0].status == "accepted"

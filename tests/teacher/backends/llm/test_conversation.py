@@ -1,4 +1,4 @@
-"""What each further question adds to a label's signals, through a real HTTP server."""
+"""The signals that each further request adds to a label, through a real HTTP server."""
 
 from __future__ import annotations
 

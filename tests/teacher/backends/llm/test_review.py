@@ -1,4 +1,4 @@
-"""The second look: what is asked, that it is paid for once, and that the ledger's rows stay as they were."""
+"""The second look: its requests, that each is paid for once, and that the ledger's rows do not change."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_the_teacher_sees_its_labels_and_the_doubt_and_is_paid_once(tmp_path: Pa
         assert "- it is doubted" in body["messages"][3]["content"]
         assert found[QUERIES[0]].labels[0].key == Label("brand", "verdant", 0, 7).key
         assert set(found) == set(QUERIES[:2])
-        assert found["kora tea"].labels == ()  # what could not be read was sent back once, and came as REPAIRED
+        assert found["kora tea"].labels == ()  # an unparseable answer was sent back once, and came back as REPAIRED
         assert json.loads(REPAIRED) == {"labels": []}
         assert ledger.rows(QUERIES) == before
         assert ledger.spent()["cost"] > paid
