@@ -28,7 +28,7 @@ from limbeck.environment import git_commit, versions
 from samples.market.generate import TAIL, Market
 from student.estimate import GIB, KNOWN, Architecture, training_flops, training_memory
 from student.merging.merge import merge
-from student.training.job import Row, TrainingJob
+from student.training.job import TrainingJob
 from student.training.objective import supervise
 from student.training.order import plan_batches
 from student.training.train import train
@@ -38,6 +38,7 @@ from task.labels import Example, Label, ordered
 from task.load import load_task
 from task.spec import Task
 from task.tokenizer import load_tokenizer
+from task.training_row import TrainingRow
 
 RESULT = Path(__file__).parent / "results" / "h100_student.json"
 SIZES = {
@@ -129,7 +130,7 @@ def measure(
     task = task_of(kind, base, steps, batch, gpu=gpu)
     tokenizer = load_tokenizer(base)
     codec = Codec.compile(task, rows, tokenizer)
-    learned = [Row(x) for x in rows if codec.representable(x)]
+    learned = [TrainingRow(x) for x in rows if codec.representable(x)]
     job = TrainingJob(task, base, codec, learned, [], folder / kind, reshuffle=True)
     job.folder.mkdir()
     lengths = [len(supervise(codec, tokenizer, r).encoded.ids) for r in job.train]

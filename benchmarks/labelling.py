@@ -1,15 +1,15 @@
-"""Labelling throughput and faults: Limbeck beside curator, distilabel and LiteLLM, on one local server.
+"""Labelling throughput and fault tolerance: Limbeck, curator, distilabel and LiteLLM against one local server.
 
     python -m benchmarks.labelling
     python -m benchmarks.labelling --peer curator=~/venvs/curator/bin/python --peer litellm=~/venvs/litellm/bin/python
 
-A server that takes 100 ms a call and counts what it answers; 2,000 short queries, 64 in flight: 3.2 s would be ideal.
-Each client runs in a process of its own (`benchmarks/peers/NAME.py`), set up as well as its options allow; peers need
-their own virtual environment (`pip install bespokelabs-curator`, `distilabel[openai]`, `litellm`). Limbeck's time has
-key, prompt, guardrails, ledger and the final pass over the rows in it. Rounds alternate between clients. Then faults,
-once each: every tenth query answered 400; every tenth cut; kill -9 half-way and the same command again.
+The server takes 100 ms per call and counts its answers; with 2,000 short queries and 64 calls in flight the ideal time
+is 3.2 s. Each client runs in its own process (`benchmarks/peers/NAME.py`) with its best options; peers need their own
+virtual environments (`pip install bespokelabs-curator`, `distilabel[openai]`, `litellm`). Limbeck's time includes keys,
+prompts, guardrails, ledger and the final pass over the rows. Rounds alternate between clients. Then each fault once:
+every tenth query answered with 400; every tenth answer cut; kill -9 half-way followed by the same command.
 
-Expected: raw aiohttp needs 0.4 ms of CPU a call, so below 1 ms with the ledger, and at least 85 % of the ideal.
+Expected: raw aiohttp needs 0.4 ms of CPU per call, so less than 1 ms with the ledger, and at least 85 % of the ideal.
 Writes benchmarks/results/labelling.json.
 """
 
@@ -41,11 +41,11 @@ ROWS, IN_FLIGHT, DELAY_S, ROUNDS = 2_000, 64, 0.1, 5
 IDEAL_S = math.ceil(ROWS / IN_FLIGHT) * DELAY_S
 PEERS = Path(__file__).parent / "peers"
 RESULT = Path(__file__).parent / "results" / "labelling.json"
-LIMIT_S = 90.0  # near thirty times the ideal; who is not done by then is stopped, and the table says so
+LIMIT_S = 90.0  # about thirty times the ideal; a slower client is stopped and reported as such
 
 
 class Server:
-    """Answers chat completions after a delay; counts calls by query. Runs in a process of its own, see `serve`."""
+    """Answers chat completions after a delay and counts calls by query, in its own process (`serve`)."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
@@ -55,12 +55,12 @@ class Server:
         self.url = self._process.stdout.readline().strip()
 
     def close(self) -> None:
-        """End it."""
+        """Stop the server."""
         self._process.kill()
         self._process.wait()
 
     def reset(self, fault: str = "none") -> None:
-        """Forget the counts; from now on every tenth query meets `fault`: none, 400 or truncated."""
+        """Reset the counts; from now on every tenth query gets the `fault`: none, 400 or truncated."""
         self._get(f"/reset?fault={fault}")
 
     def calls(self) -> Counter[str]:
@@ -75,7 +75,7 @@ class Server:
 
 
 def serve() -> None:
-    """The server's process: prints its address, answers until it is killed."""
+    """The process of the server: prints its address, answers until it is killed."""
     state: dict[str, Any] = {"fault": "none", "calls": Counter()}
 
     async def answer(request: web.Request) -> web.Response:
@@ -123,12 +123,12 @@ def serve() -> None:
 
 
 def command(name: str, python: str, url: str, folder: Path, out: Path) -> list[str]:
-    """How a client is started: it labels `ROWS` queries and writes when it began, ended, and its rows."""
+    """The command of a client: it labels `ROWS` queries and writes its seconds and its number of rows."""
     return [python, str(PEERS / f"{name}.py"), f"{url}/v1", str(ROWS), str(IN_FLIGHT), str(folder), str(out)]
 
 
 def once(name: str, python: str, server: Server, fault: str = "none") -> dict[str, Any]:
-    """One run of a client from nothing: seconds of the work itself, CPU seconds of the whole process, and its rows."""
+    """One run of a client in an empty folder: seconds of labelling, CPU seconds of the process, number of rows."""
     server.reset(fault)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out.json"
@@ -145,7 +145,7 @@ def once(name: str, python: str, server: Server, fault: str = "none") -> dict[st
 
 
 def killed(name: str, python: str, server: Server) -> dict[str, Any]:
-    """kill -9 when the server has answered half, then the same command again in the same folder."""
+    """kill -9 when the server has answered half of the queries, then the same command in the same folder."""
     server.reset()
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out.json"
@@ -166,7 +166,7 @@ def killed(name: str, python: str, server: Server) -> dict[str, Any]:
 
 
 def _run(line: list[str]) -> int | str:
-    """A process's exit code, or `stopped`."""
+    """The exit code of a process, or `stopped` after `LIMIT_S`."""
     log = tempfile.NamedTemporaryFile("w+", suffix=".log")  # noqa: SIM115 (closed below)
     process = subprocess.Popen(line, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
     timer = threading.Timer(LIMIT_S, lambda: os.killpg(process.pid, signal.SIGKILL))
@@ -222,7 +222,7 @@ def main() -> None:
 
 
 def _spread(values: list[float]) -> dict[str, float] | None:
-    """Median, least and most."""
+    """Median, minimum and maximum."""
     if not values:
         return None
     return {k: round(v, 4) for k, v in (("median", statistics.median(values)), ("low", min(values)),

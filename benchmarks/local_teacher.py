@@ -1,11 +1,11 @@
-"""A real LLM as teacher on this machine: what it is worth as it is, and what the guardrails make of it.
+"""A local LLM as teacher: the quality of its labels before and after the guardrails.
 
     python -m benchmarks.local_teacher runs/market
 
 Labels the first 200 gold test queries of a finished market run twice: with the `vllm` backend, and with the `openai`
-backend against the same kind of server, both with structured output and all of the context. Each labelling is scored
-raw (every label that the model gave) and guarded (what the guardrails let stand); the difference in precision is a
-paired bootstrap over queries. SmolLM2-135M is far too small for the job: poor figures are expected, and are reported.
+backend against the same kind of server, both with structured output and all context. Each labelling is scored raw
+(every label that the model gave) and guarded (the labels that pass the guardrails); the difference in precision is a
+paired bootstrap over queries. SmolLM2-135M is far too small for this task: low scores are expected.
 Writes benchmarks/results/local_teacher.json.
 """
 
@@ -44,7 +44,7 @@ SETTINGS = {
     "teacher.backend": "vllm", "teacher.openai.prompt": "configs/prompts/label.j2", "teacher.openai.max_tokens": "160",
     "teacher.openai.context_tokens": "400", "teacher.openai.concurrency": "32", "teacher.openai.timeout_s": "300",
     "teacher.vllm.max_model_len": "2048",
-    # The calibration rows are examples in the prompt only: what is scored needs no confidence.
+    # The calibration rows serve as few-shot examples only: the scores need no confidence.
     "teacher.confidence.min_rows": "1000000",
 }
 
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def measure(task: Task, sources: Sources, gold: Sequence[Example], folder: Path, index: Path) -> dict[str, Any]:
-    """Label with a backend and score its answers raw and guarded."""
+    """Label with a backend and score its labels before and after the guardrails."""
     started = time.monotonic()
     raw: dict[str, tuple[Label, ...]] = {}
     with Ledger(folder / "ledger.sqlite") as ledger:

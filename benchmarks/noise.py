@@ -47,8 +47,8 @@ from task.segmentation import units
 from task.settings import CrossFit
 from task.spec import Task
 from task.tokenizer import load_tokenizer
-from teacher.curriculum import build as curriculum
-from teacher.curriculum.build import CurriculumRow
+from task.training_row import TrainingRow
+from teacher.curriculum.rows import read
 
 RESULT = Path(__file__).parent / "results" / "noise.json"
 MANNERS = ("plain", "robust", "cross-fit")
@@ -68,9 +68,8 @@ def main() -> None:
     options = parser.parse_args()
     settings = {"student.max_steps": options.steps, "student.keep_best": "false", "student.eval_every": "1000000"}
     task = load_task(Path("configs/market.yaml"), [f"{k}={v}" for k, v in settings.items()] + options.set).task
-    inputs = Inputs(task, options.run)
-    inputs.prepare()
-    rows = curriculum.read(options.run / "curriculum", "train")
+    inputs = Inputs(task, options.run / "sample")  # the run has generated it
+    rows = read(options.run / "curriculum", "train")
     teacher = teacher_labels(options.run / "label" / "labels.jsonl", inputs.test)
     assert teacher is not None
     about = {"steps": options.steps, "gold": len(inputs.test), "rows": len(rows), "data": sha256_json(
@@ -145,7 +144,7 @@ def unpacked(text: str) -> Counts:
 
 
 def student(
-    task: Task, rows: Sequence[CurriculumRow], gold: Sequence[Example], rate: float, seed: int, manner: str,
+    task: Task, rows: Sequence[TrainingRow], gold: Sequence[Example], rate: float, seed: int, manner: str,
     folder: Path,
 ) -> tuple[list[Example], dict[str, Any]]:
     """What a student of the spoilt rows says about gold, and what was masked."""
@@ -165,8 +164,8 @@ def student(
 
 
 def _masked(
-    task: Task, rows: Sequence[CurriculumRow], bad: Sequence[CurriculumRow], folder: Path
-) -> tuple[list[CurriculumRow], dict[str, Any]]:
+    task: Task, rows: Sequence[TrainingRow], bad: Sequence[TrainingRow], folder: Path
+) -> tuple[list[TrainingRow], dict[str, Any]]:
     """The spoilt rows without what the other fold's students contradict; how much of the noise that was."""
     base = fetch(task.student.base)
     codec = Codec.compile(task, [r.example for r in bad], load_tokenizer(base), form="read")

@@ -37,7 +37,7 @@ from task.labels import Example
 from task.load import load_task
 from task.settings import Student
 from task.tokenizer import load_tokenizer
-from teacher.curriculum.build import read
+from teacher.curriculum.rows import read
 
 RESULT = Path(__file__).parent / "results" / "qlora_merge.json"
 

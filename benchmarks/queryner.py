@@ -41,7 +41,7 @@ from task.segmentation import units
 from task.spec import Task
 from task.tokenizer import load_tokenizer
 from task.viterbi import spans_of
-from teacher.curriculum import build as curriculum
+from teacher.curriculum.rows import read
 
 RESULT = Path(__file__).parent / "results" / "queryner_student.json"
 RECIPE = "recipe"
@@ -79,7 +79,7 @@ def main() -> None:
 
 def seeds(run: Run, number: int) -> dict[str, Any]:
     """The recipe on all rows with each seed."""
-    rows = curriculum.read(run.finished("curriculum"), "train")
+    rows = read(run.finished("curriculum"), "train")
     gold = run.inputs.test
     runs: dict[str, list[Sequence[Example]]] = {}
     for seed in range(number):
@@ -104,7 +104,7 @@ def seeds(run: Run, number: int) -> dict[str, Any]:
 
 def tried(run: Run) -> dict[str, Any]:
     """Each variant without the last tenth of the rows, scored on it."""
-    rows = curriculum.read(run.finished("curriculum"), "train")
+    rows = read(run.finished("curriculum"), "train")
     cut = len(rows) - len(rows) // 10
     held = [r.example for r in rows[cut:]]
     found: dict[str, list[Sequence[Example]]] = {}

@@ -52,7 +52,6 @@ from student.kernels.packed_llama import pack
 from student.merging.merge import merge
 from student.merging.token_classifier import export_classifier
 from student.model import DTYPES, TargetLogits, collate, load_base
-from student.training.job import Row
 from student.training.objective import Supervised, batch, supervise, weighted_loss
 from student.training.order import learning_rate, plan_batches, total_steps
 from task.codec import Codec, Encoded, Tokenizer
@@ -64,6 +63,7 @@ from task.readers import read_labels
 from task.segmentation import units
 from task.spec import Task
 from task.tokenizer import FastTokenizer, load_tokenizer
+from task.training_row import TrainingRow
 
 RESULT = Path(__file__).parent / "results" / "read_forms.json"
 QUERIES, WARM_UP = 60, 5
@@ -213,7 +213,7 @@ def train(
 ) -> tuple[Any, Logits]:
     """The loop of `student.training.train` without checkpoints and evaluation; the same for every way."""
     s = task.student
-    rows = [supervise(codec, tokenizer, Row(x)) for x in learned if codec.representable(x)]
+    rows = [supervise(codec, tokenizer, TrainingRow(x)) for x in learned if codec.representable(x)]
     steps = total_steps(len(rows), s.batch_size, s.epochs, None)
     plan = plan_batches([len(r.encoded.ids) for r in rows], batch_size=s.batch_size, steps=steps, reshuffle=True,
                         window=s.length_window, seed=s.seed)

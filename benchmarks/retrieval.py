@@ -1,21 +1,21 @@
-"""Retrieval at 50,000 and 1,000,000 items: build time, memory, recall, and contexts a second.
+"""Retrieval over 50,000 and 1,000,000 items: build time, memory, recall, and contexts per second.
 
     python -m benchmarks.retrieval 50000 [--rounds 3] [--folder runs/retrieval-50000]
     python -m benchmarks.retrieval 1000000
 
-The catalogue is the made-up market's, one brand for every 50 items; 2,000 queries with the noise of the tail are
-looked up, each embedded on the way. Three candidates get the same embeddings (which take the longest by far; their CPU
-time stands apart, and they are kept in the folder), the same words, 50 rows from each list, and the same fusion:
+The catalogue is synthetic (`samples.market`), with one brand per 50 items; 2,000 queries with the noise of the tail
+are embedded and searched. All candidates get the same embeddings (by far the longest step; its CPU time is reported
+separately, and they are kept in the folder), the same words, 50 rows from each list, and the same fusion:
 
-- `limbeck`: bm25s, and every vector compared;
+- `limbeck`: bm25s, and exact vector search;
 - `usearch`: the same bm25s, and usearch's HNSW graph of half-precision vectors;
 - `faiss`: bm25s, and FAISS's inverted file of half-precision vectors (IVF), memory-mapped;
 - `lancedb`: LanceDB's full-text and IVF-HNSW-SQ indexes, re-ranked by the whole vectors.
 
-Each candidate builds in one process and searches in another, so that the peak memory of either is its own; searches go
-round and round through the candidates. What has been built stands until the folder goes. Writes
-benchmarks/results/retrieval-ITEMS.json. The others are no part of the installation: `pip install usearch faiss-cpu
-lancedb`; a candidate that is not there is left out.
+Each candidate builds in one process and searches in another, so that their peak memory is measured separately; rounds
+of searches alternate between candidates. Built indexes are used again as long as the folder exists. Writes
+benchmarks/results/retrieval-ITEMS.json. The peers are not part of the installation: `pip install usearch faiss-cpu
+lancedb`; candidates that are not installed are skipped.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def main() -> None:
-    """Prepare, build, search; or one of the steps, in a process of its own."""
+    """Prepare, build and search; or one of these steps, in its own process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("items", type=int)
     parser.add_argument("--rounds", type=int, default=3)
@@ -91,7 +91,7 @@ def compare(folder: Path, items: int, rounds: int) -> None:
 
 
 def built(folder: Path, items: int, candidate: str) -> Any:
-    """What building a candidate took; it is built if it has not been."""
+    """Figures of building a candidate; builds it if it has not been built."""
     kept = folder / f"built-{candidate}.json"
     if not kept.exists():
         write_json(kept, step(folder, items, "build", candidate))
@@ -99,7 +99,7 @@ def built(folder: Path, items: int, candidate: str) -> Any:
 
 
 def step(folder: Path, items: int, name: str, candidate: str) -> Any:
-    """A step in a process of its own; its last line is JSON."""
+    """One step in its own process; its last line of output is JSON."""
     command = [sys.executable, "-m", "benchmarks.retrieval", str(items), "--folder", str(folder)]
     done = subprocess.run(
         [*command, "--step", name, "--candidate", candidate], stdout=subprocess.PIPE, text=True, check=True
@@ -108,7 +108,7 @@ def step(folder: Path, items: int, name: str, candidate: str) -> Any:
 
 
 def prepare(folder: Path, items: int) -> dict[str, Any]:
-    """Catalogue, queries, embeddings and the exact neighbours; what is there stays."""
+    """Catalogue, queries, embeddings and exact neighbours, unless they exist."""
     kept = folder / "prepared.json"
     if kept.exists():
         return dict(read_json(kept))
@@ -123,15 +123,15 @@ def prepare(folder: Path, items: int) -> dict[str, Any]:
     while len(queries) < QUERIES:
         queries[market.ask(TAIL, 0.65, 0.0).query] = None
     write_json(folder / "queries.json", list(queries))
-    store = EmbeddingStore(folder, fetch(SETTINGS.embedder))
+    store = EmbeddingStore(folder, model=fetch(SETTINGS.embedder))
     texts = [item_text(i) for i in catalogue]
-    before = len(store)  # of an attempt that was stopped
+    before = len(store)  # from an attempt that was interrupted
     started = time.process_time()
     vectors = store.vectors(texts)
     seconds = time.process_time() - started
     np.save(folder / "vectors.npy", vectors)
-    asked = EmbeddingStore(folder, fetch(SETTINGS.embedder), shared=True).vectors(list(queries))
-    np.save(folder / "truth.npy", exact(asked, vectors, SETTINGS.depth)[0])
+    asked = EmbeddingStore(folder, model=fetch(SETTINGS.embedder), shared=True).vectors(list(queries))
+    np.save(folder / "truth.npy", exact(asked, among=vectors, count=SETTINGS.depth)[0])
     result = {"embedding_cpu_s": round(seconds, 1), "embedded_meanwhile": len(store) - before}
     write_json(kept, result)
     return result
@@ -152,9 +152,9 @@ def build(folder: Path, candidate: str) -> None:
 
 
 def search(folder: Path, candidate: str) -> None:
-    """Look all queries up in blocks, embedding each, after a warm-up with others."""
+    """Embed and search all queries in blocks, after a warm-up with other queries."""
     queries = read_json(folder / "queries.json")
-    embedder = EmbeddingStore(folder / "unkept", fetch(SETTINGS.embedder), shared=True)
+    embedder = EmbeddingStore(folder / "unkept", model=fetch(SETTINGS.embedder), shared=True)
     warm = embedder.vectors(["warm up", "once"])
     started = time.monotonic()
     index = CANDIDATES[candidate](folder / candidate, SETTINGS)
@@ -182,7 +182,7 @@ def peak_mb() -> int:
 
 
 class Limbeck(HybridIndex):
-    """What the teacher uses."""
+    """The index that the teacher uses."""
 
     @staticmethod
     def build(folder: Path, texts: Sequence[str], vectors: Vectors) -> None:
@@ -193,8 +193,8 @@ class Limbeck(HybridIndex):
 class Usearch(HybridIndex):
     """The same BM25, and a graph of neighbours (HNSW, Malkov and Yashunin 2018).
 
-    One thread adds: usearch's threads overwrite each other's links, so that some rows are never found again, and other
-    rows each time.
+    Rows are added by one thread: usearch's threads overwrite each other's links, after which some rows, different ones
+    each time, are never found.
     """
 
     GRAPH: ClassVar[dict[str, Any]] = {
@@ -228,7 +228,7 @@ class Usearch(HybridIndex):
 
 
 class Faiss(HybridIndex):
-    """The same BM25, and an inverted file: `NPROBE` of some thousand cells are looked through."""
+    """The same BM25, and an inverted file: `NPROBE` of several thousand cells are searched."""
 
     NPROBE = 64
 
@@ -241,7 +241,7 @@ class Faiss(HybridIndex):
 
     @staticmethod
     def build(folder: Path, texts: Sequence[str], vectors: Vectors) -> None:
-        """Four cells for every square root of a row, found by k-means on 50 rows a cell."""
+        """4 × √rows cells, by k-means on 50 rows per cell."""
         import faiss
 
         write_lexical(folder, texts)
@@ -280,7 +280,7 @@ class LanceDB(HybridIndex):
 
     @staticmethod
     def build(folder: Path, texts: Sequence[str], vectors: Vectors) -> None:
-        """A table with both indexes; words as bm25s is given them."""
+        """A table with both indexes; words are tokenised as for bm25s."""
         import lancedb
         import pyarrow as pa
         from lancedb.index import FTS, HnswSq

@@ -41,7 +41,7 @@ from student.inference import predict
 from student.kernels.native import Kernels, kernels
 from student.model import DTYPES, TargetLogits, collate, load_base
 from student.training.history import read_history
-from student.training.job import Row, TrainingJob
+from student.training.job import TrainingJob
 from student.training.train import train
 from task.codec import Codec
 from task.files import read_json, write_json
@@ -52,6 +52,7 @@ from task.normalize import normaliser
 from task.readers import read_labels
 from task.spec import Task
 from task.tokenizer import load_tokenizer
+from task.training_row import TrainingRow
 
 RESULT = Path(__file__).parent / "results" / "training.json"
 ROWS, JSON_ROWS, DEV_ROWS, BATCH, RATE, WARM_UP = 1_024, 128, 300, 32, 1e-3, 4
@@ -142,7 +143,7 @@ def run(client: str, data: Path, folder: Path, *, profile: bool) -> None:
     usable = [x for x in rows if codec.representable(x)]
     encoded = [codec.encode(x, tokenizer) for x in usable]
     if client.startswith("limbeck"):
-        job = TrainingJob(task, base, codec, [Row(x) for x in usable], [], folder, reshuffle=True)
+        job = TrainingJob(task, base, codec, [TrainingRow(x) for x in usable], [], folder, reshuffle=True)
         seconds = _limbeck(job, profile=profile)
     elif form == "write":
         table = {

@@ -78,7 +78,10 @@ class Inputs:
         source = self.source("conversions")
         conversions = read_conversions(source, known) if source is not None else []
         print_ = self.fingerprint("queries", "catalogue", "conversions")
-        return Sources(log, catalogue, conversions, labels, self._calibration, self._held_out(), print_)
+        return Sources(
+            log, catalogue, conversions, imported=labels, calibration=self._calibration, held_out=self._held_out(),
+            fingerprint=print_,
+        )
 
     def _held_out(self) -> frozenset[str]:
         """Calibration queries that are test queries or near-duplicates of one: never an example for anybody."""

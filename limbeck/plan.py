@@ -133,19 +133,19 @@ def _queries(task: Task) -> tuple[int, int, str]:
 
 
 def _teacher(task: Task, queries: int, source: str) -> list[Line]:
-    from teacher.label import LLM_BACKENDS
+    from teacher.backends.backend import backend_of
 
-    backend = task.teacher.backend
-    if backend not in LLM_BACKENDS:
-        no_calls = Line("calls", "0", f"backend {backend} asks no LLM")
-        seconds = queries / CATALOG_QUERIES_PER_S if backend == "catalog" else 5.0
+    backend = backend_of(task)
+    if not backend.asks_llm:
+        no_calls = Line("calls", "0", f"backend {task.teacher.backend} asks no LLM")
+        seconds = queries / CATALOG_QUERIES_PER_S if backend.uses_whole_log else 5.0
         return [
             Line("queries", f"{queries:,}", source), no_calls, Line("money", "0.00", "no LLM"),
             Line("time", minutes(seconds), f"{CATALOG_QUERIES_PER_S:.0f} queries/s measured on 2 cores"),
         ]
+    from llm_client.context import EMPTY
     from llm_client.prices import price_of
     from llm_client.prompt import Prompter
-    from teacher.retrieval.context import EMPTY
 
     s = task.teacher.openai
     context = {**EMPTY, "items": ["an item of the catalogue, 500 g"] * 8, "bought": ["another one"] * 5}
@@ -154,13 +154,13 @@ def _teacher(task: Task, queries: int, source: str) -> list[Line]:
     tokens_in = round(sum(len(r.content) for r in requests) / CHARS_PER_TOKEN)
     answer = round(40 * max(1, len(task.roles)) / CHARS_PER_TOKEN * 0.5)
     tokens_out = answer * (calls + max(0, s.samples - 1))
-    price = price_of(s, batch=backend == "openai-batch")
+    price = price_of(s, batch=backend.batch)
     money = "unknown"
     basis = "set teacher.openai.price_input_per_million and price_output_per_million"
-    if backend == "vllm":
+    if backend.local:
         money, basis = "0.00", "a local model; the machine's time is not counted"
     elif price is not None:
-        cost = queries * price.of(tokens_in, 0, tokens_out)
+        cost = queries * price.of(prompt=tokens_in, completion=tokens_out)
         money = f"{cost:,.2f}"
         basis = f"{price.input:g} and {price.output:g} per million tokens in and out: {price.source}"
     return [
@@ -169,7 +169,7 @@ def _teacher(task: Task, queries: int, source: str) -> list[Line]:
         Line("tokens", f"{queries * tokens_in:,} in, {queries * tokens_out:,} out",
              f"{tokens_in} and {tokens_out} a query: the rendered requests at {CHARS_PER_TOKEN:g} characters a token"),
         Line("money", money, basis),
-        Line("time", "up to 24 h", "the provider's batch window") if backend == "openai-batch" else
+        Line("time", "up to 24 h", "the provider's batch window") if backend.batch else
         Line("time", minutes(queries * calls * 2.0 / s.concurrency), f"2 s a call, {s.concurrency} in flight"),
     ]
 

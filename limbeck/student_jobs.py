@@ -13,10 +13,10 @@ from limbeck.stage import Figures, Stage, execute
 from task.files import write_jsonl
 from task.labels import Example
 from task.spec import Task
+from task.training_row import TrainingRow
 
 if TYPE_CHECKING:
     from student.training.job import TrainingJob
-    from teacher.curriculum.build import CurriculumRow
 
 
 # What a training run writes for itself, for the trackers of `student.report_to`, and for people.
@@ -27,17 +27,17 @@ TRAINING_SCRATCH: Final = frozenset({
 
 
 def make_job(
-    task: Task, rows: Sequence[CurriculumRow], dev: Sequence[Example], folder: Path, order: str
+    task: Task, rows: Sequence[TrainingRow], dev: Sequence[Example], folder: Path, order: str
 ) -> TrainingJob:
     """The training job of a variant, its codec compiled on the same rows as everybody's."""
-    from student.training.job import Row, TrainingJob
+    from student.training.job import TrainingJob
     from task.codec import Codec
     from task.model_store import fetch
     from task.tokenizer import load_tokenizer
 
     base = fetch(task.student.base)
     codec = Codec.compile(task, [r.example for r in rows], load_tokenizer(base))
-    learned = [Row(r.example, 1.0 - r.noise, r.doubts) for r in rows if codec.representable(r.example)]
+    learned = [r for r in rows if codec.representable(r.example)]
     return TrainingJob(task, base, codec, learned, list(dev), folder, reshuffle=order == "shuffled")
 
 
@@ -61,7 +61,7 @@ def answers(job: TrainingJob, rows: Sequence[Example], **options: Any) -> list[E
 
 
 def trained_and_asked(
-    run: Run, name: str, rows: Sequence[CurriculumRow], gold: Sequence[Example], *, order: str,
+    run: Run, name: str, rows: Sequence[TrainingRow], gold: Sequence[Example], *, order: str,
     inputs: Mapping[str, str],
 ) -> list[Example]:
     """Train a variant of the task (`run.task`) as stage `name` and let it label gold; what has been done stands."""

@@ -1,1 +1,1 @@
-"""Asking an OpenAI-compatible LLM: requests and their keys, retries, rate limits, prices, budget, reading replies."""
+"""A client for OpenAI-compatible LLMs: prompts, requests with keys, retries, rate limits, prices, budget, parsing."""

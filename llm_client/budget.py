@@ -1,4 +1,4 @@
-"""A hard budget: the most that a call can cost is set aside before it is made, what it did cost is put in its place."""
+"""A hard budget: the most that a call can cost is reserved before the call, and replaced by its real cost after it."""
 
 from __future__ import annotations
 
@@ -8,52 +8,56 @@ from task.errors import InputError
 
 
 class BudgetSpentError(InputError):
-    """The next call could cross the budget."""
+    """The next call could exceed the budget."""
 
 
-class Purse(Protocol):
-    """Somebody who keeps a budget."""
+class SpendLimiter(Protocol):
+    """Keeps a budget, in this process or in another one. Amounts are in the currency of the price."""
 
-    async def reserve(self, most: float) -> None:
-        """Set money aside for a call, or raise `BudgetSpentError`."""
+    async def reserve(self, amount: float) -> None:
+        """Reserve the most that a call can cost.
 
-    def settle(self, most: float, cost: float) -> None:
-        """A call for which `most` was set aside did cost `cost`."""
+        Raises:
+            BudgetSpentError: The budget does not have that much left.
+        """
+
+    def charge(self, *, reserved: float, cost: float) -> None:
+        """Replace the `reserved` amount of a call by what the call cost."""
 
 
 class Budget:
-    """A budget in this process.
+    """A `SpendLimiter` in this process.
 
     Args:
-        limit: None is no limit.
-        spent: What the ledger has on record already.
+        limit: None for no limit.
+        spent: What the ledger has recorded already.
     """
 
     def __init__(self, limit: float | None, spent: float) -> None:
         self.limit, self.spent, self.reserved = limit, spent, 0.0
 
-    def take(self, most: float) -> str | None:
-        """Set money aside; why not, where the budget has no room for it."""
-        if self.limit is not None and self.spent + self.reserved + most > self.limit:
+    def try_reserve(self, amount: float) -> str | None:
+        """Reserve an amount; returns why not, or None."""
+        if self.limit is not None and self.spent + self.reserved + amount > self.limit:
             return (
-                f"the budget is spent: {self.spent:.4f} of {self.limit:.4f}, {self.reserved:.4f} for calls on their "
-                f"way, and the next call could cost {most:.4f}"
+                f"the budget is spent: {self.spent:.4f} of {self.limit:.4f}, {self.reserved:.4f} reserved for calls "
+                f"in flight, and the next call could cost {amount:.4f}"
             )
-        self.reserved += most
+        self.reserved += amount
         return None
 
-    async def reserve(self, most: float) -> None:
-        """See `Purse`."""
-        check(self.take(most))
+    async def reserve(self, amount: float) -> None:
+        """See `SpendLimiter`."""
+        raise_if_spent(self.try_reserve(amount))
 
-    def settle(self, most: float, cost: float) -> None:
-        """See `Purse`."""
-        self.reserved -= most
+    def charge(self, *, reserved: float, cost: float) -> None:
+        """See `SpendLimiter`."""
+        self.reserved -= reserved
         self.spent += cost
 
 
-def check(problem: str | None) -> None:
-    """Raise `BudgetSpentError` where there is a problem."""
+def raise_if_spent(problem: str | None) -> None:
+    """Raise what `Budget.try_reserve` returned as a `BudgetSpentError`."""
     if problem is not None:
         raise BudgetSpentError(
             problem, field="teacher.openai.budget", fix="Raise it and run the same command: every paid reply is kept"

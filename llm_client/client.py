@@ -1,9 +1,10 @@
-"""Asking an OpenAI-compatible endpoint: one call, its retries, and what each attempt leaves in the ledger.
+"""One call to an OpenAI-compatible endpoint with its retries; every attempt is recorded.
 
-aiohttp and a body encoded once, because a labelling job is bound by the client's CPU: the OpenAI SDK costs 2.4 ms
-and more a call. What is tried again and what is not is decided here and nowhere below: a 4xx is final; 408, 409, 429
-and 5xx, broken connections and time-outs are tried again after the server's Retry-After or a growing pause; an answer
-cut by the token limit is an error; one that cannot be read is sent back once, alone, to be put right.
+The HTTP client is aiohttp with a body that is encoded once, because a labelling job is bound by the CPU of the client:
+the OpenAI SDK takes 2.4 ms and more of it per call. All decisions about retries are made here: a 4xx is final; 408,
+409, 429, 5xx, broken connections and time-outs are retried after the server's Retry-After or after exponential
+back-off; an answer cut by the token limit is an error; an answer that cannot be parsed is sent back once, without
+context, to be repaired.
 """
 
 from __future__ import annotations
@@ -16,18 +17,16 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import aiohttp
 
-from llm_client.budget import Purse
+from llm_client.attempt import Attempt, AttemptRecorder, Outcome, Reply
+from llm_client.budget import SpendLimiter
 from llm_client.prices import Price, needed_price, price_of
-from llm_client.rate_limits import Concurrency, Rate
+from llm_client.rate_limits import AdaptiveConcurrency, TokenBucket
 from llm_client.request import Request
 from task.settings import OpenAI
-from teacher.ledger.recorder import Recorder
-from teacher.ledger.records import Attempt, Outcome, Reply
 
 _RETRIED = frozenset({408, 409, 429})
 _LONGEST_PAUSE = 30.0
@@ -37,120 +36,120 @@ _ERROR_CHARS = 500
 
 @dataclass(frozen=True, slots=True)
 class _Try:
-    """One call's outcome: what goes to the ledger, and the seconds before another try, None for never."""
+    """The outcome of one call: its attempt, the seconds before a retry (None: final), the HTTP status of a refusal."""
 
     attempt: Attempt
     wait: float | None
     status: int = 0
 
 
+def open_session(settings: OpenAI, **headers: str) -> aiohttp.ClientSession:
+    """An HTTP session with the endpoint's key and time-out; a context manager."""
+    return aiohttp.ClientSession(
+        headers={**headers, **_authorization(settings)},
+        timeout=aiohttp.ClientTimeout(total=settings.timeout_s),
+        connector=aiohttp.TCPConnector(limit=settings.concurrency, ttl_dns_cache=300),
+    )
+
+
 class Client:
-    """Makes calls, and hands every attempt to the recorder before anybody sees its reply.
+    """Makes calls. An attempt is recorded before its reply is returned, so a paid reply is never lost.
 
     Args:
+        session: From `open_session`.
         settings: Of the endpoint.
-        recorder: Keeps the attempts.
-        usable: Whether an answer to a request of a purpose can be used.
-        purse: Keeps the budget.
-        address: Gives the base URL where it is not the settings'; called once, in a thread, before the first call.
+        recorder: Stores the attempts.
+        parseable: Whether an answer can be parsed, from the purpose of its request and its text.
+        limiter: Keeps the budget.
+        backend: Name that attempts are recorded under.
+        address: Returns the base URL where it is not the one of `settings`; called once, in a thread, before the
+            first call.
     """
 
     def __init__(
-        self, settings: OpenAI, recorder: Recorder, usable: Callable[[str, str], bool], purse: Purse,
-        backend: str = "openai", address: Callable[[], str] | None = None,
+        self, session: aiohttp.ClientSession, settings: OpenAI, recorder: AttemptRecorder, *,
+        parseable: Callable[[str, str], bool], limiter: SpendLimiter, backend: str = "openai",
+        address: Callable[[], str] | None = None,
     ) -> None:
+        self._session = session
         self._settings = settings
         self._recorder = recorder
-        self._usable = usable
+        self._parseable = parseable
         self._backend = backend
         self.price: Price | None = needed_price(settings) if settings.budget else price_of(settings)
-        self._purse = purse
-        self.gate = Concurrency(settings.concurrency)
-        self._requests = Rate(settings.requests_per_minute)
-        self._tokens = Rate(settings.tokens_per_minute)
+        self._limiter = limiter
+        self._concurrency = AdaptiveConcurrency(settings.concurrency)
+        self._requests = TokenBucket(settings.requests_per_minute)
+        self._tokens = TokenBucket(settings.tokens_per_minute)
         self._address = address or (lambda: settings.base_url)
         self._url: asyncio.Future[str] | None = None
-        self._session: aiohttp.ClientSession | None = None
-
-    async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(
-            headers={"Content-Type": "application/json", **authorization(self._settings)},
-            timeout=aiohttp.ClientTimeout(total=self._settings.timeout_s),
-            connector=aiohttp.TCPConnector(limit=self._settings.concurrency, ttl_dns_cache=300),
-        )
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        assert self._session is not None
-        await self._session.close()
 
     async def ask(self, request: Request, repair: Callable[[str], Request] | None = None) -> Reply | None:
-        """The reply, usable or cut by the token limit; None when every try failed.
+        """The reply to a request, complete or cut by the token limit; None if every try failed.
 
         Args:
-            repair: Makes the request that has an unreadable answer put right; tried once.
+            repair: Makes the request that has an unparseable answer repaired; sent at most once.
 
         Raises:
-            BudgetSpentError: The call could cross the budget; nothing was sent.
+            BudgetSpentError: The call could exceed the budget; nothing was sent.
         """
-        found = await self._tries(request)
+        found = await self._with_retries(request)
         if found.outcome == "invalid" and repair is not None and found.reply is not None:
-            found = await self._tries(replace(repair(found.reply), key=request.key))
+            found = await self._with_retries(replace(repair(found.reply), key=request.key))
         if found.outcome not in {"ok", "truncated"}:
             return None
         return Reply(found.reply or "", found.details, cut=found.outcome == "truncated")
 
-    async def _tries(self, request: Request) -> Attempt:
+    async def _with_retries(self, request: Request) -> Attempt:
         deadline = time.monotonic() + self._settings.deadline_s
         number = 0
         while True:
             number += 1
-            made = await self._one(request)
-            pause = None if made.wait is None else max(made.wait, _pause(number))
+            tried = await self._call(request)
+            pause = None if tried.wait is None else max(tried.wait, _backoff(number))
             last = number >= self._settings.max_attempts
             if pause is None or last or time.monotonic() + pause > deadline:
-                return made.attempt
+                return tried.attempt
             await asyncio.sleep(pause)
 
-    async def _one(self, request: Request) -> _Try:
-        """One call under the limits; its attempt is on disk before anybody uses its reply.
+    async def _call(self, request: Request) -> _Try:
+        """One call within all limits; on return its attempt is recorded.
 
-        Its place goes to another as soon as the answer is here: the server is not kept waiting for our disk.
+        The place among the calls in flight is given back before that: the server should not wait for our disk.
         """
-        most = self.price.of(request.most_tokens[0], 0, request.most_tokens[1]) if self.price else 0.0
-        await self._purse.reserve(most)
+        prompt, completion = request.most_tokens
+        max_cost = self.price.of(prompt=prompt, completion=completion) if self.price else 0.0
+        await self._limiter.reserve(max_cost)
         cost, refused, entered = 0.0, False, None
         try:
-            entered = await self.gate.enter()
-            prompt_guess = request.most_tokens[0] / 4 + request.most_tokens[1]
-            wait = max(self._requests.take(1.0), self._tokens.take(prompt_guess))
+            entered = await self._concurrency.enter()
+            estimate = prompt / 4 + completion
+            wait = max(self._requests.take(1.0), self._tokens.take(estimate))
             if wait:
                 await asyncio.sleep(wait)
-            made = await self._send(request)
-            refused = made.status == 429
-            a = made.attempt
-            self._tokens.give_back(prompt_guess - a.prompt_tokens - a.completion_tokens)
+            tried = await self._send(request)
+            refused = tried.status == 429
+            a = tried.attempt
+            self._tokens.give_back(estimate - a.prompt_tokens - a.completion_tokens)
             cost = a.cost
         finally:
-            self._purse.settle(most, cost)
+            self._limiter.charge(reserved=max_cost, cost=cost)
             if entered is not None:
-                self.gate.leave(entered, refused=refused)
+                self._concurrency.leave(entered, refused=refused)
         await self._recorder.record([a])
-        return made
+        return tried
 
     async def _send(self, request: Request) -> _Try:
-        assert self._session is not None
-        if self._url is None:  # the first caller finds it, the others wait for what it finds
+        if self._url is None:  # the first caller looks it up, all others wait for the same result
             self._url = asyncio.ensure_future(asyncio.to_thread(self._address))
         url = (await asyncio.shield(self._url)).rstrip("/") + "/chat/completions"
         started = time.monotonic()
 
         def attempt(outcome: Outcome, error: str | None = None, **more: Any) -> Attempt:
             return Attempt(
-                request.key, request.query, self._backend, self._settings.model, request.evidence, error=error,
-                outcome=outcome, purpose=request.purpose, latency_s=time.monotonic() - started, **more,
+                request=request.key, query=request.query, backend=self._backend, model=self._settings.model,
+                evidence=request.evidence, error=error, outcome=outcome, purpose=request.purpose,
+                latency_s=time.monotonic() - started, **more,
             )
 
         try:
@@ -163,20 +162,26 @@ class Client:
                     return _Try(attempt("error", f"HTTP {response.status}: {text}"), wait, response.status)
         except (aiohttp.ClientError, TimeoutError) as error:
             return _Try(attempt("error", f"{type(error).__name__}: {error}"), 0.0)
-        return read_completion(raw, request.purpose, self._usable, self.price, attempt)
+        return read_completion(
+            raw, attempt, purpose=request.purpose, parseable=self._parseable, price=self.price
+        )
 
 
-def authorization(settings: OpenAI) -> dict[str, str]:
-    """The header with the key from the environment, where there is one."""
+def _authorization(settings: OpenAI) -> dict[str, str]:
+    """The header with the key from the environment; none if the variable is not set."""
     key = os.environ.get(settings.api_key_env, "")
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def read_completion(
-    raw: bytes, purpose: str, usable: Callable[[str, str], bool], price: Price | None,
-    attempt: Callable[..., Attempt],
+    raw: bytes, attempt: Callable[..., Attempt], *, purpose: str, parseable: Callable[[str, str], bool],
+    price: Price | None,
 ) -> _Try:
-    """A chat completion's body as an attempt."""
+    """The body of a chat completion as an attempt.
+
+    Args:
+        attempt: Makes it from the outcome, the error and what the body holds.
+    """
     try:
         body = json.loads(raw)
         choices = body["choices"]
@@ -185,9 +190,9 @@ def read_completion(
     except (ValueError, LookupError, TypeError):
         text = raw[:_ERROR_CHARS].decode(errors="replace")
         return _Try(attempt("error", f"not a chat completion: {text}"), 0.0)
-    tokens = _usage(body.get("usage"))
-    cost = price.of(*tokens) if price else 0.0
-    paid = {"prompt_tokens": tokens[0], "cached_tokens": tokens[1], "completion_tokens": tokens[2], "cost": cost}
+    prompt, cached, completion = _usage(body.get("usage"))
+    cost = price.of(prompt=prompt, cached=cached, completion=completion) if price else 0.0
+    paid = {"prompt_tokens": prompt, "cached_tokens": cached, "completion_tokens": completion, "cost": cost}
     content = contents[0]
     if not isinstance(content, str):
         return _Try(attempt("error", f"no text in the answer: {str(first)[:_ERROR_CHARS]}", **paid), None)
@@ -200,7 +205,7 @@ def read_completion(
     said: dict[str, Any] = {"reply": content, "details": details, **paid}
     if first.get("finish_reason") == "length":
         return _Try(attempt("truncated", "the answer was cut by max_tokens", **said), None)
-    if not usable(purpose, content):
+    if not parseable(purpose, content):
         return _Try(attempt("invalid", "the answer cannot be read", **said), None)
     return _Try(attempt("ok", **said), None)
 
@@ -212,8 +217,8 @@ def _usage(usage: Mapping[str, Any] | None) -> tuple[int, int, int]:
     return int(usage.get("prompt_tokens") or 0), int(cached or 0), int(usage.get("completion_tokens") or 0)
 
 
-def _pause(number: int) -> float:
-    """Full jitter (Brooker 2015): callers that failed together do not come back together."""
+def _backoff(number: int) -> float:
+    """Seconds before retry `number`: exponential, with jitter (Brooker 2015) so that retries do not come together."""
     return random.uniform(0.5, 1.0) * min(_LONGEST_PAUSE, 0.5 * 2.0 ** (number - 1))
 
 

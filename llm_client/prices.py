@@ -1,4 +1,4 @@
-"""What a call costs: from the task file, else from the dated list beside this file, else unknown."""
+"""The price of a model: from the task file, else from the dated list beside this file, else unknown."""
 
 from __future__ import annotations
 
@@ -14,42 +14,50 @@ from task.settings import OpenAI
 _LIST = Path(__file__).with_name("prices.yaml")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
-    """Dollars per million tokens, and where the figures are from."""
+    """Dollars per million tokens, and the source of the figures."""
 
     input: float
     cached: float
     output: float
     source: str
 
-    def of(self, prompt_tokens: int, cached_tokens: int, completion_tokens: int) -> float:
-        """The cost of a call; `cached_tokens` are those of the prompt that the provider had cached."""
-        fresh = prompt_tokens - cached_tokens
-        return (fresh * self.input + cached_tokens * self.cached + completion_tokens * self.output) / 1e6
+    def of(self, *, prompt: int, completion: int, cached: int = 0) -> float:
+        """The cost of a call in dollars.
+
+        Args:
+            prompt: Tokens of the prompt, `cached` of which the provider had in its cache.
+            completion: Tokens of the answer.
+        """
+        return ((prompt - cached) * self.input + cached * self.cached + completion * self.output) / 1e6
 
 
 def price_of(settings: OpenAI, *, batch: bool = False) -> Price | None:
-    """The price of a model, or None where nobody stated one.
+    """The price of a model, or None if there is none in the task file or the list.
 
-    Only the provider's own address has the list's prices: the same name elsewhere may cost anything.
+    The list is valid for the provider's own address only: another endpoint may charge anything for the same name.
     """
     given = (settings.price_input_per_million, settings.price_output_per_million)
     if given[0] is not None and given[1] is not None:
-        return Price(given[0], given[0], given[1], "the task file")
+        return Price(input=given[0], cached=given[0], output=given[1], source="the task file")
     listed = _listed()
     model = listed["models"].get(settings.model)
     if model is None or not settings.base_url.startswith("https://api.openai.com/"):
         return None
     share = listed["batch_discount"] if batch else 1.0
     return Price(
-        model["input"] * share, model["cached"] * share, model["output"] * share,
-        f"{listed['source']}, {listed['as_of']}",
+        input=model["input"] * share, cached=model["cached"] * share, output=model["output"] * share,
+        source=f"{listed['source']}, {listed['as_of']}",
     )
 
 
 def needed_price(settings: OpenAI, *, batch: bool = False) -> Price:
-    """The price of a model; an error says how to state it."""
+    """The price of a model.
+
+    Raises:
+        InputError: There is none; the message says where to state it.
+    """
     price = price_of(settings, batch=batch)
     if price is None:
         raise InputError(

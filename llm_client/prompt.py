@@ -1,8 +1,9 @@
-"""The requests of one query: rendered from the task's Jinja template, sized to the endpoint.
+"""The requests of one query, rendered from the task's Jinja template.
 
-Six purposes. `label` asks for the labels. `samples` asks the same again at a higher temperature, to see whether the
-answer holds. `bare` asks without context, to see whether the context made it. `verify` shows the labels and asks yes
-or no. `repair` sends an unreadable answer back, alone. `review` shows the teacher its labels and what was doubted.
+Six purposes. `label` asks for the labels. `samples` asks the same at a higher temperature: labels that are in all
+samples are more likely right. `bare` asks without context: it tells which labels the context caused. `verify` shows the
+labels and asks yes or no for each. `repair` sends an unparseable answer back, without context. `review` shows the
+teacher its labels and the doubts about them.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from typing import Any
 
 import jinja2
 
+from llm_client.context import EMPTY, Context
+from llm_client.label_schema import labels_response_format, response_format
 from llm_client.request import Request
 from task.errors import InputError
-from task.forms import json_text as json_form
 from task.settings import OpenAI
 from task.spec import Task
-from teacher.retrieval.context import EMPTY, Context
 
 _VERIFY = (
     "You check labels of search queries. For each numbered label say whether it is right: its role fits, and its "
@@ -34,14 +35,17 @@ _REVIEW = (
     "Models that learned from many labels like these, but not from this one, doubt some of it:\n{doubts}\n"
     "They may be wrong and so may you. Look again, and answer with all labels of the query, in the same form."
 )
-_VERIFY_TOKENS = 8  # for each label: a word, a comma and a blank, with room to spare
+_VERIFY_TOKENS = 8  # per label: a word, a comma and a blank, with room to spare
 
 
 class Prompter:
     """Builds the requests of a task.
 
     Args:
-        settings: Of the endpoint, where they are not the task's own.
+        settings: Of the endpoint, if not the task's own.
+
+    Raises:
+        InputError: The template cannot be read or rendered.
     """
 
     def __init__(self, task: Task, settings: OpenAI | None = None) -> None:
@@ -68,14 +72,11 @@ class Prompter:
                 f"the template fails: {error.message}", file=path, field="teacher.openai.prompt",
                 expected="names: task, examples, bought, converted, items, similar, neighbours",
             ) from error
-        self._schema = {
-            "type": "object", "properties": {"labels": json_form.schema(task)}, "required": ["labels"],
-            "additionalProperties": False,
-        }
+        self._labels_format = labels_response_format(task)
         self._roles = "\n".join(f"- {r.name}: {r.description or 'see its name'}" for r in task.roles)
 
     def first(self, query: str, context: Context) -> list[Request]:
-        """The requests that need no answer: `label`, and `samples` and `bare` where the task wants them."""
+        """The requests that depend on no reply: `label`, and `samples` and `bare` if the task wants them."""
         s = self.settings
         out = [self._labels("label", query, context, s.temperature)]
         if s.samples:
@@ -85,7 +86,7 @@ class Prompter:
         return out
 
     def verify(self, query: str, rows: Sequence[Mapping[str, Any]]) -> Request:
-        """Yes or no for each label."""
+        """Asks whether each label is right."""
         labels = "\n".join(f"{i}. {r.get('role')}: {r.get('text')}" for i, r in enumerate(rows, 1))
         messages = [
             {"role": "system", "content": _VERIFY.format(roles=self._roles)},
@@ -96,42 +97,48 @@ class Prompter:
             "required": ["right"], "additionalProperties": False,
         }
         most = 32 + _VERIFY_TOKENS * len(rows)
-        body = self._body(messages, 0.0, schema, "right", most) | self._logprobs()
-        return Request.make(query, "verify", self.settings.base_url, body)
+        body = self._body(messages, 0.0, most, response_format("right", schema)) | self._logprobs()
+        return Request.make(query=query, purpose="verify", base_url=self.settings.base_url, body=body)
 
-    def review(self, first: str, answer: str, doubts: Sequence[str]) -> Request:
-        """The same question, the answer that was given, and what was doubted about it.
+    def review(self, first: str, *, answer: str, doubts: Sequence[str]) -> Request:
+        """The conversation so far, followed by the doubts about the answer.
 
         Args:
-            first: Body of the `label` request that was answered.
+            first: Body of the `label` request.
+            answer: The reply to it.
         """
         asked = json.loads(first)["messages"]
         messages = [
             *asked, {"role": "assistant", "content": answer},
             {"role": "user", "content": _REVIEW.format(doubts="\n".join(doubts))},
         ]
-        body = self._body(messages, self.settings.temperature, self._schema, "labels", self.settings.max_tokens)
-        return Request.make(asked[-1]["content"], "review", self.settings.base_url, body)
+        body = self._body(messages, self.settings.temperature, self.settings.max_tokens, self._labels_format)
+        return Request.make(
+            query=asked[-1]["content"], purpose="review", base_url=self.settings.base_url, body=body
+        )
 
-    def repair(self, query: str, answer: str) -> Request:
-        """An unreadable answer sent back alone: the context is not paid for twice."""
+    def repair(self, query: str, *, answer: str) -> Request:
+        """An unparseable answer, sent back without the context, which would be paid for twice."""
+        schema = json.dumps(self._labels_format["json_schema"]["schema"], ensure_ascii=False)
         messages = [
-            {"role": "system", "content": _REPAIR.format(schema=json.dumps(self._schema, ensure_ascii=False))},
+            {"role": "system", "content": _REPAIR.format(schema=schema)},
             {"role": "user", "content": answer},
         ]
-        body = self._body(messages, 0.0, self._schema, "labels", self.settings.max_tokens)
-        return Request.make(query, "repair", self.settings.base_url, body)
+        body = self._body(messages, 0.0, self.settings.max_tokens, self._labels_format)
+        return Request.make(query=query, purpose="repair", base_url=self.settings.base_url, body=body)
 
     def _labels(self, purpose: str, query: str, context: Context, temperature: float, n: int = 1) -> Request:
         messages = [
             {"role": "system", "content": self._render(context)}, {"role": "user", "content": query},
         ]
-        body = self._body(messages, temperature, self._schema, "labels", self.settings.max_tokens)
+        body = self._body(messages, temperature, self.settings.max_tokens, self._labels_format)
         if n > 1:
             body["n"] = n
         if purpose == "label":
             body |= self._logprobs()
-        return Request.make(query, purpose, self.settings.base_url, body, context)
+        return Request.make(
+            query=query, purpose=purpose, base_url=self.settings.base_url, body=body, evidence=context
+        )
 
     def _logprobs(self) -> dict[str, Any]:
         return {"logprobs": True} if self.settings.logprobs else {}
@@ -141,14 +148,13 @@ class Prompter:
         return self._template.render(task=self._task, **{**context, "examples": examples})
 
     def _body(
-        self, messages: list[dict[str, str]], temperature: float, schema: Mapping[str, Any], name: str, most: int
+        self, messages: list[dict[str, str]], temperature: float, max_tokens: int, response_format: Mapping[str, Any]
     ) -> dict[str, Any]:
         s = self.settings
         body: dict[str, Any] = {
-            "model": s.model, "messages": messages, "temperature": temperature, "max_tokens": most, **s.extra_body,
+            "model": s.model, "messages": messages, "temperature": temperature, "max_tokens": max_tokens,
+            **s.extra_body,
         }
         if s.structured_output:
-            body["response_format"] = {
-                "type": "json_schema", "json_schema": {"name": name, "schema": schema, "strict": True},
-            }
+            body["response_format"] = response_format
         return body

@@ -1,4 +1,4 @@
-"""From an LLM's raw answer to label rows or verdicts: tolerant of wrapping, never guessing."""
+"""Parses an LLM's answer into label rows or verdicts; tolerates text around the JSON, but repairs nothing."""
 
 from __future__ import annotations
 
@@ -8,17 +8,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
-# A change here makes every stored reply be read again, which costs nothing.
-VERSION = 2
 _THINKING = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
 _DECODER = json.JSONDecoder()
 
 
 def rows_of(content: str) -> list[dict[str, Any]] | None:
-    """The label rows of an answer, or None where it holds none.
+    """The label rows of an answer, or None if it has none.
 
     The answer is an object with `labels`, or a list. Thinking before it, a fence around it and text after it are
-    passed over; of several values the last is the answer.
+    ignored; of several values the last one counts.
     """
     found: list[dict[str, Any]] | None = None
     for value in _values(_THINKING.sub("", content)):
@@ -29,7 +27,7 @@ def rows_of(content: str) -> list[dict[str, Any]] | None:
 
 
 def verdicts_of(content: str) -> list[bool] | None:
-    """Whether each label is right, from `{"right": [...]}` in a verifier's answer; None where it holds none."""
+    """Whether each label is right, from `{"right": [...]}` in the answer to a `verify` request; None if it has none."""
     found: list[bool] | None = None
     for value in _values(_THINKING.sub("", content)):
         right = value.get("right") if isinstance(value, dict) else None
@@ -55,7 +53,7 @@ def _values(text: str) -> Iterator[Any]:
 
 
 def value_logprobs(content: str, tokens: Sequence[Sequence[Any]], rows: Sequence[Mapping[str, Any]]) -> list[float]:
-    """Log-probability of the tokens that say each row's value, summed; NaN where they cannot be found.
+    """The summed log-probability of the tokens of each row's value; NaN if they cannot be found.
 
     Args:
         content: The raw answer.

@@ -1,8 +1,7 @@
-"""A request to an LLM, and the key under which its reply is kept.
+"""A request to an LLM, and the key under which its reply is stored.
 
-The body that is hashed is the body that is sent, byte for byte, so nothing that could change the reply can be
-missing from the key. What is left out is listed here: the API key, time-outs, deadlines, concurrency, rate limits,
-retries, prices and the budget.
+The hashed body is the body that is sent, byte for byte, so the key contains everything that could change the reply.
+It does not contain the API key, time-outs, deadlines, concurrency, rate limits, retries, prices and the budget.
 """
 
 from __future__ import annotations
@@ -15,17 +14,17 @@ from typing import Any
 from task.files import canonical_json
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One call to be made.
+    """One call.
 
     Attributes:
-        query: The query that it is about.
+        query: The query that is labelled.
         purpose: `label`, `samples`, `bare`, `verify`, `review` or `repair`.
         content: The body, as canonical JSON.
         key: SHA-256 of address and body.
-        evidence: What retrieval gave for it, kept beside the reply.
-        most_tokens: The most that prompt and answer can come to; a budget reserves it.
+        evidence: The retrieved context, stored with the reply.
+        most_tokens: Upper bounds for the tokens of prompt and answer; a budget reserves their cost.
     """
 
     query: str
@@ -37,11 +36,14 @@ class Request:
 
     @classmethod
     def make(
-        cls, query: str, purpose: str, base_url: str, body: Mapping[str, Any], evidence: Mapping[str, Any] | None = None
+        cls, *, query: str, purpose: str, base_url: str, body: Mapping[str, Any],
+        evidence: Mapping[str, Any] | None = None,
     ) -> Request:
-        """Encode and hash."""
+        """Encode and hash a body."""
         content = canonical_json(body).encode()
         key = hashlib.sha256(base_url.rstrip("/").encode() + b"\n" + content).hexdigest()
-        # A token of a byte-level vocabulary stands for at least one byte; templates add a few around each message.
+        # A token of a byte-level vocabulary has at least one byte; chat templates add a few tokens around each message.
         most = (len(content) + 16 * len(body["messages"]), int(body["max_tokens"]) * int(body.get("n", 1)))
-        return cls(query, purpose, content, key, evidence or {}, most)
+        return cls(
+            query=query, purpose=purpose, content=content, key=key, evidence=evidence or {}, most_tokens=most
+        )

@@ -1,1 +1,1 @@
-"""Second floor: catalogue → retrieval → evidence → labels → guardrails → ledger → curriculum."""
+"""The teacher: catalogue → retrieval → evidence → labels → guardrails → ledger → curriculum."""

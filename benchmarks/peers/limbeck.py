@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from task.labels import Example
 from task.spec import Task
 from teacher.backends.job import Sources
-from teacher.backends.llm import backend as backend_llm  # noqa: F401  (imported before the clock starts, like the peers' libraries)
+from teacher.backends.llm import online  # noqa: F401  (imported before the clock starts, like the peers' libraries)
 from teacher.label import label_queries
 from teacher.ledger.ledger import Ledger
 

@@ -56,7 +56,7 @@ def offline(run: Run, gold: Sequence[Example]) -> dict[str, list[Example]]:
 
 def learned(curriculum: Path) -> list[Example]:
     """What the student has learned from."""
-    from teacher.curriculum.build import read
+    from teacher.curriculum.rows import read
 
     return [r.example for r in read(curriculum, "train")]
 

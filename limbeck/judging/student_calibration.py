@@ -31,7 +31,7 @@ def calibrate_student(run: Run, model: Path, codec: Codec) -> tuple[Calibrator, 
     """
     from eval.matching import exact
     from task.normalize import normaliser
-    from teacher.curriculum.build import read
+    from teacher.curriculum.rows import read
 
     rows: Sequence[Example] = run.inputs.teacher.calibration
     source = "calibration"

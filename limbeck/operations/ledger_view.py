@@ -98,13 +98,11 @@ def export(rows: Iterator[LedgerRow], path: Path) -> int:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    label = pa.struct([
-        ("role", pa.string()), ("text", pa.string()), ("start", pa.int32()), ("end", pa.int32()),
-        ("confidence", pa.float32()),
-    ])
+    from task.label_table import label_type
+
     schema = pa.schema([
         ("query", pa.string()), ("count", pa.int64()), ("status", pa.string()), ("reason", pa.string()),
-        ("confidence", pa.float64()), ("request", pa.string()), ("labels", pa.list_(label)),
+        ("confidence", pa.float64()), ("request", pa.string()), ("labels", pa.list_(label_type())),
     ])
     if path.suffix != ".parquet":
         raise InputError("the export is a Parquet file", field="--export", found=path.name, expected="NAME.parquet")
@@ -127,11 +125,13 @@ def print_plan(plan: Plan) -> None:
     from rich.console import Console
 
     table = _table("What `limbeck label` would do", "queries", "what", "because")
-    why = "; ".join(f"{n:,} {reason}" for reason, n in (plan.why or {}).items())
+    why = "; ".join(f"{n:,} {reason}" for reason, n in (plan.reasons or {}).items())
     money = "no known price" if plan.cost is None else f"about {plan.cost:,.2f}"
     table.add_row(f"{len(plan.ask):,}", f"ask again: {plan.calls:,} calls, {money}", why)
-    table.add_row(f"{len(plan.judge):,}", "read and judge again: free", "rules, task or catalogue changed, or computed")
-    table.add_row(f"{plan.stand:,}", "leave as they are", "nothing that they depend on changed")
+    table.add_row(
+        f"{len(plan.revalidate):,}", "read and judge again: free", "rules, task or catalogue changed, or computed"
+    )
+    table.add_row(f"{plan.unchanged:,}", "leave as they are", "nothing that they depend on changed")
     screen = Console()
     screen.print(table)
     if plan.ask:

@@ -7,7 +7,7 @@ learning, Northcutt et al. 2021). A label found is masked, its row is dropped, o
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,11 +20,11 @@ from task.labels import Doubt, Example
 from task.progress import Progress, quiet
 from task.settings import CrossFit
 from task.spec import Task
+from task.training_row import TrainingRow
 
 if TYPE_CHECKING:
     from student.label_errors import Suspect
     from task.codec import Codec
-    from teacher.curriculum.build import CurriculumRow
     from teacher.ledger.records import LedgerRow
 
 _MOST = 0.2
@@ -47,11 +47,11 @@ def _work(run: Run, folder: Path) -> Figures:
     from task.codec import Codec
     from task.model_store import fetch
     from task.tokenizer import load_tokenizer
-    from teacher.curriculum import build as curriculum
+    from teacher.curriculum.rows import Curriculum, read, write
 
     task, settings = run.task, _settings(run)
     base, source = fetch(task.student.base), run.finished("curriculum")
-    rows, dev = curriculum.read(source, "train"), curriculum.read(source, "dev")
+    rows, dev = read(source, "train"), read(source, "dev")
     codec = Codec.compile(task, [r.example for r in rows], load_tokenizer(base), form="read")
     usable = [r for r in rows if codec.representable(r.example)]
     found = contradicted(task, settings, base, codec, usable, folder, run.progress)
@@ -59,22 +59,42 @@ def _work(run: Run, folder: Path) -> Figures:
         {"query": usable[x.row].example.query, **x.doubt.to_json(), "given": round(x.given, 4),
          "instead": round(x.instead, 4), "says": x.says} for x in found
     ))
+    train, figures = cleaned(
+        task, rows, usable, found, codec,
+        review=lambda: _reviewed(run, [x.example for x in usable], found),
+    )
+    left = {"contradicted by students": len(rows) - len(train)} if len(train) < len(rows) else {}
+    write(Curriculum(train, dev, left), task, folder)
+    if figures["doubted"] > _MOST:
+        run.progress.begin(f"students contradict {figures['doubted']:.0%} of the labels: too weak, nothing is changed")
+    return figures
+
+
+def cleaned(
+    task: Task, rows: Sequence[TrainingRow], usable: Sequence[TrainingRow], found: Sequence[Suspect], codec: Codec, *,
+    review: Callable[[], Mapping[str, LedgerRow]],
+) -> tuple[list[TrainingRow], Figures]:
+    """The rows without what students contradict, and figures on that.
+
+    Args:
+        rows: The curriculum's training rows.
+        usable: Those of them that students were asked about, which `Suspect.row` counts in.
+        review: What the teacher says of the suspected labels when asked again; called for the action `ask` only.
+    """
+    settings = task.curriculum.cross_fit
+    assert settings is not None
     share = doubted(len(found), [x.example for x in usable], codec, task)
     if share > _MOST:
-        curriculum.write(curriculum.Curriculum(rows, dev, {}), task, folder)
-        run.progress.begin(f"students contradict {share:.0%} of the labels: too weak to judge, nothing is changed")
-        return {"suspects": len(found), "rows_with_suspects": 0, "doubted": share, "train": len(rows)}
+        return list(rows), {"suspects": len(found), "rows_with_suspects": 0, "doubted": share, "train": len(rows)}
     doubts: dict[str, list[Doubt]] = {}
     for x in found:
         doubts.setdefault(usable[x.row].example.query, []).append(x.doubt)
     asked: dict[str, int] = {}
     if settings.action == "ask":
-        train, asked = after_review(rows, doubts, _reviewed(run, [x.example for x in usable], found))
+        train, asked = after_review(rows, doubts, review())
     else:
         train = without(rows, doubts, settings.action)
-    left = {"contradicted by students": len(rows) - len(train)} if len(train) < len(rows) else {}
-    curriculum.write(curriculum.Curriculum(train, dev, left), task, folder)
-    return {
+    return train, {
         "suspects": len(found), "rows_with_suspects": len(doubts), "doubted": share, **asked, "train": len(train),
     }
 
@@ -100,8 +120,8 @@ def doubted(suspects: int, examples: Sequence[Example], codec: Codec, task: Task
 
 
 def without(
-    rows: Sequence[CurriculumRow], doubts: Mapping[str, Sequence[Doubt]], action: str
-) -> list[CurriculumRow]:
+    rows: Sequence[TrainingRow], doubts: Mapping[str, Sequence[Doubt]], action: str
+) -> list[TrainingRow]:
     """Rows without those of which something is suspected (`drop`), or with it marked as doubtful (`mask`)."""
     if action == "drop":
         return [r for r in rows if r.example.query not in doubts]
@@ -120,14 +140,14 @@ def _reviewed(run: Run, examples: Sequence[Example], found: Sequence[Suspect]) -
         said = x.doubt.role if x.doubt.start is not None else next(
             (label.text for label in example.labels if label.role == x.doubt.role), ""
         )
-        lines.setdefault(example.query, []).append(question(example.query, x.doubt, said, x.says))
+        lines.setdefault(example.query, []).append(question(example.query, x.doubt, said=said, instead=x.says))
     with Ledger(run.files.ledger) as ledger:
         return review(run.task, run.inputs.teacher, ledger, run.files.index, fetch, lines, run.progress)
 
 
 def after_review(
-    rows: Sequence[CurriculumRow], doubts: Mapping[str, Sequence[Doubt]], reviewed: Mapping[str, LedgerRow]
-) -> tuple[list[CurriculumRow], dict[str, int]]:
+    rows: Sequence[TrainingRow], doubts: Mapping[str, Sequence[Doubt]], reviewed: Mapping[str, LedgerRow]
+) -> tuple[list[TrainingRow], dict[str, int]]:
     """The rows after the teacher has looked again, and how often it stood by its labels.
 
     What it says now counts, whether it insists or not; where it gave no answer that the guardrails let stand, what was
@@ -154,13 +174,13 @@ def after_review(
 
 
 def contradicted(
-    task: Task, settings: CrossFit, base: Path, codec: Codec, rows: Sequence[CurriculumRow], folder: Path,
+    task: Task, settings: CrossFit, base: Path, codec: Codec, rows: Sequence[TrainingRow], folder: Path,
     progress: Progress = quiet,
 ) -> list[Suspect]:
     """Train a student on every fold's complement and ask it about the fold; the students go when all is known."""
     from student.label_errors import fold_of, suspects
     from student.ray_connection import connected
-    from student.training.job import Row, TrainingJob
+    from student.training.job import TrainingJob
 
     quick = _quick(task, settings, len(rows))
     folds = fold_of([r.cluster for r in rows], settings.folds)
@@ -170,8 +190,7 @@ def contradicted(
             progress.begin(f"cross-fit {k + 1} of {settings.folds}")
             inside = [i for i, f in enumerate(folds) if f == k]
             outside = [r for r, f in zip(rows, folds, strict=True) if f != k]
-            learned = [Row(r.example, 1.0 - r.noise, r.doubts) for r in outside]
-            job = TrainingJob(quick, base, codec, learned, [], folder / "folds" / str(k), reshuffle=True)
+            job = TrainingJob(quick, base, codec, outside, [], folder / "folds" / str(k), reshuffle=True)
             for i, score in zip(inside, _ask(job, [rows[i].example.query for i in inside], progress), strict=True):
                 scores[i] = score
     shutil.rmtree(folder / "folds")

@@ -22,20 +22,21 @@ def _inputs(run: Run) -> dict[str, str]:
 
 def _work(run: Run, folder: Path) -> Figures:
     from task.readers import rows_of
-    from teacher.curriculum import build
+    from teacher.curriculum.build import build
+    from teacher.curriculum.rows import write
     from teacher.ledger.records import LedgerRow
 
     run.finished("label")
     labels = run.files.label.labels
     rows = [LedgerRow.from_json(r) for _, r in rows_of(labels)]
     gold = [*run.inputs.test, *run.inputs.teacher.calibration]
-    made = build.build(run.task, rows, gold, _threshold(run))
+    made = build(run.task, rows, gold, _threshold(run))
     if not made.train:
         raise InputError(
             "no labelling was accepted: there is nothing to learn from", file=labels, found=made.left_out,
             fix="Lower curriculum.min_confidence, or look at verdicts.json beside the labels",
         )
-    build.write(made, run.task, folder)
+    write(made, run.task, folder)
     return {"train": len(made.train), "dev": len(made.dev), "left_out": made.left_out}
 
 

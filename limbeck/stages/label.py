@@ -30,11 +30,11 @@ def _config(run: Run) -> object:
 
 
 def _inputs(run: Run) -> dict[str, str]:
-    from teacher.label import LLM_BACKENDS
+    from teacher.backends.backend import backend_of
 
     inputs = {"data": run.inputs.fingerprint("queries", "labels", "catalogue", "conversions", "calibration")}
     prompt = run.task.teacher.openai.prompt
-    if run.task.teacher.backend in LLM_BACKENDS and prompt is not None and Path(prompt).exists():
+    if backend_of(run.task).asks_llm and prompt is not None and Path(prompt).exists():
         inputs |= {"prompt": sha256_file(Path(prompt)), "held_out": run.inputs.fingerprint("test")}
     return inputs
 

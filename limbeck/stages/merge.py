@@ -38,7 +38,7 @@ def _work(run: Run, trained: TrainFolder, files: MergeFolder) -> Figures:
     from task.codec import load_codec
     from task.model_store import fetch
     from task.tokenizer import load_tokenizer
-    from teacher.curriculum.build import read
+    from teacher.curriculum.rows import read
 
     task = run.task
     base, codec = fetch(task.student.base), load_codec(trained.folder)

@@ -42,7 +42,7 @@ def _inputs(run: Run) -> dict[str, str]:
 
 def _work(run: Run, folder: Path) -> Figures:
     from student.training.launch import launch
-    from teacher.curriculum.build import read
+    from teacher.curriculum.rows import read
 
     task, files = run.task, TrainFolder(folder)
     run.progress.begin("fetching the base model")

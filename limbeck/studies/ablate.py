@@ -40,15 +40,14 @@ def ablate(
     from eval.seeds import difference_over_seeds, over_seeds
     from student.ray_connection import connected
     from student.training.order import total_steps
-    from teacher.curriculum import build as curriculum
+    from teacher.curriculum.build import ordered
+    from teacher.curriculum.rows import read
 
-    rows = curriculum.read(run.finished("curriculum"), "train")
-    dev = [r.example for r in curriculum.read(run.finished("curriculum"), "dev")]
+    rows = read(run.finished("curriculum"), "train")
+    dev = [r.example for r in read(run.finished("curriculum"), "dev")]
     gold: Sequence[Example] = run.inputs.test or dev
     s = run.task.student
-    steps = steps or total_steps(
-        len(rows), batch_size=s.batch_size, epochs=s.epochs, max_steps=s.max_steps
-    )
+    steps = steps or total_steps(len(rows), batch_size=s.batch_size, epochs=s.epochs, max_steps=s.max_steps)
     inputs = {"curriculum": run.digest("curriculum"), "gold": run.inputs.fingerprint("test")}
     found: dict[str, list[list[Example]]] = {}
     variants = list(itertools.product(orders, weightings, range(seeds)))
@@ -57,10 +56,10 @@ def ablate(
             name = f"{order}, {weighting}"
             run.progress.stage(f"{name}, seed {seed}", number, len(variants))
             task = _variant(run.task, weighting, seed, steps)
-            ordered = curriculum.ordered(rows, order, seed)
+            in_order = ordered(rows, order, seed)
             answers = found.setdefault(name, [])
             answers.append(trained_and_asked(
-                replace(run, task=task), f"ablate/{order}-{weighting}-{seed}", ordered, gold, order=order,
+                replace(run, task=task), f"ablate/{order}-{weighting}-{seed}", in_order, gold, order=order,
                 inputs=inputs,
             ))
             run.progress.finished(f"F1 {100 * over_seeds(gold, answers[-1:], task)['value']:.1f}")

@@ -85,7 +85,7 @@ def _adapter(run: Run) -> Path:
 
 def _gold(run: Run) -> list[Example]:
     """Gold test rows, or dev rows where there are none."""
-    from teacher.curriculum.build import read
+    from teacher.curriculum.rows import read
 
     return list(run.inputs.test) or [r.example for r in read(run.finished("curriculum"), "dev")]
 

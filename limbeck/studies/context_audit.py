@@ -59,32 +59,28 @@ def audit(run: Run, gold_name: str) -> Path:
 
 def variants(task: Task) -> dict[str, Task]:
     """The task with all of its context, less each kind, and with none."""
-    backend = task.teacher.backend
-    if backend == "labels":
-        raise InputError("imported labels have no context to audit", field="teacher.backend", found=backend)
-    kinds: Sequence[str] = task.teacher.retrieval.use if backend == "catalog" else task.teacher.openai.context
+    from teacher.backends.backend import backend_of
+
+    backend = backend_of(task)
+    kinds = backend.context_kinds(task)
+    if kinds is None:
+        raise InputError(
+            "imported labels have no context to audit", field="teacher.backend", found=task.teacher.backend
+        )
     chosen = {ALL: kinds, **{f"without {k}": [x for x in kinds if x != k] for k in kinds}, "none of it": []}
-    return {name: _with(task, used) for name, used in chosen.items()}
-
-
-def _with(task: Task, kinds: Sequence[str]) -> Task:
-    teacher = task.teacher
-    if teacher.backend == "catalog":
-        changed = teacher.model_copy(update={"retrieval": teacher.retrieval.model_copy(update={"use": tuple(kinds)})})
-    else:
-        changed = teacher.model_copy(update={"openai": teacher.openai.model_copy(update={"context": tuple(kinds)})})
-    return task.model_copy(update={"teacher": changed})
+    return {name: backend.with_context(task, used) for name, used in chosen.items()}
 
 
 def _label(run: Run, task: Task, gold: Sequence[Example]) -> list[Example]:
     """The teacher's labels of the gold queries under a variant."""
     from task.model_store import fetch
+    from teacher.backends.backend import backend_of
     from teacher.label import label_queries
     from teacher.ledger.ledger import Ledger
 
     sources = run.inputs.teacher
     asked = [replace(g, labels=()) for g in gold]
-    if task.teacher.backend == "catalog":  # it learns from the whole log, and nothing is paid
+    if backend_of(task).uses_whole_log:  # nothing is paid for it
         known = {q.query for q in sources.log}
         asked = [*sources.log, *(q for q in asked if q.query not in known)]
         ledger = Ledger(Path(":memory:"))

@@ -38,13 +38,13 @@ def sweep(run: Run, *, ranks: Sequence[int], targets: Sequence[str], steps: int 
     """
     from eval.report import write_sweep
     from student.training.order import total_steps
-    from teacher.curriculum import build as curriculum
+    from teacher.curriculum.rows import read
 
     task = run.task
     if task.student.peft is not None:
         raise InputError("a sweep varies LoRA", field="student.peft", found=task.student.peft, expected="null")
-    rows = curriculum.read(run.finished("curriculum"), "train")
-    dev = [r.example for r in curriculum.read(run.finished("curriculum"), "dev")]
+    rows = read(run.finished("curriculum"), "train")
+    dev = [r.example for r in read(run.finished("curriculum"), "dev")]
     s = task.student
     steps = steps or total_steps(
         len(rows), batch_size=s.batch_size, epochs=s.epochs, max_steps=s.max_steps

@@ -4,36 +4,12 @@ from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import Any
 
 from task.codec import Codec
 from task.files import read_json, write_json
-from task.labels import Doubt, Example
+from task.labels import Example
 from task.spec import Task
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A labelling to learn from.
-
-    Attributes:
-        confidence: That the labelling as a whole is right.
-        doubts: Parts of it that are not to be learned from.
-    """
-
-    example: Example
-    confidence: float = 1.0
-    doubts: tuple[Doubt, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        doubts = [d.to_json() for d in self.doubts]
-        return {**self.example.to_json(), "confidence": self.confidence, "doubts": doubts}
-
-    @classmethod
-    def from_json(cls, row: dict[str, Any]) -> Row:
-        """The inverse of `to_json`."""
-        return cls(Example.from_json(row), row["confidence"], tuple(Doubt(**d) for d in row["doubts"]))
+from task.training_row import TrainingRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +25,7 @@ class TrainingJob:
     task: Task
     base: Path
     codec: Codec
-    train: list[Row]
+    train: list[TrainingRow]
     dev: list[Example]
     folder: Path
     _: KW_ONLY
@@ -72,6 +48,6 @@ class TrainingJob:
         v = read_json(path)
         return cls(
             Task.model_validate(v["task"]), Path(v["base"]), Codec.from_json(v["codec"]),
-            [Row.from_json(r) for r in v["train"]], [Example.from_json(r) for r in v["dev"]], Path(v["folder"]),
-            reshuffle=v["reshuffle"],
+            [TrainingRow.from_json(r) for r in v["train"]], [Example.from_json(r) for r in v["dev"]],
+            Path(v["folder"]), reshuffle=v["reshuffle"],
         )

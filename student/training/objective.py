@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from student.model import collate
-from student.training.job import Row
 from task.codec import Codec, Encoded, Tokenizer
 from task.labels import Label, over
 from task.segmentation import units
+from task.training_row import TrainingRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Supervised:
     weights: list[float]
 
 
-def supervise(codec: Codec, tokenizer: Tokenizer, row: Row, *, by_confidence: bool = False) -> Supervised:
+def supervise(codec: Codec, tokenizer: Tokenizer, row: TrainingRow, *, by_confidence: bool = False) -> Supervised:
     """Encode a row and weight its targets.
 
     Parts that `row.doubts` names have weight 0. With `by_confidence` the other targets have the confidence of their

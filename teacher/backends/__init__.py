@@ -1,1 +1,1 @@
-"""Where labels come from: a catalogue without an LLM, an LLM, a batch API, a local model, imported labels."""
+"""Teacher backends: catalogue without an LLM, OpenAI-compatible LLM, batch API, local LLM, imported labels."""

@@ -1,31 +1,35 @@
-"""What a labelling job is made of, for every backend: its input, its tools, and the answers that it yields."""
+"""The input of a labelling job, for every backend, and the plan of what it would do."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
-from llm_client.budget import Purse
+from llm_client.budget import SpendLimiter
 from task.labels import Example
 from task.progress import Progress
 from task.readers import Conversion, Item
 from task.spec import Task
-from teacher.ledger.records import Book
+from teacher.ledger.records import LedgerAccess
 from teacher.retrieval.context import ContextFinder
 
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What a teacher may look at: never the gold test rows.
+    """The data that a teacher may use: never the gold test rows.
 
     Attributes:
-        held_out: Calibration queries that are too near to a gold test query to become an example.
+        imported: Labels that the `labels` backend returns.
+        calibration: Gold rows for few-shot examples and for the calibration of confidences.
+        held_out: Calibration queries that are near-duplicates of a gold test query; never shown as examples.
+        fingerprint: SHA-256 of the files behind the other fields.
     """
 
     log: Sequence[Example]
     catalogue: Sequence[Item] = ()
     conversions: Sequence[Conversion] = ()
+    _: KW_ONLY
     imported: Sequence[Example] = ()
     calibration: Sequence[Example] = ()
     held_out: frozenset[str] = frozenset()
@@ -38,41 +42,42 @@ class Job:
 
     Attributes:
         queries: To be labelled: distinct, not empty, not too long.
-        folder: For the index; what is there for the same input is used.
-        fetch: Gives the folder of a model by name.
-        finder: Opened already, where somebody labels block after block.
-        purse: Keeps the budget where it is shared with other processes.
+        folder: For the index; an index of the same input is used again.
+        fetch: Returns the folder of a model by name.
+        finder: An opened context finder, for a process that labels block after block; None opens one.
+        limiter: Keeps the budget where other processes spend from it too; None is the task's own budget.
     """
 
     task: Task
     sources: Sources
     queries: Sequence[Example]
-    ledger: Book
+    _: KW_ONLY
+    ledger: LedgerAccess
     folder: Path
     fetch: Callable[[str], Path]
     progress: Progress
     finder: ContextFinder | None = None
-    purse: Purse | None = None
+    limiter: SpendLimiter | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What a job would do, before it does it.
+    """What a job would do.
 
     Attributes:
-        ask: Queries with a request that nobody has answered yet.
-        judge: Queries that only need their stored replies read and judged again, for nothing.
-        stand: Queries with nothing to do.
-        why: Per reason, how many queries are asked again.
-        calls: Requests to send, retries aside.
-        tokens: Prompt and completion tokens, the most that they can come to and a likely figure.
-        cost: Of the likely figure, or None where the model has no known price.
+        ask: Queries with a request that has no reply in the ledger.
+        revalidate: Queries whose stored replies only have to be parsed and validated again, without a call.
+        unchanged: Number of queries with nothing to do.
+        calls: Requests to send, without retries.
+        tokens: Likely prompt and completion tokens of these calls.
+        cost: Of the likely tokens, or None if the model has no known price.
+        reasons: Reason → number of queries that are asked for it.
     """
 
     ask: Sequence[str]
-    judge: Sequence[str]
-    stand: int
+    revalidate: Sequence[str]
+    unchanged: int
     calls: int = 0
     tokens: tuple[int, int] = (0, 0)
     cost: float | None = 0.0
-    why: Mapping[str, int] | None = None
+    reasons: Mapping[str, int] | None = None

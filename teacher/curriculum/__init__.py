@@ -1,1 +1,1 @@
-"""From accepted labels to training data: deduplication, splits, difficulty and noise, dataset card."""
+"""Training data from accepted labels: deduplication, splits, difficulty and noise, order, dataset card."""

@@ -1,7 +1,7 @@
 """The curriculum: accepted labellings, deduplicated, split without leakage, scored and ordered.
 
-Near-duplicates (`task.near`) form a cluster; a cluster goes to one split as a whole, and a cluster that holds a gold
-query goes to none. Traffic counts are added up, not lost.
+Near-duplicates (`task.near_duplicates`) form a cluster. All rows of a cluster go to the same split; a cluster with a
+gold query goes to none. Traffic counts of duplicates are added up.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ import hashlib
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 from task.labels import Doubt, Example, place
@@ -19,54 +18,21 @@ from task.near_duplicates import clusters
 from task.normalize import normaliser
 from task.segmentation import units
 from task.spec import Task
+from task.training_row import TrainingRow
+from teacher.curriculum.rows import Curriculum
 from teacher.ledger.records import LedgerRow
 
 _FIRST_SHARE = 0.1
 
 
-@dataclass(frozen=True, slots=True)
-class CurriculumRow:
-    """One labelling to learn from.
-
-    Attributes:
-        cluster: Name of its near-duplicates.
-        difficulty: In [0, 1]: long queries, many labels and rare words are hard.
-        noise: In [0, 1]: one minus the teacher's confidence in the whole labelling.
-        stratum: `head`, `torso` or `tail` by traffic rank in the log.
-        doubts: Parts of the labelling that are not to be learned from.
-    """
-
-    example: Example
-    cluster: str
-    difficulty: float
-    noise: float
-    stratum: str = "tail"
-    doubts: tuple[Doubt, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """A row of the dataset."""
-        return {
-            **self.example.to_json(), "cluster": self.cluster, "difficulty": round(self.difficulty, 4),
-            "noise": round(self.noise, 4), "stratum": self.stratum, "doubts": [d.to_json() for d in self.doubts],
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Curriculum:
-    """Train rows in training order, dev rows, and how many rows were left out and why."""
-
-    train: list[CurriculumRow]
-    dev: list[CurriculumRow]
-    left_out: dict[str, int]
-
-
 def build(
     task: Task, rows: Sequence[LedgerRow], gold: Sequence[Example] = (), threshold: float = 0.0
 ) -> Curriculum:
-    """Choose, deduplicate, split, score and order.
+    """Select, deduplicate, split, score and order rows.
 
     Args:
-        threshold: Labels of less confidence are doubtful (`curriculum.doubtful`).
+        gold: Queries whose clusters are left out.
+        threshold: Labels with less confidence are doubtful (`curriculum.doubtful`).
     """
     normalise = normaliser(task.normaliser)
     settings = task.curriculum
@@ -74,12 +40,12 @@ def build(
     cluster_of = dict(zip(texts, clusters(texts, normalise), strict=True))
     held_out = {cluster_of[g.query] for g in gold}
     masks = settings.doubtful == "mask"
-    usable = {"accepted", "uncertain"} if masks else {"accepted"}
+    statuses = {"accepted", "uncertain"} if masks else {"accepted"}
     left_out: Counter[str] = Counter()
     strata = _strata(rows, task)
-    kept: dict[str, CurriculumRow] = {}
+    kept: dict[str, TrainingRow] = {}
     for row in rows:
-        if row.status not in usable:
+        if row.status not in statuses:
             left_out[row.status] += 1
         elif row.confidence < settings.min_confidence:
             left_out["low confidence"] += 1
@@ -93,14 +59,15 @@ def build(
         else:
             example = Example(row.query, row.labels, row.count)
             doubts = tuple(Doubt.of(x) for x in row.labels if x.confidence is not None and x.confidence < threshold)
-            kept[text] = CurriculumRow(
-                example, cluster_of[row.query], 0.0, 1 - row.confidence, strata[row.query], doubts if masks else ()
+            kept[text] = TrainingRow(
+                example, confidence=row.confidence, cluster=cluster_of[row.query], stratum=strata[row.query],
+                doubts=doubts if masks else (),
             )
     capped = _capped(list(kept.values()), task, normalise)
     if len(capped) < len(kept):
         left_out["over max_per_pattern"] = len(kept) - len(capped)
     scored = _with_difficulty(capped, normalise)
-    dev, train = _split(scored, settings.dev_fraction, settings.max_dev, settings.seed)
+    dev, train = _split(scored, fraction=settings.dev_fraction, most=settings.max_dev, seed=settings.seed)
     if settings.max_rows and len(train) > settings.max_rows:
         left_out["over max_rows"] = len(train) - settings.max_rows
         train = sorted(train, key=lambda r: _draw(r.example.query, settings.seed + 1))[: settings.max_rows]
@@ -108,7 +75,7 @@ def build(
 
 
 def _strata(rows: Sequence[LedgerRow], task: Task) -> dict[str, str]:
-    """Query → its stratum; the ranks are the evaluation's."""
+    """Query → its stratum, by the ranks that the evaluation uses."""
     ranked = sorted(rows, key=lambda r: (-r.count, r.query))
     bounds = task.eval
     return {
@@ -127,9 +94,9 @@ def pattern_of(example: Example, roles: frozenset[str], normalise: Callable[[str
 
 
 def _capped(
-    rows: Sequence[CurriculumRow], task: Task, normalise: Callable[[str], str]
-) -> list[CurriculumRow]:
-    """At most `max_per_pattern` rows of each pattern, those with the most traffic; the order stays."""
+    rows: Sequence[TrainingRow], task: Task, normalise: Callable[[str], str]
+) -> list[TrainingRow]:
+    """At most `max_per_pattern` rows of each pattern, those with the most traffic, in unchanged order."""
     most = task.curriculum.max_per_pattern
     if most is None:
         return list(rows)
@@ -144,14 +111,14 @@ def _capped(
 
 
 def _split(
-    rows: Sequence[CurriculumRow], fraction: float, most: int, seed: int
-) -> tuple[list[CurriculumRow], list[CurriculumRow]]:
-    """Whole clusters to dev, drawn by a hash of their name: a row added later moves none that it does not join."""
-    members: defaultdict[str, list[CurriculumRow]] = defaultdict(list)
+    rows: Sequence[TrainingRow], *, fraction: float, most: int, seed: int
+) -> tuple[list[TrainingRow], list[TrainingRow]]:
+    """Development and training rows. Clusters are drawn by a hash of their name, so new rows rarely move old ones."""
+    members: defaultdict[str, list[TrainingRow]] = defaultdict(list)
     for row in rows:
         members[row.cluster].append(row)
-    dev: list[CurriculumRow] = []
-    train: list[CurriculumRow] = []
+    dev: list[TrainingRow] = []
+    train: list[TrainingRow] = []
     wanted = min(most, round(fraction * len(rows)))
     for name in sorted(members, key=lambda n: _draw(n, seed)):
         (dev if len(dev) < wanted else train).extend(members[name])
@@ -162,7 +129,7 @@ def _draw(text: str, seed: int) -> str:
     return hashlib.sha256(f"{seed}:{text}".encode()).hexdigest()
 
 
-def _with_difficulty(rows: Sequence[CurriculumRow], normalise: Any) -> list[CurriculumRow]:
+def _with_difficulty(rows: Sequence[TrainingRow], normalise: Any) -> list[TrainingRow]:
     frequency: Counter[str] = Counter(w for r in rows for w in set(normalise(r.example.query).split(" ")))
     out = []
     for row in rows:
@@ -173,7 +140,7 @@ def _with_difficulty(rows: Sequence[CurriculumRow], normalise: Any) -> list[Curr
     return out
 
 
-def ordered(rows: Sequence[CurriculumRow], order: str, seed: int) -> list[CurriculumRow]:
+def ordered(rows: Sequence[TrainingRow], order: str, seed: int) -> list[TrainingRow]:
     """Rows in one of the orders of `curriculum.order`."""
     shuffled = sorted(rows, key=lambda r: r.example.query)
     random.Random(seed).shuffle(shuffled)
@@ -186,14 +153,14 @@ def ordered(rows: Sequence[CurriculumRow], order: str, seed: int) -> list[Curric
     return shuffled
 
 
-def _growing(rows: Sequence[CurriculumRow], seed: int) -> list[CurriculumRow]:
-    """Drawn at random from an ever larger share of the easiest: c(t) = sqrt(t (1 − c0²) + c0²), c0 = 0.1.
+def _growing(rows: Sequence[TrainingRow], seed: int) -> list[TrainingRow]:
+    """Drawn at random from a growing share of the easiest rows: c(t) = sqrt(t (1 − c0²) + c0²), c0 = 0.1.
 
     The square-root competence of Platanios et al. 2019; every row is drawn once.
     """
     rng = random.Random(seed)
-    out: list[CurriculumRow] = []
-    pool: list[CurriculumRow] = []
+    out: list[TrainingRow] = []
+    pool: list[TrainingRow] = []
     unlocked = 0
     for step in range(len(rows)):
         competence = (step / len(rows) * (1 - _FIRST_SHARE**2) + _FIRST_SHARE**2) ** 0.5
@@ -204,41 +171,3 @@ def _growing(rows: Sequence[CurriculumRow], seed: int) -> list[CurriculumRow]:
         pool[at], pool[-1] = pool[-1], pool[at]
         out.append(pool.pop())
     return out
-
-
-def write(curriculum: Curriculum, task: Task, folder: Path) -> None:
-    """A folder that `datasets.load_dataset` opens: `data/*.parquet` and a card."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    label = pa.struct([
-        ("role", pa.string()), ("text", pa.string()), ("start", pa.int32()), ("end", pa.int32()),
-        ("confidence", pa.float32()),
-    ])
-    fields = [
-        ("query", pa.string()), ("count", pa.int64()), ("labels", pa.list_(label)), ("cluster", pa.string()),
-        ("difficulty", pa.float32()), ("noise", pa.float32()), ("stratum", pa.string()),
-        ("doubts", pa.list_(pa.struct([("role", pa.string()), ("start", pa.int32()), ("end", pa.int32())]))),
-    ]
-    (folder / "data").mkdir(parents=True, exist_ok=True)
-    for name, rows in (("train", curriculum.train), ("dev", curriculum.dev)):
-        pq.write_table(pa.Table.from_pylist([r.to_json() for r in rows], pa.schema(fields)),
-                       folder / "data" / f"{name}.parquet")
-    from teacher.curriculum.card import write_card
-
-    write_card(folder, task, curriculum.train, curriculum.dev, curriculum.left_out)
-
-
-def read(folder: Path, split: str) -> list[CurriculumRow]:
-    """The rows of a written curriculum, in order."""
-    import pyarrow.parquet as pq
-
-    from task.labels import Label
-
-    return [
-        CurriculumRow(
-            Example(r["query"], tuple(Label.from_json(x) for x in r["labels"]), r["count"]), r["cluster"],
-            r["difficulty"], r["noise"], r["stratum"], tuple(Doubt(**d) for d in r["doubts"]),
-        )
-        for r in pq.read_table(folder / "data" / f"{split}.parquet").to_pylist()
-    ]

@@ -1,17 +1,14 @@
-"""The dataset card of a curriculum, with its plots: what is in it, what was left out, how hard and how sure it is."""
+"""The dataset card of a curriculum with its plots: contents, rows left out, difficulty and noise."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from task.files import write_text
 from task.spec import Task
-
-if TYPE_CHECKING:
-    from teacher.curriculum.build import CurriculumRow
+from task.training_row import TrainingRow
 
 _HEADER = """---
 configs:
@@ -26,21 +23,21 @@ configs:
 
 
 def write_card(
-    folder: Path, task: Task, train: Sequence[CurriculumRow], dev: Sequence[CurriculumRow], left_out: Mapping[str, int]
+    folder: Path, task: Task, *, train: Sequence[TrainingRow], dev: Sequence[TrainingRow], left_out: Mapping[str, int]
 ) -> None:
     """Write `README.md` and `plots/*.svg` into a curriculum's folder."""
     from eval.plots import histogram
 
     scores = {
-        "difficulty": [r.difficulty for r in train], "noise": [r.noise for r in train],
+        "difficulty": [r.difficulty for r in train], "noise": [1 - r.confidence for r in train],
     }
     for name, values in scores.items():
         write_text(folder / "plots" / f"{name}.svg", histogram(values, name, "rows"))
-    write_text(folder / "README.md", _card(task, train, dev, left_out))
+    write_text(folder / "README.md", _card(task, train=train, dev=dev, left_out=left_out))
 
 
 def _card(
-    task: Task, train: Sequence[CurriculumRow], dev: Sequence[CurriculumRow], left_out: Mapping[str, int]
+    task: Task, *, train: Sequence[TrainingRow], dev: Sequence[TrainingRow], left_out: Mapping[str, int]
 ) -> str:
     roles = Counter(x.role for r in train for x in r.example.labels)
     parts = {name: Counter(r.stratum for r in rows) for name, rows in (("train", train), ("dev", dev))}

@@ -1,1 +1,1 @@
-"""What a label must satisfy: span matching, grounding, checks, calibrated confidence."""
+"""Validation of labels: span matching, grounding in the catalogue, checks, calibrated confidence."""

@@ -1,7 +1,7 @@
-"""Guardrails: what a teacher's label must satisfy before anybody learns from it.
+"""Guardrails: the checks that a teacher's label must pass before a student learns from it.
 
-What is checked is declared per role in the task file. Every label gets one verdict with a reason; a repaired label
-goes on as what it was repaired to, a rejected one is left out and its row marked `partial`.
+The task file declares the checks of each role. Every label gets one verdict with a reason. A repaired label is kept in
+its repaired form; a rejected one is dropped and its row marked `partial`.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from task.spec import Role, Task
 from teacher.guardrails import span_matching as spans
 from teacher.guardrails.grounding import Grounding
 
-# A change of the rules below makes every stored reply be judged again, which costs nothing.
+# To be raised when a rule below changes: all stored replies are then validated again, which costs nothing.
 VERSION = 2
 _NUMBER = re.compile(r"(\d+(?:[.,]\d+)?)\s*([^\d\s.,]+)")
 Relevance = Callable[[str, str], float]  # cosine similarity of a query and a value
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What became of one label and why; the reason is `check: what was found`."""
+    """The outcome for one label; its reason reads `check: what was found`."""
 
     role: str
     text: str
@@ -43,26 +43,26 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """A label that passed.
+class PassedLabel:
+    """A label that passed, as it is after repairs.
 
     Attributes:
-        nth: Which of the labels that came in it was.
-        margin: In [0, 1], how far it was from being rejected; 1 for what needed no leniency.
+        index: Its index among the labels of the answer.
+        margin: In [0, 1], how far it was from being rejected; 1 for an exact match.
     """
 
     label: Label
-    nth: int
+    index: int
     margin: float
 
 
-def judges_relevance(task: Task) -> bool:
-    """Whether a role of the task has values whose similarity to the query is checked."""
+def checks_relevance(task: Task) -> bool:
+    """Whether a role of the task has `guard.relevance`, the least similarity of a value to the query."""
     return any(r.guard.relevance is not None for r in task.roles)
 
 
 class _RejectedError(Exception):
-    """Why a label cannot stand."""
+    """A label is rejected; the message is the reason."""
 
 
 class Guardrails:
@@ -74,7 +74,7 @@ class Guardrails:
     """
 
     def __init__(self, task: Task, catalogue: Iterable[Item] = (), relevance: Relevance | None = None) -> None:
-        if relevance is None and judges_relevance(task):
+        if relevance is None and checks_relevance(task):
             raise ValueError("a role has guard.relevance, and nothing measures it")
         self._task = task
         self._normalise: Callable[[str], str] = normaliser(task.normaliser)
@@ -84,38 +84,38 @@ class Guardrails:
         self._relevance = relevance
 
     def fingerprint(self) -> str:
-        """Changes when any rule, or what the catalogue knows, changes: rows judged by another one are judged again."""
+        """Changes with the rules and the catalogue; rows with another fingerprint are validated again."""
         return sha256_json({
             "version": VERSION, "roles": [r.model_dump(mode="json") for r in self._task.roles],
             "normaliser": self._task.normaliser, "grounding": self._grounding.fingerprint(),
-            "embedder": self._task.teacher.retrieval.embedder if judges_relevance(self._task) else None,
+            "embedder": self._task.teacher.retrieval.embedder if checks_relevance(self._task) else None,
         })
 
-    def judge(self, query: str, labels: Sequence[Label]) -> tuple[list[Kept], list[Verdict]]:
-        """The labels that pass, in the order of the query, and a verdict for each label that came in."""
+    def check(self, query: str, labels: Sequence[Label]) -> tuple[list[PassedLabel], list[Verdict]]:
+        """The labels that pass, in the order of the query, and a verdict for every label of the answer."""
         verdicts: list[Verdict] = []
-        kept: list[Kept] = []
+        kept: list[PassedLabel] = []
         taken: defaultdict[tuple[str, str], set[int]] = defaultdict(set)
-        for nth, label in enumerate(labels):
+        for index, label in enumerate(labels):
             try:
-                passed, verdict = self._one(query, nth, label, frozenset(taken[label.role, label.text]))
+                passed, verdict = self._one(query, index, label, frozenset(taken[label.role, label.text]))
             except _RejectedError as error:
-                verdict = Verdict(label.role, label.text, "rejected", str(error))
+                verdict = Verdict(role=label.role, text=label.text, verdict="rejected", reason=str(error))
             else:
                 kept.append(passed)
                 if passed.label.start is not None:
                     taken[label.role, label.text].add(passed.label.start)
             verdicts.append(verdict)
-        for rule in (self._overlaps, self._excluded, self._lonely):
+        for rule in (self._overlapping, self._excluded, self._incomplete):
             for loser, why in rule(kept).items():
-                lost = next(k for k in kept if k.nth == loser)
+                lost = next(k for k in kept if k.index == loser)
                 kept.remove(lost)
-                verdicts[loser] = Verdict(lost.label.role, lost.label.text, "rejected", why)
+                verdicts[loser] = Verdict(role=lost.label.role, text=lost.label.text, verdict="rejected", reason=why)
         return sorted(kept, key=lambda k: place(k.label)), verdicts
 
     # -- one label ------------------------------------------------------------------------------------------------
 
-    def _one(self, query: str, nth: int, label: Label, taken: frozenset[int]) -> tuple[Kept, Verdict]:
+    def _one(self, query: str, index: int, label: Label, taken: frozenset[int]) -> tuple[PassedLabel, Verdict]:
         role = self._roles.get(label.role)
         if role is None:
             raise _RejectedError("schema: unknown role")
@@ -124,12 +124,14 @@ class Guardrails:
             self._closed(role, label) if role.kind == "closed" else self._open(role, query, label, taken)
         )
         margin = min(margin, self._checked(role, query, label.text))
-        if reasons:
-            return Kept(label, nth, margin), Verdict(role.name, given, "repaired", "; ".join(reasons))
-        return Kept(label, nth, margin), Verdict(role.name, given, "accept", "as it stands")
+        verdict = Verdict(
+            role=role.name, text=given, verdict="repaired" if reasons else "accept",
+            reason="; ".join(reasons) or "as it stands",
+        )
+        return PassedLabel(label, index, margin), verdict
 
     def _closed(self, role: Role, label: Label) -> tuple[Label, float, list[str]]:
-        """An allowed value, or the nearest one where the task lets it snap."""
+        """An allowed value, or the nearest one if it is similar enough (`guard.snap`)."""
         bare = Label(role.name, label.text, confidence=label.confidence)
         if label.text in role.values:
             return bare, 1.0, []
@@ -144,11 +146,11 @@ class Guardrails:
     def _open(
         self, role: Role, query: str, label: Label, taken: frozenset[int]
     ) -> tuple[Label, float, list[str]]:
-        """The words of the query that the value is."""
+        """The span of the value in the query."""
         whole = label.text.strip() == label.text != ""
         if whole and label.start is not None and query[label.start : label.end] == label.text:
             return label, 1.0, []
-        found = spans.find(query, label.text, role.guard.repair / 100.0, taken)
+        found = spans.find(query, text=label.text, least=role.guard.repair / 100.0, taken=taken)
         if found is None:
             raise _RejectedError("span: not words of the query" if label.text.strip() else "span: empty")
         placed = Label(role.name, query[found.start : found.end], found.start, found.end, label.confidence)
@@ -157,7 +159,11 @@ class Guardrails:
         return placed, found.similarity, [f"span: {found.kind}"]
 
     def _checked(self, role: Role, query: str, text: str) -> float:
-        """Margin of the checks on a value; raises where one fails."""
+        """The least margin of the checks on a value.
+
+        Raises:
+            _RejectedError: A check fails.
+        """
         guard, margin = role.guard, 1.0
         if guard.max_words and len(text.split()) > guard.max_words:
             raise _RejectedError("length: too many words")
@@ -166,7 +172,7 @@ class Guardrails:
         if guard.units:
             _check_units(guard.units, text)
         if role.grounded and role.kind == "open":
-            known = self._grounding.known(role, self._normalise(text))
+            known = self._grounding.match(role, self._normalise(text))
             if known is None:
                 raise _RejectedError("grounding: the catalogue does not know it")
             margin = known.similarity
@@ -177,58 +183,58 @@ class Guardrails:
             margin = min(margin, (similarity - guard.relevance) / max(1e-6, 1.0 - guard.relevance))
         return margin
 
-    # -- labels together; each rule gives nth → why -----------------------------------------------------------------
+    # -- rules over all labels of a query; each returns index → reason ------------------------------------------------
 
-    def _overlaps(self, kept: Sequence[Kept]) -> dict[int, str]:
-        """Where two spans overlap, or a single-valued role has two values, the surer stays."""
+    def _overlapping(self, kept: Sequence[PassedLabel]) -> dict[int, str]:
+        """Of overlapping spans, and of several values of a single-valued role, the most confident label is kept."""
         out: dict[int, str] = {}
         stay: list[Label] = []
-        for k in sorted(kept, key=_sureness):
+        for k in sorted(kept, key=_priority):
             x = k.label
             overlap = x.start is not None and any(
                 y.start is not None and y.start < (x.end or 0) and x.start < (y.end or 0) for y in stay
             )
             if any(y.key == x.key for y in stay):
-                out[k.nth] = "twice: the same label again"
+                out[k.index] = "twice: the same label again"
             elif overlap:
-                out[k.nth] = "overlap: another label holds these words"
+                out[k.index] = "overlap: another label holds these words"
             elif not self._roles[x.role].multiple and any(y.role == x.role for y in stay):
-                out[k.nth] = "one value: another is surer"
+                out[k.index] = "one value: another is surer"
             else:
                 stay.append(x)
         return out
 
-    def _excluded(self, kept: Sequence[Kept]) -> dict[int, str]:
-        """Of two roles that exclude each other the one with the surer label stays."""
+    def _excluded(self, kept: Sequence[PassedLabel]) -> dict[int, str]:
+        """Of two roles that exclude each other, the one with the more confident label is kept."""
         out: dict[int, str] = {}
         stay: set[str] = set()
-        for k in sorted(kept, key=_sureness):
+        for k in sorted(kept, key=_priority):
             name = k.label.role
             rivals = {*self._roles[name].excludes, *(r for r in stay if name in self._roles[r].excludes)}
             if rivals & stay:
-                out[k.nth] = f"excludes: the query has {sorted(rivals & stay)[0]}"
+                out[k.index] = f"excludes: the query has {sorted(rivals & stay)[0]}"
             else:
                 stay.add(name)
         return out
 
-    def _lonely(self, kept: Sequence[Kept]) -> dict[int, str]:
-        """A role that requires another does not stand without it."""
+    def _incomplete(self, kept: Sequence[PassedLabel]) -> dict[int, str]:
+        """A label is dropped if its role requires another one that no label has."""
         have = {k.label.role for k in kept}
         return {
-            k.nth: "requires: the role it needs is absent" for k in kept
+            k.index: "requires: the role it needs is absent" for k in kept
             if (need := self._roles[k.label.role].requires) and not have & set(need)
         }
 
 
-def _sureness(kept: Kept) -> tuple[float, float, int, int]:
-    """Surest first; where nobody said how sure, the longer span, then the earlier."""
+def _priority(kept: PassedLabel) -> tuple[float, float, int, int]:
+    """Sort key: highest confidence first, then the largest margin, the longer span, the earlier label."""
     x = kept.label
     length = 0 if x.start is None else (x.end or 0) - x.start
-    return -(x.confidence if x.confidence is not None else 0.0), -kept.margin, -length, kept.nth
+    return -(x.confidence if x.confidence is not None else 0.0), -kept.margin, -length, kept.index
 
 
 def _check_units(units: Mapping[str, tuple[float, float]], text: str) -> None:
-    """A number with a known unit, within its bounds."""
+    """Checks that the text has a number with a known unit, within its bounds."""
     found = _NUMBER.search(text)
     if found is None:
         raise _RejectedError("units: no number with a unit")
@@ -240,8 +246,8 @@ def _check_units(units: Mapping[str, tuple[float, float]], text: str) -> None:
         raise _RejectedError("units: not a sane amount")
 
 
-class Tally:
-    """Verdicts counted by role, verdict and reason, with a few examples of each."""
+class VerdictCounts:
+    """Counts of verdicts by role, verdict and reason, with a few examples of each."""
 
     def __init__(self, examples: int = 3) -> None:
         self._most = examples
@@ -249,7 +255,7 @@ class Tally:
         self._texts: defaultdict[tuple[str, str, str], list[str]] = defaultdict(list)
 
     def add(self, labels: Iterable[Label], verdicts: Iterable[Mapping[str, Any]]) -> None:
-        """Count one row: its labels, and the verdicts that were not `accept`."""
+        """Add one row: its labels, and its verdicts other than `accept`."""
         repaired: Counter[str] = Counter()
         for v in verdicts:
             self._count((v["role"], v["verdict"], v["reason"]), v["text"])

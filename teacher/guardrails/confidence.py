@@ -1,19 +1,19 @@
 """Confidence: from cheap signals to the probability that a label is right.
 
-Every backend leaves signals in [0, 1] beside each label: how probable its tokens were, how often further samples
-agreed, whether it stood without context, what a verifier said, how far retrieval and guardrails back it. What a model
-*says* about its own certainty is not among them (the worst signal of all in published comparisons). A logistic
-regression over their log-odds, fitted on gold calibration rows, makes one probability of them (Platt 1999), with an
-isotonic step where asked (Zadrozny and Elkan 2002). A second one does the same for whole labellings.
+Every backend attaches signals in [0, 1] to each label: token probability, agreement of further samples, agreement
+without context, the verdict of a verification call, support by retrieval, margin of the guardrails. The confidence that
+a model states about itself is not used (the worst signal in published comparisons). A logistic regression over the
+log-odds of the signals, fitted on gold calibration rows, combines them to one probability (Platt 1999), optionally with
+an isotonic step (Zadrozny and Elkan 2002). A second one does the same for whole labellings.
 
-A calibrator is a handful of numbers kept as JSON: no pickle.
+A calibrator is stored as JSON, not as a pickle.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,14 +32,16 @@ _FOLDS = 5
 Signals = Mapping[str, float]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Calibrator:
     """A fitted map from signals to a probability.
 
     Attributes:
-        names: Signals it looks at, then `role=...` columns.
-        fill: Log-odds used where a signal is missing: the mean of those that had it.
-        steps: Isotonic step points (score, probability), or none.
+        names: Signals that it uses.
+        roles: Roles with a column of their own.
+        fill: Per signal, the log-odds that replace a missing value: the mean over the rows that have it.
+        weights: Of the signals, then of the roles.
+        steps: Points (score, probability) of the isotonic step, or none.
     """
 
     names: tuple[str, ...]
@@ -53,14 +55,15 @@ class Calibrator:
         """Probabilities, one for each."""
         if not signals:
             return np.zeros(0)
-        score = _matrix(signals, roles, self.names, self.roles, self.fill) @ np.array(self.weights) + self.bias
+        x = _matrix(signals, roles, names=self.names, kinds=self.roles, fill=self.fill)
+        score = x @ np.array(self.weights) + self.bias
         found = 1.0 / (1.0 + np.exp(-score))
         if self.steps:
             found = np.interp(score, [x for x, _ in self.steps], [y for _, y in self.steps])
         return np.asarray(found, dtype=np.float64)
 
     def to_json(self) -> dict[str, Any]:
-        """Everything that `apply` needs, and readable: weight by name."""
+        """Everything that `apply` needs, weights by name."""
         return {
             "weights": dict(zip((*self.names, *(f"role={r}" for r in self.roles)), self.weights, strict=True)),
             "bias": self.bias, "fill": dict(zip(self.names, self.fill, strict=True)), "steps": list(self.steps),
@@ -69,12 +72,12 @@ class Calibrator:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What the calibration rows gave.
+    """The result of the calibration.
 
     Attributes:
         labels: For single labels.
         whole: For whole labellings.
-        threshold: Labels below it are marked; None where no threshold reaches the target.
+        threshold: Rows with a label below it become `uncertain`; None if no threshold reaches the target precision.
         report: JSON-ready: out-of-fold AUROC, ECE, Brier, precision and coverage at the threshold, with intervals.
     """
 
@@ -92,9 +95,9 @@ class Calibration:
 
 
 def calibrate(task: Task, rows: Sequence[LedgerRow], gold: Mapping[str, Labelling]) -> Calibration | None:
-    """Fit on the gold calibration rows; None where there are too few, or nothing to tell apart.
+    """Fit on the gold calibration rows; None if there are too few, or if all are right or all are wrong.
 
-    What is reported was predicted out of fold: no row is judged by a calibrator that saw it.
+    The report is on out-of-fold predictions: no row is scored by a calibrator that was fitted on it.
     """
     from eval.calibration import assess, threshold_for
     from eval.matching import exact
@@ -107,7 +110,7 @@ def calibrate(task: Task, rows: Sequence[LedgerRow], gold: Mapping[str, Labellin
     signals, roles, right, groups = [], [], [], []
     for number, row in enumerate(used):
         good_ones = rightness(row, gold[row.query], normalise)
-        for label, signal, good in zip(row.labels, row.signals, good_ones, strict=False):
+        for label, signal, good in zip(row.labels, row.label_signals, good_ones, strict=False):
             signals.append(signal)
             roles.append(label.role)
             right.append(good)
@@ -136,7 +139,7 @@ def calibrate(task: Task, rows: Sequence[LedgerRow], gold: Mapping[str, Labellin
 def fit(signals: Sequence[Signals], roles: Sequence[str], right: Sequence[bool], settings: Settings) -> Calibrator:
     """Fit a calibrator.
 
-    Roles get columns of their own, shrunk towards zero like every weight, so a rare role falls back to the others.
+    Each role has a column of its own, regularised like every weight, so a rare role falls back to the common fit.
     """
     from sklearn.isotonic import IsotonicRegression
     from sklearn.linear_model import LogisticRegression
@@ -145,7 +148,7 @@ def fit(signals: Sequence[Signals], roles: Sequence[str], right: Sequence[bool],
     kinds = tuple(sorted(set(roles) - {""}))
     have = {n: [_log_odds(s[n]) for s in signals if n in s] for n in names}
     fill = tuple(float(np.mean(have[n])) for n in names)
-    x = _matrix(signals, roles, names, kinds, fill)
+    x = _matrix(signals, roles, names=names, kinds=kinds, fill=fill)
     y = np.asarray(right, dtype=np.int64)
     mean, spread = x.mean(axis=0), x.std(axis=0) + 1e-6
     model = LogisticRegression(C=1.0, max_iter=1_000).fit((x - mean) / spread, y)
@@ -155,13 +158,15 @@ def fit(signals: Sequence[Signals], roles: Sequence[str], right: Sequence[bool],
     if settings.method == "isotonic":
         curve = IsotonicRegression(y_min=0.001, y_max=0.999, out_of_bounds="clip").fit(x @ weights + bias, y)
         steps = tuple(zip(map(float, curve.X_thresholds_), map(float, curve.y_thresholds_), strict=True))
-    return Calibrator(names, kinds, fill, tuple(float(w) for w in weights), bias, steps)
+    return Calibrator(
+        names=names, roles=kinds, fill=fill, weights=tuple(float(w) for w in weights), bias=bias, steps=steps
+    )
 
 
 def _out_of_fold(
     signals: Sequence[Signals], roles: Sequence[str], right: Sequence[bool], groups: Sequence[int], settings: Settings
 ) -> Floats:
-    """Each row's probability from a calibrator that did not see its query."""
+    """Each row's probability from a calibrator that was not fitted on its query."""
     folds = np.asarray(groups) % _FOLDS
     out = np.full(len(signals), float(np.mean(right)))
     for k in range(_FOLDS):
@@ -174,11 +179,11 @@ def _out_of_fold(
 
 
 def apply(rows: Sequence[LedgerRow], calibration: Calibration | None, settings: Settings) -> list[LedgerRow]:
-    """Rows with their labels' confidence, and the status `uncertain` where a label is below the threshold.
+    """Rows with the confidence of their labels, and the status `uncertain` if a label is below the threshold.
 
-    Without a calibration the confidence is the raw one: the mean of the signals, uncalibrated.
+    Without a calibration a confidence is the teacher's own probability, else the mean of the signals.
     """
-    flat = [(s, x.role) for r in rows for x, s in zip(r.labels, r.signals, strict=False)]
+    flat = [(s, x.role) for r in rows for x, s in zip(r.labels, r.label_signals, strict=False)]
     whole = [_whole(r) for r in rows]
     if calibration is None:
         label_p = [_raw(s) for s, _ in flat]
@@ -189,7 +194,7 @@ def apply(rows: Sequence[LedgerRow], calibration: Calibration | None, settings: 
         row_p = list(calibration.whole.apply(whole, [""] * len(rows)))
         threshold = calibration.threshold
     out, at = [], 0
-    for row, sure in zip(rows, row_p, strict=True):
+    for row, whole_p in zip(rows, row_p, strict=True):
         if row.status in {"failed", "skipped"}:
             out.append(row)
             continue
@@ -199,17 +204,18 @@ def apply(rows: Sequence[LedgerRow], calibration: Calibration | None, settings: 
         doubtful = [x for x, p in zip(labels, own, strict=True) if threshold is not None and p < threshold]
         status: Status = row.status
         reason = row.reason
-        if status == "uncertain":  # judged before under another threshold
+        if status == "uncertain":  # set by an earlier run, perhaps with another threshold
             status, reason = "accepted", ""
         if status == "accepted" and doubtful:
             status, reason = "uncertain", f"confidence: {doubtful[0].role} is below the threshold"
-        sure = round(float(sure), 6)
-        out.append(replace(row, labels=labels, status=status, reason=reason, confidence=sure))
+        out.append(
+            replace(row, labels=labels, status=status, reason=reason, confidence=round(float(whole_p), 6))
+        )
     return out
 
 
 def rightness(row: LedgerRow, gold: Labelling, normalise: Callable[[str], str]) -> list[bool]:
-    """For each label whether gold has its role with the same normalised value, each gold label counting once."""
+    """Whether gold has each label, by role and normalised value; each gold label matches once."""
     left = Counter((x.role, normalise(x.text)) for x in gold)
     out = []
     for x in row.labels:
@@ -220,18 +226,16 @@ def rightness(row: LedgerRow, gold: Labelling, normalise: Callable[[str], str]) 
 
 
 def _whole(row: LedgerRow) -> dict[str, float]:
-    """Signals of a labelling: its own, and the least of each of its labels'."""
-    own = dict(row.signals[-1]) if row.signals else {}
-    parts: Iterable[Signals] = row.signals[: len(row.labels)]
+    """Signals of a labelling: its own, and the minimum of each signal over its labels."""
     least: dict[str, float] = {}
-    for part in parts:
+    for part in row.label_signals:
         for name, value in part.items():
             least[f"least {name}"] = min(value, least.get(f"least {name}", math.inf))
-    return {**own, **least, "labels": min(1.0, len(row.labels) / 8)}
+    return {**row.row_signals, **least, "labels": min(1.0, len(row.labels) / 8)}
 
 
 def _raw(signals: Signals) -> float:
-    """Where nothing was calibrated: what the teacher's own probability says, else the mean of the signals."""
+    """Confidence without calibration: the teacher's own probability, else the mean of the signals."""
     if "probability" in signals:
         return float(signals["probability"])
     values = [_clipped(v) for n, v in signals.items() if n != "labels"]
@@ -239,7 +243,7 @@ def _raw(signals: Signals) -> float:
 
 
 def _matrix(
-    signals: Sequence[Signals], roles: Sequence[str], names: Sequence[str], kinds: Sequence[str],
+    signals: Sequence[Signals], roles: Sequence[str], *, names: Sequence[str], kinds: Sequence[str],
     fill: Sequence[float],
 ) -> Floats:
     """Shape (rows, signals + roles)."""
@@ -263,7 +267,7 @@ def _log_odds(value: float) -> float:
 
 
 def gold_of(examples: Sequence[Example]) -> dict[str, Labelling]:
-    """Query → labelling; the first where a query stands twice."""
+    """Query → labelling; the first if a query occurs twice."""
     out: dict[str, Labelling] = {}
     for e in examples:
         out.setdefault(e.query, e.labels)

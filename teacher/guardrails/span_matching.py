@@ -1,4 +1,4 @@
-"""Finding a teacher's words in the query: verbatim, or repaired within what the task allows."""
+"""Finds the span of a teacher's value in the query: verbatim, or after small repairs."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from rapidfuzz.distance import OSA
 
 _WORD = re.compile(r"\S+")
-_LONGER = 1  # a misheard value can have a word more or less than the query has
+_LONGER = 1  # a value may have one word more or less than its span
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Where a value stands in a query, and how.
+    """The span of a value in a query.
 
     Attributes:
         kind: `verbatim`, `case`, `blanks` or `edits`.
@@ -27,15 +27,15 @@ class Found:
     similarity: float
 
 
-def find(query: str, text: str, least: float, taken: frozenset[int] = frozenset()) -> Found | None:
-    """The words of a query that a value means.
+def find(query: str, *, text: str, least: float, taken: frozenset[int] = frozenset()) -> Found | None:
+    """The span that a value stands for.
 
     Args:
-        least: Similarity in [0, 1] from which edits are repaired; 1 repairs case and blanks only, 0 nothing.
-        taken: Starts of occurrences that other labels have already.
+        least: Edit similarity in [0, 1] from which a span is taken; 1 allows other case and blanks only, 0 nothing.
+        taken: Starts of occurrences that belong to other labels.
 
     Returns:
-        The first verbatim occurrence that is free; else the best repair; None where there is none.
+        The first verbatim occurrence that is not taken, else the most similar span, else None.
     """
     wanted = text.strip()
     if not wanted:
@@ -64,7 +64,7 @@ def find(query: str, text: str, least: float, taken: frozenset[int] = frozenset(
 
 
 def _occurrences(query: str, text: str) -> Iterator[int]:
-    """Starts of a text in a query: first those on word borders, then those inside words (scripts without blanks)."""
+    """Starts of a text in a query: first those at word borders, then those within words (scripts without blanks)."""
     inside = []
     at = query.find(text)
     while at >= 0:

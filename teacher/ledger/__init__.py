@@ -1,1 +1,1 @@
-"""The record of every attempt to label a query: SQLite file, records, group commit."""
+"""The ledger: an SQLite file with every call and the row of every query, and the group commit that writes it."""

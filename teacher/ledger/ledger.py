@@ -1,11 +1,11 @@
-"""The ledger: every attempt to label a query, and the status of every query.
+"""The ledger: every call to label a query, and the current row of every query.
 
-One SQLite file beside the run folders, so that it outlives them: a reply that was paid for is found by the hash of
-its request and never asked for again. Attempts are committed before their labels are used; a kill at any moment
-loses at most replies that had not arrived.
+One SQLite file beside the stage folders, so that it outlives them: a paid reply is found by the hash of its request and
+never asked for again. Attempts are committed before their labels are used; a kill loses at most the replies that had
+not arrived.
 
-Three tables. `attempts` is only ever added to. `evidence` holds each distinct context once, by its hash. `rows` is
-where each query stands, and can be made again from the other two for nothing.
+`attempts` is append-only. `evidence` holds each distinct context once, by its hash. `rows` has the current row of each
+query, which can be computed again from the other two at no cost. `batches` has the state of the provider's batches.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from typing import Any, Literal, Self
 
 from filelock import FileLock, Timeout
 
+from llm_client.attempt import Attempt, Reply
 from task.errors import InputError
 from task.files import canonical_json, sha256_text
 from task.labels import Label
-from teacher.ledger.records import Attempt, Batch, LedgerRow, Reply
+from teacher.ledger.records import Batch, LedgerRow
 
 SCHEMA_VERSION = 2
 _SCHEMA = """
@@ -71,7 +72,7 @@ CREATE TABLE IF NOT EXISTS rows (
     updated REAL NOT NULL
 );
 """
-# A ledger of version 1 keeps every paid reply: its attempts get the new columns, its rows are judged again.
+# A ledger of version 1 keeps every paid reply: its attempts get the new columns, its rows are computed again.
 _FROM_1 = """
 ALTER TABLE attempts RENAME TO attempts_1;
 DROP INDEX attempts_by_request;
@@ -86,7 +87,7 @@ DROP TABLE attempts_1;
 
 
 class Ledger:
-    """Open (or create) a ledger; one process writes it, from any of its threads."""
+    """A ledger, created if it does not exist. One process writes it, from any of its threads."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -105,7 +106,7 @@ class Ledger:
         except (sqlite3.Error, OSError) as error:
             raise InputError(
                 f"cannot open the ledger: {error}", file=path,
-                fix="Is the disk full or read-only, or the file no ledger?",
+                fix="Check that the disk is neither full nor read-only and that the file is a ledger",
             ) from error
 
     def __enter__(self) -> Self:
@@ -116,10 +117,10 @@ class Ledger:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Be the only labelling job on this ledger: two at once would pay for the same queries.
+        """Hold the lock of the ledger: two labelling jobs at once would pay for the same queries.
 
         Raises:
-            InputError: Another one is at work.
+            InputError: Another job holds it.
         """
         if str(self.path) == ":memory:":
             yield
@@ -130,7 +131,7 @@ class Ledger:
         except Timeout:
             raise InputError(
                 "another labelling job is writing this ledger", file=self.path,
-                fix="Wait until it is done, or stop it; what it has asked is kept",
+                fix="Wait until it is done, or stop it; its replies are kept",
             ) from None
         try:
             yield
@@ -138,7 +139,7 @@ class Ledger:
             lock.release()
 
     def replies(self, requests: Iterable[str]) -> dict[str, Reply]:
-        """Those of the requests that were answered: with the first usable reply, else with one that was cut."""
+        """The stored replies to requests: the first usable one, else one that was cut; without those that have none."""
         out: dict[str, Reply] = {}
         for part in _parts(list(requests)):
             marks = ",".join("?" * len(part))
@@ -150,8 +151,8 @@ class Ledger:
                 out[request] = Reply(reply, json.loads(details), bool(cut))
         return out
 
-    def asked(self, requests: Iterable[str]) -> set[str]:
-        """Those of the requests that were answered; cheaper than `replies` where only that is wanted."""
+    def answered(self, requests: Iterable[str]) -> set[str]:
+        """Those of the requests that have a reply; cheaper than `replies`."""
         out: set[str] = set()
         for part in _parts(list(requests)):
             marks = ",".join("?" * len(part))
@@ -163,7 +164,7 @@ class Ledger:
         return out
 
     def rows(self, queries: Iterable[str]) -> dict[str, LedgerRow]:
-        """Where queries stand; those never settled are not in it."""
+        """The rows of queries; without those that have none."""
         out: dict[str, LedgerRow] = {}
         for part in _parts(list(queries)):
             marks = ",".join("?" * len(part))
@@ -183,7 +184,7 @@ class Ledger:
             last = part[-1][0]
 
     def record(self, attempts: Sequence[Attempt], rows: Sequence[LedgerRow] = ()) -> None:
-        """Write attempts, and rows that follow from them, all or none; on return they are on disk."""
+        """Write attempts, and rows that follow from them, in one transaction; on return they are on disk."""
         now = time.time()
         evidence: dict[str, str] = {}
         values = []
@@ -206,28 +207,31 @@ class Ledger:
         self._transaction([
             ("INSERT OR IGNORE INTO evidence VALUES (?, ?)", list(evidence.items())),
             (f"INSERT INTO attempts ({columns}) VALUES ({','.join('?' * 16)})", values),
-            (_SETTLE, [_values(r, now) for r in rows]),
+            (_UPSERT_ROW, [_values(r, now) for r in rows]),
         ])
         if len(self._evidence) < 100_000:
             self._evidence |= evidence.keys()
 
-    def settle(self, rows: Iterable[LedgerRow]) -> None:
-        """Write where queries stand, replacing what stood there."""
+    def write_rows(self, rows: Iterable[LedgerRow]) -> None:
+        """Write rows, replacing those of the same queries."""
         now = time.time()
-        self._transaction([(_SETTLE, [_values(r, now) for r in rows])])
+        self._transaction([(_UPSERT_ROW, [_values(r, now) for r in rows])])
 
     def note_batch(self, batch: Batch) -> None:
-        """Write where a batch stands."""
+        """Write the state of a batch."""
         values = (batch.token, batch.id, batch.state, json.dumps(batch.requests, ensure_ascii=False), time.time())
         self._transaction([("INSERT OR REPLACE INTO batches VALUES (?, ?, ?, ?, ?)", [values])])
 
     def open_batches(self) -> list[Batch]:
-        """Batches that may still owe answers, oldest first."""
+        """Batches that may still have answers to collect, oldest first."""
         sql = "SELECT token, id, state, requests FROM batches WHERE state IN ('uploading', 'made') ORDER BY updated"
-        return [Batch(t, i, s, tuple((k, q, p) for k, q, p in json.loads(r))) for t, i, s, r in self._read(sql)]
+        return [
+            Batch(token=t, id=i, state=s, requests=tuple((k, q, p) for k, q, p in json.loads(r)))
+            for t, i, s, r in self._read(sql)
+        ]
 
     def recorded_of(self, batch: str) -> set[str]:
-        """Requests of a batch whose answers are recorded."""
+        """The requests of a batch whose answers are recorded."""
         sql = "SELECT request FROM attempts WHERE json_extract(details, '$.batch') = ?"
         return {r for (r,) in self._read(sql, (batch,))}
 
@@ -260,7 +264,7 @@ class Ledger:
         return dict(zip(("attempts", "prompt_tokens", "completion_tokens", "cost"), row, strict=True))
 
     def costs(self, by: Literal["model", "day", "outcome", "purpose"]) -> list[dict[str, Any]]:
-        """Calls, tokens, money and mean latency of the attempts, summed by one of their sides."""
+        """Calls, tokens, money and mean latency of the attempts, grouped by one column."""
         column = {"day": "date(created, 'unixepoch')"}.get(by, by)
         sql = (
             f"SELECT {column}, COUNT(*), SUM(prompt_tokens), SUM(completion_tokens), SUM(cost), AVG(latency_s) "
@@ -274,7 +278,7 @@ class Ledger:
         return {s: (n, t) for s, n, t in self._read("SELECT status, COUNT(*), SUM(count) FROM rows GROUP BY 1")}
 
     def evidence(self, queries: Iterable[str]) -> dict[str, dict[str, Any]]:
-        """What retrieval gave for queries at the last attempt to label each."""
+        """The context of the last attempt to label each query."""
         out: dict[str, dict[str, Any]] = {}
         for part in _parts(list(queries)):
             marks = ",".join("?" * len(part))
@@ -307,22 +311,25 @@ class Ledger:
             last = part[-1][0]
 
 
-_SETTLE = f"INSERT OR REPLACE INTO rows VALUES ({','.join('?' * 11)})"
+_UPSERT_ROW = f"INSERT OR REPLACE INTO rows VALUES ({','.join('?' * 11)})"
 
 
 def _values(r: LedgerRow, now: float) -> tuple[Any, ...]:
+    # One column holds both kinds of signals: those of each label, and last those of the row.
+    signals = [*r.label_signals, r.row_signals] if r.label_signals or r.row_signals else []
     return (
-        r.query, r.count, r.request, r.judged, r.status, r.reason,
-        json.dumps([x.to_json() for x in r.labels], ensure_ascii=False), json.dumps(list(r.signals)), r.confidence,
+        r.query, r.count, r.request, r.rules, r.status, r.reason,
+        json.dumps([x.to_json() for x in r.labels], ensure_ascii=False), json.dumps(signals), r.confidence,
         json.dumps(list(r.verdicts), ensure_ascii=False), now,
     )
 
 
 def _row(found: Sequence[Any]) -> LedgerRow:
     query, count, request, judged, status, reason, labels, signals, confidence, verdicts, _ = found
+    *label_signals, row_signals = json.loads(signals) or [{}]
     return LedgerRow(
-        query, count, request, status, tuple(Label.from_json(x) for x in json.loads(labels)), confidence, reason,
-        json.loads(verdicts), json.loads(signals), judged,
+        query, count, request, status, tuple(Label.from_json(x) for x in json.loads(labels)), confidence, reason=reason,
+        verdicts=json.loads(verdicts), label_signals=label_signals, row_signals=row_signals, rules=judged,
     )
 
 

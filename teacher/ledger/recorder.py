@@ -1,28 +1,21 @@
-"""The ledger's one writer, for many callers at once: what arrives while a commit runs goes into the next one."""
+"""Group commit: records of many concurrent callers go into one transaction, those that arrive meanwhile in the next."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Protocol
 
-from teacher.ledger.records import Attempt, Book, LedgerRow
+from llm_client.attempt import Attempt
+from teacher.ledger.records import LedgerAccess, LedgerRow
 
-# Replies come in flocks; one commit for a flock costs less than a commit for each, and a call takes far longer.
+# Replies arrive in bursts: one commit for a burst costs less than one each, and the wait is short beside a call.
 _GATHER_S = 0.002
 
 
-class Recorder(Protocol):
-    """Somebody who keeps attempts; when `record` returns they survive a kill."""
-
-    async def record(self, attempts: Sequence[Attempt], rows: Sequence[LedgerRow] = ()) -> None:
-        """Keep attempts and rows."""
-
-
 class GroupCommit:
-    """Writes to a ledger from a thread, so that a slow disk holds up no call; a caller waits for its own commit."""
+    """Writes to a ledger in a thread, so that a slow disk delays no call; a caller waits for its own commit."""
 
-    def __init__(self, ledger: Book) -> None:
+    def __init__(self, ledger: LedgerAccess) -> None:
         self._ledger = ledger
         self._attempts: list[Attempt] = []
         self._rows: list[LedgerRow] = []
@@ -30,7 +23,10 @@ class GroupCommit:
         self._writer: asyncio.Task[None] | None = None
 
     async def record(self, attempts: Sequence[Attempt], rows: Sequence[LedgerRow] = ()) -> None:
-        """See `Recorder`; a failed write raises in every caller whose rows were in it."""
+        """An `llm_client.attempt.AttemptRecorder` that also takes rows that follow from the attempts.
+
+        A failed write raises in every caller whose attempts or rows were in it.
+        """
         self._attempts += attempts
         self._rows += rows
         future = asyncio.get_running_loop().create_future()
@@ -40,7 +36,7 @@ class GroupCommit:
         await asyncio.shield(future)
 
     async def flush(self) -> None:
-        """Wait until everything handed in is on disk, also what cancelled callers left behind."""
+        """Wait until all records are on disk, also those of cancelled callers."""
         while self._writer is not None:
             await asyncio.wait([self._writer])
 
@@ -52,7 +48,7 @@ class GroupCommit:
                 self._attempts, self._rows, self._waiting = [], [], []
                 try:
                     await asyncio.to_thread(self._ledger.record, attempts, rows)
-                except Exception as error:  # noqa: BLE001 (handed to those who wait for it)
+                except Exception as error:  # noqa: BLE001 (raised in the callers that wait for it)
                     for f in waiting:
                         if not f.done():
                             f.set_exception(error)

@@ -1,1 +1,1 @@
-"""Evidence for a query: hybrid search, embeddings, purchases, and the context shown to an LLM."""
+"""Evidence for a query: hybrid search, embeddings, purchases, and the context of an LLM's prompt."""

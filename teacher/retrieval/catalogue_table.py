@@ -1,4 +1,4 @@
-"""The catalogue as a memory-mapped table: an item is made when it is looked at, a worker is sent a path."""
+"""The catalogue as a memory-mapped table: items are decoded on access, and pickling it for a worker sends its path."""
 
 from __future__ import annotations
 

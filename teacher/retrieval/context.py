@@ -1,18 +1,14 @@
-"""What a prompt shows of the evidence: chosen by usefulness, within a budget of tokens.
-
-The kinds: `bought`, items bought after the query; `converted`, for each catalogue role the values bought most after
-the query and its neighbours; `items`, by hybrid search; `similar`, values of a grounded role (brands) nearest to the
-query by embedding; `neighbours`, similar queries that led to purchases; `examples`, the nearest gold rows.
-"""
+"""The context of a query (`llm_client.context`): retrieved, and cut to a budget of tokens, the most useful kept."""
 
 from __future__ import annotations
 
 import itertools
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from llm_client.context import EMPTY, KINDS, Context
 from task.labels import Example
 from task.near_duplicates import near_words, words_of
 from task.normalize import normaliser
@@ -24,21 +20,18 @@ from teacher.retrieval.evidence import Evidence, EvidenceFinder
 from teacher.retrieval.index import Index
 from teacher.retrieval.nearest_neighbours import exact
 
-Context = Mapping[str, Any]
-KINDS = ("examples", "bought", "converted", "similar", "items", "neighbours")
-# How much the first entry of a kind is worth; the n-th is worth 1/n of it.
-_WORTH = {"examples": 1.0, "bought": 1.0, "converted": 0.9, "similar": 0.6, "items": 0.7, "neighbours": 0.3}
+# Value of the first entry of each kind; the n-th entry has 1/n of it.
+_VALUE = {"examples": 1.0, "bought": 1.0, "converted": 0.9, "similar": 0.6, "items": 0.7, "neighbours": 0.3}
 _SHOWN = {"bought": 5, "converted": 5, "similar": 5, "items": 8, "neighbours": 5}
-_FIRST_BLOCK, _BLOCK = 64, 512  # the first calls should not wait for a whole block
-EMPTY: Context = {kind: {} if kind in {"converted", "similar"} else [] for kind in KINDS}
+_FIRST_BLOCK, _BLOCK = 64, 512  # a small first block, so that the first calls start early
 
 
 class ContextFinder:
     """Contexts for queries, in blocks.
 
     Args:
-        held_out: Gold queries that are never shown, for they are near to one of the evaluation.
-        index: None where there is neither a catalogue nor a gold row to search.
+        held_out: Gold queries that are never shown, because they are near-duplicates of a test query.
+        index: None if there is neither a catalogue nor a gold row to search.
     """
 
     def __init__(
@@ -66,7 +59,7 @@ class ContextFinder:
         self._value_vectors = {name: store.vectors(v, f"values of {name}") for name, v in self._values.items()}
 
     def find(self, queries: Sequence[Example]) -> Iterator[list[Context]]:
-        """Contexts of all queries, a block at a time, in order."""
+        """The contexts of all queries in order, block by block."""
         at, size = 0, _FIRST_BLOCK
         while at < len(queries):
             block = queries[at : at + size]
@@ -77,7 +70,9 @@ class ContextFinder:
             texts = [q.query for q in block]
             vectors = self._finder.vectors(texts)
             shots = self._examples(block, vectors)
-            similar = {name: exact(vectors, v, _SHOWN["similar"])[0] for name, v in self._value_vectors.items()}
+            similar = {
+                name: exact(vectors, among=v, count=_SHOWN["similar"])[0] for name, v in self._value_vectors.items()
+            }
             yield [
                 self._context(
                     evidence, shots[i], {n: [self._values[n][c] for c in rows[i]] for n, rows in similar.items()}
@@ -86,11 +81,11 @@ class ContextFinder:
             ]
 
     def _examples(self, queries: Sequence[Example], vectors: Vectors) -> list[list[dict[str, Any]]]:
-        """The nearest gold rows of each query that are neither it nor a near-duplicate of it."""
+        """The nearest gold rows of each query, without the query itself and its near-duplicates."""
         if not self._gold:
             return [[] for _ in queries]
         wanted = self._settings.few_shot
-        best, _ = exact(vectors, self._gold_vectors, wanted + 8)
+        best, _ = exact(vectors, among=self._gold_vectors, count=wanted + 8)
         out = []
         for query, row in zip(queries, best, strict=True):
             own = words_of(query.query, self._normalise)
@@ -118,7 +113,7 @@ class ContextFinder:
         return cut(chosen, self._settings.context_tokens)
 
     def _converted(self, evidence: Evidence) -> dict[str, list[str]]:
-        """Role → values of the items bought after the query and its neighbours, most bought first."""
+        """Role → values of the items bought after the query and its neighbours, most purchases first."""
         out: dict[str, list[str]] = {}
         own = sum(evidence.conversions.values())
         near = sum(evidence.neighbour_conversions.values())
@@ -138,9 +133,9 @@ class ContextFinder:
 
 
 def cut(context: Context, budget: int) -> Context:
-    """The most useful entries whose tokens fit the budget, each kind in its own order.
+    """The most useful entries whose tokens fit the budget, in their order within each kind.
 
-    Only the context is cut: instructions, schema and query are not in it.
+    Instructions, schema and query are not part of the context and are never cut.
     """
     entries: list[tuple[float, str, str | None, Any, int]] = []
     for kind in KINDS:
@@ -148,7 +143,7 @@ def cut(context: Context, budget: int) -> Context:
         groups = held.items() if isinstance(held, Mapping) else [(None, held)]
         for group, values in groups:
             for rank, value in enumerate(values, 1):
-                entries.append((_WORTH[kind] / rank, kind, group, value, tokens_of(str(value))))
+                entries.append((_VALUE[kind] / rank, kind, group, value, tokens_of(str(value))))
     if sum(e[4] for e in entries) <= budget:
         return context
     kept: dict[str, Any] = {k: {} if isinstance(context[k], Mapping) else [] for k in KINDS}
@@ -162,7 +157,7 @@ def cut(context: Context, budget: int) -> Context:
 
 
 def tokens_of(text: str) -> int:
-    """An estimate of a text's tokens that is seldom too low: word pieces of up to five letters, and each sign."""
+    """An estimate of a text's tokens that is rarely too low: word pieces of up to five letters, and every symbol."""
     return len(_PIECES.findall(text))
 
 
@@ -170,12 +165,12 @@ _PIECES = re.compile(r"[^\W\d_]{1,5}|\d{1,3}|[^\w\s]|_")
 
 
 def without(context: Context, kinds: Sequence[str]) -> Context:
-    """A context less some kinds."""
+    """A context without some kinds."""
     return {k: EMPTY[k] if k in kinds else v for k, v in context.items()}
 
 
-def support(context: Context, role: str, text: str, normalise: Any) -> float:
-    """How far a value is backed by a context, in [0, 1]: bought most, bought, similar or in a title, or not at all."""
+def support(context: Context, *, role: str, text: str, normalise: Callable[[str], str]) -> float:
+    """How far a context supports a value, in [0, 1]: bought most, bought, similar or in a title, or not at all."""
     value = normalise(text)
     converted = [normalise(v) for v in context["converted"].get(role, ())]
     if value in converted:

@@ -1,4 +1,4 @@
-"""Sentence embeddings (Reimers and Gurevych 2019) with a small BERT on whatever device there is."""
+"""Sentence embeddings (Reimers and Gurevych 2019) from a small BERT, on the GPU if there is one."""
 
 from __future__ import annotations
 
@@ -34,8 +34,11 @@ class Embedder:
     ) -> Vectors:
         """Embed texts, shape (texts, dimensions).
 
-        Batches hold texts of similar length, and a text's own tokens alone decide its vector, so the order of the
-        input does not matter. `progress` is told how many were just done.
+        Batches hold texts of similar length. A vector does not depend on the other texts of its batch, so the order of
+        the input does not matter.
+
+        Args:
+            progress: Called with the number of texts of each finished batch.
         """
         torch = self._torch
         ids = [e.ids for e in self._tokenizer.encode_batch(list(texts))]

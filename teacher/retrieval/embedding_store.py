@@ -1,7 +1,7 @@
-"""Embeddings on disk: a text is embedded once, in whatever table it stands, and found again by its hash.
+"""Embeddings on disk: a text is embedded once, whichever table it is in, and found by its hash.
 
-Two files grow together, the vectors first and then their keys; a row counts when both files hold it whole. So a kill
-costs the chunk that was being embedded, and a changed catalogue costs its new texts.
+Two files are appended to, vectors first and then their keys; a row is valid if both files have it completely. A kill
+therefore loses only the chunk that was being embedded, and a changed catalogue costs only its new texts.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from teacher.retrieval.embedder import Embedder, Vectors
 
 Rows = npt.NDArray[np.int64]
 _CHUNK = 8_192
-_KEY_BYTES = 8  # two of ten million texts share a key once in four hundred thousand stores
+_KEY_BYTES = 8  # among ten million texts two share a key with probability 1 in 400,000
 
 
 class EmbeddingStore:
     """The embeddings of one model under a folder.
 
     Args:
-        model: Folder of the embedder; other weights are another store.
-        shared: Only read, and embed what is missing without keeping it: for workers beside the one that writes.
+        model: Folder of the embedder; each set of weights has its own store.
+        shared: Read-only; missing texts are embedded but not stored. For workers beside the process that writes.
     """
 
-    def __init__(self, folder: Path, model: Path, progress: Progress = quiet, *, shared: bool = False) -> None:
+    def __init__(self, folder: Path, *, model: Path, progress: Progress = quiet, shared: bool = False) -> None:
         self._model, self._progress, self._shared = model, progress, shared
         self.fingerprint = fingerprint(model)
         self._folder = folder / f"embeddings-{self.fingerprint[:12]}"
@@ -46,23 +46,23 @@ class EmbeddingStore:
         return len(self._keys)
 
     def vectors(self, texts: Sequence[str], name: str = "") -> Vectors:
-        """Embeddings of texts, shape (texts, dimensions); what is new is embedded and kept.
+        """Embeddings of texts, shape (texts, dimensions); new texts are embedded and stored.
 
         Args:
-            name: What the progress display calls them; nothing is shown without one.
+            name: Of the texts in the progress display; empty shows nothing.
         """
         if self._shared:
-            return self._unkept(texts)
+            return self._without_storing(texts)
         rows = self.rows(texts, name)
         return np.asarray(self._vectors[rows]) if len(rows) else np.empty((0, self._dimensions), np.float32)
 
     def rows(self, texts: Sequence[str], name: str = "") -> Rows:
-        """Rows of `table` that hold the texts' embeddings; what is new is embedded and kept."""
+        """Rows of `table` with the texts' embeddings; new texts are embedded and stored."""
         keys = _keys(texts)
         if (self._find(keys) < 0).any():
             self._folder.mkdir(parents=True, exist_ok=True)
             with FileLock(self._folder / "lock"):
-                self._read()  # another process may have been here
+                self._read()  # another process may have added rows
                 new, first = np.unique(keys, return_index=True)
                 first = np.sort(first[self._find(new) < 0])
                 if len(first):
@@ -71,7 +71,7 @@ class EmbeddingStore:
 
     @property
     def table(self) -> Vectors:
-        """All kept embeddings, memory-mapped."""
+        """All stored embeddings, memory-mapped."""
         return self._vectors
 
     def _find(self, keys: npt.NDArray[np.uint64]) -> Rows:
@@ -98,7 +98,7 @@ class EmbeddingStore:
         self._read()
 
     def _read(self) -> None:
-        """Take in the rows that came since the last look."""
+        """Map the rows that were added since the last call."""
         if not (self._folder / "store.json").exists():
             return
         self._dimensions = int(read_json(self._folder / "store.json")["dimensions"])
@@ -112,7 +112,7 @@ class EmbeddingStore:
             self._at = np.insert(self._at, place, known + order)
             self._vectors = np.memmap(self._folder / "vectors.f32", np.float32, "r", shape=(held, self._dimensions))
 
-    def _unkept(self, texts: Sequence[str]) -> Vectors:
+    def _without_storing(self, texts: Sequence[str]) -> Vectors:
         rows = self._find(_keys(texts))
         missing = np.flatnonzero(rows < 0)
         if not len(missing):
@@ -147,7 +147,7 @@ def _size(path: Path) -> int:
 
 
 def _append(path: Path, rows: int, values: npt.NDArray[np.generic]) -> None:
-    """Write rows after the first `rows` whole ones; what a killed writer left beyond them goes."""
+    """Write rows after the first `rows` complete ones, over what a killed writer left behind them."""
     width = values.nbytes // len(values)
     with path.open("r+b" if path.exists() else "w+b") as file:
         file.truncate(rows * width)

@@ -1,4 +1,4 @@
-"""Evidence: what catalogue, conversions and neighbouring queries say about a query."""
+"""The evidence for a query: catalogue items, purchases, and purchases after similar queries."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from teacher.retrieval.index import Index
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What was found for one query.
+    """The evidence for one query.
 
     Attributes:
         items: Rows of the catalogue by hybrid search, best first.
         conversions: Catalogue row → purchases after this very query.
         neighbours: Similar queries of the log that led to purchases, with cosine similarity.
-        neighbour_conversions: Catalogue row → similarity-weighted purchases after those.
+        neighbour_conversions: Catalogue row → purchases after the neighbours, weighted by similarity.
     """
 
     items: tuple[Hit, ...]
@@ -32,7 +32,7 @@ class Evidence:
     neighbour_conversions: Mapping[int, float]
 
     def only(self, kinds: frozenset[str]) -> Evidence:
-        """Evidence of some kinds: `items`, `bought`, `neighbours`; the audit leaves one out at a time."""
+        """The evidence of some kinds: `items`, `bought`, `neighbours`."""
         return Evidence(
             self.items if "items" in kinds else (), self.conversions if "bought" in kinds else {},
             self.neighbours if "neighbours" in kinds else (),
@@ -79,7 +79,7 @@ class EvidenceFinder:
         ]
 
     def _neighbours(self, queries: Sequence[str], vectors: Vectors) -> list[list[tuple[int, float]]]:
-        """Rows of the queries with purchases that are most like each query, itself left out."""
+        """The rows of the most similar queries with purchases, without the query itself."""
         wanted = self._settings.neighbours
         rows, similarity = self._index.bought.search(vectors, wanted + 1 if wanted else 0)
         own = self._index.purchases.queries

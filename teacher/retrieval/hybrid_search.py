@@ -18,7 +18,7 @@ from teacher.retrieval.embedder import Vectors
 from teacher.retrieval.embedding_store import Rows
 from teacher.retrieval.nearest_neighbours import VectorIndex, write_vectors
 
-# bm25s compiled is some 20 times as fast, and compiling takes ten seconds of every process.
+# Compiled (numba), bm25s is about 20 times faster, but compiling takes ten seconds in every process.
 _COMPILED_FROM = 20_000
 _WORD = re.compile(r"\w+")
 
@@ -32,7 +32,7 @@ class Hit:
 
 
 class HybridIndex:
-    """BM25 and dense vectors of one list of texts, memory-mapped from a folder that `write_hybrid` made."""
+    """BM25 index and dense vectors of a list of texts, memory-mapped from a folder written by `write_hybrid`."""
 
     def __init__(self, folder: Path, settings: Retrieval) -> None:
         self._settings = settings
@@ -60,13 +60,13 @@ class HybridIndex:
         return [fuse(pair, self._settings) for pair in lists]
 
     def lexical(self, queries: Sequence[str], count: int) -> list[list[int]]:
-        """Up to `count` rows with a word of each query, best BM25 score first."""
+        """Up to `count` rows that share a word with each query, best BM25 score first."""
         rows, scores = self._bm25.retrieve([_words(q) or [""] for q in queries], k=count, show_progress=False)
         found = zip(rows.tolist(), scores.tolist(), strict=True)
         return [[r for r, s in zip(row, score, strict=True) if s > 0] for row, score in found]
 
     def dense(self, vectors: Vectors, count: int) -> list[list[int]]:
-        """The `count` rows most like each query's vector, nearest first."""
+        """The `count` rows nearest to each query's vector, nearest first."""
         rows: list[list[int]] = self._dense.search(vectors, count)[0].tolist()
         return rows
 
@@ -85,13 +85,17 @@ def fuse(lists: Sequence[Sequence[int]], settings: Retrieval) -> list[Hit]:
 def write_hybrid(
     folder: Path, texts: Sequence[str], table: Vectors, rows: Rows, progress: Progress = quiet
 ) -> None:
-    """Index texts and their embeddings, which are `rows` of a table, into a folder."""
+    """Write the index of texts into a folder.
+
+    Args:
+        rows: The rows of `table` with the texts' embeddings.
+    """
     write_vectors(folder, table, rows, progress)
     write_lexical(folder, texts)
 
 
 def write_lexical(folder: Path, texts: Sequence[str]) -> None:
-    """Index the words of texts into a folder; nothing where there are none."""
+    """Write a BM25 index of texts into a folder; writes nothing if there are no texts."""
     import bm25s
 
     if texts:
@@ -101,7 +105,7 @@ def write_lexical(folder: Path, texts: Sequence[str]) -> None:
 
 
 def item_text(item: Item) -> str:
-    """What an item is searched by: title, category, and the attributes that the title does not say."""
+    """The text that an item is searched by: title, category, and the attribute values that the title lacks."""
     title = item.title.casefold()
     more = [v for v in item.attributes.values() if v.casefold() not in title]
     return " ".join([item.title, item.category or "", *more])

@@ -1,7 +1,7 @@
-"""The index of a job: what is searched, built once into a folder and memory-mapped by everybody who searches.
+"""The search index of a job: built once into a folder, memory-mapped by every process that searches.
 
-FOLDER/embeddings-MODEL/     every text that was ever embedded (`teacher.embeddings`)
-FOLDER/index-CONTENT/        catalogue, BM25, vectors, purchases; for this very content of catalogue and purchases
+FOLDER/embeddings-MODEL/     all texts that were ever embedded (`embedding_store`)
+FOLDER/index-CONTENT/        catalogue, BM25, vectors, purchases; named by a hash of catalogue and purchases
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ _VERSION = 2
 
 
 def build_index(
-    catalogue: Sequence[Item], conversions: Sequence[Conversion], model: Path, folder: Path, progress: Progress = quiet
+    catalogue: Sequence[Item], conversions: Sequence[Conversion], *, model: Path, folder: Path,
+    progress: Progress = quiet,
 ) -> Path:
-    """Build the index of a catalogue and its purchases, or find the one that is there; older ones go.
+    """Build the index of a catalogue and its purchases unless it exists; indexes of other content are deleted.
 
     Args:
         model: Folder of the embedder.
-        folder: Holds embeddings and index; those of a catalogue that has changed a little are built from what is there.
+        folder: For embeddings and index. Stored embeddings are used again, so a small change is built quickly.
 
     Returns:
         The index's own folder.
@@ -44,7 +45,7 @@ def build_index(
         write_items(staged / "catalogue.arrow", catalogue)
         bought = write_purchases(staged / "purchases", catalogue, conversions)
         content = [sha256_file(p) for p in sorted(staged.rglob("*")) if p.is_file()]
-        store = EmbeddingStore(folder, model, progress)
+        store = EmbeddingStore(folder, model=model, progress=progress)
         target = folder / f"index-{sha256_json([_VERSION, store.fingerprint, content])[:16]}"
         if target.exists():
             shutil.rmtree(staged)
@@ -61,12 +62,12 @@ def build_index(
 
 
 class Index:
-    """An index that `build_index` made.
+    """An index made by `build_index`.
 
     Attributes:
         items: The catalogue.
-        purchases: What was bought after queries.
-        bought: Vectors of those queries, in the order of `purchases`.
+        purchases: Purchases by query.
+        bought: Vectors of the queries with purchases, in the order of `purchases`.
     """
 
     def __init__(self, folder: Path) -> None:

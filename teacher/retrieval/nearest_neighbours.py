@@ -1,6 +1,6 @@
-"""Nearest neighbours by cosine similarity: every vector is compared, a part of them in memory at a time.
+"""Exact nearest neighbours by cosine similarity, with a part of the vectors in memory at a time.
 
-An approximate index was measured and left out: docs/benchmarks.md has the figures.
+Why no approximate index is used is measured in docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from task.progress import Progress, quiet
 from teacher.retrieval.embedder import Vectors
 from teacher.retrieval.embedding_store import Rows
 
-_QUERIES_AT_ONCE = 512  # what is read of the disk is read once for all of these
-_ROWS_AT_ONCE = 32_768  # similarities of the queries to so many rows are in memory together
+_QUERIES_AT_ONCE = 512  # each block of vectors is read from disk once for so many queries
+_ROWS_AT_ONCE = 32_768  # rows whose similarities to the queries are in memory together
 
 
 class VectorIndex:
@@ -28,29 +28,30 @@ class VectorIndex:
         return len(self._vectors)
 
     def search(self, queries: Vectors, count: int) -> tuple[Rows, Vectors]:
-        """The `count` rows most like each query, best first, and their similarities; fewer where there are fewer."""
-        return exact(queries, self._vectors, count)
+        """The rows most similar to each query, at most `count`, best first, and their similarities."""
+        return exact(queries, among=self._vectors, count=count)
 
 
-def exact(queries: Vectors, vectors: Vectors, count: int) -> tuple[Rows, Vectors]:
-    """The `count` rows of `vectors` with the largest dot product with each query, largest first, and these."""
-    count = min(count, len(vectors))
+def exact(queries: Vectors, *, among: Vectors, count: int) -> tuple[Rows, Vectors]:
+    """The `count` rows of `among` with the largest dot product with each query, largest first, and these products."""
+    count = min(count, len(among))
     if not count or not len(queries):
         return np.empty((len(queries), count), np.int64), np.empty((len(queries), count), np.float32)
     found = [
-        _best(queries[at : at + _QUERIES_AT_ONCE], vectors, count) for at in range(0, len(queries), _QUERIES_AT_ONCE)
+        _best(queries[at : at + _QUERIES_AT_ONCE], among=among, count=count)
+        for at in range(0, len(queries), _QUERIES_AT_ONCE)
     ]
     return np.concatenate([rows for rows, _ in found]), np.concatenate([values for _, values in found])
 
 
-def _best(queries: Vectors, vectors: Vectors, count: int) -> tuple[Rows, Vectors]:
-    """`exact` for so many queries as go together: the best of each part of the rows, and of these the best."""
+def _best(queries: Vectors, *, among: Vectors, count: int) -> tuple[Rows, Vectors]:
+    """`exact` for one batch of queries: the best rows of each chunk, then the best of all chunks."""
     import torch
 
     rows, values = [], []
-    for at in range(0, len(vectors), _ROWS_AT_ONCE):
-        similarity = torch.from_numpy(queries @ vectors[at : at + _ROWS_AT_ONCE].T)
-        best = torch.topk(similarity, min(count, similarity.shape[1]))  # several times as fast as NumPy's partition
+    for at in range(0, len(among), _ROWS_AT_ONCE):
+        similarity = torch.from_numpy(queries @ among[at : at + _ROWS_AT_ONCE].T)
+        best = torch.topk(similarity, min(count, similarity.shape[1]))  # several times faster than NumPy's partition
         rows.append(best.indices + at)
         values.append(best.values)
     candidates = torch.cat(rows, 1)
@@ -59,11 +60,11 @@ def _best(queries: Vectors, vectors: Vectors, count: int) -> tuple[Rows, Vectors
 
 
 def write_vectors(folder: Path, table: Vectors, rows: Rows, progress: Progress = quiet) -> None:
-    """Write some rows of a table of vectors, shape (rows, dimensions), into a folder; nothing where there are none.
+    """Write chosen rows of a table of vectors, shape (rows, dimensions), into a folder; no file if there are none.
 
     Args:
-        table: May be a mapped file: no more than a part is taken into memory.
-        rows: Which of it, in the order in which they will be found.
+        table: May be a memory-mapped file; a part is in memory at a time.
+        rows: The chosen rows, in the order of the written file.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if not len(rows):

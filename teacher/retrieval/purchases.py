@@ -1,4 +1,4 @@
-"""What was bought after each query, as memory-mapped arrays: query → catalogue row → purchases."""
+"""Purchases after each query, as memory-mapped arrays: query → catalogue row → number of purchases."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from task.readers import Conversion, Item
 
 
 class Purchases:
-    """Purchases of the queries that led to any, by query or by the query's row.
+    """Purchases of the queries that have any, by query or by the query's row.
 
-    Queries stand in the order of their code points, so one is found by bisection.
+    Queries are sorted by code point and found by bisection.
     """
 
     def __init__(self, folder: Path) -> None:
         self.queries = _Texts(pa.ipc.open_file(pa.memory_map(str(folder / "queries.arrow"))).read_all().column("query"))
-        # What is empty cannot be mapped.
+        # An empty file cannot be memory-mapped.
         mode: Literal["r"] | None = "r" if len(self.queries) else None
         self._starts, self._items, self._counts = (
             np.load(folder / f"{name}.npy", mmap_mode=mode) for name in ("starts", "items", "counts")
         )
 
     def of(self, query: str) -> dict[int, int]:
-        """Catalogue row → purchases after the query; none is an empty dict."""
+        """Catalogue row → purchases after the query; empty if there are none."""
         row = bisect_left(self.queries, query)
         return self.at(row) if row < len(self.queries) and self.queries[row] == query else {}
 
@@ -60,7 +60,7 @@ def write_purchases(folder: Path, catalogue: Sequence[Item], conversions: Sequen
 
 
 class _Texts(Sequence[str]):
-    """A column of texts, read one by one."""
+    """A column of texts, decoded on access."""
 
     def __init__(self, column: pa.ChunkedArray) -> None:
         self._column = column

@@ -1,4 +1,4 @@
-"""A local server that plays a paid OpenAI-compatible API, and misbehaves on request. It counts what it charges."""
+"""A fake of a paid OpenAI-compatible API with faults on request. It counts what it charges."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class FakeApi:
         self.delay_s = 0.0
         self.files: dict[str, str] = {}
         self.batches: dict[str, dict[str, Any]] = {}
-        self.slow_to_say: str | None = None  # the step of a batch after which the server dawdles: upload, make, content
+        self.slow_to_say: str | None = None  # the step of a batch after which the server delays: upload, make, content
         self.second_thought: Callable[[str], str] = lambda query: "no idea"
         self.refuse: str | None = None  # why batches fail
         self.events: list[str] = []
@@ -79,7 +79,7 @@ class FakeApi:
         body = await request.json()
         system, query = body["messages"][0]["content"], body["messages"][-1]["content"]
         self.bodies.append(body)
-        if len(body["messages"]) > 2:  # shown its own answer and what was doubted
+        if len(body["messages"]) > 2:  # a review: its own answer and the doubts about it
             self.calls["review"] += 1
             return self._reply(body, self.second_thought(body["messages"][1]["content"]))
         for purpose, start in PURPOSES.items():
@@ -116,7 +116,7 @@ class FakeApi:
         usage = {"prompt_tokens": 100, "completion_tokens": 10 * answers}
         return web.json_response({"choices": [choice] * answers, "usage": usage})
 
-    # -- batch files: a batch moves on one state each time that somebody looks at it -----------------------------------
+    # -- batch API: a batch moves to its next state with every poll ----------------------------------------------------
 
     async def _said(self, step: str) -> None:
         self.events.append(step)

@@ -1,4 +1,4 @@
-"""Concurrency follows what the server bears; rates hold over any minute. No real clock, no sleeping."""
+"""The limit of calls in flight follows what the server accepts; rates hold over any minute. No real clock, no sleep."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_client.rate_limits import Concurrency, Rate
+from llm_client.rate_limits import AdaptiveConcurrency, TokenBucket
 
 
 class Clock:
@@ -18,7 +18,7 @@ class Clock:
         return self.now
 
 
-async def a_round(gate: Concurrency, clock: Clock, calls: int, refused: bool) -> int:
+async def a_round(gate: AdaptiveConcurrency, clock: Clock, calls: int, refused: bool) -> int:
     """Start calls until the gate is full, then let all end; how many were in flight together."""
     tasks = [asyncio.create_task(gate.enter()) for _ in range(calls)]
     await asyncio.sleep(0)
@@ -37,7 +37,7 @@ async def a_round(gate: Concurrency, clock: Clock, calls: int, refused: bool) ->
 def test_it_starts_at_20_doubles_until_the_first_refusal_and_then_creeps() -> None:
     async def scenario() -> list[int]:
         clock = Clock()
-        gate = Concurrency(1_000, clock)
+        gate = AdaptiveConcurrency(1_000, clock)
         seen = [await a_round(gate, clock, 400, refused=False) for _ in range(3)]
         seen.append(await a_round(gate, clock, 400, refused=True))  # one refusal a round counts, not each
         seen += [await a_round(gate, clock, 400, refused=False) for _ in range(5)]
@@ -52,7 +52,7 @@ def test_it_starts_at_20_doubles_until_the_first_refusal_and_then_creeps() -> No
 def test_it_never_goes_below_one_nor_above_the_most() -> None:
     async def scenario() -> tuple[int, int]:
         clock = Clock()
-        low, high = Concurrency(8, clock), Concurrency(8, clock)
+        low, high = AdaptiveConcurrency(8, clock), AdaptiveConcurrency(8, clock)
         for _ in range(30):
             await a_round(low, clock, 20, refused=True)
             await a_round(high, clock, 20, refused=False)
@@ -63,7 +63,7 @@ def test_it_never_goes_below_one_nor_above_the_most() -> None:
 
 def test_a_place_given_to_somebody_who_left_goes_to_the_next() -> None:
     async def scenario() -> int:
-        gate = Concurrency(1)
+        gate = AdaptiveConcurrency(1)
         first = await gate.enter()
         second, third = asyncio.create_task(gate.enter()), asyncio.create_task(gate.enter())
         await asyncio.sleep(0)
@@ -78,7 +78,7 @@ def test_a_place_given_to_somebody_who_left_goes_to_the_next() -> None:
 @given(per_minute=st.integers(1, 6_000), gaps=st.lists(st.floats(0, 2), min_size=1, max_size=200))
 def test_no_minute_sees_more_than_its_allowance(per_minute: int, gaps: list[float]) -> None:
     clock = Clock()
-    rate = Rate(per_minute, clock)
+    rate = TokenBucket(per_minute, clock)
     starts = []
     for gap in gaps:
         clock.now += gap
@@ -90,9 +90,9 @@ def test_no_minute_sees_more_than_its_allowance(per_minute: int, gaps: list[floa
 
 
 def test_no_limit_never_waits_and_what_was_not_used_comes_back() -> None:
-    assert Rate(None).take(1e9) == 0.0
+    assert TokenBucket(None).take(1e9) == 0.0
     clock = Clock()
-    rate = Rate(60, clock)
+    rate = TokenBucket(60, clock)
     assert rate.take(100) == 99.0
     rate.give_back(99)
     assert rate.take(1) == 1.0

@@ -1,4 +1,4 @@
-"""What is in a request's key, and what is not: whatever could change the reply is."""
+"""A request's key contains everything that could change the reply, and nothing else."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from llm_client.context import EMPTY, Context
 from llm_client.prompt import Prompter
 from llm_client.request import Request
 from task.errors import InputError
-from teacher.retrieval.context import EMPTY, Context
 from tests.conftest import make_task
 from tests.teacher.test_label import llm_task
 

@@ -1,4 +1,4 @@
-"""What a change costs: only rows whose request it changed are asked again, everything else is free."""
+"""The cost of a change: only rows whose request changed are asked again, everything else is free."""
 
 from __future__ import annotations
 
@@ -49,25 +49,25 @@ def test_a_change_asks_again_only_the_rows_that_it_touches(tmp_path: Path) -> No
         asked = sum(api.calls.values())
 
         unchanged = plan(task, sources, tmp_path)
-        assert (unchanged.ask, unchanged.judge, unchanged.stand) == ([], [], len(log))
+        assert (unchanged.ask, unchanged.revalidate, unchanged.unchanged) == ([], [], len(log))
 
         renamed = [replace(x, title=x.title.replace("lumo", "lumi"), brand="lumi") if x.brand == "lumo" else x
                    for x in ITEMS]
         changed = plan(task, Sources(log, renamed, bought), tmp_path)
         assert set(changed.ask) == {q for q, evidence in shown.items() if "lumo" in evidence}
         assert 0 < len(changed.ask) < len(log) / 2
-        assert len(changed.judge) == len(log) - len(changed.ask)  # what is grounded changed: free
+        assert len(changed.revalidate) == len(log) - len(changed.ask)  # what is grounded changed: free
 
         guarded = task.model_copy(update={"roles": tuple(
             r.model_copy(update={"guard": r.guard.model_copy(update={"fuzzy": 95.0})}) for r in task.roles
         )})
         assert plan(guarded, sources, tmp_path).ask == []
-        assert len(plan(guarded, sources, tmp_path).judge) == len(log)
+        assert len(plan(guarded, sources, tmp_path).revalidate) == len(log)
         label_queries(guarded, sources, ledger, tmp_path, fetch)
         assert sum(api.calls.values()) == asked
 
         assert len(plan(make(api.url, temperature=0.3), sources, tmp_path).ask) == len(log)
         more = plan(make(api.url, verify=True), sources, tmp_path)
-        assert (len(more.ask), more.calls, more.why) == (len(log), len(log), {"another signal is wanted": len(log)})
+        assert (len(more.ask), more.calls, more.reasons) == (len(log), len(log), {"another signal is wanted": len(log)})
         one_more = plan(task, replace(sources, log=[*log, Example("blue cheese")]), tmp_path)
-        assert (list(one_more.ask), one_more.why) == (["blue cheese"], {"new": 1})
+        assert (list(one_more.ask), one_more.reasons) == (["blue cheese"], {"new": 1})

@@ -1,4 +1,4 @@
-"""The labelling job against an API that misbehaves: nothing is lost, nothing is paid for twice."""
+"""The labelling job against an API with faults: nothing is lost, nothing is paid for twice."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_every_row_has_a_status_and_the_ledger_agrees_with_the_server(tmp_path: 
     for i, q in enumerate(log):
         again = BEHAVIOURS[i % len(BEHAVIOURS)] in {"429", "500", "disconnect", "timeout"}
         assert api.calls[q.query] == (2 if again else 1)
-    assert api.calls["repair"] == 5  # an unreadable answer is sent back once, alone
+    assert api.calls["repair"] == 5  # an unparseable answer is sent back once, without context
     sent_back = [b for b in api.bodies if b["messages"][-1]["content"] == "no idea"]
     assert len(sent_back) == 5
     assert all(q.query not in b["messages"][0]["content"] for b in sent_back for q in log)
@@ -100,7 +100,7 @@ def test_a_second_run_asks_nothing_and_a_changed_request_asks_again(tmp_path: Pa
 def test_the_budget_stops_the_job_and_what_was_paid_is_kept(tmp_path: Path) -> None:
     log = queries(100)
     with FakeApi() as api:
-        task = llm_task(api.url, budget=0.01)  # 0.00012 a call; what a call could cost at most is set aside first
+        task = llm_task(api.url, budget=0.01)  # 0.00012 a call; the most that a call could cost is reserved first
         with pytest.raises(InputError, match="the budget is spent"):
             run(task, log, tmp_path)
         paid = sum(api.calls.values())

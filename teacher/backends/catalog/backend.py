@@ -1,4 +1,4 @@
-"""The `catalog` backend: evidence in, labels out, nothing paid. See `teacher.segmenter` for the method."""
+"""The `catalog` backend: labels from catalogue and purchases, without an LLM (method: `segmenter.py`)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from task.files import sha256_json
 from task.labels import Example
 from task.normalize import normaliser
 from task.progress import Progress
@@ -15,6 +16,8 @@ from task.readers import Conversion, Item
 from task.spec import Task
 from teacher.backends.catalog.lexicon import Lexicon
 from teacher.backends.catalog.segmenter import Segmented, Segmenter
+from teacher.backends.computed import ComputedBackend, Replies
+from teacher.backends.job import Job
 from teacher.retrieval.embedding_store import EmbeddingStore
 from teacher.retrieval.evidence import Evidence, EvidenceFinder
 from teacher.retrieval.index import Index, build_index
@@ -24,21 +27,57 @@ _KNOWN_OUTSIDE = 5.0
 _BLOCK = 512
 
 
+class CatalogBackend(ComputedBackend):
+    """Labels a query with what the whole log, the catalogue and the purchases say."""
+
+    uses_whole_log = True
+
+    def keys(self, job: Job) -> dict[str, str]:
+        """Query → hash of version, settings, roles, all input files and the query."""
+        task = job.task
+        settings = task.teacher.model_dump(mode="json", include={"retrieval", "fuzzy", "min_confidence"})
+        roles = [r.model_dump(mode="json", exclude={"guard"}) for r in task.roles]
+        base = sha256_json({
+            "backend": "catalog", "version": VERSION, "settings": settings, "roles": roles,
+            "inputs": job.sources.fingerprint,
+        })
+        return {q.query: sha256_json([base, q.query]) for q in job.queries}
+
+    def replies(self, job: Job) -> Replies:
+        """Fits a `CatalogTeacher` on the job's queries."""
+        model = job.fetch(job.task.teacher.retrieval.embedder)
+        sources = job.sources
+        return CatalogTeacher(
+            job.task, job.queries, sources.catalogue, sources.conversions, model=model, folder=job.folder,
+            progress=job.progress,
+        ).reply
+
+    def context_kinds(self, task: Task) -> Sequence[str]:
+        """See `teacher.backends.backend.Backend`."""
+        return task.teacher.retrieval.use
+
+    def with_context(self, task: Task, kinds: Sequence[str]) -> Task:
+        """See `teacher.backends.backend.Backend`."""
+        retrieval = task.teacher.retrieval.model_copy(update={"use": tuple(kinds)})
+        return task.model_copy(update={"teacher": task.teacher.model_copy(update={"retrieval": retrieval})})
+
+
 class CatalogTeacher:
     """Labels queries from a catalogue and the purchases after queries.
 
-    Two passes over the log: the first labels what looks like a value of the catalogue and leaves a residue; aliases
-    are learned from the residue and what was bought; the second pass uses them.
+    Two passes over the log: the first labels text that looks like a value of the catalogue and leaves a residue;
+    aliases are learned from residues and purchases; the second pass uses them.
     """
 
     def __init__(
-        self, task: Task, log: Sequence[Example], catalogue: Sequence[Item], conversions: Sequence[Conversion],
+        self, task: Task, log: Sequence[Example], catalogue: Sequence[Item], conversions: Sequence[Conversion], *,
         model: Path, folder: Path, progress: Progress,
     ) -> None:
         self._catalogue = catalogue
         self._rows = {q.query: i for i, q in enumerate(log)}
-        index = Index(build_index(catalogue, conversions, model, folder, progress))
-        finder = EvidenceFinder(task.teacher.retrieval, index, EmbeddingStore(folder, model, progress))
+        index = Index(build_index(catalogue, conversions, model=model, folder=folder, progress=progress))
+        store = EmbeddingStore(folder, model=model, progress=progress)
+        finder = EvidenceFinder(task.teacher.retrieval, index, store)
         texts = [q.query for q in log]
         used = frozenset(task.teacher.retrieval.use)
         vectors = finder.vectors(texts, "queries without purchases")
@@ -72,7 +111,7 @@ class CatalogTeacher:
                     yield words, taken, {r: float(n) for r, n in evidence.conversions.items()}
 
     def _count_outside(self, log: Sequence[Example], progress: Progress) -> Counter[str]:
-        """How many queries leave each word unexplained; also keeps the second pass's results."""
+        """The number of queries that leave each word unlabelled; also stores the results of the second pass."""
         self._results: list[Segmented] = []
         outside: Counter[str] = Counter()
         progress.begin("segmenting queries", len(log))
@@ -84,10 +123,10 @@ class CatalogTeacher:
         return outside
 
     def reply(self, query: str) -> tuple[str, dict[str, Any]]:
-        """The reply for a query of the log, as JSON, and the evidence in short.
+        """The reply for a query of the log, as JSON, and its evidence in short form.
 
-        The weakest part decides how sure the whole is; a word left out counts as a part, and is the more doubtful
-        the fewer queries leave it out (a filler is common, an unknown brand is rare).
+        The confidence of the whole is that of its weakest part. A word without a label is a part too, with less
+        confidence the fewer queries leave it unlabelled (fillers are common, unknown brands are rare).
         """
         row = self._rows[query]
         result, evidence = self._results[row], self._evidence[row]

@@ -1,10 +1,10 @@
-"""The lexicon: which values each role can have, what shoppers call them, and how far a word can be trusted.
+"""The lexicon: the values of each role, their aliases, and the trust in each text.
 
-Two things are learned from conversions, without any labels:
+Two things are learned from purchases, without labels:
 
-- *trust* of a value: of the purchases after queries that hold its text, the share whose item carries the value.
-  `fresh` is a brand, but most queries with the word end in other brands: low trust.
-- *aliases*: words that no value explains, but after which people buy items of one value: `loo roll` → toilet tissue.
+- *trust* of a value: of the purchases after queries with its text, the share whose item has the value. `fresh` is a
+  brand, but after most queries with that word people buy other brands: low trust.
+- *aliases*: words that match no value, but after which people buy items of one value: `loo roll` → toilet tissue.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _PRIOR_TRUST = 0.6
 
 @dataclass(slots=True)
 class Lexicon:
-    """Values by role, and what was learned about them.
+    """Values by role, and what was learned about them from purchases.
 
     Attributes:
         values: role → normalised value → number of items.
@@ -49,7 +49,7 @@ class Lexicon:
             row: dict[str, str] = {}
             for role in task.roles:
                 for value in item.values(role.catalogue) if role.catalogue else ():
-                    # a closed value is one of the task's own words and stays as written
+                    # the values of a closed role are the task's and are not normalised
                     row[role.name] = value if role.kind == "closed" else normalise(value)
                     lexicon.values[role.name][row[role.name]] += 1
             lexicon.rows.append(row)
@@ -61,7 +61,7 @@ class Lexicon:
         return lexicon
 
     def learn_trust(self, task: Task, bought: Mapping[str, Mapping[int, float]]) -> None:
-        """Trust of every value from the purchases of the log.
+        """Learn the trust of every value from the purchases of the log.
 
         Args:
             bought: Normalised query → catalogue row → purchases.
@@ -85,20 +85,21 @@ class Lexicon:
         self,
         task: Task,
         residues: Iterable[tuple[str, frozenset[str], Mapping[int, float]]],
+        *,
         min_purchases: float = 3.0,
         min_queries: int = 3,
         min_share: float = 0.6,
         min_lift: float = 5.0,
     ) -> int:
-        """Aliases from unexplained words.
+        """Learn aliases from words without a label.
 
-        The first and the last word must each be tied to the value on their own, or `fresh loo roll` would count.
+        The first and the last word must each be associated with the value by itself, which excludes `fresh loo roll`.
 
         Args:
-            residues: (unexplained words, roles that the query already has, catalogue row → purchases).
+            residues: (words without a label, roles that the query has already, catalogue row → purchases).
 
         Returns:
-            How many were learned.
+            The number of aliases learned.
         """
         names = [r.name for r in task.open_roles if r.catalogue]
         total: Counter[tuple[str, str]] = Counter()
@@ -139,5 +140,5 @@ def ngrams(text: str, longest: int = MAX_WORDS) -> list[str]:
 
 
 def unit_spans(query: str) -> list[tuple[int, int]]:
-    """The words that the segmenter works on."""
+    """The spans of the words that the segmenter works on."""
     return units(query, "whitespace")

@@ -1,8 +1,8 @@
-"""The `catalog` backend: the best segmentation of a query by what the evidence supports. No LLM.
+"""The segmentation of a query that the evidence supports best.
 
-Every run of words gets, for every role, the probability that it names a value of that role: how much it looks like
-the value (exact, alias, pattern, stem, edit similarity) times how much purchases support the value. Dynamic
-programming then picks the runs that do not overlap and maximise the sum of characters × (probability − threshold).
+Every run of words gets, for every role, the probability that it names a value of that role: its similarity to the
+value (exact, alias, pattern, stem, edit similarity) times the support of the value by purchases. Dynamic programming
+then finds the non-overlapping runs that maximise the sum of characters × (probability − threshold).
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from teacher.backends.catalog.lexicon import MAX_WORDS, Lexicon, unit_spans
 from teacher.retrieval.evidence import Evidence
 
 _PURCHASE_CAP = 12.0
-_CLEAN_PURCHASES = 0.87  # the share of purchases that follow the query even when the label is right
+_CLEAN_PURCHASES = 0.87  # share of purchases that agree with the label even when it is right
 _EVIDENCE_VALUES = 16
 _PRIOR_WEIGHT = 3.0
 
 
 @dataclass(frozen=True, slots=True)
 class Segmented:
-    """Labels of a query, what each label's confidence rests on, and the normalised words left over."""
+    """Labels of a query, the signals of each, and the normalised runs of words without a label."""
 
     labels: Labelling
     residue: tuple[str, ...]
@@ -82,7 +82,7 @@ class Segmenter:
         return Segmented(tuple(x for x, _ in both), residue, tuple(s for _, s in both))
 
     def _margin(self, chosen: _Candidate, candidates: Mapping[tuple[int, int], _Candidate]) -> float:
-        """How far the label is ahead of the best other reading of any of its words, in [0, 1]."""
+        """The margin over the best other label of any of its words, scaled to [0, 1]."""
         rivals = [
             c.probability for (first, end), c in candidates.items()
             if first < chosen.end and chosen.first < end and (first, end) != (chosen.first, chosen.end)
@@ -93,7 +93,7 @@ class Segmenter:
     def _candidates(
         self, query: str, spans: Sequence[tuple[int, int]], support: _Support
     ) -> dict[tuple[int, int], _Candidate]:
-        """The most probable role and value of every run of words that can have one."""
+        """The most probable role and value of every run of words that has one above the threshold."""
         texts = {}
         for first in range(len(spans)):
             for end in range(first + 1, min(len(spans), first + MAX_WORDS) + 1):
@@ -107,17 +107,19 @@ class Segmenter:
                 value, likeness = self._likeness(role, texts[key], near)
                 if likeness <= 0:
                     continue
-                probability = likeness * support.probability(role.name, value, texts[key], likeness)
+                probability = likeness * support.probability(
+                    role.name, value=value, text=texts[key], likeness=likeness
+                )
                 if probability > self._threshold and probability > getattr(best.get(key), "probability", 0.0):
                     signals = {
                         "probability": probability, "likeness": likeness,
-                        **support.signals(role.name, value, texts[key]),
+                        **support.signals(role.name, value=value, text=texts[key]),
                     }
                     best[key] = _Candidate(role.name, value, *key, probability, signals)
         return best
 
     def _likeness(self, role: Role, text: str, near: tuple[str, float]) -> tuple[str, float]:
-        """The value of a role that a text names, and how much it looks like it."""
+        """The value of a role that a text may name, and their similarity."""
         if text in self._lexicon.values[role.name]:
             return text, 1.0
         pattern = self._patterns.get(role.name)
@@ -130,25 +132,25 @@ class Segmenter:
     def _similar(
         self, texts: Sequence[str], stems: Sequence[str], values: Sequence[str]
     ) -> list[tuple[str, float]]:
-        """For each text the most similar of the values, by restricted edit distance, blanks and plurals ignored."""
+        """For each text its most similar value, by restricted edit distance, ignoring blanks and plurals."""
         if not values:
             return [("", 0.0)] * len(texts)
         table = process.cdist(stems, [_stem(v) for v in values], scorer=OSA.normalized_similarity)
-        floor = self._task.teacher.fuzzy / 100.0
+        least = self._task.teacher.fuzzy / 100.0
         out = []
         for text, stem, row in zip(texts, stems, table, strict=True):
             at = int(row.argmax())
             similarity = float(row[at])
             if len(stem) < 4 and similarity < 1.0:
                 out.append(("", 0.0))
-            elif similarity >= floor:
-                out.append((values[at], 0.80 + 0.18 * (similarity - floor) / max(1e-9, 1.0 - floor)))
+            elif similarity >= least:
+                out.append((values[at], 0.80 + 0.18 * (similarity - least) / max(1e-9, 1.0 - least)))
             else:
                 out.append(self._part_of(text, values))
         return out
 
     def _part_of(self, text: str, values: Sequence[str]) -> tuple[str, float]:
-        """A single word that is the telling word of exactly one supported multi-word value: `verdant`."""
+        """The value of a single word that is part of exactly one supported multi-word value: `verdant`."""
         if " " in text or len(text) < 4:
             return "", 0.0
         held = [v for v in values if " " in v and text in v.split(" ")]
@@ -184,7 +186,7 @@ class Segmenter:
     def _closed(
         self, chosen: Sequence[_Candidate], support: _Support
     ) -> list[tuple[Label, Mapping[str, float]]]:
-        """Closed roles: what the items with these values, and the items bought, have in common."""
+        """Closed roles: the values shared by the items with the chosen values and by the items bought."""
         out: list[tuple[Label, Mapping[str, float]]] = []
         if not chosen:
             return out
@@ -216,20 +218,20 @@ class Segmenter:
 
 
 def _merged(chosen: Sequence[_Candidate]) -> list[_Candidate]:
-    """Neighbouring spans that name the same value are one: `cheddar` + `cheese`."""
+    """Joins adjacent spans that name the same value: `cheddar` + `cheese`."""
     out: list[_Candidate] = []
     for c in chosen:
         last = out[-1] if out else None
         if last and last.end == c.first and (last.role, last.value) == (c.role, c.value):
-            surer = max(last, c, key=lambda x: x.probability)
-            out[-1] = _Candidate(c.role, c.value, last.first, c.end, surer.probability, surer.signals)
+            better = max(last, c, key=lambda x: x.probability)
+            out[-1] = _Candidate(c.role, c.value, last.first, c.end, better.probability, better.signals)
         else:
             out.append(c)
     return out
 
 
 class _Support:
-    """Purchases behind each value, for one query."""
+    """The purchases that support each value, for one query."""
 
     def __init__(self, lexicon: Lexicon, evidence: Evidence) -> None:
         self._lexicon = lexicon
@@ -254,21 +256,21 @@ class _Support:
             self._seen[name][value] += weight  # type: ignore[assignment]
 
     def values(self, role: str) -> list[str]:
-        """The values of a role that the evidence holds, best supported first."""
+        """The values of a role in the evidence, best supported first."""
         return sorted(self._seen[role], key=lambda v: (-self._seen[role][v], v))[:_EVIDENCE_VALUES]
 
-    def probability(self, role: str, value: str, text: str, likeness: float) -> float:
-        """Posterior that the value is meant: the query's own purchases against the trust in the text."""
+    def probability(self, role: str, *, value: str, text: str, likeness: float) -> float:
+        """Posterior probability that the value is meant: the trust in the text, updated by the query's purchases."""
         trust = self._lexicon.trust.get((role, text), 0.6 if likeness < 0.98 else 0.7)
         prior = 5.0 if likeness > 0.95 else 2.0
-        if value not in self._lexicon.values[role]:  # a pattern speaks for itself
+        if value not in self._lexicon.values[role]:  # matched by a pattern, which needs no purchases
             return 0.95
         clean = min(1.0, trust / _CLEAN_PURCHASES)
         right = min(self.total, self._weights[role][value] / _CLEAN_PURCHASES)
         return (right + prior * clean) / (self.total + prior)
 
-    def signals(self, role: str, value: str, text: str) -> dict[str, float]:
-        """What the confidence of a label is computed from, each in [0, 1]."""
+    def signals(self, role: str, *, value: str, text: str) -> dict[str, float]:
+        """The signals of a label, each in [0, 1]."""
         held = self._weights[role][value]
         return {
             "purchases": held / (held + _PRIOR_WEIGHT),
@@ -285,7 +287,7 @@ class _Support:
 
 @functools.lru_cache(maxsize=200_000)
 def _stem(text: str) -> str:
-    """A text without blanks, each word without its plural ending; for comparison only."""
+    """A text without blanks and plural endings; for comparison only."""
     words = []
     for word in text.split(" "):
         if len(word) > 3 and word.endswith("ies"):

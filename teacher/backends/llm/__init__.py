@@ -1,1 +1,1 @@
-"""The LLM backends: conversation per query, batch API, local model, Ray workers, second review."""
+"""The LLM backends: requests of a query, online and batch endpoints, local model, Ray workers, second look."""

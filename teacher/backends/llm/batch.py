@@ -1,10 +1,10 @@
-"""The `openai-batch` backend: the provider's batch files, at half the price and within a day.
+"""The `openai-batch` backend: the provider's batch API, at half the price and within a day.
 
-Requests are the same as `openai`'s, so what one backend has paid for the other need not ask again. A file of requests
-is uploaded, a batch made of it, polled, and its answers collected. Where a batch stands is in the ledger before and
-after each step, so a kill at any moment is picked up: a batch that was made and not noted is found by the token in its
-metadata, a file without a batch is given up (it costs nothing), a batch without answers is waited for. What has no
-usable answer afterwards goes into the next batch, and nothing else does.
+Its requests are those of `openai`, so neither backend asks for what the other one has paid for. A file of requests is
+uploaded, a batch is made of it and polled, and its answers are collected. The state of a batch is in the ledger before
+and after each step, so a job that was killed at any moment continues: a batch that was made but not noted is found by
+the token in its metadata; a file without a batch is given up, which costs nothing; a batch without answers is waited
+for. Only requests without a usable answer go into the next batch.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import json
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import aiohttp
 
-from llm_client.budget import Budget, check
-from llm_client.client import authorization, read_completion
+from llm_client.attempt import Attempt, Outcome
+from llm_client.budget import Budget, raise_if_spent
+from llm_client.client import open_session, read_completion
 from llm_client.prices import needed_price, price_of
 from llm_client.prompt import Prompter
 from llm_client.request import Request
@@ -28,119 +28,114 @@ from task.errors import ComponentError
 from task.progress import Progress
 from task.settings import OpenAI
 from teacher.backends.job import Job
-from teacher.backends.llm.backend import Block, contexts
-from teacher.backends.llm.conversation import Asker, usable
-from teacher.guardrails.judge import Judge
+from teacher.backends.llm.contexts import Block, blocks
+from teacher.backends.llm.conversation import QueryLabeller, is_parseable, stored_replies, verify_request
+from teacher.backends.llm.online import LLMBackend
+from teacher.guardrails.validator import Validator
 from teacher.ledger.ledger import Ledger
-from teacher.ledger.records import Attempt, Batch, LedgerRow, Outcome
+from teacher.ledger.records import Batch, LedgerRow
 
-BACKEND = "openai-batch"
+_BACKEND = "openai-batch"
 _ENDPOINT = "/v1/chat/completions"
 _WAITING = frozenset({"validating", "in_progress", "finalizing", "cancelling"})
 _FINAL = frozenset({400, 401, 403, 404, 413, 422})
-_SETTLE = 200
+_ROWS_PER_WRITE = 200
 
 
-def label(job: Job, ledger: Ledger, judge: Judge) -> None:
-    """Put every request without a usable answer into batches until all are answered, then judge the rows."""
-    asyncio.run(_label(job, ledger, judge))
+class BatchBackend(LLMBackend):
+    """Puts every request without a usable answer into batches until all are answered, then validates the rows."""
+
+    batch = True
+
+    def label(self, job: Job, validator: Validator, ledger: Ledger) -> None:
+        """See `teacher.backends.backend.Backend`."""
+        asyncio.run(_label(job, ledger, validator))
 
 
-async def _label(job: Job, ledger: Ledger, judge: Judge) -> None:
+async def _label(job: Job, ledger: Ledger, validator: Validator) -> None:
     settings = job.task.teacher.openai
     prompter = Prompter(job.task, settings)
-    blocks = list(contexts(job))
-    async with Batches(settings, ledger, job.progress) as batches:
-        await batches.pick_up({r.key: r for r in _first(prompter, blocks)})
+    with_context = list(blocks(job))
+    async with open_session(settings) as session:
+        batches = Batches(session, settings, ledger, job.progress)
+        await batches.pick_up({r.key: r for group in _first(prompter, with_context) for r in group})
         given_up: set[str] = set()
         for _ in range(settings.max_attempts):
-            missing = [r for r in _wanted(prompter, ledger, blocks) if r.key not in given_up]
+            missing = [r for r in _missing(prompter, ledger, with_context) if r.key not in given_up]
             if not missing:
                 break
             given_up |= await batches.run(missing)
-    asker = Asker(job.task, prompter, None, ledger)
+    labeller = QueryLabeller(job.task, prompter, None, ledger)
     rows: list[LedgerRow] = []
-    job.progress.begin("judging", len(job.queries))
-    for block in blocks:
-        wanted = [prompter.first(query.query, context) for query, context in block]
-        known = ledger.replies(r.key for group in wanted for r in group)
-        for (query, context), group in zip(block, wanted, strict=True):
-            rows.append(judge.row(query, await asker.ask(query, context, group, known)))
-        if len(rows) >= _SETTLE:
-            ledger.settle(rows)
+    job.progress.begin("validating labels", len(job.queries))
+    for block in with_context:
+        groups = list(_first(prompter, [block]))
+        known = stored_replies(ledger, groups)
+        for (query, context), group in zip(block, groups, strict=True):
+            rows.append(validator.row(query, await labeller.label(query, context, group, known)))
+        if len(rows) >= _ROWS_PER_WRITE:
+            ledger.write_rows(rows)
             rows.clear()
         job.progress.advance(len(block))
-    ledger.settle(rows)
+    ledger.write_rows(rows)
 
 
-def _first(prompter: Prompter, blocks: Sequence[Block]) -> Iterator[Request]:
-    for block in blocks:
+def _first(prompter: Prompter, with_context: Sequence[Block]) -> Iterator[list[Request]]:
+    """The first requests of every query."""
+    for block in with_context:
         for query, context in block:
-            yield from prompter.first(query.query, context)
+            yield prompter.first(query.query, context)
 
 
-def _wanted(prompter: Prompter, ledger: Ledger, blocks: Sequence[Block]) -> list[Request]:
-    """Each request once that has no usable answer, those included that follow from answers that are there."""
-    from llm_client.reply import rows_of
-
+def _missing(prompter: Prompter, ledger: Ledger, with_context: Sequence[Block]) -> list[Request]:
+    """The requests without a reply, each once; also those that depend on replies which are there."""
     out: dict[str, Request] = {}
-    for block in blocks:
-        groups = [prompter.first(query.query, context) for query, context in block]
-        known = ledger.replies(r.key for group in groups for r in group)
-        follow = []
-        for group in groups:
-            out |= {r.key: r for r in group if r.key not in known}
-            held = known.get(group[0].key)
-            wanted = prompter.settings.verify and held is not None and not held.cut
-            rows = rows_of(held.content) if held and wanted else None
-            follow += [prompter.verify(group[0].query, rows)] if rows else []
-        asked = ledger.asked(r.key for r in follow)
-        out |= {r.key: r for r in follow if r.key not in asked}
+    for block in with_context:
+        groups = list(_first(prompter, [block]))
+        known = stored_replies(ledger, groups)
+        out |= {r.key: r for group in groups for r in group if r.key not in known}
+        follow = [verify_request(prompter, first, known.get(first.key)) for first, *_ in groups]
+        verify = [r for r in follow if r is not None]
+        answered = ledger.answered(r.key for r in verify)
+        out |= {r.key: r for r in verify if r.key not in answered}
     return list(out.values())
 
 
 class Batches:
-    """The provider's batch API; a context manager."""
+    """The provider's batch API."""
 
-    def __init__(self, settings: OpenAI, ledger: Ledger, progress: Progress) -> None:
+    def __init__(
+        self, session: aiohttp.ClientSession, settings: OpenAI, ledger: Ledger, progress: Progress
+    ) -> None:
+        self._session = session
         self._settings, self._ledger, self._progress = settings, ledger, progress
         self._price = (needed_price if settings.budget else price_of)(settings, batch=True)
         self._base = settings.base_url.rstrip("/")
-        self._session: aiohttp.ClientSession | None = None
-
-    async def __aenter__(self) -> Self:
-        timeout = aiohttp.ClientTimeout(total=self._settings.timeout_s)
-        self._session = aiohttp.ClientSession(headers=authorization(self._settings), timeout=timeout)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        assert self._session is not None
-        await self._session.close()
 
     async def pick_up(self, requests: Mapping[str, Request]) -> None:
-        """Finish what an earlier process began, in whatever state it left it.
+        """Finish the batches that an earlier process began, whatever their state.
 
         Args:
-            requests: By key, for the evidence of answers that come in.
+            requests: By key; their evidence is stored with the answers.
         """
         for batch in self._ledger.open_batches():
             if batch.id is None:
                 batch = replace(batch, id=await self._find(batch.token))
-            if batch.id is None:  # killed before the provider made a batch of it: nothing runs, nothing is owed
+            if batch.id is None:  # killed before the batch was made: nothing runs, and nothing will be charged
                 self._ledger.note_batch(replace(batch, state="given up"))
                 continue
             self._ledger.note_batch(replace(batch, state="made"))
             await self._finish(batch, requests)
 
     async def run(self, requests: Sequence[Request]) -> set[str]:
-        """Send requests as batches and collect every answer; returns the keys that are not worth trying again."""
+        """Send requests as batches and collect every answer; returns the keys whose failure is final."""
         given_up: set[str] = set()
         by_key = {r.key: r for r in requests}
         for part in self._parts(requests):
             token = uuid.uuid4().hex
-            batch = Batch(token, None, "uploading", tuple((r.key, r.query, r.purpose) for r in part))
+            batch = Batch(
+                token=token, id=None, state="uploading", requests=tuple((r.key, r.query, r.purpose) for r in part)
+            )
             self._ledger.note_batch(batch)
             file = await self._upload(part)
             made = await self._call("POST", "/batches", json={
@@ -153,17 +148,17 @@ class Batches:
         return given_up
 
     def _parts(self, requests: Sequence[Request]) -> Iterator[list[Request]]:
-        """Files' worth of requests; each is taken only when the budget has room for the most that it can cost."""
+        """Requests by file; one is taken only if the budget has room for the most that it can cost."""
         part: list[Request] = []
         budget = self._budget()
         for r in requests:
-            most = self._price.of(r.most_tokens[0], 0, r.most_tokens[1]) if self._price else 0.0
-            problem = budget.take(most)
-            if problem and part:  # what has room goes first; what it did cost decides about the rest
+            max_cost = self._price.of(prompt=r.most_tokens[0], completion=r.most_tokens[1]) if self._price else 0.0
+            problem = budget.try_reserve(max_cost)
+            if problem and part:  # send what the budget has room for; its real cost decides about the rest
                 yield part
                 part, budget = [], self._budget()
-                problem = budget.take(most)
-            check(problem)
+                problem = budget.try_reserve(max_cost)
+            raise_if_spent(problem)
             part.append(r)
             if len(part) >= self._settings.batch_requests:
                 yield part
@@ -218,9 +213,12 @@ class Batches:
                     row = json.loads(line)
                     key = row["custom_id"]
                     if key in wanted and key not in recorded:
-                        attempt, dead = self._attempt(row, *wanted[key], requests.get(key), str(batch.id))
+                        query, purpose = wanted[key]
+                        attempt, is_final = self._attempt(
+                            row, query=query, purpose=purpose, request=requests.get(key), batch=str(batch.id)
+                        )
                         attempts.append(attempt)
-                        final |= {key} if dead else set()
+                        final |= {key} if is_final else set()
         if state["status"] == "failed":
             errors = (state.get("errors") or {}).get("data") or [{"message": "no reason given"}]
             self._ledger.note_batch(replace(batch, state="failed"))
@@ -230,31 +228,32 @@ class Batches:
         return final
 
     def _attempt(
-        self, row: Mapping[str, Any], query: str, purpose: str, request: Request | None, batch: str
+        self, row: Mapping[str, Any], *, query: str, purpose: str, request: Request | None, batch: str
     ) -> tuple[Attempt, bool]:
-        """A line of an output or error file as an attempt, and whether it is of no use to try again."""
+        """A line of an output or error file as an attempt, and whether its outcome is final."""
         response = row.get("response") or {}
         status = response.get("status_code")
 
         def attempt(outcome: Outcome, error: str | None = None, **more: Any) -> Attempt:
             details = {**more.pop("details", {}), "batch": batch}
             return Attempt(
-                row["custom_id"], query, BACKEND, self._settings.model, request.evidence if request else {},
-                error=error, outcome=outcome, purpose=purpose, details=details, **more,
+                request=row["custom_id"], query=query, backend=_BACKEND, model=self._settings.model,
+                evidence=request.evidence if request else {}, error=error, outcome=outcome, purpose=purpose,
+                details=details, **more,
             )
 
         if status != 200:
             problem = row.get("error") or response.get("body")
             return attempt("error", f"HTTP {status}: {json.dumps(problem)[:500]}"), status in _FINAL
-        made = read_completion(json.dumps(response["body"]).encode(), purpose, usable, self._price, attempt)
-        return made.attempt, made.attempt.outcome == "truncated"
+        raw = json.dumps(response["body"]).encode()
+        read = read_completion(raw, attempt, purpose=purpose, parseable=is_parseable, price=self._price)
+        return read.attempt, read.attempt.outcome == "truncated"
 
     async def _call(self, method: str, path: str, **body: Any) -> Any:
         return json.loads(await self._text(path, method, **body))
 
     async def _text(self, path: str, method: str = "GET", **body: Any) -> str:
-        """One call to the API itself; read-only ones are tried again, for they cost nothing."""
-        assert self._session is not None
+        """One call to the API; read-only ones are retried, because that costs nothing."""
         tries = self._settings.max_attempts if method == "GET" else 1
         for number in range(1, tries + 1):
             try:
@@ -270,5 +269,5 @@ class Batches:
             if number < tries:
                 await asyncio.sleep(min(30.0, 0.5 * 2.0**number))
         raise ComponentError(
-            f"{method} {self._base}{path}: {problem}. Run the same command to go on: batches that were made are kept"
+            f"{method} {self._base}{path}: {problem}. Run the same command to continue: batches that were made are kept"
         )

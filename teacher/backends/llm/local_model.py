@@ -1,7 +1,7 @@
-"""The `vllm` backend's endpoint: a local model behind serving's engine, started when the first call needs it.
+"""The endpoint of the `vllm` backend: a local model in a vLLM engine, started by the first call.
 
-The address of the engine changes with every start and its model does not, so the ledger's keys name the model by the
-hash of its files and of what else decides its answers.
+The address of the engine changes with every start, so the keys of requests contain, in its place, a hash of the model's
+files and of the settings that decide its answers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from task.files import sha256_file, sha256_json
 from task.settings import OpenAI
 from task.spec import Task
 
-# Every prompt begins with the same instructions; and a small model left free to indent never stops.
+# All prompts share a prefix, the instructions; and a small model that may emit whitespace does not stop emitting it.
 _ARGUMENTS = (
     "--enable-prefix-caching",
     "--structured-outputs-config", json.dumps({"backend": "xgrammar", "disable_any_whitespace": True}),
@@ -27,11 +27,11 @@ _ARGUMENTS = (
 
 
 class LocalTeacher:
-    """A teacher model on this machine; a context manager that ends the engine.
+    """A teacher model on this machine; a context manager that stops the engine.
 
     Args:
-        fetch: Gives the folder of a model by name.
-        log: Where vLLM writes.
+        fetch: Returns the folder of a model by name.
+        log: File for the output of vLLM.
     """
 
     def __init__(self, task: Task, fetch: Callable[[str], Path], log: Path) -> None:
@@ -48,7 +48,7 @@ class LocalTeacher:
             self._engine.close()
 
     def settings(self) -> OpenAI:
-        """The endpoint's settings with an address that says which model answers, and no price."""
+        """The endpoint's settings, with a pseudo-address that identifies the model, and without a price."""
         own = self._task.teacher.vllm
         digest = sha256_json([model_digest(self._model), own.dtype, own.extra_args])
         return self._task.teacher.openai.model_copy(update={
@@ -57,7 +57,7 @@ class LocalTeacher:
         })
 
     def url(self) -> str:
-        """The base URL; starts the engine when it is first asked for, and blocks until it answers."""
+        """The base URL; the first call starts the engine and blocks until it is ready."""
         with self._lock:
             if self._engine is None:
                 own = self._task.teacher.vllm
@@ -70,6 +70,6 @@ class LocalTeacher:
 
 
 def model_digest(folder: Path) -> str:
-    """SHA-256 over what decides a model's answers: weights, tokenizer, configuration and template."""
+    """SHA-256 over the files that decide a model's answers: weights, tokenizer, configuration and template."""
     names = [p for p in sorted(folder.iterdir()) if p.suffix in {".safetensors", ".json", ".jinja", ".model"}]
     return sha256_json({p.name: sha256_file(p) for p in names})

@@ -1,8 +1,8 @@
-"""The same labelling on Ray Data workers: each asks and judges blocks of queries, one actor owns the ledger.
+"""The `openai` backend on Ray Data workers: each labels blocks of queries, one actor owns the ledger.
 
-A worker records every reply through the owner before it uses it, so a worker that dies loses what was on its way and
-nothing else; Ray gives its block to another, which finds the replies in the ledger. The index is built once, before the
-workers start, in a folder that all of them see.
+A worker records every reply through the owner before it uses it, so a worker that dies loses only its calls in flight;
+Ray gives its block to another worker, which finds the recorded replies in the ledger. The index is built once, before
+the workers start, in a folder that all of them can read.
 """
 
 from __future__ import annotations
@@ -13,23 +13,26 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llm_client.budget import Budget, check
+from llm_client.attempt import Attempt, Reply
+from llm_client.budget import Budget, raise_if_spent
 from task.errors import InputError
 from task.labels import Example
 from task.progress import quiet
 from task.spec import Task
 from teacher.backends.job import Job, Sources
-from teacher.guardrails.judge import make_judge
+from teacher.backends.llm.contexts import embedder_of, make_index, open_finder
+from teacher.backends.llm.online import Endpoint, LLMBackend, label_online
+from teacher.guardrails.validator import Validator, make_validator
 from teacher.ledger.ledger import Ledger
-from teacher.ledger.records import Attempt, LedgerRow, Reply
+from teacher.ledger.records import LedgerRow
 from teacher.retrieval.index import Index
 
 _BLOCK = 256
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Work:
-    """What every worker is sent once."""
+    """What every worker gets once."""
 
     task: Task
     sources: Sources
@@ -49,9 +52,9 @@ class LedgerOwner:
         """See `Ledger.replies`."""
         return self._ledger.replies(requests)
 
-    def asked(self, requests: list[str]) -> set[str]:
-        """See `Ledger.asked`."""
-        return self._ledger.asked(requests)
+    def answered(self, requests: list[str]) -> set[str]:
+        """See `Ledger.answered`."""
+        return self._ledger.answered(requests)
 
     def rows(self, queries: list[str]) -> dict[str, LedgerRow]:
         """See `Ledger.rows`."""
@@ -65,17 +68,17 @@ class LedgerOwner:
         """See `Ledger.spent`."""
         return self._ledger.spent()
 
-    def reserve(self, most: float) -> str | None:
-        """See `Budget.take`."""
-        return self._budget.take(most)
+    def try_reserve(self, amount: float) -> str | None:
+        """See `Budget.try_reserve`."""
+        return self._budget.try_reserve(amount)
 
-    def paid(self, most: float, cost: float) -> None:
-        """See `Budget.settle`."""
-        self._budget.settle(most, cost)
+    def charge(self, reserved: float, cost: float) -> None:
+        """See `Budget.charge`."""
+        self._budget.charge(reserved=reserved, cost=cost)
 
 
 class _RemoteLedger:
-    """The owner as a `teacher.ledger.Book`, for a worker."""
+    """The owner's ledger, as the `LedgerAccess` of a worker."""
 
     def __init__(self, owner: Any) -> None:
         import ray
@@ -85,8 +88,8 @@ class _RemoteLedger:
     def replies(self, requests: Iterable[str]) -> dict[str, Reply]:
         return dict(self._get(self._owner.replies.remote(list(requests))))
 
-    def asked(self, requests: Iterable[str]) -> set[str]:
-        return set(self._get(self._owner.asked.remote(list(requests))))
+    def answered(self, requests: Iterable[str]) -> set[str]:
+        return set(self._get(self._owner.answered.remote(list(requests))))
 
     def rows(self, queries: Iterable[str]) -> dict[str, LedgerRow]:
         return dict(self._get(self._owner.rows.remote(list(queries))))
@@ -94,37 +97,39 @@ class _RemoteLedger:
     def record(self, attempts: Sequence[Attempt], rows: Sequence[LedgerRow] = ()) -> None:
         self._get(self._owner.record.remote(list(attempts), list(rows)))
 
-    def settle(self, rows: Iterable[LedgerRow]) -> None:
+    def write_rows(self, rows: Iterable[LedgerRow]) -> None:
         self.record([], list(rows))
 
     def spent(self) -> dict[str, float]:
         return dict(self._get(self._owner.spent.remote()))
 
 
-class _RemotePurse:
-    """The owner's budget, for a worker's client."""
+class _RemoteLimiter:
+    """The owner's budget, as the `SpendLimiter` of a worker's client."""
 
     def __init__(self, owner: Any) -> None:
         self._owner = owner
 
-    async def reserve(self, most: float) -> None:
-        check(await self._owner.reserve.remote(most))
+    async def reserve(self, amount: float) -> None:
+        raise_if_spent(await self._owner.try_reserve.remote(amount))
 
-    def settle(self, most: float, cost: float) -> None:
-        self._owner.paid.remote(most, cost)
+    def charge(self, *, reserved: float, cost: float) -> None:
+        self._owner.charge.remote(reserved=reserved, cost=cost)
 
 
 class LabelBlock:
     """A Ray Data worker: labels blocks of queries; index and prompt are opened once."""
 
     def __init__(self, work: _Work, owner: Any) -> None:
-        from teacher.backends.llm.backend import open_finder
-
         fetch = functools.partial(_given, work.model)
-        self._judge = make_judge(work.task, work.sources.catalogue, work.folder, fetch, shared=True)
-        purse = _RemotePurse(owner) if work.task.teacher.openai.budget else None
-        job = Job(work.task, work.sources, (), _RemoteLedger(owner), work.folder, fetch, quiet, purse=purse)
-        self._job = replace(job, finder=open_finder(job, work.index, work.model, shared=True))
+        self._validator = make_validator(work.task, work.sources.catalogue, work.folder, fetch, shared=True)
+        limiter = _RemoteLimiter(owner) if work.task.teacher.openai.budget else None
+        job = Job(
+            work.task, work.sources, (), ledger=_RemoteLedger(owner), folder=work.folder, fetch=fetch, progress=quiet,
+            limiter=limiter,
+        )
+        self._endpoint = Endpoint(work.task.teacher.openai)
+        self._job = replace(job, finder=open_finder(job, index=work.index, model=work.model, shared=True))
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[str]]:
         """Label a block.
@@ -133,11 +138,9 @@ class LabelBlock:
             batch: Columns `query` and `count`.
 
         Returns:
-            Columns `status` and `problem`: an error that a person can act on, such as a spent budget. It goes as text,
-            for Ray wraps exceptions and loses what they were.
+            Columns `status` and `problem`: an error that the user can act on, such as a spent budget. It is returned as
+            text because Ray wraps exceptions and loses their type.
         """
-        from teacher.backends.llm import backend as backend_llm
-
         queries = [Example(str(q), (), int(n)) for q, n in zip(batch["query"], batch["count"], strict=True)]
         found: dict[str, str] = {}
 
@@ -146,30 +149,35 @@ class LabelBlock:
 
         problem = ""
         try:
-            backend_llm.label(replace(self._job, queries=queries), self._judge, done)
+            label_online(replace(self._job, queries=queries), self._validator, self._endpoint, done)
         except InputError as error:
             problem = str(error)
         return {"status": [found.get(q.query, "") for q in queries], "problem": [problem] * len(queries)}
 
 
-def label(job: Job, ledger: Ledger) -> None:
-    """Label the job's queries on `teacher.workers` Ray Data workers."""
+class RayWorkersBackend(LLMBackend):
+    """`openai` on `teacher.workers` Ray Data workers."""
+
+    def label(self, job: Job, validator: Validator, ledger: Ledger) -> None:  # noqa: ARG002 (each worker makes its own)
+        """See `teacher.backends.backend.Backend`."""
+        _label(job, ledger)
+
+
+def _label(job: Job, ledger: Ledger) -> None:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    from teacher.backends.llm.backend import embedder_of, make_index, open_finder
 
     settings = job.task.teacher
     job.progress.begin("building the index")
     index = make_index(job)
     index = None if index is None else index.resolve()
     model = embedder_of(job)
-    open_finder(job, index, model)  # embeds gold rows and values, so that no worker has to
+    open_finder(job, index=index, model=model)  # embeds gold rows and catalogue values before the workers start
     started_here = not ray.is_initialized()
     if started_here:
         ray.init(
             address=settings.ray_address, log_to_driver=False, include_dashboard=False,
-            runtime_env={"env_vars": {"RAY_worker_niceness": "0"}},  # Ray's own is 15: behind all else on a node
+            runtime_env={"env_vars": {"RAY_worker_niceness": "0"}},  # the default, 15, yields to all other processes
         )
     try:
         context = ray.data.DataContext.get_current()
@@ -178,18 +186,20 @@ def label(job: Job, ledger: Ledger) -> None:
         owner = ray.remote(num_cpus=0, scheduling_strategy=here)(LedgerOwner).remote(
             ledger.path.resolve(), settings.openai.budget
         )
-        work = _Work(job.task, _sent(job.sources, index), job.folder.resolve(), index, model)
+        work = _Work(
+            task=job.task, sources=_sent(job.sources, index), folder=job.folder.resolve(), index=index, model=model
+        )
         rows = ray.data.from_items(
             [{"query": q.query, "count": q.count} for q in job.queries],
             override_num_blocks=max(1, -(-len(job.queries) // _BLOCK)),
         )
-        # Workers wait for answers more than they work, and must leave room for Ray Data's own tasks.
-        blocks = rows.map_batches(
+        # Workers mostly wait for answers, and must leave CPUs for Ray Data's own tasks.
+        results = rows.map_batches(
             LabelBlock, fn_constructor_args=(work, owner), batch_size=_BLOCK, num_cpus=0.5,
             compute=ray.data.ActorPoolStrategy(size=settings.workers),
         )
         job.progress.begin(f"asking {settings.openai.model} on {settings.workers} workers", len(job.queries))
-        for part in blocks.iter_batches(batch_size=None):
+        for part in results.iter_batches(batch_size=None):
             for problem in part["problem"]:
                 if problem:
                     raise InputError(str(problem))
@@ -201,13 +211,13 @@ def label(job: Job, ledger: Ledger) -> None:
 
 
 def _sent(sources: Sources, index: Path | None) -> Sources:
-    """What a worker needs of the tables: of those in the index, where they are."""
+    """The sources that a worker needs; tables that the index holds are sent as paths."""
     sent = replace(sources, log=())
     return sent if index is None else replace(sent, conversions=(), catalogue=Index(index).items)
 
 
 def _given(model: Path | None, name: str) -> Path:
-    """The model's folder, which the driver has fetched."""
+    """The model's folder, which the driver fetched."""
     if model is None:
-        raise RuntimeError(f"nobody fetched {name}")
+        raise RuntimeError(f"the driver did not fetch {name}")
     return model

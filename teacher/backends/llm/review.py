@@ -1,7 +1,7 @@
-"""A second look: the teacher is shown its own labels and what was doubted about them, and labels the query again.
+"""A second look: the teacher sees its own labels and the doubts about them, and labels the query again.
 
-Every call is an attempt in the ledger under a key of its own, so that it is paid for once; where the queries stand in
-the ledger does not change. Who asked decides what becomes of the answer.
+Every call is an attempt in the ledger under a key of its own, so it is paid for once. The rows in the ledger do not
+change: the caller decides what the new labels are used for.
 """
 
 from __future__ import annotations
@@ -12,35 +12,33 @@ from pathlib import Path
 
 import uvloop
 
-from llm_client.budget import Budget
-from llm_client.client import Client
+from llm_client.attempt import Reply
 from llm_client.prompt import Prompter
 from llm_client.reply import rows_of
 from llm_client.request import Request
 from task.labels import Doubt, Example
 from task.progress import Progress, quiet
-from task.settings import OpenAI
 from task.spec import Task
 from teacher.backends.job import Job, Sources
-from teacher.backends.llm import backend as backend_llm
-from teacher.backends.llm.conversation import usable
-from teacher.guardrails.judge import Answer, Judge, make_judge
+from teacher.backends.llm.contexts import blocks_ahead
+from teacher.backends.llm.conversation import stored_replies
+from teacher.backends.llm.online import ONLINE, Endpoint, open_client
+from teacher.guardrails.validator import TeacherAnswer, Validator, make_validator
 from teacher.ledger.ledger import Ledger
-from teacher.ledger.recorder import GroupCommit
-from teacher.ledger.records import LedgerRow, Reply
+from teacher.ledger.records import LedgerRow
 
 
-def question(query: str, doubt: Doubt, said: str, instead: str) -> str:
-    """One doubt as a line that a language model understands.
+def question(query: str, doubt: Doubt, *, said: str, instead: str) -> str:
+    """One doubt as a line of the prompt.
 
     Args:
         said: The role or value that the teacher gave; empty for none.
-        instead: What others would say; empty or `nothing` for none.
+        instead: What the students predict; empty or `nothing` for none.
     """
     none = "nothing" if doubt.start is None else "no role"
     what = doubt.role if doubt.start is None else repr(query[doubt.start : doubt.end])
     other = none if instead in {"", "nothing"} else instead
-    if said == instead:  # words of one role that they would put together in another way
+    if said == instead:  # the same role on another span
         other += ", on more or fewer words"
     return f"- {what}: you said {said or none}, they say {other}"
 
@@ -49,59 +47,56 @@ def review(
     task: Task, sources: Sources, ledger: Ledger, folder: Path, fetch: Callable[[str], Path],
     questions: Mapping[str, Sequence[str]], progress: Progress = quiet,
 ) -> dict[str, LedgerRow]:
-    """Ask about queries again.
+    """Have queries labelled again.
 
     Args:
-        ledger: Holds the first replies; a query without one is passed over.
+        ledger: Has the first replies; a query without one is skipped.
         questions: Query → lines of `question`.
 
     Returns:
-        Query → its labels after the second look, judged by the guardrails but not calibrated; a call that gave nothing
-        usable is a row with the status `failed`.
+        Query → its row after the second look, validated but not calibrated; `failed` if there was no usable answer.
 
     Raises:
-        BudgetSpentError: After the calls that were on their way have been recorded.
+        BudgetSpentError: After the calls in flight have been recorded.
     """
     with ledger.writing():
-        job = Job(task, sources, [Example(q) for q in questions], ledger, folder, fetch, progress)
-        judge = make_judge(task, sources.catalogue, folder, fetch)
-        with backend_llm.endpoint(job) as (settings, address):
-            return uvloop.run(_review(job, judge, questions, settings, address))
+        job = Job(
+            task, sources, [Example(q) for q in questions], ledger=ledger, folder=folder, fetch=fetch, progress=progress
+        )
+        validator = make_validator(task, sources.catalogue, folder, fetch)
+        with ONLINE[task.teacher.backend].endpoint(job) as endpoint:
+            return uvloop.run(_review(job, validator, questions, endpoint))
 
 
 async def _review(
-    job: Job, judge: Judge, questions: Mapping[str, Sequence[str]], settings: OpenAI,
-    address: Callable[[], str] | None,
+    job: Job, validator: Validator, questions: Mapping[str, Sequence[str]], endpoint: Endpoint
 ) -> dict[str, LedgerRow]:
-    recorder = GroupCommit(job.ledger)
-    purse = job.purse or Budget(settings.budget, job.ledger.spent()["cost"])
+    settings = endpoint.settings
     prompter = Prompter(job.task, settings)
     out: dict[str, LedgerRow] = {}
     job.progress.begin(f"asking {settings.model} once more", len(questions))
-    async with Client(settings, recorder, usable, purse, job.task.teacher.backend, address) as client:
+    async with open_client(job, endpoint) as (client, _, _):
 
         async def ask(query: Example, request: Request, held: Reply | None) -> None:
-            reply = held or await client.ask(request, lambda answer: prompter.repair(query.query, answer))
+            reply = held or await client.ask(request, lambda answer: prompter.repair(query.query, answer=answer))
             rows = None if reply is None or reply.cut else rows_of(reply.content)
             reason = "" if rows is not None else "no usable reply to the second look"
-            out[query.query] = judge.row(query, Answer(query.query, request.key, rows, {}, reason))
+            given = TeacherAnswer(query=query.query, request=request.key, labels=rows, reason=reason)
+            out[query.query] = validator.row(query, given)
             job.progress.advance()
 
-        try:
-            async for block in backend_llm.blocks(job):
-                firsts = {q.query: prompter.first(q.query, context)[0] for q, context in block}
-                known = job.ledger.replies(r.key for r in firsts.values())
-                requests = [
-                    (q, prompter.review(first.content.decode(), known[first.key].content, questions[q.query]))
-                    for q, _ in block if (first := firsts[q.query]).key in known
-                ]
-                held = job.ledger.replies(r.key for _, r in requests)
-                done = await asyncio.gather(
-                    *(ask(q, r, held.get(r.key)) for q, r in requests), return_exceptions=True
-                )  # all of them come home first: a reply that is on its way is paid for
-                for error in done:
-                    if error is not None:
-                        raise error
-        finally:
-            await recorder.flush()
+        async for block in blocks_ahead(job):
+            firsts = [(q, prompter.first(q.query, context)[0]) for q, context in block]
+            known = stored_replies(job.ledger, ([first] for _, first in firsts))
+            requests = [
+                (q, prompter.review(first.content.decode(), answer=known[first.key].content, doubts=questions[q.query]))
+                for q, first in firsts if first.key in known
+            ]
+            held = stored_replies(job.ledger, ([r] for _, r in requests))
+            results = await asyncio.gather(
+                *(ask(q, r, held.get(r.key)) for q, r in requests), return_exceptions=True
+            )  # errors are raised after all calls have come back: a call in flight is paid for
+            for error in results:
+                if error is not None:
+                    raise error
     return out

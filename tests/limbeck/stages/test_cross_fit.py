@@ -13,11 +13,13 @@ from limbeck.pipeline import run_up_to
 from limbeck.progress_display import ProgressDisplay
 from limbeck.run import Run
 from limbeck.stage import execute
-from limbeck.stages.cross_fit import STAGE, after_review, doubted, without
+from limbeck.stages.cross_fit import STAGE, after_review, cleaned, doubted, without
+from student.label_errors import Suspect
 from task.codec import Codec
 from task.labels import Doubt, Example, Label
 from task.load import load_task
-from teacher.curriculum import build as curriculum
+from task.training_row import TrainingRow
+from teacher.curriculum.rows import read
 from teacher.ledger.records import LedgerRow
 from tests.conftest import make_task
 
@@ -60,11 +62,11 @@ def test_planted_errors_are_found_and_not_learned_from(tiny_llama: Path, tmp_pat
         done = execute(STAGE, run)
     assert done.skipped  # it stands already: training wanted it
     wrong = {str(r["query"]) for r in labelled() if r["labels"][0]["role"] == "product"}  # type: ignore[index]
-    rows = {r.example.query: r for r in curriculum.read(run.finished("curriculum"), "train")}
+    rows = {r.example.query: r for r in read(run.finished("curriculum"), "train")}
     found = {json.loads(x)["query"] for x in (done.folder / "suspects.jsonl").read_text().splitlines()}
     assert len(found & wrong) >= 0.8 * len(wrong & set(rows))
     assert len(found & wrong) >= 0.8 * len(found)
-    left = {r.example.query: r for r in curriculum.read(done.folder, "train")}
+    left = {r.example.query: r for r in read(done.folder, "train")}
     assert set(left) == set(rows)
     assert {q for q, r in left.items() if r.doubts} == found
     job = json.loads((run.finished("train") / "job.json").read_text())
@@ -84,22 +86,28 @@ def test_the_share_of_decisions_that_are_doubted() -> None:
     assert doubted(0, [], codec, task) == 0.0
 
 
-@pytest.mark.slow
-def test_students_that_doubt_too_much_change_nothing(
-    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("limbeck.stages.cross_fit._MOST", -1.0)  # whatever they doubt is too much
-    with ProgressDisplay() as progress:
-        run = planted(tmp_path, tiny_llama, steps=2, progress=progress)
-        done = execute(STAGE, run)
-    assert done.figures["rows_with_suspects"] == 0
-    rows = {r.example.query: r for r in curriculum.read(run.finished("curriculum"), "train")}
-    left = {r.example.query: r for r in curriculum.read(done.folder, "train")}
+def test_students_that_doubt_too_much_change_nothing() -> None:
+    """Three of the seven decisions about two queries, where a fifth is the most that students are believed."""
+    task = make_task(curriculum={"cross_fit": {"folds": 2}})
+    rows = [TrainingRow(Example(q)) for q in ("oat milk", "rye")]
+    codec = Codec(
+        form="read", segmentation="whitespace", roles=("brand", "product"), single=(), closed=(),
+        symbol_ids=(1, 2, 3, 4, 5), separator=(0,), eos_id=0,
+    )
+
+    def suspect(row: int, start: int, end: int) -> Suspect:
+        return Suspect(row, Doubt("brand", start, end), given=0.01, instead=0.9, says="brand")
+
+    many = [suspect(0, 0, 3), suspect(0, 4, 8), suspect(1, 0, 3)]
+    left, figures = cleaned(task, rows, rows, many, codec, review=dict)
+    assert figures == {"suspects": 3, "rows_with_suspects": 0, "doubted": round(3 / 7, 4), "train": 2}
     assert left == rows
+    left, figures = cleaned(task, rows, rows, many[:1], codec, review=dict)
+    assert (figures["rows_with_suspects"], [len(r.doubts) for r in left]) == (1, [1, 0])
 
 
 def test_what_is_suspected_is_masked_or_its_row_dropped() -> None:
-    rows = [curriculum.CurriculumRow(Example(q), q, 0.0, 0.0) for q in ("oat milk", "tea")]
+    rows = [TrainingRow(Example(q), cluster=q) for q in ("oat milk", "tea")]
     doubt = Doubt("brand", 0, 3)
     masked = without(rows, {"oat milk": [doubt]}, "mask")
     assert [r.doubts for r in masked] == [(doubt,), ()]
@@ -109,7 +117,7 @@ def test_what_is_suspected_is_masked_or_its_row_dropped() -> None:
 def test_what_the_teacher_says_at_the_second_look_counts() -> None:
     old, new = (Label("brand", "oat", 0, 3),), (Label("product", "oat", 0, 3, confidence=0.4),)
     names = ["insists tea", "changes tea", "fails tea", "undoubted tea"]
-    rows = [curriculum.CurriculumRow(Example(q, old), q, 0.0, 0.1) for q in names]
+    rows = [TrainingRow(Example(q, old), cluster=q, confidence=0.9) for q in names]
     doubt = Doubt("brand", 0, 3)
     doubts = {q: [doubt] for q in names[:3]}
     reviewed = {

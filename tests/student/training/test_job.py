@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from student.training.job import Row, TrainingJob
+from student.training.job import TrainingJob
 from task.codec import Codec
 from task.labels import Example, Label
 from task.tokenizer import FastTokenizer
+from task.training_row import TrainingRow
 from tests.conftest import make_task
 
 
@@ -18,7 +19,7 @@ def test_a_job_is_read_as_it_was_written_with_absolute_paths(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     task = make_task(student={"init_adapter": "earlier/adapter"})
-    row = Row(Example("oat milk", (Label("product", "oat milk", 0, 8),)), 0.5)
+    row = TrainingRow(Example("oat milk", (Label("product", "oat milk", 0, 8),)), confidence=0.5)
     codec = Codec.compile(task, [row.example], tokenizer)
     job = TrainingJob(task, Path("base"), codec, [row], [], Path("run"), reshuffle=False)
     job.write(tmp_path / "job.json")

@@ -5,11 +5,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from student.training.job import Row
 from student.training.objective import gce_q, supervise, weighted_loss
 from task.codec import Codec
 from task.labels import Doubt, Example, Label
 from task.tokenizer import FastTokenizer
+from task.training_row import TrainingRow
 from tests.conftest import make_task
 
 ROW = Example("oat milk fresh 1l", (
@@ -21,7 +21,7 @@ def weights(
     tokenizer: FastTokenizer, form: str, *doubts: Doubt, by_confidence: bool = False, row: float = 0.8
 ) -> list[float]:
     codec = Codec.compile(make_task(), [ROW], tokenizer, form)
-    made = supervise(codec, tokenizer, Row(ROW, row, doubts), by_confidence=by_confidence)
+    made = supervise(codec, tokenizer, TrainingRow(ROW, confidence=row, doubts=doubts), by_confidence=by_confidence)
     assert len(made.weights) == len(made.encoded.targets)
     return made.weights
 

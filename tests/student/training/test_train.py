@@ -24,13 +24,14 @@ from student.merging.parity import parity
 from student.merging.token_classifier import export_classifier
 from student.model import TargetLogits, collate, load_base
 from student.training import checkpoint
-from student.training.job import Row, TrainingJob
+from student.training.job import TrainingJob
 from student.training.train import train
 from task.codec import Codec
 from task.files import read_json
 from task.labels import Doubt, Example, Label, ordered
 from task.normalize import normaliser
 from task.tokenizer import FastTokenizer
+from task.training_row import TrainingRow
 from tests.conftest import make_task
 
 WORDS = ["oat", "milk", "verdant", "machine", "fresh", "cheap", "1l"]
@@ -60,7 +61,7 @@ def job(base: Path, folder: Path, tokenizer: FastTokenizer, form: str = "read", 
     } | student
     task = make_task(student=settings)
     folder.mkdir(parents=True, exist_ok=True)
-    learned = [Row(x) for x in rows()]
+    learned = [TrainingRow(x) for x in rows()]
     return TrainingJob(task, base, Codec.compile(task, rows(), tokenizer), learned, rows(8), folder, reshuffle=True)
 
 
@@ -109,8 +110,8 @@ def test_what_the_teacher_doubts_counts_less(tiny_llama: Path, tmp_path: Path, t
     for name, student in (("plain", {}), ("weighed", {"weighting": "confidence"}), ("masked", {})):
         made = job(tiny_llama, tmp_path / name, tokenizer, max_steps=60, **student)
         doubts = [tuple(Doubt.of(y) for y in x.labels) if name == "masked" else () for x in wrong]
-        doubted = [Row(x, 0.01, d) for x, d in zip(wrong, doubts, strict=True)]
-        made = dataclasses.replace(made, train=[*(Row(x, 0.99) for x in right), *doubted])
+        doubted = [TrainingRow(x, confidence=0.01, doubts=d) for x, d in zip(wrong, doubts, strict=True)]
+        made = dataclasses.replace(made, train=[*(TrainingRow(x, confidence=0.99) for x in right), *doubted])
         train(made)
         model = load_adapter(load_base(tiny_llama, torch.float32), made.folder / "adapter")
         answers = predict(model, made.codec, tokenizer, made.task, rows())

@@ -3,13 +3,16 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet as pq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from task.labels import Doubt, Example, Label
 from task.near_duplicates import near
 from task.normalize import normalize_v1
-from teacher.curriculum.build import build, read, write
+from teacher.curriculum.build import build
+from teacher.curriculum.rows import Curriculum, read, write
 from teacher.ledger.records import LedgerRow
 from tests.conftest import make_task
 
@@ -125,3 +128,15 @@ def test_rows_know_their_stratum_and_the_card_tells(tmp_path: Path) -> None:
     card = (tmp_path / "README.md").read_text()
     assert "| tail |" in card
     assert (tmp_path / "plots" / "noise.svg").read_text().startswith("<svg")
+
+
+def test_the_file_has_noise_in_float32_and_training_weighs_by_one_minus_it(tmp_path: Path) -> None:
+    made = build(make_task(), [row(f"thing{i} milk", confidence=round(0.6 + i * 0.0123457, 6)) for i in range(30)])
+    write(made, make_task(), tmp_path / "once")
+    file = tmp_path / "once" / "data" / "train.parquet"
+    noise = pq.read_table(file)["noise"].to_pylist()
+    assert noise == [float(np.float32(round(1 - r.confidence, 4))) for r in made.train]
+    again = read(tmp_path / "once", "train")
+    assert [r.confidence for r in again] == [1.0 - n for n in noise]
+    write(Curriculum(again, read(tmp_path / "once", "dev"), {}), make_task(), tmp_path / "twice")
+    assert (tmp_path / "twice" / "data" / "train.parquet").read_bytes() == file.read_bytes()

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from task.labels import Example, Label
 from task.readers import Item
-from teacher.guardrails.checks import Guardrails, Tally
-from teacher.guardrails.judge import Answer, make_judge
+from teacher.guardrails.checks import Guardrails, VerdictCounts
+from teacher.guardrails.validator import TeacherAnswer, make_validator
 from teacher.retrieval.embedder import Embedder
 from tests.conftest import make_task
 from tests.strategies import QUERIES, examples
@@ -23,31 +23,31 @@ ROLES: list[dict[str, Any]] = [
 ITEMS = [Item("1", "Oat milk", "Verdant Machine"), Item("2", "Milk", "Simple")]
 
 
-def judge(query: str, *labels: Label) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    kept, verdicts = Guardrails(make_task(roles=ROLES), ITEMS).judge(query, labels)
+def check(query: str, *labels: Label) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    kept, verdicts = Guardrails(make_task(roles=ROLES), ITEMS).check(query, labels)
     return [(k.label.role, k.label.text) for k in kept], [(v.verdict, v.reason.split(":")[0]) for v in verdicts]
 
 
 def test_what_is_right_passes_with_its_span() -> None:
-    kept, verdicts = judge("verdant machine oat milk", Label("product", "oat milk"), Label("brand", "verdant machine"))
+    kept, verdicts = check("verdant machine oat milk", Label("product", "oat milk"), Label("brand", "verdant machine"))
     assert kept == [("brand", "verdant machine"), ("product", "oat milk")]
     assert verdicts == [("accept", "as it stands")] * 2
 
 
 def test_case_blanks_and_small_edits_are_repaired_and_invention_rejected() -> None:
-    assert judge("OAT milk", Label("product", "oat milk")) == ([("product", "OAT milk")], [("repaired", "span")])
-    assert judge("oatmilk 1l", Label("product", "oat milk")) == ([("product", "oatmilk")], [("repaired", "span")])
-    assert judge("oat milk 1l", Label("product", "milk ")) == ([("product", "milk")], [("repaired", "span")])
-    assert judge("chedar chese", Label("product", "cheddar cheese"))[0] == [("product", "chedar chese")]
-    assert judge("oat milk", Label("product", "soy milk")) == ([], [("rejected", "span")])
-    assert judge("oat milk", Label("product", " ")) == ([], [("rejected", "span")])
-    assert judge("oat milk", Label("flavour", "oat")) == ([], [("rejected", "schema")])
+    assert check("OAT milk", Label("product", "oat milk")) == ([("product", "OAT milk")], [("repaired", "span")])
+    assert check("oatmilk 1l", Label("product", "oat milk")) == ([("product", "oatmilk")], [("repaired", "span")])
+    assert check("oat milk 1l", Label("product", "milk ")) == ([("product", "milk")], [("repaired", "span")])
+    assert check("chedar chese", Label("product", "cheddar cheese"))[0] == [("product", "chedar chese")]
+    assert check("oat milk", Label("product", "soy milk")) == ([], [("rejected", "span")])
+    assert check("oat milk", Label("product", " ")) == ([], [("rejected", "span")])
+    assert check("oat milk", Label("flavour", "oat")) == ([], [("rejected", "schema")])
 
 
 def test_a_closed_value_snaps_to_its_nearest_or_is_rejected() -> None:
-    assert judge("oat milk", Label("aisle", "Dairy")) == ([("aisle", "dairy")], [("repaired", "closed set")])
-    assert judge("oat milk", Label("aisle", "drinkss")) == ([("aisle", "drinks")], [("repaired", "closed set")])
-    assert judge("oat milk", Label("aisle", "pets")) == ([], [("rejected", "closed set")])
+    assert check("oat milk", Label("aisle", "Dairy")) == ([("aisle", "dairy")], [("repaired", "closed set")])
+    assert check("oat milk", Label("aisle", "drinkss")) == ([("aisle", "drinks")], [("repaired", "closed set")])
+    assert check("oat milk", Label("aisle", "pets")) == ([], [("rejected", "closed set")])
 
 
 @pytest.mark.parametrize(("text", "reason"), [
@@ -56,7 +56,7 @@ def test_a_closed_value_snaps_to_its_nearest_or_is_rejected() -> None:
 def test_patterns_and_units_keep_nonsense_out(text: str, reason: str | None) -> None:
     guard = {"must_match": True, "units": {"ml": [1, 5000], "l": [0.1, 20]}}
     roles = [{"name": "size", "pattern": r"\d+([.,]\d+)?\s?(ml|l)", "guard": guard}]
-    kept, (verdict,) = Guardrails(make_task(roles=roles)).judge(f"milk {text}", [Label("size", text)])
+    kept, (verdict,) = Guardrails(make_task(roles=roles)).check(f"milk {text}", [Label("size", text)])
     assert verdict.reason.split(":")[0] == (reason or "as it stands")
     assert len(kept) == (reason is None)
 
@@ -65,19 +65,19 @@ def test_roles_that_exclude_or_require_each_other() -> None:
     roles = [{"name": "a", "excludes": ["b"]}, {"name": "b"}, {"name": "c", "requires": ["b"]}]
     guardrails = Guardrails(make_task(roles=roles))
     given = [Label("b", "y", confidence=0.4), Label("a", "x", confidence=0.9), Label("c", "z", confidence=0.9)]
-    kept, verdicts = guardrails.judge("x y z", given)
+    kept, verdicts = guardrails.check("x y z", given)
     assert [k.label.role for k in kept] == ["a"]
     assert [v.reason.split(":")[0] for v in verdicts] == ["excludes", "as it stands", "requires"]
-    kept, _ = guardrails.judge("x y z", given[:1] + given[2:])
+    kept, _ = guardrails.check("x y z", given[:1] + given[2:])
     assert [k.label.role for k in kept] == ["b", "c"]
 
 
 def test_an_alias_stands_for_a_value_that_the_catalogue_holds() -> None:
     guard = {"aliases": {"VM": "verdant machine", "pal": "pallas"}}
     roles = [ROLES[0] | {"guard": guard}]
-    kept, _ = Guardrails(make_task(roles=roles), ITEMS).judge("vm juice", [Label("brand", "vm")])
+    kept, _ = Guardrails(make_task(roles=roles), ITEMS).check("vm juice", [Label("brand", "vm")])
     assert [(k.label.text, k.margin) for k in kept] == [("vm", 0.95)]
-    _, (unknown,) = Guardrails(make_task(roles=roles), ITEMS).judge("pal juice", [Label("brand", "pal")])
+    _, (unknown,) = Guardrails(make_task(roles=roles), ITEMS).check("pal juice", [Label("brand", "pal")])
     assert unknown.reason == "grounding: the catalogue does not know it"
 
 
@@ -89,7 +89,8 @@ def test_relevance_is_measured_by_the_embedder_of_the_task(embedder_folder: Path
     roles = [{"name": "topic", "kind": "closed", "values": values, "guard": guard}]
     task = make_task(roles=roles, teacher={"backend": "labels", "retrieval": {"embedder": str(embedder_folder)}})
     labels = [{"role": "topic", "text": v} for v in values]
-    row = make_judge(task, (), tmp_path, Path).row(Example(query), Answer(query, "key", labels))
+    answer = TeacherAnswer(query=query, request="key", labels=labels)
+    row = make_validator(task, (), tmp_path, Path).row(Example(query), answer)
     assert [x.text for x in row.labels] == [values[similarity.index(max(similarity))]]
     with pytest.raises(ValueError, match="nothing measures it"):
         Guardrails(task)
@@ -98,7 +99,7 @@ def test_relevance_is_measured_by_the_embedder_of_the_task(embedder_folder: Path
 def test_a_value_far_from_the_query_is_rejected_and_the_margin_says_how_close_it_was() -> None:
     roles = [{"name": "topic", "kind": "closed", "values": ["garden", "pets"], "guard": {"relevance": 0.2}}]
     guardrails = Guardrails(make_task(roles=roles), relevance=lambda query, value: {"garden": 0.6, "pets": 0.1}[value])
-    kept, verdicts = guardrails.judge("lawn mower", [Label("topic", "garden"), Label("topic", "pets")])
+    kept, verdicts = guardrails.check("lawn mower", [Label("topic", "garden"), Label("topic", "pets")])
     assert [(k.label.text, round(k.margin, 2)) for k in kept] == [("garden", 0.5)]
     assert verdicts[1].reason == "relevance: too far from the query"
 
@@ -108,7 +109,7 @@ def test_whatever_comes_in_what_stays_is_true_to_the_task(example: Example, nois
     """Right labels of a gold row stay; whatever else stays is verbatim, allowed and free of overlap."""
     task = make_task()
     given = [*example.labels, *(Label(role, text, confidence=-1.0) for role, text in noise)]
-    kept, verdicts = Guardrails(task).judge(example.query, given)
+    kept, verdicts = Guardrails(task).check(example.query, given)
     assert len(verdicts) == len(given)
     labels = [k.label for k in kept]
     assert {x.key for x in example.labels if x.role != "brand"} <= {x.key for x in labels}
@@ -131,23 +132,23 @@ def test_a_changed_rule_or_catalogue_changes_the_fingerprint() -> None:
 
 def test_a_brand_must_be_known_to_the_catalogue_misspelt_or_shortened() -> None:
     for text in ("verdant machine", "verdnt machine", "machine"):
-        assert judge(f"{text} milk", Label("brand", text))[0] == [("brand", text)]
-    assert judge("acme milk", Label("brand", "acme")) == ([], [("rejected", "grounding")])
+        assert check(f"{text} milk", Label("brand", text))[0] == [("brand", text)]
+    assert check("acme milk", Label("brand", "acme")) == ([], [("rejected", "grounding")])
 
 
 def test_overlaps_and_second_values_go_to_the_surer_label() -> None:
-    kept, verdicts = judge("oat milk", Label("product", "milk", 4, 8, 0.6), Label("product", "oat milk", 0, 8, 0.9))
+    kept, verdicts = check("oat milk", Label("product", "milk", 4, 8, 0.6), Label("product", "oat milk", 0, 8, 0.9))
     assert kept == [("product", "oat milk")]
     assert ("rejected", "overlap") in verdicts
-    kept, verdicts = judge("simple machine", Label("brand", "simple", 0, 6, 0.9), Label("brand", "machine", 7, 14, 0.7))
+    kept, verdicts = check("simple machine", Label("brand", "simple", 0, 6, 0.9), Label("brand", "machine", 7, 14, 0.7))
     assert kept == [("brand", "simple")]
     assert ("rejected", "one value") in verdicts
 
 
 def test_the_summary_counts_by_role_and_reason() -> None:
     labels = [Label("product", "oat"), Label("x", "y")]
-    kept, verdicts = Guardrails(make_task(roles=ROLES), ITEMS).judge("oat milk", labels)
-    tally = Tally()
+    kept, verdicts = Guardrails(make_task(roles=ROLES), ITEMS).check("oat milk", labels)
+    tally = VerdictCounts()
     tally.add([k.label for k in kept], [v.to_json() for v in verdicts if v.verdict != "accept"])
     assert {(r["role"], r["verdict"]): r["count"] for r in tally.rows()} == {
         ("product", "accept"): 1, ("x", "rejected"): 1,

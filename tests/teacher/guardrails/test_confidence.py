@@ -1,4 +1,4 @@
-"""Signals become probabilities that can be trusted; rows below the threshold are kept and marked."""
+"""Signals become calibrated probabilities; rows below the threshold are kept and marked."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TASK = make_task(teacher={"backend": "labels", "confidence": {"target_precision"
 
 
 def population(rows: int, seed: int = 0) -> tuple[list[LedgerRow], dict[str, tuple[Label, ...]]]:
-    """Labels whose chance of being right is known: `support` says it, `noise` says nothing."""
+    """Labels of known probability: the signal `support` determines it, `noise` is independent of it."""
     rng = random.Random(seed)
     out, gold = [], {}
     for i in range(rows):
@@ -32,7 +32,7 @@ def population(rows: int, seed: int = 0) -> tuple[list[LedgerRow], dict[str, tup
             if rng.random() < support**0.25:
                 truth.append(labels[-1])
         gold[query] = tuple(truth)
-        out.append(LedgerRow(query, 1, "key", "accepted", tuple(labels), 1.0, signals=[*signals, {}]))
+        out.append(LedgerRow(query, 1, "key", "accepted", tuple(labels), 1.0, label_signals=signals))
     return out, gold
 
 
@@ -71,13 +71,13 @@ def test_rows_below_the_threshold_are_kept_and_marked_and_a_second_look_changes_
 
 
 def test_no_row_is_judged_by_a_calibrator_that_saw_it() -> None:
-    """With signals that say nothing, an honest estimate finds no skill; one that had seen the rows would."""
+    """With uninformative signals an out-of-fold AUROC is near 0.5; that of a calibrator that saw the rows is not."""
     rng = np.random.default_rng(0)
     rows, gold = [], {}
     for i in range(120):
         x = Label("product", "milk", 0, 4)
         signals = {f"s{j}": float(v) for j, v in enumerate(rng.uniform(size=20))}
-        rows.append(LedgerRow(f"milk {i}", 1, "", "accepted", (x,), 1.0, signals=[signals, {}]))
+        rows.append(LedgerRow(f"milk {i}", 1, "", "accepted", (x,), 1.0, label_signals=[signals]))
         gold[f"milk {i}"] = (x,) if rng.uniform() < 0.5 else ()
     calibration = calibrate(TASK, rows, gold)
     assert calibration is not None
@@ -87,7 +87,7 @@ def test_no_row_is_judged_by_a_calibrator_that_saw_it() -> None:
 @pytest.mark.parametrize("method", ["logistic", "isotonic"])
 def test_a_calibrator_is_a_handful_of_numbers_and_gives_probabilities(method: str) -> None:
     rows, gold = population(200)
-    signals = [s for r in rows for s in r.signals[:2]]
+    signals = [s for r in rows for s in r.label_signals[:2]]
     roles = [x.role for r in rows for x in r.labels]
     right = [g for r in rows for g in rightness(r, gold[r.query], str)]
     found = fit(signals, roles, right, Confidence(method=method))  # type: ignore[arg-type]

@@ -77,8 +77,8 @@ def test_evidence_comes_from_items_purchases_and_neighbours(tmp_path: Path) -> N
     log = [Example("oat drink"), Example("oat drinks"), Example("bathroom paper")]
     bought = [Conversion("oat drink", "2", 4)]
     model = fetch("all-MiniLM-L6-v2")
-    index = Index(build_index(ITEMS, bought, model, tmp_path))
-    finder = EvidenceFinder(task.teacher.retrieval, index, EmbeddingStore(tmp_path, model))
+    index = Index(build_index(ITEMS, bought, model=model, folder=tmp_path))
+    finder = EvidenceFinder(task.teacher.retrieval, index, EmbeddingStore(tmp_path, model=model))
     texts = [q.query for q in log]
     first, second, third = finder.find(texts, finder.vectors(texts))
     assert first.conversions == {1: 4}
@@ -95,7 +95,7 @@ def test_the_prompt_shows_evidence_and_the_nearest_gold_examples(tmp_path: Path)
     with FakeApi() as api, Ledger(tmp_path / "ledger.sqlite") as ledger:
         openai = {"base_url": api.url, "prompt": str(PROMPT), "few_shot": 1}
         task = make_task(teacher={"backend": "openai", "openai": openai})
-        sources = Sources([Example("oat drink")], ITEMS, [Conversion("oat drink", "2", 4)], (), shown)
+        sources = Sources([Example("oat drink")], ITEMS, [Conversion("oat drink", "2", 4)], calibration=shown)
         rows = list(label_queries(task, sources, ledger, tmp_path, fetch).rows)
         prompt = api.bodies[0]["messages"][0]["content"]
     assert rows[0].status == "accepted"
@@ -110,8 +110,8 @@ def test_no_example_is_an_evaluation_query_or_a_near_duplicate_of_one_or_of_the_
     task = make_task(teacher={"backend": "openai", "openai": {"prompt": str(PROMPT), "few_shot": 3}})
     held_out = frozenset({"milk oat 1l"})
     model = fetch("all-MiniLM-L6-v2")
-    index = Index(build_index((), (), model, tmp_path))
-    finder = ContextFinder(task, gold, held_out, index, EmbeddingStore(tmp_path, model))
+    index = Index(build_index((), (), model=model, folder=tmp_path))
+    finder = ContextFinder(task, gold, held_out, index, EmbeddingStore(tmp_path, model=model))
     ((first, second),) = finder.find([Example("oat milk"), Example("tea")])
     assert [e["query"] for e in first["examples"]] == ["soy milk"]
     assert {e["query"] for e in second["examples"]} == {"oat milks", "soy milk"}

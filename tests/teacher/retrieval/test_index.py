@@ -53,26 +53,26 @@ BOUGHT = [Conversion("oat drink", "1", 3)]
 
 
 def test_the_same_tables_are_indexed_once_and_others_anew(tmp_path: Path, embedder_folder: Path) -> None:
-    first = build_index(CATALOGUE, BOUGHT, embedder_folder, tmp_path)
+    first = build_index(CATALOGUE, BOUGHT, model=embedder_folder, folder=tmp_path)
     made = first.stat().st_mtime_ns
-    assert build_index(CATALOGUE, BOUGHT, embedder_folder, tmp_path) == first
+    assert build_index(CATALOGUE, BOUGHT, model=embedder_folder, folder=tmp_path) == first
     assert first.stat().st_mtime_ns == made
     index = Index(first)
     assert list(index.items) == CATALOGUE
     assert index.purchases.of("oat drink") == {0: 3}
     assert (len(index.bought), len(list(tmp_path.glob("index-*")))) == (1, 1)
-    other = build_index([*CATALOGUE, Item("3", "Tea")], BOUGHT, embedder_folder, tmp_path)
+    other = build_index([*CATALOGUE, Item("3", "Tea")], BOUGHT, model=embedder_folder, folder=tmp_path)
     assert list(tmp_path.glob("index-*")) == [other] != [first]
 
 
 def test_what_a_killed_build_left_is_no_index(tmp_path: Path, embedder_folder: Path) -> None:
     (tmp_path / ".index.tmp" / "items").mkdir(parents=True)
     (tmp_path / ".index.tmp" / "items" / "vectors.npy").write_bytes(b"half")
-    index = Index(build_index(CATALOGUE, BOUGHT, embedder_folder, tmp_path))
+    index = Index(build_index(CATALOGUE, BOUGHT, model=embedder_folder, folder=tmp_path))
     assert len(index.items) == 2
     assert not (tmp_path / ".index.tmp").exists()
 
 
 def test_nothing_at_all_can_be_indexed(tmp_path: Path, embedder_folder: Path) -> None:
-    index = Index(build_index((), (), embedder_folder, tmp_path))
+    index = Index(build_index((), (), model=embedder_folder, folder=tmp_path))
     assert (len(index.items), len(index.bought), index.purchases.of("x")) == (0, 0, {})

@@ -47,6 +47,6 @@ def test_there_are_never_more_rows_than_there_are(tmp_path: Path, count: int) ->
     write_vectors(tmp_path, unit(6, 0), np.array([5, 0, 2]))
     rows, similarity = VectorIndex(tmp_path).search(unit(4, 1), count)
     assert rows.shape == similarity.shape == (4, min(count, 3))
-    assert np.array_equal(rows, exact(unit(4, 1), unit(6, 0)[[5, 0, 2]], count)[0] if count else rows)
+    assert np.array_equal(rows, exact(unit(4, 1), among=unit(6, 0)[[5, 0, 2]], count=count)[0] if count else rows)
     empty = VectorIndex(tmp_path / "nothing")
     assert empty.search(unit(4, 1), count)[0].shape == (4, 0)

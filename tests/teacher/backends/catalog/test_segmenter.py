@@ -1,4 +1,4 @@
-"""The catalog teacher on a market of three items, where every answer can be worked out by hand."""
+"""The `catalog` backend on three items, where every answer can be derived by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The provider's batch files: half price, and a kill in any state costs nothing."""
+"""The batch API: half the price, and a kill in any state costs nothing."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_only_what_is_missing_goes_into_the_next_batch(tmp_path: Path) -> None:
         }
         assert done.spent["prompt_tokens"] + done.spent["completion_tokens"] == api.tokens
         again = run(batch_task(api.url), log[1:], tmp_path)
-        live = run(llm_task(api.url), log[1:], tmp_path)  # the other backend needs not ask what this one has paid for
+        live = run(llm_task(api.url), log[1:], tmp_path)  # stored replies are shared with the other backend
         assert len(api.batches) == 2
     assert again.rows == live.rows == done.rows[1:]
 

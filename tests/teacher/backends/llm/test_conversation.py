@@ -1,4 +1,4 @@
-"""What each further question adds to a label's signals, through a real HTTP server."""
+"""The signals that each further request adds to a label, through a real HTTP server."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def signals(folder: Path, url: str, **settings: Any) -> tuple[dict[str, float], 
     run(llm_task(url, **settings), [Example("oat milk")], folder)
     with Ledger(folder / "ledger.sqlite") as ledger:
         row = ledger.rows(["oat milk"])["oat milk"]
-    return dict(row.signals[0]), dict(row.signals[-1])
+    return dict(row.label_signals[0]), dict(row.row_signals)
 
 
 @pytest.mark.parametrize(("settings", "expected"), [

@@ -30,7 +30,7 @@ run(llm_task({url!r}, concurrency={concurrency}, timeout_s=1.0), queries({rows})
 
 
 def behaviour(query: str, nth: int) -> str:
-    """5 % of first calls of each kind of mishap; what is tried again works."""
+    """5 % of first calls for each fault; retries succeed."""
     draw = int(hashlib.sha256(query.encode()).hexdigest(), 16) % 20
     return MISHAPS[draw] if nth == 1 and draw < len(MISHAPS) else "ok"
 
@@ -54,7 +54,7 @@ def test_kill_9_at_any_moment_loses_no_reply_and_pays_for_none_twice(tmp_path: P
             time.sleep(rng.uniform(0.0, 0.25))
             if process.poll() is not None:
                 break
-            # A call that is out, and an answer that is back but not yet on disk, are the only ones that can be lost.
+            # Only a call in flight, or an answer that is not yet on disk, can be lost.
             at_risk += CONCURRENCY
             os.kill(process.pid, signal.SIGKILL)
             process.wait()
@@ -64,7 +64,7 @@ def test_kill_9_at_any_moment_loses_no_reply_and_pays_for_none_twice(tmp_path: P
     assert [r.status for r in done.rows] == ["accepted"] * ROWS
     with Ledger(tmp_path / "ledger.sqlite") as ledger:
         usable = [a["query"] for a in ledger.attempts() if a["outcome"] == "ok" and a["purpose"] == "label"]
-    assert len(usable) == len(set(usable))  # nothing that the ledger holds was asked for again
+    assert len(usable) == len(set(usable))  # no stored reply was asked for again
     paid_again = sum(n - 1 for n in api.paid.values())
     assert paid_again <= at_risk
     assert sum(api.paid.values()) - len(usable) <= at_risk

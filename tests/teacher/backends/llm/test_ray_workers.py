@@ -1,4 +1,4 @@
-"""Labelling on Ray Data workers: the same rows as in one process, also when a worker dies on the way."""
+"""Labelling on Ray Data workers: the same rows as in one process, also when a worker dies."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_two_workers_one_of_them_killed_give_the_rows_of_one_process(tmp_path: P
         calls = sum(api.calls.values()) - before
     assert killed
     assert together.rows == alone.rows
-    assert len(log) <= calls <= len(log) + 2 * 8  # only what was on its way at the kill is asked twice
+    assert len(log) <= calls <= len(log) + 2 * 8  # only calls in flight at the kill are asked twice
     with Ledger(tmp_path / "together" / "ledger.sqlite") as ledger:
         assert sum(a["outcome"] == "ok" for a in ledger.attempts()) <= calls
 

@@ -1,4 +1,4 @@
-"""The second look: what is asked, that it is paid for once, and that the ledger's rows stay as they were."""
+"""The second look: its requests, that each is paid for once, and that the ledger's rows do not change."""
 
 from __future__ import annotations
 
@@ -23,12 +23,16 @@ QUERIES = ["verdant oat milk", "kora tea", "zing soap"]
 
 
 def test_a_doubt_is_told_in_words() -> None:
-    assert question("oat milk", Doubt("product", 0, 3), "product", "nothing") == (
+    assert question("oat milk", Doubt("product", 0, 3), said="product", instead="nothing") == (
         "- 'oat': you said product, they say no role"
     )
-    assert question("oat milk", Doubt("", 0, 3), "", "brand") == "- 'oat': you said no role, they say brand"
-    assert question("oat milk", Doubt("aisle"), "dairy", "drinks") == "- aisle: you said dairy, they say drinks"
-    assert "more or fewer words" in question("oat milk", Doubt("brand", 0, 3), "brand", "brand")
+    assert question("oat milk", Doubt("", 0, 3), said="", instead="brand") == (
+        "- 'oat': you said no role, they say brand"
+    )
+    assert question("oat milk", Doubt("aisle"), said="dairy", instead="drinks") == (
+        "- aisle: you said dairy, they say drinks"
+    )
+    assert "more or fewer words" in question("oat milk", Doubt("brand", 0, 3), said="brand", instead="brand")
 
 
 def test_the_teacher_sees_its_labels_and_the_doubt_and_is_paid_once(tmp_path: Path) -> None:
@@ -50,7 +54,7 @@ def test_the_teacher_sees_its_labels_and_the_doubt_and_is_paid_once(tmp_path: Pa
         assert "- it is doubted" in body["messages"][3]["content"]
         assert found[QUERIES[0]].labels[0].key == Label("brand", "verdant", 0, 7).key
         assert set(found) == set(QUERIES[:2])
-        assert found["kora tea"].labels == ()  # what could not be read was sent back once, and came as REPAIRED
+        assert found["kora tea"].labels == ()  # an unparseable answer was sent back once, and came back as REPAIRED
         assert json.loads(REPAIRED) == {"labels": []}
         assert ledger.rows(QUERIES) == before
         assert ledger.spent()["cost"] > paid
@@ -82,7 +86,7 @@ def test_when_the_budget_ends_what_was_asked_is_still_recorded(tmp_path: Path) -
         label_queries(task, sources, ledger, tmp_path, fetch=Path)
         api.second_thought = lambda query: json.dumps({"labels": []})
         first = api.bodies[0]
-        request = Prompter(task).review(json.dumps(first), "{}", doubts[QUERIES[0]])
+        request = Prompter(task).review(json.dumps(first), answer="{}", doubts=doubts[QUERIES[0]])
         most = (request.most_tokens[0] * 1.0 + request.most_tokens[1] * 2.0) / 1e6
         poor = llm_task(api.url, budget=ledger.spent()["cost"] + 1.5 * most)
         with pytest.raises(BudgetSpentError):

@@ -1,0 +1,183 @@
+"""The `openai` and `vllm` backends: contexts are retrieved a block ahead, many queries are labelled at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import uvloop
+
+from llm_client.attempt import Reply
+from llm_client.budget import Budget, SpendLimiter
+from llm_client.client import Client, open_session
+from llm_client.context import Context
+from llm_client.prompt import Prompter
+from llm_client.request import Request
+from task.labels import Example
+from task.settings import OpenAI
+from task.spec import Task
+from teacher.backends.job import Job, Plan
+from teacher.backends.llm.contexts import Block, blocks_ahead
+from teacher.backends.llm.conversation import QueryLabeller, is_parseable, stored_replies
+from teacher.backends.llm.plan import plan_calls
+from teacher.guardrails.validator import Validator
+from teacher.ledger.ledger import Ledger
+from teacher.ledger.recorder import GroupCommit
+from teacher.ledger.records import LedgerRow
+
+_ROWS_PER_WRITE = 200
+Work = tuple[Example, Context, Sequence[Request], Mapping[str, Reply]]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where calls go.
+
+    Attributes:
+        address: Returns the base URL where it is not known before the first call.
+    """
+
+    settings: OpenAI
+    address: Callable[[], str] | None = None
+
+
+class LLMBackend:
+    """What `openai`, `openai-batch` and `vllm` share: prompts with retrieved context."""
+
+    asks_llm = True
+    local = False
+    batch = False
+    uses_whole_log = False
+    estimates_confidence = True
+
+    def endpoint(self, job: Job) -> AbstractContextManager[Endpoint]:
+        """The endpoint of the job, for as long as it is needed."""
+        return contextlib.nullcontext(Endpoint(job.task.teacher.openai))
+
+    def plan(self, job: Job, validator: Validator) -> Plan:
+        """See `teacher.backends.backend.Backend`."""
+        with self.endpoint(job) as endpoint:
+            return plan_calls(job, validator, endpoint.settings, batch=self.batch)
+
+    def context_kinds(self, task: Task) -> Sequence[str]:
+        """See `teacher.backends.backend.Backend`."""
+        return task.teacher.openai.context
+
+    def with_context(self, task: Task, kinds: Sequence[str]) -> Task:
+        """See `teacher.backends.backend.Backend`."""
+        openai = task.teacher.openai.model_copy(update={"context": tuple(kinds)})
+        return task.model_copy(update={"teacher": task.teacher.model_copy(update={"openai": openai})})
+
+
+class OpenAIBackend(LLMBackend):
+    """An OpenAI-compatible endpoint."""
+
+    def label(self, job: Job, validator: Validator, ledger: Ledger) -> None:  # noqa: ARG002 (of the interface)
+        """See `teacher.backends.backend.Backend`; raises what `label_online` raises."""
+        with self.endpoint(job) as endpoint:
+            label_online(job, validator, endpoint, lambda _: None)
+
+
+class VllmBackend(OpenAIBackend):
+    """A local model that vLLM serves."""
+
+    local = True
+
+    @contextlib.contextmanager
+    def endpoint(self, job: Job) -> Iterator[Endpoint]:
+        """The endpoint of an engine that starts with the first call."""
+        from teacher.backends.llm.local_model import LocalTeacher
+
+        with LocalTeacher(job.task, job.fetch, job.folder / "teacher.log") as model:
+            yield Endpoint(model.settings(), model.url)
+
+
+ONLINE: Mapping[str, OpenAIBackend] = {"openai": OpenAIBackend(), "vllm": VllmBackend()}
+
+
+def label_online(job: Job, validator: Validator, endpoint: Endpoint, done: Callable[[LedgerRow], None]) -> None:
+    """Label every query of the job, from stored replies where there are any.
+
+    Args:
+        done: Called with every row; all rows are also written to the ledger.
+
+    Raises:
+        BudgetSpentError: After the calls in flight have come back and been recorded.
+    """
+    uvloop.run(_label(job, validator, endpoint, done))
+
+
+@contextlib.asynccontextmanager
+async def open_client(job: Job, endpoint: Endpoint) -> AsyncIterator[tuple[Client, GroupCommit, SpendLimiter]]:
+    """A client for the job's calls, the recorder of its attempts and its budget; at exit all records are on disk."""
+    recorder = GroupCommit(job.ledger)
+    settings = endpoint.settings
+    limiter = job.limiter or Budget(settings.budget, job.ledger.spent()["cost"])
+    async with open_session(settings, **{"Content-Type": "application/json"}) as session:
+        client = Client(
+            session, settings, recorder, parseable=is_parseable, limiter=limiter, backend=job.task.teacher.backend,
+            address=endpoint.address,
+        )
+        try:
+            yield client, recorder, limiter
+        finally:
+            await recorder.flush()
+
+
+async def _label(job: Job, validator: Validator, endpoint: Endpoint, done: Callable[[LedgerRow], None]) -> None:
+    settings = endpoint.settings
+    queue: asyncio.Queue[Work | None] = asyncio.Queue(2 * settings.concurrency)
+    rows: list[LedgerRow] = []
+    failures: list[BaseException] = []
+    stopped = asyncio.Event()
+    job.progress.begin(f"asking {settings.model}", len(job.queries))
+    async with open_client(job, endpoint) as (client, recorder, limiter):
+        labeller = QueryLabeller(job.task, Prompter(job.task, settings), client, job.ledger)
+
+        async def worker() -> None:
+            while (item := await queue.get()) is not None:
+                if stopped.is_set():
+                    continue
+                query, context, requests, known = item
+                try:
+                    row = validator.row(query, await labeller.label(query, context, requests, known))
+                    rows.append(row)
+                    done(row)
+                    spent = f"{limiter.spent:.2f} spent" if isinstance(limiter, Budget) and client.price else ""
+                    job.progress.advance(note=spent)
+                    if len(rows) >= _ROWS_PER_WRITE:
+                        part = rows[:]
+                        rows.clear()
+                        await recorder.record([], part)
+                except Exception as error:  # noqa: BLE001 (stops the job; raised once all workers have finished)
+                    failures.append(error)
+                    stopped.set()
+
+        workers = [asyncio.create_task(worker()) for _ in range(2 * settings.concurrency)]
+        try:
+            async for block in blocks_ahead(job):
+                if stopped.is_set():
+                    break
+                requests, known = await asyncio.to_thread(_requests, job, labeller.prompter, block)
+                for (query, context), group in zip(block, requests, strict=True):
+                    await queue.put((query, context, group, known))
+            for _ in workers:
+                await queue.put(None)
+            await asyncio.gather(*workers)
+        finally:
+            for w in workers:
+                w.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+            with contextlib.suppress(Exception):
+                await recorder.record([], rows)
+    if failures:
+        raise failures[0]
+
+
+def _requests(job: Job, prompter: Prompter, block: Block) -> tuple[list[list[Request]], Mapping[str, Reply]]:
+    """The first requests of a block's queries, and the stored replies to them."""
+    requests = [prompter.first(query.query, context) for query, context in block]
+    return requests, stored_replies(job.ledger, requests)
