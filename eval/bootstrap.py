@@ -17,6 +17,8 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
+from eval.quality_schema import Estimate
+
 Floats = npt.NDArray[np.float64]
 Statistic = Callable[[Floats], Floats]
 Interval = Literal["percentile", "bca"]
@@ -43,15 +45,15 @@ class Bootstrap:
     kinds: Floats
     frequency: npt.NDArray[np.int64]
 
-    def figure(self, statistic: Statistic, level: float, method: Interval = "percentile") -> dict[str, float | None]:
-        """One number with its interval, `{"value", "low", "high"}`; None where it is not defined."""
+    def estimate(self, statistic: Statistic, level: float, method: Interval = "percentile") -> Estimate:
+        """The statistic of all rows with its confidence interval; None where it is not defined."""
         point = float(statistic(self.total))
         if method == "percentile":
             low, high = percentile(statistic(self.samples), level)
         else:
             without = statistic(self.total - self.kinds)
             low, high = bca(point, statistic(self.samples), without, self.frequency, level)
-        return figure(point, low, high)
+        return estimate(point, low, high)
 
 
 def draw(counts: npt.NDArray[Any], resamples: int, seed: int) -> Bootstrap:
@@ -159,7 +161,10 @@ def bca(
     return float(low), float(high)
 
 
-def figure(value: float, low: float, high: float) -> dict[str, float | None]:
-    """JSON-ready, six decimals; None for NaN."""
-    numbers = {"value": float(value), "low": float(low), "high": float(high)}
-    return {k: None if np.isnan(v) else round(v, 6) for k, v in numbers.items()}
+def estimate(value: float, low: float, high: float) -> Estimate:
+    """An estimate with six decimals; None for NaN."""
+    return {"value": _rounded(value), "low": _rounded(low), "high": _rounded(high)}
+
+
+def _rounded(number: float) -> float | None:
+    return None if np.isnan(number) else round(float(number), 6)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from eval.bootstrap import Floats, draw, percentile
 from eval.matching import Counts, Scheme, count
 from eval.metrics import MICRO, of_table
+from eval.quality_schema import Estimate, SeedEstimate
 from eval.significance import pooled
 from task.labels import Example
 from task.normalize import normaliser
@@ -18,14 +18,14 @@ from task.spec import Task
 Runs = Sequence[Sequence[Example]]  # one set of predictions for each seed, rows as in gold
 
 
-def over_seeds(gold: Sequence[Example], runs: Runs, task: Task, by: Scheme = "value") -> dict[str, Any]:
+def over_seeds(gold: Sequence[Example], runs: Runs, task: Task, by: Scheme = "value") -> SeedEstimate:
     """Micro-F1 of predictions; see `pooled_f1`."""
     return pooled_f1([per_query(gold, run, task, by) for run in runs], task)
 
 
 def difference_over_seeds(
     gold: Sequence[Example], a: Runs, b: Runs, task: Task, by: Scheme = "value", *, same_students: bool = False
-) -> dict[str, float]:
+) -> Estimate:
     """The mean F1 of predictions `a` less that of `b`; see `pooled_difference`."""
     ours, theirs = ([per_query(gold, run, task, by) for run in runs] for runs in (a, b))
     return pooled_difference(ours, theirs, task, same_students=same_students)
@@ -37,23 +37,26 @@ def per_query(gold: Sequence[Example], run: Sequence[Example], task: Task, by: S
     return np.asarray(found.sum(axis=1), dtype=np.int64)
 
 
-def pooled_f1(runs: Sequence[Counts], task: Task) -> dict[str, Any]:
+def pooled_f1(runs: Sequence[Counts], task: Task) -> SeedEstimate:
     """Micro-F1 from what `per_query` counts in each run.
 
     Returns:
-        `{"value", "low", "high"}`: the mean over seeds with an interval over queries and seeds (`pooled`); `seeds`:
-        each run's own; `spread`: their standard deviation, None for one. The interval ends where F1 does: Student's t
-        over two or three seeds knows no bounds.
+        The mean over seeds with an interval over queries and seeds (`pooled`), clipped to [0, 1]: Student's t over two
+        or three seeds can exceed it.
     """
     points, samples = _f1(runs, task)
-    found = pooled(points, samples, task.eval.confidence)
-    ends = {"low": max(found["low"], 0.0), "high": min(found["high"], 1.0)}
-    return found | ends | {"seeds": [round(float(p), 6) for p in points]}
+    mean, spread = pooled(points, samples, task.eval.confidence)
+    low, high = mean["low"], mean["high"]
+    return {
+        "value": mean["value"], "low": None if low is None else max(low, 0.0),
+        "high": None if high is None else min(high, 1.0), "spread": spread,
+        "seeds": [round(float(p), 6) for p in points],
+    }
 
 
 def pooled_difference(
     a: Sequence[Counts], b: Sequence[Counts], task: Task, *, same_students: bool = False
-) -> dict[str, float]:
+) -> Estimate:
     """Mean F1 of `a` less that of `b`: a bootstrap over queries and, within each resample, over seeds.
 
     Queries are paired (the same resampling indices for both); seeds are drawn for each side on its own, so that a

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from eval.bootstrap import Bootstrap, Floats, Statistic, draw, figure, percentile
+from eval.bootstrap import Bootstrap, Floats, Statistic, draw, estimate, percentile
 from eval.bootstrap import Interval as Method
+from eval.quality_schema import Estimate, McNemar
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +42,9 @@ class Paired:
         """The statistic of `a` less that of `b`."""
         return lambda sums: statistic(sums[..., : self.columns]) - statistic(sums[..., self.columns :])
 
-    def figure(self, statistic: Statistic, level: float, method: Method = "percentile") -> dict[str, float | None]:
+    def estimate(self, statistic: Statistic, level: float, method: Method = "percentile") -> Estimate:
         """The difference with its interval."""
-        return self.drawn.figure(self.difference(statistic), level, method)
+        return self.drawn.estimate(self.difference(statistic), level, method)
 
     def p_value(self, statistic: Statistic) -> float:
         """Two-sided: how far the resamples lie on both sides of no difference (Efron and Tibshirani 1993, 16.4).
@@ -74,15 +75,12 @@ class Paired:
         return float(((drawn >= seen - 1e-12).sum() + 1) / (rounds + 1))
 
 
-def mcnemar(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> dict[str, Any]:
+def mcnemar(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> McNemar:
     """Whether two systems get the same share of queries entirely right (McNemar 1947, mid-p of Fagerland et al. 2013).
 
     Args:
         a: 1 where system `a` is right, shape (queries,).
         b: The same of system `b`.
-
-    Returns:
-        `only_a`, `only_b`: queries that one alone gets right; `p`.
     """
     from scipy.stats import binom
 
@@ -119,7 +117,7 @@ def detectable(samples: Floats, level: float, power: float = 0.8) -> float:
     return float((norm.ppf((1 + level) / 2) + norm.ppf(power)) * kept.std(ddof=1))
 
 
-def not_inferior(difference: Mapping[str, float | None], margin: float) -> bool:
+def not_inferior(difference: Estimate, margin: float) -> bool:
     """Whether `a` is at most `margin` worse than `b`: the whole interval lies above -margin.
 
     An undefined difference proves nothing.
@@ -128,7 +126,7 @@ def not_inferior(difference: Mapping[str, float | None], margin: float) -> bool:
     return low is not None and low > -margin
 
 
-def pooled(points: npt.NDArray[Any], samples: npt.NDArray[Any], level: float) -> dict[str, Any]:
+def pooled(points: npt.NDArray[Any], samples: npt.NDArray[Any], level: float) -> tuple[Estimate, float | None]:
     """Runs that are repeated: their mean, with queries and runs both as sources of chance.
 
     Args:
@@ -136,8 +134,8 @@ def pooled(points: npt.NDArray[Any], samples: npt.NDArray[Any], level: float) ->
         samples: The same under every resample of the queries, shape (runs, resamples), drawn together.
 
     Returns:
-        `value`, `low`, `high`, and `spread`, the standard deviation over runs (None for one). The interval adds the
-        variance over queries and that over runs, the latter with Student's t for so few (Bouthillier et al. 2021).
+        The mean, whose interval adds the variance over queries and that over runs, the latter with Student's t
+        (Bouthillier et al. 2021); and the standard deviation over runs, None for one run.
     """
     from scipy.stats import t
 
@@ -145,10 +143,10 @@ def pooled(points: npt.NDArray[Any], samples: npt.NDArray[Any], level: float) ->
     means = np.nanmean(samples, axis=0)
     low, high = percentile(means, level)
     if len(points) < 2:
-        return {**figure(value, low, high), "spread": None}
+        return estimate(value, low, high), None
     spread = float(np.std(points, ddof=1))
     runs = float(t.ppf((1 + level) / 2, len(points) - 1)) * spread / math.sqrt(len(points))
     down, up = (math.hypot(x, runs) for x in (value - low, high - value))
-    return {**figure(value, value - down, value + up), "spread": round(spread, 6)}
+    return estimate(value, value - down, value + up), round(spread, 6)
 
 

@@ -18,6 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
+from eval.report_schema import Device
 from limbeck import __version__
 from task.files import read_json, sha256_file, sha256_json, write_json, write_text
 
@@ -108,13 +109,13 @@ def versions() -> dict[str, str]:
     return found
 
 
-def device() -> dict[str, Any]:
+def device() -> Device:
     """What the run ran on: processor, cores, memory and, where there is one, the GPU."""
     cpu = next(
         (x.split(":", 1)[1].strip() for x in _lines("/proc/cpuinfo") if x.startswith("model name")), platform.machine()
     )
     kib = next((int(x.split()[1]) for x in _lines("/proc/meminfo") if x.startswith("MemTotal")), 0)
-    out: dict[str, Any] = {"cpu": cpu, "cores": os.cpu_count(), "memory_gib": round(kib / 1024**2, 1)}
+    out: Device = {"cpu": cpu, "cores": os.cpu_count(), "memory_gib": round(kib / 1024**2, 1)}
     if shutil.which("nvidia-smi"):
         query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
         found = subprocess.run(query, capture_output=True, text=True, check=False).stdout.split("\n")

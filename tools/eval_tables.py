@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from eval.report import milliseconds
+from eval.formatting import milliseconds
 
 
 def _read(result: Path) -> dict[str, Any]:

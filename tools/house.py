@@ -8,13 +8,7 @@ A room is a package or one module of a floor; a room may import itself and every
 
 from __future__ import annotations
 
-import ast
-import re
-import sys
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 # Bottom to top. Rooms of one floor stand together; `tests/test_architecture.py` holds the code to this order.

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from eval.report import milliseconds, percent
+from eval.formatting import milliseconds, percent
 
 
 def hits(result: Path) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.report import milliseconds, percent
+from eval.formatting import milliseconds, percent
 
 
 def _read(result: Path) -> dict[str, Any]:

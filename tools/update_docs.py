@@ -15,7 +15,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from eval.report import milliseconds, percent  # noqa: E402  (the checkout is importable only from here on)
+from eval.formatting import milliseconds, percent  # noqa: E402  (the checkout is importable only from here on)
 from limbeck.operations.tables import render, render_audit, render_forms  # noqa: E402
 from tools import eval_tables as evaluation  # noqa: E402
 from tools import serving_tables as serving  # noqa: E402

@@ -16,6 +16,18 @@ from task.labels import Example, Label
 
 if TYPE_CHECKING:
     from eval.gate import Evidence
+    from eval.latency_schema import LatencyBench
+    from eval.quality_schema import NamedDifference, Quality
+    from eval.report_schema import (
+        BundleId,
+        CostReport,
+        FormResult,
+        Report,
+        Resource,
+        StageFigures,
+        VerdictLine,
+        WrongAnswer,
+    )
     from limbeck.pipeline import Pipeline
 
 SERVED = "student, merged and served"
@@ -28,8 +40,9 @@ def evaluate(pipeline: Pipeline, folder: Path) -> Mapping[str, Any]:
     from eval.error_analysis import by_kind
     from eval.gate import judge
     from eval.quality import label_agreement, paired, quality
-    from eval.report import SCHEMA, write
+    from eval.report import write
     from eval.report_changes import changes
+    from eval.report_schema import SCHEMA, read_report
     from eval.slices import slices_of
 
     task, console = pipeline.task, pipeline.console
@@ -46,12 +59,12 @@ def evaluate(pipeline: Pipeline, folder: Path) -> Mapping[str, Any]:
     for name, rows in predictions.items():
         cut = {dimension: of[: len(rows)] for dimension, of in slices.items()}
         invalid = served.invalid if name == SERVED else None
-        systems[name] = quality(gold[: len(rows)], rows, task, cut, invalid)
+        systems[name] = quality(gold[: len(rows)], rows, task, slices=cut, invalid=invalid)
         console.advance()
     teacher = predictions.get(TEACHER)
     # What the teacher says is no gold: how well the student copies it is a table of its own.
     copied = quality(teacher, served.rows, task) if teacher else None
-    differences = [
+    differences: list[NamedDifference] = [
         {"a": "student", "b": name, **paired(gold, served.rows, predictions[name], task)}
         for name in (TEACHER, DICTIONARY) if name in predictions
     ]
@@ -62,11 +75,12 @@ def evaluate(pipeline: Pipeline, folder: Path) -> Mapping[str, Any]:
         task, gold, served, systems[SERVED], confidence, teacher=teacher, traffic=traffic,
         agreement=label_agreement(predictions[MERGED], served.rows),
     )
-    said = [c.to_json() for c in judge(task.gates, evidence)]
+    checks = [c.to_json() for c in judge(task.gates, evidence)]
     figures = _figures(systems, evidence, bench)
-    report: dict[str, Any] = {
-        "task": task.name, "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "bundle": _bundle(pipeline), "verdict": said + _words(differences),
+    report: Report = {
+        "schema": SCHEMA, "task": task.name,
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "bundle": _bundle(pipeline), "verdict": checks + _remarks(differences),
         "confidence": task.eval.confidence, "resamples": task.eval.resamples, "interval": task.eval.interval,
         "people": ceiling(gold, pipeline.inputs.annotations, task) if pipeline.inputs.annotations else None,
         "systems": systems, "served": SERVED, "copied": copied, "differences": differences,
@@ -77,13 +91,13 @@ def evaluate(pipeline: Pipeline, folder: Path) -> Mapping[str, Any]:
         "mistakes": by_kind(gold, served.rows, task, traffic, teacher),
         "errors": _errors(pipeline, gold, predictions, traffic), "training": _resources(pipeline),
         "stages": _stages(pipeline), "versions": versions(), "device": device(), "git": git_commit(),
-        "note": task.eval.note,
+        "note": task.eval.note, "changes": None,
     }
-    earlier = pipeline.run / "evaluate" / "report.json"
-    before = read_json(earlier) if earlier.exists() else None
-    report["changes"] = changes(before, report) if before and before.get("schema") == SCHEMA else None
+    before = read_report(pipeline.run / "evaluate" / "report.json")
+    if before:
+        report["changes"] = changes(before, report)
     write(folder, report, served.bench.samples if served.bench else {})
-    return figures | {"checks": said}
+    return figures | {"checks": checks}
 
 
 def has_traffic(pipeline: Pipeline) -> bool:
@@ -91,16 +105,16 @@ def has_traffic(pipeline: Pipeline) -> bool:
     return len({q.count for q in pipeline.inputs.teacher.log}) > 1
 
 
-def _figures(systems: Mapping[str, Any], evidence: Evidence, bench: Mapping[str, Any] | None) -> dict[str, Any]:
+def _figures(systems: Mapping[str, Quality], evidence: Evidence, bench: LatencyBench | None) -> dict[str, Any]:
     """What the manifest of the stage says, and its headline."""
     def f1(name: str) -> float | None:
         return systems[name]["value"]["f1"]["value"] if name in systems else None
 
-    idle = (bench["cold"]["p50_ms"] or {}) if bench else {}
+    idle = bench["cold"]["p50_ms"] if bench else None
     out: dict[str, Any] = {
         "served_f1": f1(SERVED), "served_span_f1": systems[SERVED]["span"]["f1"]["value"], "teacher_f1": f1(TEACHER),
         "dictionary_f1": f1(DICTIONARY), "untuned_f1": f1(UNTUNED), "engine_label_agreement": evidence.engine_agreement,
-        "student_p50_ms": idle.get("value"),
+        "student_p50_ms": idle["value"] if idle else None,
     }
     parts = [f"F1 {100 * out['served_f1']:.1f}"]
     parts += [f"{n} {100 * out[f'{n}_f1']:.1f}" for n in ("teacher", "dictionary") if out[f"{n}_f1"] is not None]
@@ -109,21 +123,18 @@ def _figures(systems: Mapping[str, Any], evidence: Evidence, bench: Mapping[str,
     return out | {"summary": ", ".join(parts)}
 
 
-def _words(differences: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """How the student compares, in words; no rule, but what a reader asks first."""
-    out = []
-    for d in differences:
-        high, low, value = d["f1"]["high"], d["f1"]["low"], d["f1"]["value"]
-        word = "above" if low > 0 else "below" if high < 0 else "equal within the interval to"
-        points = f"{100 * value:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]"
-        out.append({
-            "rule": None, "ok": high >= 0, "text": f"the student is {word} the {d['b']}: F1 {points}, "
-            f"p = {d['p']:.2g}; these rows would show a difference of {100 * d['detectable']:.1f} points",
-        })
-    return out
+def _remarks(differences: Sequence[NamedDifference]) -> list[VerdictLine]:
+    """How the student compares with each system; remarks that the gate does not judge."""
+    from eval.formatting import p_value, points
+
+    return [{
+        "rule": None, "ok": (d["f1"]["high"] or 0.0) >= 0,
+        "text": f"ΔF1 against the {d['b']} {points(d['f1'])}, p = {p_value(d['p'])}; minimum detectable effect "
+        f"{'–' if d['detectable'] is None else format(100 * d['detectable'], '.1f')} points",
+    } for d in differences]
 
 
-def _cost(pipeline: Pipeline, served: Served) -> dict[str, Any]:
+def _cost(pipeline: Pipeline, served: Served) -> CostReport:
     from eval.cost import Measured, cost
 
     stages = {s["name"]: s for s in _stages(pipeline)}
@@ -137,15 +148,15 @@ def _cost(pipeline: Pipeline, served: Served) -> dict[str, Any]:
     return cost(Measured(
         queries=stages["label"]["figures"]["rows"], teacher_money=stages["label"]["figures"]["spent"]["cost"],
         hours=hours, student_rate=served.rate, traffic=[q.count for q in log], cache_bytes=size / head if head else 0.0,
-    ), pipeline.task.eval.cost, device(), head) | {"cached": head}
+    ), pipeline.task.eval.cost, device(), head)
 
 
-def _bundle(pipeline: Pipeline) -> dict[str, Any]:
+def _bundle(pipeline: Pipeline) -> BundleId:
     manifest = read_json(pipeline.run / "bundle" / "bundle" / "manifest.json")
     return {"id": manifest["id"], "model": manifest["model_name"], "form": manifest["form"]}
 
 
-def _forms(pipeline: Pipeline) -> list[Any]:
+def _forms(pipeline: Pipeline) -> list[FormResult]:
     path = pipeline.run / "forms" / "forms.json"
     return list(read_json(path)["forms"]) if path.exists() else []
 
@@ -156,7 +167,7 @@ def _history(pipeline: Pipeline) -> list[dict[str, Any]]:
     return read_history(pipeline.run / "train" / "curve.jsonl")
 
 
-def _resources(pipeline: Pipeline) -> list[Any]:
+def _resources(pipeline: Pipeline) -> list[Resource]:
     path = pipeline.run / "train" / "resources.json"
     return list(read_json(path)) if path.exists() else []
 
@@ -164,7 +175,7 @@ def _resources(pipeline: Pipeline) -> list[Any]:
 def _errors(
     pipeline: Pipeline, gold: Sequence[Example], predictions: Mapping[str, Sequence[Example]],
     traffic: Sequence[str] | None,
-) -> list[dict[str, str]]:
+) -> list[WrongAnswer]:
     """Wrong answers of the served student, with what the teacher said and what it was shown."""
     from eval.error_analysis import mistakes
     from task.normalize import normaliser
@@ -202,8 +213,8 @@ def _text(labels: Sequence[Label]) -> str:
     return " · ".join(f"{x.role}: {x.text}" for x in labels) or "nothing"
 
 
-def _stages(pipeline: Pipeline) -> list[dict[str, Any]]:
-    out = []
+def _stages(pipeline: Pipeline) -> list[StageFigures]:
+    out: list[StageFigures] = []
     for name in ("sample", "label", "curriculum", "cross-fit", "train", "merge", "bundle"):
         path = pipeline.run / name / "manifest.json"
         if path.exists():

@@ -38,7 +38,7 @@ def test_files_are_compared_with_the_first(files: dict[str, Path]) -> None:
 def test_what_is_nothing_to_compare_is_said(tmp_path: Path, files: dict[str, Path]) -> None:
     with pytest.raises(InputError, match="nothing to compare"):
         named([str(tmp_path / "none")])
-    with pytest.raises(InputError, match="two systems of one name"):
+    with pytest.raises(InputError, match="two systems have one name"):
         named([f"a={files['bad']}", f"a={files['half']}"])
     assert [s.kind for s in named(["http://127.0.0.1:1", str(files["bad"])])] == ["endpoint", "predictions"]
     assert named(["http://h/v1?a=b"])[0].source == "http://h/v1?a=b"
