@@ -21,7 +21,8 @@ from eval.latency_schema import (
     SweepRate,
     percentile_of,
 )
-from eval.load_generator import Samples, one_by_one, run
+from eval.load_generator import one_by_one, run
+from eval.load_samples import Samples
 from task.errors import InputError
 from task.progress import Progress, quiet
 

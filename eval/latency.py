@@ -27,7 +27,7 @@ from eval.latency_schema import (
     TokenTimes,
     percentile_of,
 )
-from eval.load_generator import Samples, joined
+from eval.load_samples import Samples, joined
 from eval.quality_schema import Estimate
 
 Percentile = Literal["p50", "p95", "p99"]

@@ -15,7 +15,7 @@ import numpy as np
 from eval import plots
 from eval.formatting import cell, dollars, milliseconds, p_value, percent, plain, points
 from eval.latency_schema import LatencyBench, RateSweep
-from eval.load_generator import Samples
+from eval.load_samples import Samples
 from eval.matching import SCHEMES
 from eval.page_schema import STUDIES, Ablation, Audit, Comparison, Composition, LabelReport, Sweep
 from eval.pareto import pareto_front
@@ -63,7 +63,7 @@ def _latency_plots(steady: Sequence[Samples], sweep: RateSweep | None) -> dict[s
 
 
 def save_samples(path: Path, samples: Mapping[str, Sequence[Samples]]) -> None:
-    """Raw samples: `PHASE.RUN.FIELD` arrays of `eval.load_generator.Samples`."""
+    """Raw samples: `PHASE.RUN.FIELD` arrays of `eval.load_samples.Samples`."""
     arrays = {
         f"{phase}.{number}.{f.name}": getattr(run, f.name)
         for phase, runs in samples.items() for number, run in enumerate(runs) for f in fields(Samples)
@@ -158,13 +158,13 @@ def write_labels(folder: Path, content: LabelReport) -> None:
 
 
 def write_audit(folder: Path, content: Audit) -> None:
-    """Write `audit.json` and `audit.html`: what each kind of context is worth, overall and by slice."""
+    """Write `audit.json` and `audit.html`: ΔF1 of each kind of context, overall and by slice."""
     write_json(folder / "audit.json", {"schema": STUDIES, **content})
     rows = [
         (f"{v['name'].removeprefix('without ')}, {s['name']}", v["worth"])
         for s in content["slices"] for v in s["variants"] if v["worth"]
     ]
-    plot = plots.differences(rows, "what it is worth: F1 points with it, less those without")
+    plot = plots.differences(rows, "ΔF1 of all context against the variant, points")
     write_text(folder / "audit.html", _page("audit.html.j2", r=content, plot=plot))
 
 
@@ -172,25 +172,25 @@ def write_ablation(folder: Path, content: Ablation) -> None:
     """Write `ablation.json` and `ablation.html`: orders and weightings over seeds."""
     write_json(folder / "ablation.json", {"schema": STUDIES, **content})
     rows = [(v["name"], v["less_reference"]) for v in content["variants"] if v["less_reference"]]
-    plot = plots.differences(rows, f"F1 points more than {content['reference']}") if rows else ""
+    plot = plots.differences(rows, f"ΔF1 against {content['reference']}, points") if rows else ""
     write_text(folder / "ablation.html", _page("ablation.html.j2", r=content, plot=plot))
 
 
 def write_sweep(folder: Path, content: Sweep) -> None:
-    """Write `sweep.json` and `sweep.html`: what each adapter costs and is worth."""
+    """Write `sweep.json` and `sweep.html`: parameters and F1 of each adapter."""
     write_json(folder / "sweep.json", {"schema": STUDIES, **content})
     plot = plots.f1_by_parameters(content["variants"], content["recommended"])
     write_text(folder / "sweep.html", _page("sweep.html.j2", r=content, plot=plot))
 
 
 def write_composition(folder: Path, content: Composition) -> None:
-    """Write `composition.json` and `composition.html`: adapters of several tasks made into one."""
+    """Write `composition.json` and `composition.html`: adapters of several tasks merged into one."""
     write_json(folder / "composition.json", {"schema": STUDIES, **content})
     rows = [
         (f"{a['name']} on {t}", found["less_own"])
         for a in content["adapters"] for t, found in a["tasks"].items() if found["less_own"]
     ]
-    plot = plots.differences(rows, "F1 points more than the task's own adapter")
+    plot = plots.differences(rows, "ΔF1 against the task's own adapter, points")
     write_text(folder / "composition.html", _page("composition.html.j2", r=content, plot=plot))
 
 

@@ -15,23 +15,13 @@ def mismatches(value: Any, kind: Any, where: str = "") -> list[str]:
 
 def _mismatches(value: Any, kind: Any, where: str) -> Iterator[str]:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if kind is Any:
-        return
     if origin is typing.NotRequired:
         kind = arguments[0]
         origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return
     if is_typeddict(kind):
-        hints = typing.get_type_hints(kind, include_extras=True)
-        # `__required_keys__` does not know NotRequired in modules whose annotations are strings.
-        required = {key for key, of in hints.items() if typing.get_origin(of) is not typing.NotRequired}
-        if not isinstance(value, dict):
-            yield f"{where}: {value!r}"
-            return
-        if wrong := (set(value) - set(hints)) | (required - set(value)):
-            yield f"{where}: keys {wrong}"
-        for key, of in hints.items():
-            if key in value:
-                yield from _mismatches(value[key], of, f"{where}.{key}".lstrip("."))
+        yield from _of_typed_dict(value, kind, where)
     elif origin in (Union, types.UnionType):
         found = [list(_mismatches(value, of, where)) for of in arguments]
         if all(found):
@@ -47,3 +37,17 @@ def _mismatches(value: Any, kind: Any, where: str) -> Iterator[str]:
             yield f"{where}: {value!r}"
     elif not isinstance(value, (int, float) if kind is float else kind):
         yield f"{where}: {value!r}"
+
+
+def _of_typed_dict(value: Any, kind: Any, where: str) -> Iterator[str]:
+    hints = typing.get_type_hints(kind, include_extras=True)
+    # `__required_keys__` does not know NotRequired in modules whose annotations are strings.
+    required = {key for key, of in hints.items() if typing.get_origin(of) is not typing.NotRequired}
+    if not isinstance(value, dict):
+        yield f"{where}: {value!r}"
+        return
+    if wrong := (set(value) - set(hints)) | (required - set(value)):
+        yield f"{where}: keys {wrong}"
+    for key, of in hints.items():
+        if key in value:
+            yield from _mismatches(value[key], of, f"{where}.{key}".lstrip("."))

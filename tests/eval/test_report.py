@@ -21,7 +21,7 @@ from eval.formatting import percent
 from eval.gate import Evidence, judge
 from eval.latency import percentiles, summarise
 from eval.latency_schema import LatencyBench
-from eval.load_generator import Samples
+from eval.load_samples import Samples
 from eval.quality import paired, quality
 from eval.report import write, write_bench, write_comparison
 from eval.report_changes import changes
@@ -222,7 +222,7 @@ def test_a_benchmarks_page(tmp_path: Path) -> None:
     }
     write_bench(tmp_path, found, {"steady": [s for _, s in runs]})
     page = (tmp_path / "bench.html").read_text()
-    assert "highest rate that holds: <b>50.0</b>" in page
+    assert "highest sustained rate: <b>50.0</b>" in page
     assert json.loads((tmp_path / "bench.json").read_text())["steady"]["valid"]
 
 

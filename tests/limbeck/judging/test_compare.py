@@ -67,7 +67,7 @@ def test_bench_measures_a_server_and_says_by_its_exit_code_what_came_of_it(tmp_p
         bad = limbeck("bench", url, *common, "--api", "sing")
     assert good.returncode == 0, good.stderr
     assert (tmp_path / "out" / "bench.html").exists()
-    assert "asked for at most 200 ms" in good.stdout
+    assert "objective: at most 200 ms" in good.stdout
     assert missed.returncode == 1, missed.stdout + missed.stderr
     assert (bad.returncode, "one of: label, chat" in bad.stderr) == (2, True)
     nobody = limbeck("bench", "http://127.0.0.1:9", *common)
