@@ -1,4 +1,4 @@
-"""`limbeck score`: two files in, figures out; the task is read off the gold labels."""
+"""`limbeck score`: quality of a prediction file; the task's roles are inferred from the labels."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def score_files(
     """Quality of a prediction file; a query without a prediction, or with an invalid one, counts as an empty answer.
 
     Args:
-        by: Columns of the gold file to slice by, besides the number of words and of labels.
+        by: Columns of the gold file to slice by, in addition to the number of words and of labels.
         annotations: Labels of the same queries by several annotators; adds their agreement.
 
     Raises:
-        InputError: Gold is malformed, a prediction has no query or is for no gold query, or no row has a column.
+        InputError: Gold is malformed, a prediction has no query or one that gold lacks, or a column does not exist.
     """
     task = task_of(gold, predictions, *annotations, resamples=resamples)
     truth = read_labels(gold, task)
@@ -63,7 +63,7 @@ def aligned(truth: Sequence[Example], predictions: Path, task: Task) -> tuple[li
 
 
 def task_of(gold: Path, *predictions: Path, resamples: int) -> Task:
-    """A task whose roles are those that occur; one that gold gives texts that are not in the query is closed."""
+    """A task with the roles that occur; a role with gold values that are not in their query is closed."""
     values: dict[str, set[str]] = {}
     closed: set[str] = set()
     for path in (gold, *predictions):

@@ -1,4 +1,4 @@
-"""Runs that differ in their seed, taken together: the mean, its interval over queries, and the spread over seeds."""
+"""Training runs with different seeds: their mean, its interval over queries and seeds, their standard deviation."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ def over_seeds(gold: Sequence[Example], runs: Runs, task: Task, by: Scheme = "va
 def difference_over_seeds(
     gold: Sequence[Example], a: Runs, b: Runs, task: Task, by: Scheme = "value", *, same_students: bool = False
 ) -> Estimate:
-    """The mean F1 of predictions `a` less that of `b`; see `pooled_difference`."""
+    """The mean F1 of predictions `a` minus that of `b`; see `pooled_difference`."""
     ours, theirs = ([per_query(gold, run, task, by) for run in runs] for runs in (a, b))
     return pooled_difference(ours, theirs, task, same_students=same_students)
 
 
 def per_query(gold: Sequence[Example], run: Sequence[Example], task: Task, by: Scheme = "value") -> Counts:
-    """True positives, false positives and false negatives of each query, shape (queries, 3): all that F1 needs."""
+    """True positives, false positives and false negatives of each query, shape (queries, 3)."""
     found = count(gold, run, [r.name for r in task.roles], by, normaliser(task.normaliser))
     return np.asarray(found.sum(axis=1), dtype=np.int64)
 
 
 def pooled_f1(runs: Sequence[Counts], task: Task) -> SeedEstimate:
-    """Micro-F1 from what `per_query` counts in each run.
+    """Micro-F1 from the counts of `per_query` of each run.
 
     Returns:
         The mean over seeds with an interval over queries and seeds (`pooled`), clipped to [0, 1]: Student's t over two
@@ -57,13 +57,13 @@ def pooled_f1(runs: Sequence[Counts], task: Task) -> SeedEstimate:
 def pooled_difference(
     a: Sequence[Counts], b: Sequence[Counts], task: Task, *, same_students: bool = False
 ) -> Estimate:
-    """Mean F1 of `a` less that of `b`: a bootstrap over queries and, within each resample, over seeds.
+    """Mean F1 of `a` minus that of `b`: a bootstrap over queries and, within each resample, over seeds.
 
-    Queries are paired (the same resampling indices for both); seeds are drawn for each side on its own, so that a
-    difference that one lucky seed makes has a wide interval.
+    Queries are paired (the same resampling indices for both); seeds are resampled on each side independently, so that a
+    single outlying seed widens the interval.
 
     Args:
-        same_students: `a[i]` and `b[i]` are answers of one student, decoded in two ways: seeds are drawn in pairs too.
+        same_students: `a[i]` and `b[i]` are predictions of one student, decoded in two ways: seeds are paired too.
 
     Raises:
         ValueError: `same_students` and not as many runs in `a` as in `b`.
@@ -89,7 +89,7 @@ def _drawn(samples: Floats, rng: np.random.Generator) -> Floats:
 def _f1(runs: Sequence[Counts], task: Task) -> tuple[Floats, Floats]:
     """F1 of each run, shape (seeds,), and under every resample, shape (seeds, resamples); undefined is 0.
 
-    All runs are drawn together: a resample has the same queries for each.
+    A resample has the same queries for all runs.
     """
     drawn = draw(np.hstack(list(runs)), task.eval.resamples, task.eval.seed)
     f1 = of_table(MICRO["f1"], 1)

@@ -1,6 +1,6 @@
-"""Is the difference real? Tests of two systems on the same queries, and what a set of queries can show at all.
+"""Significance tests of two systems on the same queries, and the minimum detectable effect of a set of queries.
 
-All of them pair: what one system gets right by luck of the queries, the other gets right too.
+All tests are paired: the difficulty of a query affects both systems and cancels out.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Paired:
         return cls(draw(np.hstack(flat), resamples, seed), flat[0].shape[1])
 
     def difference(self, statistic: Statistic) -> Statistic:
-        """The statistic of `a` less that of `b`."""
+        """The statistic of `a` minus that of `b`."""
         return lambda sums: statistic(sums[..., : self.columns]) - statistic(sums[..., self.columns :])
 
     def estimate(self, statistic: Statistic, level: float, method: Method = "percentile") -> Estimate:
@@ -47,10 +47,10 @@ class Paired:
         return self.drawn.estimate(self.difference(statistic), level, method)
 
     def p_value(self, statistic: Statistic) -> float:
-        """Two-sided: how far the resamples lie on both sides of no difference (Efron and Tibshirani 1993, 16.4).
+        """Two-sided bootstrap p-value: twice the smaller tail beyond zero (Efron and Tibshirani 1993, 16.4).
 
-        It goes with the percentile interval: below 0.05 where the 95 % interval leaves out zero. At least 2/(resamples
-        + 1), for more than that resampling cannot say.
+        Consistent with the percentile interval: below 0.05 where the 95 % interval excludes zero. At least
+        2/(resamples + 1), the resolution of the resampling.
         """
         samples = self.difference(statistic)(self.drawn.samples)
         samples = samples[~np.isnan(samples)]
@@ -58,11 +58,11 @@ class Paired:
         return min(1.0, 2 * tail / (len(samples) + 1))
 
     def randomisation(self, statistic: Statistic, rounds: int, seed: int) -> float:
-        """Approximate randomisation (Noreen 1989): were the systems the same, swapping their answers would not matter.
+        """Two-sided p-value of approximate randomisation (Noreen 1989).
 
-        Each round swaps the two answers of every query or leaves them, by a coin; p is the share of rounds with a
-        difference at least as large as the one seen. Queries with the same counts are swapped together, as many as a
-        binomial draw says.
+        Under the null hypothesis the answers of the systems are exchangeable. Each round swaps the answers of every
+        query with probability 0.5; p is the share of rounds with a difference at least as large as the observed one.
+        Queries with equal counts are swapped together by a binomial draw.
         """
         a, b = self.drawn.kinds[:, : self.columns], self.drawn.kinds[:, self.columns :]
         moved = b - a
@@ -76,7 +76,7 @@ class Paired:
 
 
 def mcnemar(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> McNemar:
-    """Whether two systems get the same share of queries entirely right (McNemar 1947, mid-p of Fagerland et al. 2013).
+    """McNemar's test of exact matches (McNemar 1947, mid-p of Fagerland et al. 2013).
 
     Args:
         a: 1 where system `a` is right, shape (queries,).
@@ -94,7 +94,7 @@ def mcnemar(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> McNemar:
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Adjusted p-values (Holm 1979): of many roles, one differs by chance sooner or later."""
+    """Adjusted p-values for multiple comparisons (Holm 1979)."""
     ordered = sorted(p_values, key=lambda k: p_values[k])
     out: dict[str, float] = {}
     worst = 0.0
@@ -105,9 +105,9 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
 
 
 def detectable(samples: Floats, level: float, power: float = 0.8) -> float:
-    """The least difference that a test at this level finds with this probability, from a difference's resamples.
+    """Minimum detectable effect of a two-sided test at this level and power, from the resamples of a difference.
 
-    (z of the level + z of the power) times the standard error, two-sided (Card et al. 2020 on why to state it).
+    (z of the level + z of the power) times the standard error (Card et al. 2020 on why to report it).
     """
     from scipy.stats import norm
 
@@ -118,16 +118,16 @@ def detectable(samples: Floats, level: float, power: float = 0.8) -> float:
 
 
 def not_inferior(difference: Estimate, margin: float) -> bool:
-    """Whether `a` is at most `margin` worse than `b`: the whole interval lies above -margin.
+    """Non-inferiority: whether the whole interval of `a` minus `b` lies above -margin.
 
-    An undefined difference proves nothing.
+    An undefined difference fails.
     """
     low = difference["low"]
     return low is not None and low > -margin
 
 
 def pooled(points: npt.NDArray[Any], samples: npt.NDArray[Any], level: float) -> tuple[Estimate, float | None]:
-    """Runs that are repeated: their mean, with queries and runs both as sources of chance.
+    """The mean of repeated runs, with queries and runs as sources of variance.
 
     Args:
         points: A figure of each run, shape (runs,).
