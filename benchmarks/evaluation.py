@@ -46,7 +46,7 @@ def main() -> None:
     for number in range(options.rounds):
         started = time.perf_counter()
         slices = slices_of(gold, task, log=gold, train=gold[: len(gold) // 2])
-        found = quality(gold, predicted, task, slices)
+        found = quality(gold, predicted, task, slices=slices)
         ours.append(time.perf_counter() - started)
         peers.append(peer(gold, predicted, number))
         print(f"{ours[-1]:.2f} s", peers[-1], flush=True)

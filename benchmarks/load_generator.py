@@ -34,7 +34,8 @@ from engine.loopback import free_port
 from eval.arrivals import poisson
 from eval.endpoint import Target
 from eval.latency import percentiles, summarise
-from eval.load_generator import Samples, run
+from eval.load_generator import run
+from eval.load_samples import Samples
 from limbeck.environment import device, git_commit, versions
 from task.files import write_json
 from tests.eval.known_server import known

@@ -1,19 +1,19 @@
-"""How well people agree on the gold rows: a student is not to be expected above that.
+"""Agreement of human annotators on the gold rows: an upper bound for what a student can be expected to reach.
 
-What one person wrote another would contradict as often, so an F1 at the level of their agreement is no failure, and one
-far above it has learned a person's habits.
+Where annotators disagree, no answer is right for all of them. So an F1 at the level of their agreement is no failure,
+and one far above it means that the student has learned one annotator's habits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from eval.bootstrap import draw
 from eval.matching import Scheme
 from eval.metrics import MICRO, of_table
+from eval.quality_schema import Agreement, Estimate
 from eval.seeds import per_query
 from task.labels import Example
 from task.spec import Task
@@ -21,15 +21,11 @@ from task.spec import Task
 
 def ceiling(
     gold: Sequence[Example], annotations: Sequence[Sequence[Example]], task: Task, by: Scheme = "span"
-) -> dict[str, Any]:
-    """F1 of every two people, and of each against gold, on the queries that all of them labelled.
+) -> Agreement:
+    """F1 between every two annotators, and of each against gold, on the queries that all of them labelled.
 
     Args:
-        annotations: One set of labels for each person.
-
-    Returns:
-        `rows`; `between`: a figure for each pair; `gold`: one for each person; `mean_between`, `mean_gold`, None where
-        there is nothing to take a mean of; `scheme`.
+        annotations: One set of labels for each annotator.
     """
     people = [{x.query: x for x in a} for a in annotations]
     rows = [g for g in gold if all(g.query in p for p in people)]
@@ -42,11 +38,11 @@ def ceiling(
     }
 
 
-def _f1(a: Sequence[Example], b: Sequence[Example], task: Task, by: Scheme) -> dict[str, float | None]:
+def _f1(a: Sequence[Example], b: Sequence[Example], task: Task, by: Scheme) -> Estimate:
     drawn = draw(per_query(a, b, task, by), task.eval.resamples, task.eval.seed)
-    return drawn.figure(of_table(MICRO["f1"], 1), task.eval.confidence, task.eval.interval)
+    return drawn.estimate(of_table(MICRO["f1"], 1), task.eval.confidence, task.eval.interval)
 
 
-def _mean(figures: Sequence[dict[str, float | None]]) -> float | None:
+def _mean(figures: Sequence[Estimate]) -> float | None:
     known = [f["value"] for f in figures if f["value"] is not None]
     return round(float(np.mean(known)), 6) if known else None

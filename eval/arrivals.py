@@ -1,4 +1,4 @@
-"""When requests leave and what they ask: drawn from a Poisson process, or as a log has them."""
+"""Arrival schedules of requests: a Poisson process, or a replayed log."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Plan:
 
     Attributes:
         at: Seconds from the start of the run, shape (requests,), rising.
-        queries: What each asks.
+        queries: The query of each request.
         use_cache: Whether each may be answered from a cache, shape (requests,).
-        rate: Requests a second that were meant.
-        seconds: How long requests leave.
+        rate: Offered requests per second.
+        seconds: Duration of the schedule.
     """
 
     at: npt.NDArray[np.float64]
@@ -38,7 +38,7 @@ class Plan:
         return len(self.at)
 
     def share(self, part: int, of: int) -> Plan:
-        """Every `of`-th request, from `part` on: of a Poisson process that is one again, within what can be seen."""
+        """Every `of`-th request, from `part` on, for one of `of` processes."""
         return Plan(self.at[part::of], self.queries[part::of], self.use_cache[part::of], self.rate / of, self.seconds)
 
 
@@ -49,15 +49,15 @@ def poisson(
     """Independent arrivals: exponential gaps of 1/rate seconds in the mean.
 
     Args:
-        to: The rate rises, or falls, evenly to this one.
-        misses: Queries that a cache must not answer, each asked once before any is asked again.
-        hits: Queries that it may, likewise.
-        hit_share: What share of the requests asks one of these.
+        to: The rate changes linearly to this one.
+        misses: Queries that the cache must not answer; all are used once before any repeats.
+        hits: Queries that the cache may answer, likewise.
+        hit_share: Share of the requests that ask one of `hits`.
     """
     rng = np.random.default_rng(seed)
     mean = rate if to is None else (rate + to) / 2
     expected = mean * seconds
-    # Arrivals of rate 1, their time stretched so that at each moment as many come as the rate says there.
+    # Time change of a unit-rate process by the inverse of the integrated rate.
     unit = np.cumsum(rng.exponential(1.0, int(expected + 12 * expected**0.5 + 40)))
     unit = unit[unit < expected]
     rise = 0.0 if to is None else (to - rate) / seconds
@@ -71,7 +71,7 @@ def replay(source: Path, speed: float = 1.0) -> Plan:
     """A traffic log with its own timing: rows `{"query", "at"}`, `at` in seconds or as a time of day.
 
     Args:
-        speed: 2 sends it in half the time.
+        speed: 2 replays the log in half the time.
 
     Raises:
         InputError: A row has no `at`, or one that is earlier than the row before it.
@@ -88,7 +88,7 @@ def replay(source: Path, speed: float = 1.0) -> Plan:
             )
         if at and when < at[-1]:
             raise InputError(
-                "a request before the one in the row above it", file=source, line=line, field="at", found=row["at"],
+                "a request earlier than the one in the row above", file=source, line=line, field="at", found=row["at"],
                 fix="Sort the log by time",
             )
         at.append(when)
@@ -108,7 +108,7 @@ def _seconds(value: object) -> float | None:
 
 
 class _Endless:
-    """Each of a pool once, in random order; then all over again."""
+    """Cycles through a pool in one random order."""
 
     def __init__(self, pool: Sequence[str], rng: np.random.Generator) -> None:
         self._pool, self._order, self._next = pool, rng.permutation(len(pool)), 0

@@ -1,24 +1,34 @@
-"""A latency benchmark of a running server: cold, warm, steady, and up to the rate at which it gives in."""
+"""A latency benchmark of a running server: cold, warm, at a steady rate, and up to the rate where it saturates."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from eval.arrivals import Plan, poisson
 from eval.endpoint import Target
 from eval.latency import percentiles, summarise
-from eval.load_generator import Samples, one_by_one, run
+from eval.latency_schema import (
+    LatencyBench,
+    LatencySummary,
+    RateSweep,
+    SloCheck,
+    SteadyLatency,
+    SweepRate,
+    percentile_of,
+)
+from eval.load_generator import one_by_one, run
+from eval.load_samples import Samples
 from task.errors import InputError
 from task.progress import Progress, quiet
 
-SCHEMA: Final = 1
-PER_PROCESS: Final = 2_500.0  # requests a second that one process of the generator sends without being late
-_STEP: Final = 1.6  # of the rate, while it rises
+SCHEMA: Final = 1  # the version of bench.json
+PER_PROCESS: Final = 2_500.0  # requests per second that one process of the generator sends on schedule
+_STEP: Final = 1.6  # factor by which the rate rises
 _HALVINGS: Final = 3
 
 
@@ -27,17 +37,17 @@ class Settings:
     """How a server is measured.
 
     Attributes:
-        rate: Requests a second of the steady runs.
-        ramp_to: The rate rises evenly to this one in each of them, and is then steady only by name.
-        seconds: How long each lasts.
-        repeats: How many; five or more have intervals that know how runs differ.
-        hit_share: Share of the requests that asks one of the hits.
-        single: Queries asked one by one, cold and again at once.
-        warm_up: Other queries, sent before anything steady is measured.
-        slo_ms: What an answer may take.
-        percentile: The one that the SLO is about.
-        sweep_seconds: How long each rate of the sweep lasts; 0 leaves it out.
-        processes: Of the generator; None takes as many as the rate needs.
+        rate: Requests per second of the steady runs.
+        ramp_to: In each of these runs the rate rises linearly from `rate` to this one.
+        seconds: Duration of each.
+        repeats: Number of runs; from five on, intervals include the variance between runs.
+        hit_share: Share of the requests that ask one of the cached queries.
+        single: Number of queries asked one by one, first cold, then again.
+        warm_up: Number of other queries sent before the steady runs.
+        slo_ms: Latency objective.
+        percentile: The percentile that must meet it.
+        sweep_seconds: Duration of each rate of the sweep; 0 leaves it out.
+        processes: Processes of the generator; None takes as many as the rate needs.
         plan: Requests to replay instead of Poisson arrivals.
     """
 
@@ -59,9 +69,9 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """Figures, JSON-ready, and the raw samples by phase."""
+    """Figures and the raw samples by phase."""
 
-    figures: dict[str, Any]
+    figures: LatencyBench
     samples: dict[str, list[Samples]]
 
 
@@ -70,9 +80,9 @@ def bench(
 ) -> Bench:
     """Measure a server.
 
-    Queries are used once as long as there are enough: `single` of them one by one, others to warm up, the rest in the
-    steady runs and the sweep. How many requests repeated an earlier query of their run is said, for a prefix cache
-    makes those faster.
+    As long as there are enough queries, each is used once: `single` of them one by one, others to warm up, the rest in
+    the steady runs and the sweep. The share of requests that repeat an earlier query of their run is reported, because
+    a prefix cache makes those faster.
 
     Raises:
         InputError: No query, or the server does not answer the first ones.
@@ -91,24 +101,24 @@ def bench(
         progress.advance(len(single))
         if name == "cold":
             _answers(samples[name][0], target)
-    out: dict[str, Any] = {
-        "schema": SCHEMA, "url": target.url, "api": target.api, "model": target.model if target.api == "chat" else None,
-        "single": len(single), **{name: percentiles(found[0].latency) for name, found in samples.items()},
-    }
     progress.begin("warming up", len(warm))
     run(poisson(s.rate, max(1.0, len(warm) / s.rate), warm, s.seed), target, timeout_s=s.timeout_s)
     rate = s.plan.rate if s.plan is not None else s.rate
     processes = _processes(s, max(rate, s.ramp_to or 0.0))
     runs = _steady(target, rest, hits, s, rate, processes, progress)
     samples["steady"] = [found for _, found in runs]
-    out["steady"] = summarise(runs, slo_ms=s.slo_ms, kinds=target.api == "label") | {
+    steady: SteadyLatency = {
+        **summarise(runs, slo_ms=s.slo_ms, kinds=target.api == "label"),
         "arrivals": "replayed" if s.plan is not None else "poisson" if s.ramp_to is None else "rising poisson",
         "queries_repeated": round(float(np.mean([_repeated(p) for p, _ in runs])), 4),
         "processes": processes,
     }
-    out["sweep"] = sweep(target, rest, hits, s, progress) if s.sweep_seconds else None
-    out["slo"] = _slo(out["steady"], s)
-    return Bench(out, samples)
+    return Bench({
+        "schema": SCHEMA, "url": target.url, "api": target.api, "model": target.model if target.api == "chat" else None,
+        "single": len(single), "cold": percentiles(samples["cold"][0].latency),
+        "warm_prefix": percentiles(samples["warm_prefix"][0].latency), "steady": steady,
+        "sweep": sweep(target, rest, hits, s, progress) if s.sweep_seconds else None, "slo": _slo(steady, s),
+    }, samples)
 
 
 def _steady(
@@ -130,17 +140,17 @@ def _steady(
 
 def sweep(
     target: Target, queries: Sequence[str], hits: Sequence[str], s: Settings, progress: Progress = quiet
-) -> dict[str, Any]:
-    """The highest rate that the server sustains: rates rise until one does not hold, then the gap is halved.
+) -> RateSweep:
+    """Find the highest rate that the server sustains: rates rise until one fails, then a bisection closes the gap.
 
-    A rate holds where the server is not saturated, 999 of 1,000 requests are answered, what is answered is at least
-    95 % of what was offered, and the SLO's percentile is met, if there is one.
+    A rate is sustained where the server is not saturated, 99.9 % of the requests are answered, the achieved rate is at
+    least 95 % of the offered one, and the SLO is met, if there is one.
 
     Returns:
-        `rates`: what each run gave, by rate; `sustained`: the highest that held, None where none did; `limit`:
-        `server`, or `generator` where the runs became invalid first and the server's limit is not known.
+        `rates` in rising order; `sustained`: the highest sustained rate, None where there is none; `limit`: `server`,
+        or `generator` where the runs became invalid first, so that the server's limit is unknown.
     """
-    rows: list[dict[str, Any]] = []
+    rows: list[SweepRate] = []
 
     def holds(rate: float) -> bool:
         plan = poisson(
@@ -152,12 +162,12 @@ def sweep(
         row = summarise([(plan, found)], slo_ms=s.slo_ms, kinds=target.api == "label")
         errors = row["blended"]["errors"] / max(1, row["requests"])
         met = _slo(row, s)
-        row["holds"] = bool(
+        sustained = bool(
             row["valid"] and not row["saturated"] and errors <= 0.001 and (met is None or met["ok"])
             and row["achieved_rate"] >= 0.95 * len(plan) / s.sweep_seconds
         )
-        rows.append(row | {"rate": round(rate, 3)})
-        return bool(row["holds"])
+        rows.append({**row, "holds": sustained, "rate": round(rate, 3)})
+        return sustained
 
     rate = s.rate
     low, high = 0.0, None
@@ -176,21 +186,24 @@ def sweep(
             high = middle
     rows.sort(key=lambda r: r["rate"])
     first_bad = next((r for r in rows if not r["holds"] and r["rate"] > low), None)
-    limit = None if first_bad is None else "server" if first_bad["valid"] else "generator"
-    return {"rates": rows, "sustained": round(low, 3) if low else None, "limit": limit, "seconds": s.sweep_seconds}
+    return {
+        "rates": rows, "sustained": round(low, 3) if low else None,
+        "limit": None if first_bad is None else "server" if first_bad["valid"] else "generator",
+        "seconds": s.sweep_seconds,
+    }
 
 
-def _slo(found: dict[str, Any], s: Settings) -> dict[str, Any] | None:
-    """Whether the percentile lies within the SLO, its whole interval where it has one."""
+def _slo(found: LatencySummary, s: Settings) -> SloCheck | None:
+    """Whether the upper bound of the percentile lies within the SLO."""
     if s.slo_ms is None:
         return None
-    at = found["blended"][f"{s.percentile}_ms"]
+    at = percentile_of(found["blended"], s.percentile)
     high = None if at is None else at["high"]
     return {"ms": s.slo_ms, "percentile": s.percentile, "measured": at, "ok": high is not None and high <= s.slo_ms}
 
 
 def _answers(samples: Samples, target: Target) -> None:
-    """Stop at once where nothing but errors comes back."""
+    """Stop at once where every request failed."""
     if (samples.status != 200).all():
         status = int(samples.status[0])
         raise InputError(
@@ -200,12 +213,12 @@ def _answers(samples: Samples, target: Target) -> None:
 
 
 def _apart(queries: list[str], number: int) -> tuple[list[str], list[str]]:
-    """So many for themselves, if at least as many are left; else all of them for both."""
+    """The first `number` and the rest; if fewer than `number` would be left, all queries serve for both."""
     return (queries[:number], queries[number:]) if len(queries) >= 2 * number else (queries[:number], queries)
 
 
 def _turned(queries: Sequence[str], part: int, parts: int) -> list[str]:
-    """The pool, beginning at another place for each run."""
+    """The queries, rotated to another start for each run."""
     at = (len(queries) * part // max(1, parts)) % max(1, len(queries))
     return [*queries[at:], *queries[:at]]
 

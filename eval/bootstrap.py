@@ -1,11 +1,11 @@
-"""The bootstrap over queries: exact, and fast because most queries are alike.
+"""The cluster bootstrap over queries, drawn efficiently because few rows of counts are distinct.
 
-Labels of one query stand or fall together, so queries are what is drawn again (a cluster bootstrap). A statistic of
-summed counts only asks how often each distinct row of counts was drawn, and of a hundred thousand rows a few thousand
-are distinct: frequent ones are drawn together from a multinomial distribution, rare ones row by row. The outcome has
-the distribution that drawing all rows one by one would give; only the work differs.
+Errors within a query are correlated, so whole queries are resampled. A statistic of summed counts depends only on how
+often each distinct row of counts is drawn, and of a hundred thousand rows a few thousand are distinct: frequent ones
+are drawn together from a multinomial distribution, rare ones row by row. The distribution is the same as with drawing
+all rows one by one.
 
-Systems are compared with shared draws: put their counts side by side into one matrix.
+To compare systems on shared draws, put their counts side by side into one matrix.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
+from eval.quality_schema import Estimate
+
 Floats = npt.NDArray[np.float64]
 Statistic = Callable[[Floats], Floats]
 Interval = Literal["percentile", "bca"]
 
-# A binomial draw for a kind of row costs about as much as this many draws of single rows.
+# A multinomial draw for one distinct row costs about as much as this many draws of single rows.
 _FREQUENT: Final = 32
-_BLOCK: Final = 1 << 21  # weights held at a time
+_BLOCK: Final = 1 << 21  # weights in memory at a time
 _CACHED: Final = 1 << 15  # rows drawn at a time
 
 
@@ -43,22 +45,22 @@ class Bootstrap:
     kinds: Floats
     frequency: npt.NDArray[np.int64]
 
-    def figure(self, statistic: Statistic, level: float, method: Interval = "percentile") -> dict[str, float | None]:
-        """One number with its interval, `{"value", "low", "high"}`; None where it is not defined."""
+    def estimate(self, statistic: Statistic, level: float, method: Interval = "percentile") -> Estimate:
+        """The statistic of all rows with its confidence interval; None where it is not defined."""
         point = float(statistic(self.total))
         if method == "percentile":
             low, high = percentile(statistic(self.samples), level)
         else:
             without = statistic(self.total - self.kinds)
             low, high = bca(point, statistic(self.samples), without, self.frequency, level)
-        return figure(point, low, high)
+        return estimate(point, low, high)
 
 
 def draw(counts: npt.NDArray[Any], resamples: int, seed: int) -> Bootstrap:
-    """Draw rows with replacement, as many as there are, `resamples` times.
+    """Resample all rows with replacement, `resamples` times.
 
     Args:
-        counts: Integers, shape (rows, ...); what comes after the rows is flattened into columns.
+        counts: Integers, shape (rows, ...); the other axes are flattened into columns.
     """
     matrix = counts.reshape(len(counts), -1) if len(counts) else np.zeros((0, int(np.prod(counts.shape[1:]))))
     first, frequency = _distinct(matrix)
@@ -80,12 +82,13 @@ def draw(counts: npt.NDArray[Any], resamples: int, seed: int) -> Bootstrap:
 def _weights(
     of_row: npt.NDArray[np.int64], wanted: npt.NDArray[np.int64], kinds: int, rng: np.random.Generator
 ) -> Floats:
-    """How often each rare kind is among `wanted[i]` rows drawn for resample i, shape (resamples, kinds).
+    """How often each rare distinct row is drawn, shape (resamples, kinds).
 
-    Some resamples at a time: as many as one call of numpy is worth, as few as stay in the processor's cache.
+    Works on blocks of resamples: large enough for numpy to be efficient, small enough for the processor's cache.
 
     Args:
-        of_row: The kind of each row.
+        of_row: The distinct row (kind) of each row.
+        wanted: Number of rows to draw for each resample.
     """
     out = np.empty((len(wanted), kinds))
     step = max(1, _CACHED // len(of_row))
@@ -100,25 +103,25 @@ def _weights(
 
 
 def _distinct(matrix: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """First place of each distinct row, and how often it occurs.
+    """Index of the first occurrence of each distinct row, and its frequency.
 
-    Rows are told apart by a random linear hash modulo 2^64, and the outcome is checked: sorting whole rows would take
-    longer than all the rest.
+    Rows are distinguished by a random linear hash modulo 2^64, and the result is verified: sorting whole rows would
+    dominate the run time.
     """
     factors = np.random.default_rng(0x11B).integers(1, 2**63, matrix.shape[1], dtype=np.int64) | 1
     with np.errstate(over="ignore"):
         hashed = (matrix.astype(np.int64) * factors).sum(axis=1)
     _, first, member, frequency = np.unique(hashed, return_index=True, return_inverse=True, return_counts=True)
-    if not np.array_equal(matrix[first][member], matrix):  # two rows with one hash: once in 10^10 years
+    if not np.array_equal(matrix[first][member], matrix):  # a hash collision, practically never
         _, first, frequency = np.unique(matrix, axis=0, return_index=True, return_counts=True)
-    # In an order that follows from which rows are alike and from nothing else: with one seed, matrices that tell the
-    # same rows apart are drawn alike.
+    # The order depends only on which rows are equal: with one seed, matrices with equal rows in the same places are
+    # drawn alike.
     order = np.lexsort((first, -frequency))
     return first[order], frequency[order]
 
 
 def percentile(samples: Floats, level: float) -> tuple[float, float]:
-    """Percentile interval (Efron and Tibshirani 1993, chapter 13), NaN samples left out."""
+    """Percentile interval (Efron and Tibshirani 1993, chapter 13) without NaN samples."""
     kept = samples[~np.isnan(samples)]
     if not len(kept):
         return float("nan"), float("nan")
@@ -134,11 +137,11 @@ def bca(
     Args:
         point: The statistic of all rows.
         samples: The statistic of each resample.
-        without: The statistic without one row of each kind (the jackknife).
+        without: The statistic without one row of each kind (jackknife).
         frequency: How many rows of each kind there are.
 
     Returns:
-        NaN twice where the statistic is not defined; the percentile interval where every resample is the point.
+        NaN twice where the statistic is not defined; the percentile interval where all resamples lie on one side.
     """
     from scipy.stats import norm
 
@@ -159,7 +162,10 @@ def bca(
     return float(low), float(high)
 
 
-def figure(value: float, low: float, high: float) -> dict[str, float | None]:
-    """JSON-ready, six decimals; None for NaN."""
-    numbers = {"value": float(value), "low": float(low), "high": float(high)}
-    return {k: None if np.isnan(v) else round(v, 6) for k, v in numbers.items()}
+def estimate(value: float, low: float, high: float) -> Estimate:
+    """An estimate with six decimals; None for NaN."""
+    return {"value": _rounded(value), "low": _rounded(low), "high": _rounded(high)}
+
+
+def _rounded(number: float) -> float | None:
+    return None if np.isnan(number) else round(float(number), 6)

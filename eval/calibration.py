@@ -1,23 +1,25 @@
-"""How far stated probabilities can be trusted: discrimination, calibration, and what a threshold buys.
+"""Calibration of predicted probabilities: discrimination, calibration error, and precision at a threshold.
 
-Labels of one query stand or fall together, so every interval resamples queries, not labels.
+Errors within a query are correlated, so every interval resamples queries, not labels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from eval.bootstrap import figure, percentile
+from eval.bootstrap import estimate, percentile
+from eval.quality_schema import Calibration, ReliabilityBin, RiskPoint
 
 Floats = npt.NDArray[np.float64]
+Statistic = Literal["auroc", "ece", "brier", "precision", "coverage"]
 
 
 def auroc(confidence: Floats, right: Floats, weights: Floats | None = None) -> float:
-    """Probability that a right label is held to be surer than a wrong one, ties counting half (Hanley, McNeil 1982).
+    """Probability that a right label has a higher confidence than a wrong one, ties count half (Hanley, McNeil 1982).
 
     NaN where all are right or all are wrong.
     """
@@ -34,7 +36,7 @@ def auroc(confidence: Floats, right: Floats, weights: Floats | None = None) -> f
 
 
 def brier(confidence: Floats, right: Floats, weights: Floats | None = None) -> float:
-    """Mean squared distance of probability and outcome (Brier 1950)."""
+    """Mean squared error of the probability against the outcome, 0 or 1 (Brier 1950)."""
     return float(np.average((confidence - right) ** 2, weights=weights))
 
 
@@ -62,18 +64,18 @@ def ece(confidence: Floats, right: Floats, weights: Floats | None = None, bins: 
     return gap / float(total)
 
 
-def reliability(confidence: Floats, right: Floats, bins: int = 10) -> list[dict[str, float]]:
-    """Mean confidence and share right of each equal-mass bin, least sure first."""
+def reliability(confidence: Floats, right: Floats, bins: int = 10) -> list[ReliabilityBin]:
+    """Mean confidence and accuracy of each equal-mass bin, lowest confidence first."""
     return [
         {"rows": len(p), "confidence": round(float(confidence[p].mean()), 6), "right": round(float(right[p].mean()), 6)}
         for p in bins_of(confidence, bins)
     ]
 
 
-def risk_coverage(confidence: Floats, right: Floats, points: int = 100) -> list[dict[str, float]]:
-    """What share is wrong among the surest, as ever more are kept (El-Yaniv and Wiener 2010).
+def risk_coverage(confidence: Floats, right: Floats, points: int = 100) -> list[RiskPoint]:
+    """Selective risk: the error rate of the most confident labels against their share (El-Yaniv and Wiener 2010).
 
-    A point stands only where the confidence changes: a threshold cannot cut between equals.
+    There is a point only where the confidence changes: a threshold cannot separate equal confidences.
     """
     if not len(confidence):
         return []
@@ -97,8 +99,8 @@ def threshold_for(
 ) -> float | None:
     """The lowest threshold at which the labels kept are right with at least `precision`.
 
-    The precision at a threshold is taken at its lower bound (Clopper and Pearson 1934, one-sided, `level`), so
-    that a handful of lucky labels cannot set it, and what is promised on calibration rows holds on others.
+    The precision at a threshold is taken at its lower confidence bound (Clopper and Pearson 1934, one-sided, `level`),
+    so that it is not set by chance on a few labels and generalises from the calibration rows to others.
 
     Returns:
         None where no threshold reaches it.
@@ -120,30 +122,30 @@ def threshold_for(
 def assess(
     confidence: Sequence[float], right: Sequence[bool], groups: Sequence[int], *,
     threshold: float | None = None, resamples: int = 2_000, seed: int = 0, level: float = 0.95,
-) -> dict[str, Any]:
-    """Every figure on a set of labels, each as `{"value", "low", "high"}`.
+) -> Calibration:
+    """All calibration figures of a set of labels.
 
     Args:
-        confidence: Probability per label.
+        confidence: Predicted probability of each label.
         right: Whether it was right.
         groups: The query that it belongs to; queries are resampled.
-        threshold: Also say precision and coverage at this threshold.
+        threshold: Add precision and coverage at this threshold.
     """
     p, y = np.asarray(confidence, dtype=np.float64), np.asarray(right, dtype=np.float64)
     _, member = np.unique(np.asarray(groups), return_inverse=True)
-    statistics: dict[str, Callable[[Floats], float]] = {
+    statistics: dict[Statistic, Callable[[Floats], float]] = {
         "auroc": lambda w: auroc(p, y, w), "ece": lambda w: ece(p, y, w), "brier": lambda w: brier(p, y, w),
     }
     if threshold is not None:
         kept = (p >= threshold).astype(np.float64)
         statistics["precision"] = lambda w: float((w * kept * y).sum() / d) if (d := (w * kept).sum()) else np.nan
         statistics["coverage"] = lambda w: float((w * kept).sum() / w.sum())
-    out: dict[str, Any] = {"labels": len(p), "right": int(y.sum()), "threshold": threshold}
+    out: Calibration = {"labels": len(p), "right": int(y.sum()), "threshold": threshold}
     if not len(p):
         return out
     rng = np.random.default_rng(seed)
     queries = int(member.max()) + 1
-    draws = {name: np.empty(resamples) for name in statistics}
+    draws: dict[Statistic, Floats] = {name: np.empty(resamples) for name in statistics}
     for i in range(resamples):
         weights = np.bincount(rng.integers(0, queries, queries), minlength=queries)[member].astype(np.float64)
         for name, statistic in statistics.items():
@@ -152,7 +154,7 @@ def assess(
     for name, statistic in statistics.items():
         value = statistic(ones)
         low, high = percentile(draws[name], level)
-        out[name] = figure(value, low, high)
+        out[name] = estimate(value, low, high)
     out["reliability"] = reliability(p, y)
     out["risk_coverage"] = risk_coverage(p, y)
     return out

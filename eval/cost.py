@@ -1,7 +1,7 @@
-"""What labelling, distilling and serving cost, and from when on the student has paid for itself.
+"""Cost of labelling, distillation and serving, and the break-even point of the student.
 
-Money comes from the ledger, times and rates from the run, prices from the task file or a dated list. Whatever is
-assumed is a line of its own in the report.
+Money spent comes from the ledger, times and rates from the run, prices from the task file or from the dated list
+`prices.yaml`. Every assumption is listed in the report.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from eval.report_schema import Assumption, BreakEven, CacheSize, CostReport, Device, PerSystem
 from task.settings import Cost
 
 _LIST = Path(__file__).with_name("prices.yaml")
@@ -21,15 +22,15 @@ _LIST = Path(__file__).with_name("prices.yaml")
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What a run took.
+    """What a run measured.
 
     Attributes:
-        queries: How many the teacher labelled.
-        teacher_money: Dollars that the ledger knows of.
-        hours: Hours of the stages, by `label`, `train` (with merging).
-        student_rate: Queries a second that the served student answers, the cache aside.
+        queries: Number of queries that the teacher labelled.
+        teacher_money: Dollars spent on the teacher, from the ledger.
+        hours: Hours of the stages, by `label` and `train` (with merging).
+        student_rate: Queries per second that the served student answers without the cache.
         traffic: How often each query of the log was asked.
-        cache_bytes: What one cached query takes.
+        cache_bytes: Bytes per cached query.
     """
 
     queries: int
@@ -40,17 +41,16 @@ class Measured:
     cache_bytes: float
 
 
-def cost(m: Measured, settings: Cost, device: Mapping[str, Any], cached: int) -> dict[str, Any]:
+def cost(m: Measured, settings: Cost, device: Device, cached: int) -> CostReport:
     """Dollars per thousand and per million queries, the one-off cost, break-even, and the best cache size.
 
     Args:
-        device: What `limbeck.stage.device` says of this machine; its price is taken where the task file gives none.
-        cached: Queries in the head cache.
+        device: This machine (`limbeck.stage.device`); its list price is taken where the task file gives none.
+        cached: Number of queries in the head cache.
 
     Returns:
-        JSON-ready: `assumptions` (name, value, source), `per_million` and `per_thousand` by `teacher`, `student`,
-        `cache` and `served` (as the log's traffic mixes cache and student), `one_off`, `break_even` (None where the
-        teacher costs no more than the student), `cache_sizes` and `best_cache`.
+        `served` is the mixture of cache hits and student that the log's traffic gives; `break_even` is None where the
+        teacher costs no more per query than the student.
     """
     prices, assumptions = _prices(settings, device)
     teacher_money = m.teacher_money
@@ -79,29 +79,34 @@ def cost(m: Measured, settings: Cost, device: Mapping[str, Any], cached: int) ->
     }
     saved = teacher - served
     queries = sum(one_off.values()) / saved if saved > 0 else None
-    each = {"teacher": teacher, "student": student, "cache": hit, "served": served}
+
+    def each(queries: float, digits: int) -> PerSystem:
+        return {
+            "teacher": round(queries * teacher, digits), "student": round(queries * student, digits),
+            "cache": round(queries * hit, digits), "served": round(queries * served, digits),
+        }
+
+    break_even: BreakEven | None = None if queries is None else {
+        "queries": round(queries), "days": round(queries / (total / settings.log_days), 3) if total else None,
+    }
     return {
-        "assumptions": assumptions,
-        "per_million": {k: round(1e6 * v, 4) for k, v in each.items()},
-        "per_thousand": {k: round(1e3 * v, 7) for k, v in each.items()},
+        "assumptions": assumptions, "per_million": each(1e6, 4), "per_thousand": each(1e3, 7),
         "one_off": {k: round(v, 4) for k, v in one_off.items()}, "one_off_total": round(sum(one_off.values()), 4),
         "cached_share": round(share, 6), "queries_a_day": round(total / settings.log_days, 1),
-        "break_even": None if queries is None else {
-            "queries": round(queries), "days": round(queries / (total / settings.log_days), 3) if total else None,
-        },
-        "cache_sizes": sizes, "best_cache": min(sizes, key=lambda x: x["per_million"])["queries"] if sizes else None,
+        "break_even": break_even, "cache_sizes": sizes,
+        "best_cache": min(sizes, key=lambda x: x["per_million"])["queries"] if sizes else None, "cached": cached,
     }
 
 
 def _cache_sizes(
     covered: Any, student: float, hit: float, gib_month: float, bytes_each: float, a_day: float
-) -> list[dict[str, float]]:
+) -> list[CacheSize]:
     """Share of the traffic and cost of a million queries for caches of rising size."""
     most = len(covered) - 1
     if most < 1 or not np.isfinite(student):
         return []
     wanted = sorted({min(most, round(10 ** (k / 3))) for k in range(3 * 8)} | {0, most})
-    out = []
+    out: list[CacheSize] = []
     for size in wanted:
         share = float(covered[size])
         memory = size * bytes_each / 2**30 * gib_month * 12 / 365 / a_day if a_day else 0.0
@@ -110,7 +115,7 @@ def _cache_sizes(
     return out
 
 
-def _prices(settings: Cost, device: Mapping[str, Any]) -> tuple[dict[str, float], list[dict[str, Any]]]:
+def _prices(settings: Cost, device: Device) -> tuple[dict[str, float], list[Assumption]]:
     listed = _listed()
     where = f"eval/prices.yaml, {listed['as_of']}"
     gpus = [str(g) for g in device.get("gpus", ())]
@@ -135,7 +140,7 @@ def _prices(settings: Cost, device: Mapping[str, Any]) -> tuple[dict[str, float]
     return prices, lines
 
 
-def _line(name: str, value: float, unit: str, source: str) -> dict[str, Any]:
+def _line(name: str, value: float, unit: str, source: str) -> Assumption:
     return {"name": name, "value": value, "unit": unit, "source": source}
 
 

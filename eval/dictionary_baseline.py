@@ -1,7 +1,7 @@
-"""The dictionary: what known values give without any model. A student that does not beat it is not worth serving.
+"""The dictionary baseline: matching known values without a model, which a student must beat.
 
 Longest match, left to right, over the values of each open role; a value that several roles share
-goes to the one that holds it most often. A closed role takes the value that goes with the matched values most often.
+goes to the role that has it most often. A closed role takes the value that most often occurs with the matched values.
 """
 
 from __future__ import annotations

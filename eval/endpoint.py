@@ -1,4 +1,4 @@
-"""What is asked: a Limbeck gateway, or any server with OpenAI's chat completions."""
+"""The server under test: a Limbeck gateway, or any server with OpenAI's chat completions."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from task.errors import InputError
 
 Api = Literal["label", "chat"]
 PATHS: Final[dict[Api, str]] = {"label": "/v1/label", "chat": "/v1/chat/completions"}
-# `source` of an answer that no model gave, as the gateway writes it.
+# `source` of an answer from a cache, as the gateway writes it.
 _CACHED: Final = (b'"source":"cache"', b'"source":"kept"', b'"source": "cache"', b'"source": "kept"')
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A server and how it is asked.
+    """A server and the form of its requests.
 
     Attributes:
-        url: Its address; a path such as `/v1` may follow, an API's own is put after it.
-        api: `label` is ours; `chat` is OpenAI's, streamed, so that the first token's time is known.
+        url: Its base address, which may end with a path such as `/v1`; the API's path is appended.
+        api: `label` is Limbeck's; `chat` is OpenAI's, streamed, so that TTFT can be measured.
         model: Model name for `chat`.
         instruction: System message for `chat`.
-        extra: More of the body.
+        extra: Further fields of the body.
         key: API key, sent as a bearer token.
-        path: Where to ask instead; what is asked is then the JSON body itself.
+        path: Another path to post to; the query is then sent as the JSON body itself.
     """
 
     url: str
@@ -42,7 +42,7 @@ class Target:
         """Host, port, and whether it is TLS.
 
         Raises:
-            InputError: Not an address.
+            InputError: Not an HTTP address.
         """
         parts = urlsplit(self.url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -75,12 +75,12 @@ class Target:
 
 
 def cached(body: bytes) -> bool:
-    """Whether an answer of our gateway says that no model gave it."""
+    """Whether an answer of the gateway came from a cache."""
     return any(mark in body for mark in _CACHED)
 
 
 def streamed_tokens(chunk: bytes) -> int:
-    """Events of a server-sent stream that bring text; one is taken for a token, as vLLM and OpenAI send them."""
+    """Number of server-sent events with text; each counts as one token, as vLLM and OpenAI send them."""
     return sum(
         b'"content":' in line and b'"content":""' not in line and b'"content": ""' not in line
         and b'"content":null' not in line

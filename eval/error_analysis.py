@@ -1,29 +1,31 @@
-"""What kind of mistake a wrong label is, so that one knows where the rest is lost."""
+"""Error analysis: the kinds of errors that a system makes, and how often."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from eval.matching import key_of
+from eval.report_schema import ErrorAnalysis
 from task.labels import Example, Label, over
 from task.normalize import normaliser
 from task.spec import Task
 
 KINDS: Final[Mapping[str, str]] = {
-    "missed": "a label of gold that nothing answers to",
-    "invented": "a label that answers to nothing in gold",
-    "extent": "the right role on too many or too few words",
-    "role": "the right words, another role",
-    "extent and role": "words in common, another role",
-    "value": "a closed role with another value",
+    "missed": "a gold label without a matching prediction",
+    "invented": "a predicted label without a matching gold label",
+    "extent": "right role, wrong span boundaries",
+    "role": "right span, wrong role",
+    "extent and role": "overlapping span, wrong role",
+    "value": "closed role, wrong value",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """A label of gold that was not found, a label that is not in gold, or one that was taken for the other."""
+    """One error: a missed gold label, a spurious predicted label, or a pair of both that differ."""
 
     kind: str
     gold: Label | None
@@ -37,15 +39,15 @@ class Mistake:
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """Identity without confidence: two systems that err alike have the same."""
+        """Identity without confidence, equal for two systems that make the same error."""
         return self.kind, self.gold and self.gold.key, self.predicted and self.predicted.key
 
 
 def mistakes(gold: Example, predicted: Example, normalise: Callable[[str], str]) -> list[Mistake]:
-    """The mistakes of one row, by (role, normalised value) as the score counts them.
+    """The errors of one row, by (role, normalised value) as the score counts them.
 
-    What is right is set aside; of the rest every label of gold is paired with the prediction that shares most with it
-    (same words first, then same role, then most characters in common), each at most once.
+    Right labels are removed. Each remaining gold label is paired with the most similar remaining prediction (same span
+    first, then same role, then most characters in common), each at most once.
     """
     missing, extra = list(gold.labels), list(predicted.labels)
     for label in gold.labels:
@@ -69,36 +71,41 @@ def mistakes(gold: Example, predicted: Example, normalise: Callable[[str], str])
 def by_kind(
     gold: Sequence[Example], predicted: Sequence[Example], task: Task, slices: Sequence[str] | None = None,
     other: Sequence[Example] | None = None,
-) -> dict[str, Any]:
-    """How often each kind of mistake is made.
+) -> ErrorAnalysis:
+    """Count the errors of each kind, most frequent first; kinds that do not occur are left out.
 
     Args:
         slices: A name per row; without it all rows are one slice, `all`.
-        other: Another system's predictions, such as the teacher's, to see which mistakes both make.
-
-    Returns:
-        `{"slices": names, "labels": {slice: labels of gold}, "rows": [{"kind", "means", "count": {slice: n}, "shared":
-        share that `other` makes likewise or None, "roles": {role: n}}]}`; kinds that do not occur are left out.
+        other: Another system's predictions, such as the teacher's, to count the errors that both make.
     """
     normalise = normaliser(task.normaliser)
     where = slices or ["all"] * len(gold)
     names = sorted(set(where))
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, _Tally] = {}
     for row, (g, p) in enumerate(zip(gold, predicted, strict=True)):
         theirs = {m.key for m in mistakes(g, other[row], normalise)} if other is not None else set()
         for m in mistakes(g, p, normalise):
-            entry = found.setdefault(m.kind, {"count": dict.fromkeys(names, 0), "alike": 0, "roles": {}})
-            entry["count"][where[row]] += 1
-            entry["alike"] += m.key in theirs
-            entry["roles"][m.role] = entry["roles"].get(m.role, 0) + 1
+            tally = found.setdefault(m.kind, _Tally())
+            tally.slices[where[row]] += 1
+            tally.roles[m.role] += 1
+            tally.shared += m.key in theirs
     labels = dict.fromkeys(names, 0)
     for name, g in zip(where, gold, strict=True):
         labels[name] += len(g.labels)
     return {"slices": names, "labels": labels, "rows": [{
-        "kind": kind, "means": KINDS[kind], "count": e["count"],
-        "shared": None if other is None else round(e["alike"] / sum(e["count"].values()), 4),
-        "roles": dict(sorted(e["roles"].items(), key=lambda x: (-x[1], x[0]))),
-    } for kind, e in sorted(found.items(), key=lambda x: -sum(x[1]["count"].values()))]}
+        "kind": kind, "means": KINDS[kind], "count": {name: t.slices[name] for name in names},
+        "shared": None if other is None else round(t.shared / t.slices.total(), 4),
+        "roles": dict(sorted(t.roles.items(), key=lambda x: (-x[1], x[0]))),
+    } for kind, t in sorted(found.items(), key=lambda x: -x[1].slices.total())]}
+
+
+@dataclass(slots=True)
+class _Tally:
+    """Errors of one kind, by slice and by role, and how many of them the other system makes too."""
+
+    slices: Counter[str] = field(default_factory=Counter)
+    roles: Counter[str] = field(default_factory=Counter)
+    shared: int = 0
 
 
 def _likeness(gold: Label, predicted: Label) -> tuple[int, int, int] | None:

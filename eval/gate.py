@@ -1,60 +1,71 @@
-"""The gate: rules of the task file, evidence of an evaluation, and for each rule whether it holds.
+"""The gate: the rules of the task file, applied to the evidence of an evaluation.
 
-A rule without evidence fails: what was not measured has not been shown. Rules that compare are non-inferiority tests
-with a stated margin: the whole interval of the paired difference must lie above it, so that too few rows fail and do
-not pass.
+A rule whose figure was not measured fails. Comparisons are non-inferiority tests with a stated margin: the whole
+interval of the paired difference must lie above minus the margin, so that too few rows fail instead of passing.
 """
 
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, TypedDict
 
+from eval.formatting import points
+from eval.latency_schema import Percentiles, percentile_of
+from eval.quality_schema import Estimate
+from eval.report_schema import VerdictLine
 from eval.significance import not_inferior
 from task.settings import Gates
 
-Figure = Mapping[str, Any]
+
+class Margins(TypedDict):
+    """Paired differences on so many rows."""
+
+    rows: int
+    f1: Estimate
+    recall: Estimate
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What an evaluation found; None where it was not looked at.
+    """What an evaluation measured; None where it did not.
 
     Attributes:
-        f1: Of the served student.
-        engine_agreement: Share of labels on which engine and merged model agree.
-        invalid: Share of rows whose answer was no labelling.
-        teacher: Differences to the teacher by `f1`, `recall`.
-        teacher_slices: The same by traffic slice, with `rows`.
+        f1: F1 of the served student.
+        engine_agreement: Share of labels on which the engine and the merged model agree.
+        invalid: Share of invalid answers.
+        teacher: Differences to the teacher.
+        teacher_slices: The same by traffic slice.
         released: Differences to the bundle that is released now; None where there is none.
-        slower: Its median answer divided by the released one's, less 1, with an interval.
-        ece: Of the probability that a labelling is right.
-        latency: Percentiles of the student's answers, as `eval.latency` has them; `valid` with it.
+        slower: Relative latency difference to the released bundle (`eval.latency.times_as_slow`).
+        ece: Expected calibration error of the probability that a whole labelling is right.
+        latency: Latency of cache misses.
+        latency_valid: Whether the latency run is valid.
+        first_release: Whether there is no released bundle to compare with.
     """
 
-    f1: Figure | None = None
+    f1: Estimate | None = None
     engine_agreement: float | None = None
-    invalid: Figure | None = None
-    teacher: Mapping[str, Figure] | None = None
-    teacher_slices: Mapping[str, Mapping[str, Any]] | None = None
-    released: Mapping[str, Figure] | None = None
-    slower: Figure | None = None
-    ece: Figure | None = None
-    latency: Mapping[str, Any] | None = None
+    invalid: Estimate | None = None
+    teacher: Margins | None = None
+    teacher_slices: Mapping[str, Margins] | None = None
+    released: Margins | None = None
+    slower: Estimate | None = None
+    ece: Estimate | None = None
+    latency: Percentiles | None = None
     latency_valid: bool = True
     first_release: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One rule.
+    """The outcome of one rule.
 
     Attributes:
         rule: Its key in the task file.
-        found: What was measured, for people.
-        asked: What the rule asks for.
+        found: What was measured, as text.
+        asked: What the rule requires, as text.
     """
 
     rule: str
@@ -65,22 +76,24 @@ class Check:
 
     @property
     def text(self) -> str:
-        """One line for a person."""
+        """One line of the verdict."""
         return f"{self.found} (gate {self.rule}: {self.asked})"
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> VerdictLine:
         """For the manifest and the report."""
-        return {**asdict(self), "text": self.text}
+        return {
+            "rule": self.rule, "ok": self.ok, "found": self.found, "asked": self.asked, "evidence": self.evidence,
+            "text": self.text,
+        }
 
 
 def judge(gates: Gates, e: Evidence) -> list[Check]:
-    """Every rule that the task file has."""
+    """Apply every rule that the task file sets."""
     out: list[Check] = []
     if gates.engine_label_agreement is not None:
         found = e.engine_agreement
-        out.append(_at_least(
-            "engine_label_agreement", found, gates.engine_label_agreement, "served = merged on", "of labels"
-        ))
+        what = "engine and merged model agree on"
+        out.append(_at_least("engine_label_agreement", found, gates.engine_label_agreement, what, "of labels"))
     if gates.min_f1 is not None:
         out.append(_at_least("min_f1", None if e.f1 is None else e.f1["value"], gates.min_f1, "F1", "", e.f1))
     if gates.teacher_margin is not None:
@@ -94,15 +107,17 @@ def judge(gates: Gates, e: Evidence) -> list[Check]:
     if gates.released_margin is not None and not e.first_release:
         out += _margin("released_margin", e.released, gates.released_margin, "the released bundle")
     if gates.max_slower is not None and not e.first_release:
-        out.append(_at_most("max_slower", e.slower, gates.max_slower, "answers slower by (median of pairs)", 100, "%"))
+        out.append(_at_most(
+            "max_slower", e.slower, gates.max_slower, "latency against the released bundle (paired median)", 100, "%"
+        ))
     if gates.max_invalid is not None:
-        value = None if e.invalid is None else {**e.invalid, "high": e.invalid["value"]}
+        value: Estimate | None = None if e.invalid is None else {**e.invalid, "high": e.invalid["value"]}
         out.append(_at_most("max_invalid", value, gates.max_invalid, "invalid answers", 100, "%"))
     if gates.max_ece is not None:
-        out.append(_at_most("max_ece", e.ece, gates.max_ece, "calibration error (ECE)", 100, "%"))
+        out.append(_at_most("max_ece", e.ece, gates.max_ece, "expected calibration error (ECE)", 100, "%"))
     if gates.slo is not None:
-        at = None if e.latency is None else e.latency.get(f"{gates.slo.percentile}_ms")
-        name = f"{gates.slo.percentile} of the student's answers"
+        at = None if e.latency is None else percentile_of(e.latency, gates.slo.percentile)
+        name = f"{gates.slo.percentile} latency of cache misses"
         if not e.latency_valid:
             out.append(Check("slo", False, f"{name}: the latency run is invalid", f"at most {gates.slo.ms:g} ms"))
         else:
@@ -111,19 +126,19 @@ def judge(gates: Gates, e: Evidence) -> list[Check]:
 
 
 def passed(checks: list[Check]) -> bool:
-    """Whether all rules hold."""
+    """Whether every check passed."""
     return all(c.ok for c in checks)
 
 
 def junit(checks: list[Check], suite: str) -> str:
-    """The checks as JUnit XML, which every CI shows."""
+    """The checks as JUnit XML, which CI systems display."""
     root = ET.Element("testsuite", {
         "name": suite, "tests": str(len(checks)), "failures": str(sum(not c.ok for c in checks)), "errors": "0",
     })
     for number, check in enumerate(checks, 1):
         case = ET.SubElement(root, "testcase", {"classname": suite, "name": f"{number}. {check.rule}: {check.found}"})
         if not check.ok:
-            failure = ET.SubElement(case, "failure", {"message": f"{check.found}; asked for: {check.asked}"})
+            failure = ET.SubElement(case, "failure", {"message": f"{check.found}; required: {check.asked}"})
             failure.text = repr(check.evidence)
     ET.indent(root)
     return ET.tostring(root, encoding="unicode", xml_declaration=True)
@@ -139,32 +154,26 @@ def _at_least(
     return Check(rule, found >= least, said, asked, found if evidence is None else dict(evidence))
 
 
-def _at_most(rule: str, found: Figure | None, most: float, what: str, scale: float, unit: str) -> Check:
+def _at_most(rule: str, found: Estimate | None, most: float, what: str, scale: float, unit: str) -> Check:
     asked = f"at most {scale * most:g} {unit}"
-    if found is None or found.get("value") is None:
+    if found is None or found["value"] is None:
         return Check(rule, False, f"{what}: not measured, or too few samples", asked)
-    high = found["value"] if found.get("high") is None else found["high"]
-    low = found["value"] if found.get("low") is None else found["low"]
+    high = found["value"] if found["high"] is None else found["high"]
+    low = found["value"] if found["low"] is None else found["low"]
     bounds = "" if low == high else f" [{scale * low:.1f}, {scale * high:.1f}]"
-    # What is infinite above has no bound.
-    ok = found.get("high", high) is not None and high <= most
+    # An upper bound of None is infinite.
+    ok = found["high"] is not None and high <= most
     return Check(rule, ok, f"{what} {scale * found['value']:.1f}{bounds} {unit}", asked, dict(found))
 
 
-def _margin(rule: str, found: Mapping[str, Any] | None, margin: float, whom: str) -> list[Check]:
-    """F1 and recall, each not worse by more than the margin."""
-    asked = f"not worse by more than {100 * margin:g} points"
+def _margin(rule: str, found: Margins | None, margin: float, whom: str) -> list[Check]:
+    """Non-inferiority of F1 and of recall."""
+    asked = f"non-inferiority margin {100 * margin:g} point{'' if margin == 0.01 else 's'}"
     if found is None:
         return [Check(rule, False, f"difference to {whom}: not measured", asked)]
-    out = []
-    for name in ("f1", "recall"):
-        d = found[name]
-        label = "F1" if name == "f1" else name
-        if d["value"] is None:
-            out.append(Check(rule, False, f"{label} less that of {whom}: not defined", asked, dict(d)))
-            continue
-        said = f"{label} less that of {whom}: {100 * d['value']:+.1f} [{100 * d['low']:+.1f}, {100 * d['high']:+.1f}]"
-        out.append(Check(rule, not_inferior(d, margin), said, asked, dict(d)))
-    return out
+    return [
+        Check(rule, not_inferior(d, margin), f"Δ{name} against {whom} {points(d)}", asked, dict(d))
+        for name, d in (("F1", found["f1"]), ("recall", found["recall"]))
+    ]
 
 

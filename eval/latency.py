@@ -1,88 +1,125 @@
-"""What a load run says: percentiles with intervals, apart for hits and misses, and whether it may be believed.
+"""Latency figures of load runs: percentiles with intervals for hits, misses and all requests, and their validity.
 
-An error is infinitely slow. A run that could not keep its schedule is invalid, not merely slow. A percentile stands
+An error counts as infinitely slow. A run whose generator could not keep its schedule is invalid. A percentile is given
 only where there are enough samples for it, and percentiles are never averaged: they are taken of all raw samples, or of
-an HDR histogram. Blended, the student would vanish behind its cache; so hits, misses and all are three rows.
+an HDR histogram. Cache hits would hide the student in a single figure, so hits, misses and all requests are reported
+separately.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from eval.arrivals import Plan
-from eval.bootstrap import figure
-from eval.load_generator import Samples, joined
+from eval.bootstrap import estimate
+from eval.latency_schema import (
+    CacheGroups,
+    LatencyGroup,
+    LatencyHead,
+    LatencySummary,
+    Percentiles,
+    RunPercentiles,
+    SloShare,
+    TokenTimes,
+    percentile_of,
+)
+from eval.load_samples import Samples, joined
+from eval.quality_schema import Estimate
 
+Percentile = Literal["p50", "p95", "p99"]
+NAMES: Final[tuple[Percentile, ...]] = ("p50", "p95", "p99")
 MIN_ACHIEVED: Final = 0.99
 LATE_S: Final = 0.1
 MIN_REPEATS: Final = 5
 # Samples below which a percentile has no upper 95 % confidence bound: smallest n with 1 - p^n >= 0.95.
-MIN_SAMPLES: Final = {"p50": 5, "p95": 59, "p99": 299}
+MIN_SAMPLES: Final[Mapping[Percentile, int]] = {"p50": 5, "p95": 59, "p99": 299}
 _HDR: Final = (1, 3_600_000_000, 3)  # microseconds from 1 to an hour, three digits
-_DRIFT: Final = 2.0  # times as slow at the end as at the start: a queue grows
+_DRIFT: Final = 2.0  # slower by this factor at the end of a run than at its start: the queue grows
 _DRIFT_LEAST_S: Final = 0.02
 
 
-def percentiles(seconds: Sequence[float] | npt.NDArray[np.float64]) -> dict[str, Any]:
+def percentiles(seconds: Sequence[float] | npt.NDArray[np.float64]) -> Percentiles:
     """Count, errors and percentiles in ms with distribution-free 95 % intervals (order statistics)."""
     values = np.sort(np.asarray(seconds, dtype=np.float64))
-    out: dict[str, Any] = {"count": len(values), "errors": int(np.isinf(values).sum())}
-    for name, least in MIN_SAMPLES.items():
-        p = int(name[1:]) / 100
-        if len(values) < least:
-            out[f"{name}_ms"] = None
-            continue
-        spread = 1.96 * np.sqrt(len(values) * p * (1 - p))
-        ranks = [np.clip(round(len(values) * p + d), 0, len(values) - 1) for d in (0, -spread, spread)]
-        out[f"{name}_ms"] = _figure(*(float(values[int(r)]) for r in ranks))
-    return out
+    p50, p95, p99 = (_percentile(values, name) for name in NAMES)
+    return {
+        "count": len(values), "errors": int(np.isinf(values).sum()), "p50_ms": p50, "p95_ms": p95, "p99_ms": p99,
+    }
 
 
-def over_repeats(runs: Sequence[npt.NDArray[np.float64]]) -> dict[str, Any]:
-    """The same of repeated runs: the percentile of all samples, and an interval that knows how runs differ.
+def _percentile(ordered: npt.NDArray[np.float64], name: Percentile) -> Estimate | None:
+    n, p = len(ordered), int(name[1:]) / 100
+    if n < MIN_SAMPLES[name]:
+        return None
+    spread = 1.96 * np.sqrt(n * p * (1 - p))
+    ranks = [np.clip(round(n * p + d), 0, n - 1) for d in (0, -spread, spread)]
+    return _milliseconds(*(float(ordered[int(r)]) for r in ranks))
 
-    Order statistics take every sample for independent; within a run they are not, for a busy second is busy for all.
-    From five runs on, each with enough samples, the interval is Student's t over the runs' own percentiles around that
-    of all samples.
+
+def over_repeats(runs: Sequence[npt.NDArray[np.float64]]) -> RunPercentiles:
+    """Percentiles of repeated runs: those of all samples, with intervals that include the variance between runs.
+
+    Order statistics assume independent samples; within a run they are correlated, as a busy second slows down all of
+    its requests. From five runs on, each with enough samples, the interval is Student's t over the runs' own
+    percentiles, centred at the percentile of all samples.
     """
-    out = percentiles(np.concatenate(list(runs)) if runs else np.zeros(0))
-    out["runs"] = len(runs)
-    if len(runs) < MIN_REPEATS:
-        return out
+    whole = percentiles(np.concatenate(list(runs)) if runs else np.zeros(0))
+    p50, p95, p99 = (_over_runs(runs, name, whole) for name in NAMES)
+    return {
+        "count": whole["count"], "errors": whole["errors"], "p50_ms": p50, "p95_ms": p95, "p99_ms": p99,
+        "runs": len(runs),
+    }
+
+
+def _over_runs(runs: Sequence[npt.NDArray[np.float64]], name: Percentile, whole: Percentiles) -> Estimate | None:
+    pooled = percentile_of(whole, name)
+    if len(runs) < MIN_REPEATS or min(len(r) for r in runs) < MIN_SAMPLES[name]:
+        return pooled
+    own = [percentile_of(percentiles(r), name) for r in runs]
+    values = [p["value"] for p in own if p is not None and p["value"] is not None]
+    if len(values) < len(runs) or pooled is None or pooled["value"] is None:
+        return pooled
     from scipy.stats import t
 
-    for name, least in MIN_SAMPLES.items():
-        own = [percentiles(r)[f"{name}_ms"] for r in runs]
-        values = [p["value"] for p in own if p is not None and p["value"] is not None]
-        if len(values) < len(runs) or out[f"{name}_ms"] is None or min(len(r) for r in runs) < least:
-            continue
-        half = float(t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))) / 1e3
-        at = out[f"{name}_ms"]["value"] / 1e3
-        out[f"{name}_ms"] = _figure(at, max(0.0, at - half), at + half)
-    return out
+    half = float(t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))) / 1e3
+    at = pooled["value"] / 1e3
+    return _milliseconds(at, max(0.0, at - half), at + half)
 
 
 def summarise(
     runs: Sequence[tuple[Plan, Samples]], *, slo_ms: float | None = None, kinds: bool = True
-) -> dict[str, Any]:
-    """Everything about runs of one plan (or of several with the same rate).
+) -> LatencySummary:
+    """All latency figures of runs of one plan (or of several plans with the same rate).
 
     Args:
-        slo_ms: Say what share of the requests was answered within it, and how many a second (goodput).
-        kinds: Whether the server tells hits from misses.
+        slo_ms: Add the share of requests answered within it, and their number per second (goodput).
+        kinds: Whether the server distinguishes cache hits from misses.
 
     Returns:
-        JSON-ready: `valid` and `problem`; `saturated`; offered and achieved rate, what left in time, dispatch delay,
-        processor share of the generator; and by kind (`hit`, `miss`, `blended`) what `over_repeats` gives, with an
-        `hdr` histogram in V2 encoding. TTFT and TPOT where answers were streamed.
+        Validity, rates and the generator's own figures; for `hit`, `miss` and `blended` what `over_repeats` gives, with
+        an HDR histogram; TTFT and TPOT where answers were streamed.
     """
     whole = joined([s for _, s in runs])
-    planned = sum(len(p) for p, _ in runs)
     seconds = sum(p.seconds for p, _ in runs)
+    groups: CacheGroups = {}
+    if kinds:
+        groups = {
+            "hit": _group([s.latency[s.hit] for _, s in runs], slo_ms, seconds),
+            "miss": _group([s.latency[~s.hit] for _, s in runs], slo_ms, seconds),
+        }
+    return {
+        **_head(runs, whole, seconds), **groups, "blended": _group([s.latency for _, s in runs], slo_ms, seconds),
+        **_token_times(whole),
+    }
+
+
+def _head(runs: Sequence[tuple[Plan, Samples]], whole: Samples, seconds: float) -> LatencyHead:
+    """Whether the runs are valid, offered and achieved rate, and what the generator itself took."""
+    planned = sum(len(p) for p, _ in runs)
     late = float((whole.delay > LATE_S).mean()) if len(whole) else 1.0
     ends = [float((s.scheduled + s.latency)[np.isfinite(s.latency)].max(initial=p.seconds)) for p, s in runs]
     answered = int(np.isfinite(whole.latency).sum())
@@ -95,42 +132,43 @@ def summarise(
             "too slow; lower the rate, or give it more processes"
         )
     delays = whole.delay[np.isfinite(whole.delay)]
-    out: dict[str, Any] = {
+    p50, p99 = (round(1e3 * float(np.quantile(delays, q)), 3) if len(delays) else None for q in (0.5, 0.99))
+    return {
         "valid": problem is None, "problem": problem, "saturated": any(saturated(s) for _, s in runs),
         "offered_rate": runs[0][0].rate if runs else 0.0, "seconds": round(seconds, 3), "requests": planned,
         "achieved_rate": round(answered / max(sum(ends), 1e-9), 3), "sent_in_time": round(1 - late, 5),
-        "dispatch_delay_ms": {
-            name: round(1e3 * float(np.quantile(delays, q)), 3) if len(delays) else None
-            for name, q in (("p50", 0.5), ("p99", 0.99))
-        },
+        "dispatch_delay_ms": {"p50": p50, "p99": p99},
         "generator_cpu": round(float(whole.cpu.sum()) / max(seconds, 1e-9), 3),
         "statuses": {str(k): int(n) for k, n in zip(*np.unique(whole.status, return_counts=True), strict=True)},
     }
-    groups = [("hit", True), ("miss", False)] if kinds else []
-    for name, is_hit in groups:
-        out[name] = _kind([s.latency[s.hit == is_hit] for _, s in runs], slo_ms, seconds)
-    out["blended"] = _kind([s.latency for _, s in runs], slo_ms, seconds)
+
+
+def _token_times(whole: Samples) -> TokenTimes:
     streamed = np.isfinite(whole.first)
-    if streamed.any():
-        out["ttft"] = percentiles(whole.first[streamed])
-        many = streamed & (whole.tokens > 1)
-        out["tpot"] = percentiles((whole.latency - whole.first)[many] / (whole.tokens[many] - 1))
-    return out
+    if not streamed.any():
+        return {}
+    many = streamed & (whole.tokens > 1)
+    return {
+        "ttft": percentiles(whole.first[streamed]),
+        "tpot": percentiles((whole.latency - whole.first)[many] / (whole.tokens[many] - 1)),
+    }
 
 
-def _kind(runs: Sequence[npt.NDArray[np.float64]], slo_ms: float | None, seconds: float) -> dict[str, Any]:
+def _group(runs: Sequence[npt.NDArray[np.float64]], slo_ms: float | None, seconds: float) -> LatencyGroup:
     values = np.concatenate(list(runs)) if runs else np.zeros(0)
-    found = over_repeats(runs) | {"hdr": hdr(values)}
+    slo: SloShare = {}
     if slo_ms is not None and len(values):
         within = int((values * 1e3 <= slo_ms).sum())
-        found |= {"slo_ms": slo_ms, "within_slo": round(within / len(values), 6), "goodput": round(within / seconds, 3)}
-    return found
+        slo = {
+            "slo_ms": slo_ms, "within_slo": round(within / len(values), 6), "goodput": round(within / seconds, 3),
+        }
+    return {**over_repeats(runs), "hdr": hdr(values), **slo}
 
 
 def saturated(samples: Samples) -> bool:
-    """Whether the server fell behind: a tenth failed, or the last quarter was at least twice as slow as the first.
+    """Whether the server was saturated: a tenth failed, or the last quarter was at least twice as slow as the first.
 
-    The medians of quarters are compared, so that a single stall is not taken for a queue that grows.
+    The medians of quarters are compared, so that a single stall does not count as a growing queue.
     """
     if len(samples) < 20:
         return False
@@ -142,7 +180,7 @@ def saturated(samples: Samples) -> bool:
 
 
 def hdr(seconds: npt.NDArray[np.float64]) -> str | None:
-    """An HDR histogram in microseconds, V2 encoding in base64, as its tools read it; errors count as an hour."""
+    """An HDR histogram in microseconds, V2 encoding in base64; errors count as an hour. None without samples."""
     from hdrh.histogram import HdrHistogram
 
     if not len(seconds):
@@ -155,23 +193,23 @@ def hdr(seconds: npt.NDArray[np.float64]) -> str | None:
     return encoded.decode() if isinstance(encoded, bytes) else str(encoded)
 
 
-def slower_by(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> Mapping[str, float | None]:
-    """How much longer `a` takes than `b`, in ms: the median over pairs, its interval from order statistics.
+def slower_by(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> Estimate:
+    """Latency of `a` minus that of `b` in ms: the median over pairs, its interval from order statistics.
 
     Args:
         a: Seconds, infinite for an error; shape (pairs,).
-        b: The same queries, asked in turns with those of `a`. What makes a query or a moment slow is in both sides of a
-            pair and cancels out, which it does not between the medians of the two sides.
+        b: The same queries, asked alternately with those of `a`. What makes a query or a moment slow affects both sides
+            of a pair and cancels out; between the medians of the two sides it would not.
     """
     with np.errstate(invalid="ignore"):
-        return _figure(*_median(np.where(np.isinf(a) & np.isinf(b), 0.0, a - b)))
+        return _milliseconds(*_median(np.where(np.isinf(a) & np.isinf(b), 0.0, a - b)))
 
 
-def times_as_slow(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> Mapping[str, float | None]:
-    """The same as a share: 0.2 means that an answer of `a` takes a fifth longer than the same one of `b`."""
+def times_as_slow(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> Estimate:
+    """The same as a relative difference: 0.2 means that `a` takes 20 % longer than `b` for the same query."""
     with np.errstate(invalid="ignore", divide="ignore"):
         share = np.expm1(_median(np.where(np.isinf(a) & np.isinf(b), 0.0, np.log(a) - np.log(b))))
-    return figure(*(float(x) for x in np.where(np.isinf(share), np.nan, share)))
+    return estimate(*(float(x) for x in np.where(np.isinf(share), np.nan, share)))
 
 
 def _median(values: npt.NDArray[np.float64]) -> tuple[float, float, float]:
@@ -184,7 +222,7 @@ def _median(values: npt.NDArray[np.float64]) -> tuple[float, float, float]:
     return float(np.median(ordered)), float(low), float(high)
 
 
-def _figure(value: float, low: float, high: float) -> dict[str, float | None]:
-    """Seconds as `{"value", "low", "high"}` in ms; None for what is infinite."""
-    numbers = {"value": value, "low": low, "high": high}
-    return {k: round(1e3 * v, 3) if np.isfinite(v) else None for k, v in numbers.items()}
+def _milliseconds(value: float, low: float, high: float) -> Estimate:
+    """Seconds as an estimate in ms; None for what is infinite."""
+    value_ms, low_ms, high_ms = (round(1e3 * v, 3) if np.isfinite(v) else None for v in (value, low, high))
+    return {"value": value_ms, "low": low_ms, "high": high_ms}

@@ -1,7 +1,7 @@
-"""What counts as right: multisets of labels, compared without regard to order.
+"""Matching schemes: labels are compared as multisets, without regard to order.
 
 `value`: gold has the role with the same normalised value; `raw`: with the same characters. `span`: role and character
-span agree (strict, as in CoNLL). `exact`, `partial` and `type` are SemEval-2013's ways to be lenient (`eval.semeval`).
+span agree (strict, as in CoNLL). `exact`, `partial` and `type` are SemEval-2013's lenient schemes (`eval.semeval`).
 Closed roles, which have no span, compare by value in all of them.
 """
 
@@ -25,7 +25,7 @@ Counts = npt.NDArray[np.int64]
 
 
 def key_of(label: Label, scheme: Scheme, normalise: Callable[[str], str]) -> tuple[str, Hashable]:
-    """What two labels must share to be the same."""
+    """The key that equal labels share under a scheme."""
     if scheme == "span" and label.start is not None:
         return label.role, (label.start, label.end)
     return label.role, label.text if scheme == "raw" else normalise(label.text)

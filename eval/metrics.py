@@ -25,7 +25,7 @@ def micro(counts: npt.NDArray[Any]) -> Floats:
 
 
 def macro_f1(counts: npt.NDArray[Any]) -> Floats:
-    """Mean F1 over the roles that gold has: a role without support has no recall to speak of."""
+    """Mean F1 over the roles with support: without support recall is not defined."""
     _, _, f1 = prf(counts)
     present = counts[..., 0] + counts[..., 2] > 0
     total = np.where(present, f1, 0.0).sum(axis=-1)
@@ -34,7 +34,7 @@ def macro_f1(counts: npt.NDArray[Any]) -> Floats:
 
 
 def weighted_f1(counts: npt.NDArray[Any]) -> Floats:
-    """Mean F1 over the roles that gold has, each weighing as many labels as gold has of it."""
+    """Mean F1 over roles, weighted by support."""
     _, _, f1 = prf(counts)
     support = (counts[..., 0] + counts[..., 2]).astype(np.float64)
     total = np.where(support > 0, f1 * support, 0.0).sum(axis=-1)
@@ -48,7 +48,7 @@ def exact(counts: Counts) -> npt.NDArray[np.int64]:
 
 
 def of_table(statistic: Statistic, roles: int) -> Statistic:
-    """A statistic of (..., roles, 3) as one of flattened sums; columns beyond those are not looked at."""
+    """A statistic of (..., roles, 3) as one of flattened sums; further columns are ignored."""
     return lambda sums: statistic(sums[..., : 3 * roles].reshape(*sums.shape[:-1], roles, 3))
 
 

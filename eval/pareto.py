@@ -1,21 +1,28 @@
-"""Better and faster at once: which of several systems no other one beats in both."""
+"""The Pareto front of F1 and latency."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+
+from eval.page_schema import Point
 
 
-def marked(systems: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The systems with `best`: whether no other has at least this F1 at less latency, or more F1 at no more latency.
+def pareto_front(systems: Sequence[Point]) -> list[bool]:
+    """Whether each system is on the Pareto front: no other has at least its F1 at less latency, or more F1 at no more.
 
-    Args:
-        systems: Each with `f1` and `p50_ms`, figures; one without a latency is never best.
+    A system without a latency is never on it.
     """
-    known = [s for s in systems if s["p50_ms"] is not None]
-    return [{**s, "best": s["p50_ms"] is not None and not any(_beats(o, s) for o in known)} for s in systems]
+    return [s["p50_ms"] is not None and not any(_dominates(other, s) for other in systems) for s in systems]
 
 
-def _beats(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
-    faster, better = b["p50_ms"]["value"] - a["p50_ms"]["value"], a["f1"]["value"] - b["f1"]["value"]
-    return bool((faster > 0 and better >= 0) or (faster >= 0 and better > 0))
+def _dominates(a: Point, b: Point) -> bool:
+    if a["p50_ms"] is None or b["p50_ms"] is None:
+        return False
+    faster = _latency(b["p50_ms"]["value"]) - _latency(a["p50_ms"]["value"])
+    better = (a["f1"]["value"] or 0.0) - (b["f1"]["value"] or 0.0)
+    return (faster > 0 and better >= 0) or (faster >= 0 and better > 0)
+
+
+def _latency(value: float | None) -> float:
+    """An infinite median, of a system that mostly failed, is None in JSON."""
+    return 1e12 if value is None else value

@@ -1,4 +1,4 @@
-"""Prediction files: whatever a system wrote, nothing dropped. What is no labelling is an empty answer, and counted."""
+"""Prediction files. No row is dropped: an invalid prediction becomes an empty answer and is counted as invalid."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -10,45 +10,41 @@ import numpy as np
 from eval.bootstrap import Bootstrap, Statistic, draw
 from eval.matching import SCHEMES, Counts, Scheme, tables
 from eval.metrics import MICRO, exact, macro_f1, of_table, prf, weighted_f1
+from eval.quality_schema import Difference, Estimate, Micro, Quality, RoleDifference, SchemeQuality, SliceQuality, micro
 from eval.significance import Paired, detectable, holm, mcnemar
 from eval.slices import Slices, parts
 from task.labels import Example
 from task.normalize import normaliser
 from task.spec import Task
 
-Figure = Mapping[str, float | None]
-IN_FULL: Final[tuple[Scheme, ...]] = ("value", "span")  # the other schemes are told in three figures
+# Schemes with all figures; of the others only micro precision, recall and F1 are reported.
+IN_FULL: Final[tuple[Scheme, ...]] = ("value", "span")
 
 
 def quality(
-    gold: Sequence[Example], predicted: Sequence[Example], task: Task, slices: Slices | None = None,
+    gold: Sequence[Example], predicted: Sequence[Example], task: Task, *, slices: Slices | None = None,
     invalid: Sequence[bool] | None = None,
-) -> dict[str, Any]:
-    """Everything that the report says about one set of predictions.
+) -> Quality:
+    """Score one set of predictions.
 
     Args:
-        gold: The truth, or another system that is taken for it; never a mixture.
+        gold: The reference labels: gold, or another system's predictions; never a mixture.
         predicted: The same queries in the same order; a failed query is one with no labels.
         slices: A part per row, for each dimension.
-        invalid: Whether a row's output could not be read as a labelling; such a row has no labels.
-
-    Returns:
-        JSON-ready. `value` and `span`: micro precision, recall, F1, `macro_f1`, `weighted_f1`, `exact_match`, `roles`;
-        `raw`, `exact`, `partial`, `type`: micro figures; `hallucinated`: share of the predicted open labels whose text
-        the query does not have; `invalid`: share of rows; `slices`: by dimension and part. Every figure is
-        `{"value", "low", "high"}`, None where it is not defined.
+        invalid: Whether a row's output could not be parsed; such a row has no labels.
     """
     e = task.eval
     roles = [r.name for r in task.roles]
     found = tables(gold, predicted, roles, normaliser(task.normaliser))
-    out: dict[str, Any] = {"rows": len(gold)}
-    for scheme in SCHEMES:
-        # Summed over roles, rows of counts are few and fast to draw; figures by role need them apart.
-        out[scheme] = _micro(draw(found[scheme].sum(axis=1), e.resamples, e.seed), 1, task)
+    # Summed over roles, few rows of counts are distinct and they are fast to draw; figures by role need them apart.
+    summed = {s: _micro(draw(found[s].sum(axis=1), e.resamples, e.seed), task) for s in SCHEMES}
     drawn = draw(np.concatenate([found[s] for s in IN_FULL], axis=1), e.resamples, e.seed)
-    for number, scheme in enumerate(IN_FULL):
-        out[scheme] |= _in_full(found[scheme], drawn, number, roles, task)
-    out["hallucinated"] = _share(*_hallucinated(predicted, task), task)
+    full = {s: _in_full(found[s], summed[s], drawn, number, roles, task) for number, s in enumerate(IN_FULL)}
+    out: Quality = {
+        "rows": len(gold), "value": full["value"], "raw": summed["raw"], "span": full["span"],
+        "exact": summed["exact"], "partial": summed["partial"], "type": summed["type"],
+        "hallucinated": _share(*_hallucinated(predicted, task), task),
+    }
     if invalid is not None:
         out["invalid"] = _share(np.asarray(invalid, dtype=np.int64), np.ones(len(gold), dtype=np.int64), task)
     if slices is not None:
@@ -59,8 +55,10 @@ def quality(
     return out
 
 
-def _in_full(table: Counts, drawn: Bootstrap, number: int, roles: Sequence[str], task: Task) -> dict[str, Any]:
-    """Figures that need counts by role; those of this scheme are the `number`-th in what was drawn."""
+def _in_full(
+    table: Counts, summed: Micro, drawn: Bootstrap, number: int, roles: Sequence[str], task: Task
+) -> SchemeQuality:
+    """Add the figures that need counts by role; this scheme's counts are the `number`-th block of those drawn."""
     level, method = task.eval.confidence, task.eval.interval
     support = table[:, :, 0].sum(axis=0) + table[:, :, 2].sum(axis=0)
     width = 3 * len(roles)
@@ -72,34 +70,35 @@ def _in_full(table: Counts, drawn: Bootstrap, number: int, roles: Sequence[str],
         return here(lambda counts: prf(counts[..., i, :])[k])
 
     return {
-        "macro_f1": drawn.figure(here(macro_f1), level, method),
-        "weighted_f1": drawn.figure(here(weighted_f1), level, method),
+        **summed,
+        "macro_f1": drawn.estimate(here(macro_f1), level, method),
+        "weighted_f1": drawn.estimate(here(weighted_f1), level, method),
         "exact_match": _share(exact(table), np.ones(len(table), dtype=np.int64), task),
         "roles": {
-            role: {"support": int(support[i])} | {
-                name: drawn.figure(of_role(i, k), level, method) for k, name in enumerate(("precision", "recall", "f1"))
+            role: {
+                "support": int(support[i]), **micro([drawn.estimate(of_role(i, k), level, method) for k in range(3)])
             }
             for i, role in enumerate(roles)
         },
     }
 
 
-def _part(table: Counts, of: Any, name: str, task: Task) -> dict[str, Any]:
-    """A slice: its rows are resampled by themselves."""
+def _part(table: Counts, of: Any, name: str, task: Task) -> SliceQuality:
+    """A slice; only its own rows are resampled."""
     rows = table[of == name]
     summed = rows.sum(axis=1, keepdims=True)
     return {
-        "rows": len(rows), **_micro(draw(summed, task.eval.resamples, task.eval.seed), 1, task),
+        "rows": len(rows), **_micro(draw(summed, task.eval.resamples, task.eval.seed), task),
         "exact_match": _share(exact(rows), np.ones(len(rows), dtype=np.int64), task),
     }
 
 
-def _micro(drawn: Bootstrap, roles: int, task: Task) -> dict[str, Any]:
+def _micro(drawn: Bootstrap, task: Task) -> Micro:
     e = task.eval
-    return {name: drawn.figure(of_table(f, roles), e.confidence, e.interval) for name, f in MICRO.items()}
+    return micro([drawn.estimate(of_table(f, 1), e.confidence, e.interval) for f in MICRO.values()])
 
 
-def _share(hits: Any, of: Any, task: Task) -> Figure:
+def _share(hits: Any, of: Any, task: Task) -> Estimate:
     """Sum over sum, with an interval over rows."""
     drawn = draw(np.stack([hits, of], axis=1), task.eval.resamples, task.eval.seed)
 
@@ -107,7 +106,7 @@ def _share(hits: Any, of: Any, task: Task) -> Figure:
         with np.errstate(invalid="ignore", divide="ignore"):
             return sums[..., 0] / sums[..., 1]
 
-    return drawn.figure(ratio, task.eval.confidence, task.eval.interval)
+    return drawn.estimate(ratio, task.eval.confidence, task.eval.interval)
 
 
 def _hallucinated(predicted: Sequence[Example], task: Task) -> tuple[Any, Any]:
@@ -126,48 +125,43 @@ def _hallucinated(predicted: Sequence[Example], task: Task) -> tuple[Any, Any]:
 # -- two systems ------------------------------------------------------------------------------------------------------
 
 
-def paired(gold: Sequence[Example], a: Sequence[Example], b: Sequence[Example], task: Task) -> dict[str, Any]:
-    """`a` less `b` by value: what differs, how surely, and what could have been seen.
-
-    Returns:
-        `precision`, `recall`, `f1` as figures of the difference; `p` of the F1 by bootstrap and by `randomisation`;
-        `detectable`, the least difference in F1 that these rows would show (80 % power); `mcnemar` over whole queries;
-        `roles`: the difference in F1 with p-values adjusted over roles (Holm).
-    """
+def paired(gold: Sequence[Example], a: Sequence[Example], b: Sequence[Example], task: Task) -> Difference:
+    """`a` minus `b`, scored by value: differences, their significance, and the minimum detectable effect."""
     e = task.eval
     roles = [r.name for r in task.roles]
     normalise = normaliser(task.normaliser)
     left, right = (tables(gold, side, roles, normalise, ("value",))["value"] for side in (a, b))
     both = Paired.of(left.sum(axis=1), right.sum(axis=1), e.resamples, e.seed)
-    micro = {name: of_table(f, 1) for name, f in MICRO.items()}
-    out: dict[str, Any] = {name: both.figure(f, e.confidence, e.interval) for name, f in micro.items()}
-    out["p"] = _p(both.p_value(micro["f1"]))
-    out["p_randomisation"] = _p(both.randomisation(micro["f1"], e.resamples, e.seed))
-    out["detectable"] = _p(detectable(both.difference(micro["f1"])(both.drawn.samples), e.confidence))
-    out["mcnemar"] = mcnemar(exact(left), exact(right))
+    f1 = of_table(MICRO["f1"], 1)
     raw: dict[str, float] = {}
-    per_role: dict[str, dict[str, Any]] = {}
+    per_role: dict[str, Estimate] = {}
     for i, role in enumerate(roles):
         one = Paired.of(left[:, i : i + 1], right[:, i : i + 1], e.resamples, e.seed)
-        f1 = of_table(MICRO["f1"], 1)
-        found = one.figure(f1, e.confidence, e.interval)
+        found = one.estimate(f1, e.confidence, e.interval)
         if found["value"] is not None:
-            raw[role], per_role[role] = one.p_value(f1), {"f1": found}
+            raw[role], per_role[role] = one.p_value(f1), found
     adjusted = holm(raw)
-    out["roles"] = {role: v | {"p_holm": _p(adjusted[role])} for role, v in per_role.items()}
-    return out
+    by_role: dict[str, RoleDifference] = {
+        role: {"f1": found, "p_holm": _p(adjusted[role])} for role, found in per_role.items()
+    }
+    return {
+        **micro([both.estimate(of_table(f, 1), e.confidence, e.interval) for f in MICRO.values()]),
+        "p": _p(both.p_value(f1)), "p_randomisation": _p(both.randomisation(f1, e.resamples, e.seed)),
+        "detectable": _p(detectable(both.difference(f1)(both.drawn.samples), e.confidence)),
+        "mcnemar": mcnemar(exact(left), exact(right)), "roles": by_role,
+    }
 
 
 def paired_difference(
     gold: Sequence[Example], a: Sequence[Example], b: Sequence[Example], task: Task, statistic: str = "f1"
-) -> Figure:
+) -> Estimate:
     """Micro F1 (or `precision`, `recall`) by value of `a` minus `b`, with a paired bootstrap interval."""
     e = task.eval
     roles = [r.name for r in task.roles]
     normalise = normaliser(task.normaliser)
     left, right = (tables(gold, side, roles, normalise, ("value",))["value"] for side in (a, b))
     both = Paired.of(left.sum(axis=1), right.sum(axis=1), e.resamples, e.seed)
-    return both.figure(of_table(MICRO[statistic], 1), e.confidence, e.interval)
+    return both.estimate(of_table(MICRO[statistic], 1), e.confidence, e.interval)
 
 
 def _p(value: float) -> float | None:

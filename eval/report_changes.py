@@ -1,26 +1,26 @@
-"""What changed since an earlier report: figures that both have, side by side, those that moved first."""
+"""Changes since an earlier report: the figures that both have side by side, clear changes first."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
-Figure = Mapping[str, Any]
+from eval.latency_schema import CacheGroups
+from eval.quality_schema import Estimate
+from eval.report_schema import Change, Changes, Report
 
 
-def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+def changes(before: Report, now: Report) -> Changes:
     """Compare two reports.
 
-    Returns:
-        `since`: bundle and time of the earlier one; `rows`: `what`, `unit`, `before`, `now`, and `clear`: whether the
-        intervals are apart. They are not paired, so what is not clear may still be real; `limbeck compare` pairs.
+    A change is clear where the intervals do not overlap. The intervals are not paired, so a change that is not clear
+    may still be real; `limbeck compare` pairs.
     """
-    rows = []
+    rows: list[Change] = []
     old = {what: figure for what, _, figure in _figures(before)}
     for what, unit, figure in _figures(now):
         if what in old:
             rows.append({
-                "what": what, "unit": unit, "before": dict(old[what]), "now": dict(figure),
+                "what": what, "unit": unit, "before": old[what], "now": figure,
                 "clear": _apart(old[what], figure),
             })
     return {
@@ -29,26 +29,26 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]
     }
 
 
-def _figures(report: Mapping[str, Any]) -> Iterator[tuple[str, str, Figure]]:
+def _figures(report: Report) -> Iterator[tuple[str, str, Estimate]]:
+    """(what, unit, estimate)."""
     for system, found in report["systems"].items():
-        for name in ("precision", "recall", "f1"):
-            yield f"{system}: {name}", "%", found["value"][name]
-    served = report["systems"][report["served"]]
-    for role, found in served["value"]["roles"].items():
-        yield f"{report['served']}: F1 of {role}", "%", found["f1"]
-    latency = report.get("latency") or {}
-    for kind in ("hit", "miss"):
-        for name in ("p50", "p99"):
-            figure = (latency.get(kind) or {}).get(f"{name}_ms")
-            if figure:
-                yield f"{kind}: {name}", "ms", figure
-    money = (report.get("cost") or {}).get("per_million", {}).get("served")
-    if money is not None:
-        yield "a million queries as served", "$", {"value": money, "low": money, "high": money}
+        by_value = found["value"]
+        for name, figure in (("precision", by_value["precision"]), ("recall", by_value["recall"]),
+                             ("f1", by_value["f1"])):
+            yield f"{system}: {name}", "%", figure
+    for role, of_role in report["systems"][report["served"]]["value"]["roles"].items():
+        yield f"{report['served']}: F1 of {role}", "%", of_role["f1"]
+    latency: CacheGroups = report["latency"] or {}
+    for kind, group in (("hit", latency.get("hit")), ("miss", latency.get("miss"))):
+        for name, found_ms in (("p50", group["p50_ms"]), ("p99", group["p99_ms"])) if group else ():
+            if found_ms:
+                yield f"{kind}: {name}", "ms", found_ms
+    money = report["cost"]["per_million"]["served"]
+    yield "a million queries as served", "$", {"value": money, "low": money, "high": money}
 
 
-def _apart(a: Figure, b: Figure) -> bool:
-    ends = [a.get("low"), a.get("high"), b.get("low"), b.get("high")]
-    if any(x is None for x in ends):
+def _apart(a: Estimate, b: Estimate) -> bool:
+    """Whether two intervals do not overlap."""
+    if a["low"] is None or a["high"] is None or b["low"] is None or b["high"] is None:
         return False
-    return bool(a["low"] > b["high"] or b["low"] > a["high"])
+    return a["low"] > b["high"] or b["low"] > a["high"]

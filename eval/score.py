@@ -1,14 +1,14 @@
-"""`limbeck score`: two files in, figures out; the task is read off the gold labels."""
+"""`limbeck score`: quality of a prediction file; the task's roles are inferred from the labels."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from eval.annotator_agreement import ceiling
 from eval.prediction_files import read_predictions
 from eval.quality import quality
+from eval.quality_schema import Agreement, Quality
 from eval.slices import slices_of
 from task.errors import InputError
 from task.labels import Example
@@ -16,17 +16,24 @@ from task.readers import read_labels, rows_of
 from task.spec import Task
 
 
+class Score(Quality):
+    """Quality of a prediction file; `missing` queries have no prediction."""
+
+    missing: int
+    people: Agreement | None
+
+
 def score_files(
     gold: Path, predictions: Path, resamples: int, by: Sequence[str] = (), annotations: Sequence[Path] = ()
-) -> dict[str, Any]:
-    """Quality of a prediction file; a query without a prediction counts as an empty one, and so does an invalid one.
+) -> Score:
+    """Quality of a prediction file; a query without a prediction, or with an invalid one, counts as an empty answer.
 
     Args:
-        by: Columns of the gold file to slice by, besides the number of words and of labels.
-        annotations: Labels of the same queries by several people: what they agree on comes with the figures.
+        by: Columns of the gold file to slice by, in addition to the number of words and of labels.
+        annotations: Labels of the same queries by several annotators; adds their agreement.
 
     Raises:
-        InputError: Gold is malformed, a prediction has no query or is for no gold query, or no row has a column.
+        InputError: Gold is malformed, a prediction has no query or one that gold lacks, or a column does not exist.
     """
     task = task_of(gold, predictions, *annotations, resamples=resamples)
     truth = read_labels(gold, task)
@@ -34,7 +41,7 @@ def score_files(
     columns = {name: _column(gold, name) for name in by}
     slices = slices_of(truth, task, columns=columns)
     people = ceiling(truth, [read_labels(a, task) for a in annotations], task) if annotations else None
-    return {**quality(truth, rows, task, slices, invalid), "missing": missing, "people": people}
+    return {**quality(truth, rows, task, slices=slices, invalid=invalid), "missing": missing, "people": people}
 
 
 def aligned(truth: Sequence[Example], predictions: Path, task: Task) -> tuple[list[Example], list[bool], int]:
@@ -56,7 +63,7 @@ def aligned(truth: Sequence[Example], predictions: Path, task: Task) -> tuple[li
 
 
 def task_of(gold: Path, *predictions: Path, resamples: int) -> Task:
-    """A task whose roles are those that occur; one that gold gives texts that are not in the query is closed."""
+    """A task with the roles that occur; a role with gold values that are not in their query is closed."""
     values: dict[str, set[str]] = {}
     closed: set[str] = set()
     for path in (gold, *predictions):

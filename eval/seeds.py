@@ -1,15 +1,15 @@
-"""Runs that differ in their seed, taken together: the mean, its interval over queries, and the spread over seeds."""
+"""Training runs with different seeds: their mean, its interval over queries and seeds, their standard deviation."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from eval.bootstrap import Floats, draw, percentile
 from eval.matching import Counts, Scheme, count
 from eval.metrics import MICRO, of_table
+from eval.quality_schema import Estimate, SeedEstimate
 from eval.significance import pooled
 from task.labels import Example
 from task.normalize import normaliser
@@ -18,49 +18,52 @@ from task.spec import Task
 Runs = Sequence[Sequence[Example]]  # one set of predictions for each seed, rows as in gold
 
 
-def over_seeds(gold: Sequence[Example], runs: Runs, task: Task, by: Scheme = "value") -> dict[str, Any]:
+def over_seeds(gold: Sequence[Example], runs: Runs, task: Task, by: Scheme = "value") -> SeedEstimate:
     """Micro-F1 of predictions; see `pooled_f1`."""
     return pooled_f1([per_query(gold, run, task, by) for run in runs], task)
 
 
 def difference_over_seeds(
     gold: Sequence[Example], a: Runs, b: Runs, task: Task, by: Scheme = "value", *, same_students: bool = False
-) -> dict[str, float]:
-    """The mean F1 of predictions `a` less that of `b`; see `pooled_difference`."""
+) -> Estimate:
+    """The mean F1 of predictions `a` minus that of `b`; see `pooled_difference`."""
     ours, theirs = ([per_query(gold, run, task, by) for run in runs] for runs in (a, b))
     return pooled_difference(ours, theirs, task, same_students=same_students)
 
 
 def per_query(gold: Sequence[Example], run: Sequence[Example], task: Task, by: Scheme = "value") -> Counts:
-    """True positives, false positives and false negatives of each query, shape (queries, 3): all that F1 needs."""
+    """True positives, false positives and false negatives of each query, shape (queries, 3)."""
     found = count(gold, run, [r.name for r in task.roles], by, normaliser(task.normaliser))
     return np.asarray(found.sum(axis=1), dtype=np.int64)
 
 
-def pooled_f1(runs: Sequence[Counts], task: Task) -> dict[str, Any]:
-    """Micro-F1 from what `per_query` counts in each run.
+def pooled_f1(runs: Sequence[Counts], task: Task) -> SeedEstimate:
+    """Micro-F1 from the counts of `per_query` of each run.
 
     Returns:
-        `{"value", "low", "high"}`: the mean over seeds with an interval over queries and seeds (`pooled`); `seeds`:
-        each run's own; `spread`: their standard deviation, None for one. The interval ends where F1 does: Student's t
-        over two or three seeds knows no bounds.
+        The mean over seeds with an interval over queries and seeds (`pooled`), clipped to [0, 1]: Student's t over two
+        or three seeds can exceed it.
     """
     points, samples = _f1(runs, task)
-    found = pooled(points, samples, task.eval.confidence)
-    ends = {"low": max(found["low"], 0.0), "high": min(found["high"], 1.0)}
-    return found | ends | {"seeds": [round(float(p), 6) for p in points]}
+    mean, spread = pooled(points, samples, task.eval.confidence)
+    low, high = mean["low"], mean["high"]
+    return {
+        "value": mean["value"], "low": None if low is None else max(low, 0.0),
+        "high": None if high is None else min(high, 1.0), "spread": spread,
+        "seeds": [round(float(p), 6) for p in points],
+    }
 
 
 def pooled_difference(
     a: Sequence[Counts], b: Sequence[Counts], task: Task, *, same_students: bool = False
-) -> dict[str, float]:
-    """Mean F1 of `a` less that of `b`: a bootstrap over queries and, within each resample, over seeds.
+) -> Estimate:
+    """Mean F1 of `a` minus that of `b`: a bootstrap over queries and, within each resample, over seeds.
 
-    Queries are paired (the same resampling indices for both); seeds are drawn for each side on its own, so that a
-    difference that one lucky seed makes has a wide interval.
+    Queries are paired (the same resampling indices for both); seeds are resampled on each side independently, so that a
+    single outlying seed widens the interval.
 
     Args:
-        same_students: `a[i]` and `b[i]` are answers of one student, decoded in two ways: seeds are drawn in pairs too.
+        same_students: `a[i]` and `b[i]` are predictions of one student, decoded in two ways: seeds are paired too.
 
     Raises:
         ValueError: `same_students` and not as many runs in `a` as in `b`.
@@ -86,7 +89,7 @@ def _drawn(samples: Floats, rng: np.random.Generator) -> Floats:
 def _f1(runs: Sequence[Counts], task: Task) -> tuple[Floats, Floats]:
     """F1 of each run, shape (seeds,), and under every resample, shape (seeds, resamples); undefined is 0.
 
-    All runs are drawn together: a resample has the same queries for each.
+    A resample has the same queries for all runs.
     """
     drawn = draw(np.hstack(list(runs)), task.eval.resamples, task.eval.seed)
     f1 = of_table(MICRO["f1"], 1)

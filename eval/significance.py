@@ -1,6 +1,6 @@
-"""Is the difference real? Tests of two systems on the same queries, and what a set of queries can show at all.
+"""Significance tests of two systems on the same queries, and the minimum detectable effect of a set of queries.
 
-All of them pair: what one system gets right by luck of the queries, the other gets right too.
+All tests are paired: the difficulty of a query affects both systems and cancels out.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from eval.bootstrap import Bootstrap, Floats, Statistic, draw, figure, percentile
+from eval.bootstrap import Bootstrap, Floats, Statistic, draw, estimate, percentile
 from eval.bootstrap import Interval as Method
+from eval.quality_schema import Estimate, McNemar
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,18 +39,18 @@ class Paired:
         return cls(draw(np.hstack(flat), resamples, seed), flat[0].shape[1])
 
     def difference(self, statistic: Statistic) -> Statistic:
-        """The statistic of `a` less that of `b`."""
+        """The statistic of `a` minus that of `b`."""
         return lambda sums: statistic(sums[..., : self.columns]) - statistic(sums[..., self.columns :])
 
-    def figure(self, statistic: Statistic, level: float, method: Method = "percentile") -> dict[str, float | None]:
+    def estimate(self, statistic: Statistic, level: float, method: Method = "percentile") -> Estimate:
         """The difference with its interval."""
-        return self.drawn.figure(self.difference(statistic), level, method)
+        return self.drawn.estimate(self.difference(statistic), level, method)
 
     def p_value(self, statistic: Statistic) -> float:
-        """Two-sided: how far the resamples lie on both sides of no difference (Efron and Tibshirani 1993, 16.4).
+        """Two-sided bootstrap p-value: twice the smaller tail beyond zero (Efron and Tibshirani 1993, 16.4).
 
-        It goes with the percentile interval: below 0.05 where the 95 % interval leaves out zero. At least 2/(resamples
-        + 1), for more than that resampling cannot say.
+        Consistent with the percentile interval: below 0.05 where the 95 % interval excludes zero. At least
+        2/(resamples + 1), the resolution of the resampling.
         """
         samples = self.difference(statistic)(self.drawn.samples)
         samples = samples[~np.isnan(samples)]
@@ -57,11 +58,11 @@ class Paired:
         return min(1.0, 2 * tail / (len(samples) + 1))
 
     def randomisation(self, statistic: Statistic, rounds: int, seed: int) -> float:
-        """Approximate randomisation (Noreen 1989): were the systems the same, swapping their answers would not matter.
+        """Two-sided p-value of approximate randomisation (Noreen 1989).
 
-        Each round swaps the two answers of every query or leaves them, by a coin; p is the share of rounds with a
-        difference at least as large as the one seen. Queries with the same counts are swapped together, as many as a
-        binomial draw says.
+        Under the null hypothesis the answers of the systems are exchangeable. Each round swaps the answers of every
+        query with probability 0.5; p is the share of rounds with a difference at least as large as the observed one.
+        Queries with equal counts are swapped together by a binomial draw.
         """
         a, b = self.drawn.kinds[:, : self.columns], self.drawn.kinds[:, self.columns :]
         moved = b - a
@@ -74,15 +75,12 @@ class Paired:
         return float(((drawn >= seen - 1e-12).sum() + 1) / (rounds + 1))
 
 
-def mcnemar(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> dict[str, Any]:
-    """Whether two systems get the same share of queries entirely right (McNemar 1947, mid-p of Fagerland et al. 2013).
+def mcnemar(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> McNemar:
+    """McNemar's test of exact matches (McNemar 1947, mid-p of Fagerland et al. 2013).
 
     Args:
         a: 1 where system `a` is right, shape (queries,).
         b: The same of system `b`.
-
-    Returns:
-        `only_a`, `only_b`: queries that one alone gets right; `p`.
     """
     from scipy.stats import binom
 
@@ -96,7 +94,7 @@ def mcnemar(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> dict[str, Any]:
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Adjusted p-values (Holm 1979): of many roles, one differs by chance sooner or later."""
+    """Adjusted p-values for multiple comparisons (Holm 1979)."""
     ordered = sorted(p_values, key=lambda k: p_values[k])
     out: dict[str, float] = {}
     worst = 0.0
@@ -107,9 +105,9 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
 
 
 def detectable(samples: Floats, level: float, power: float = 0.8) -> float:
-    """The least difference that a test at this level finds with this probability, from a difference's resamples.
+    """Minimum detectable effect of a two-sided test at this level and power, from the resamples of a difference.
 
-    (z of the level + z of the power) times the standard error, two-sided (Card et al. 2020 on why to state it).
+    (z of the level + z of the power) times the standard error (Card et al. 2020 on why to report it).
     """
     from scipy.stats import norm
 
@@ -119,25 +117,25 @@ def detectable(samples: Floats, level: float, power: float = 0.8) -> float:
     return float((norm.ppf((1 + level) / 2) + norm.ppf(power)) * kept.std(ddof=1))
 
 
-def not_inferior(difference: Mapping[str, float | None], margin: float) -> bool:
-    """Whether `a` is at most `margin` worse than `b`: the whole interval lies above -margin.
+def not_inferior(difference: Estimate, margin: float) -> bool:
+    """Non-inferiority: whether the whole interval of `a` minus `b` lies above -margin.
 
-    An undefined difference proves nothing.
+    An undefined difference fails.
     """
     low = difference["low"]
     return low is not None and low > -margin
 
 
-def pooled(points: npt.NDArray[Any], samples: npt.NDArray[Any], level: float) -> dict[str, Any]:
-    """Runs that are repeated: their mean, with queries and runs both as sources of chance.
+def pooled(points: npt.NDArray[Any], samples: npt.NDArray[Any], level: float) -> tuple[Estimate, float | None]:
+    """The mean of repeated runs, with queries and runs as sources of variance.
 
     Args:
         points: A figure of each run, shape (runs,).
         samples: The same under every resample of the queries, shape (runs, resamples), drawn together.
 
     Returns:
-        `value`, `low`, `high`, and `spread`, the standard deviation over runs (None for one). The interval adds the
-        variance over queries and that over runs, the latter with Student's t for so few (Bouthillier et al. 2021).
+        The mean, whose interval adds the variance over queries and that over runs, the latter with Student's t
+        (Bouthillier et al. 2021); and the standard deviation over runs, None for one run.
     """
     from scipy.stats import t
 
@@ -145,10 +143,10 @@ def pooled(points: npt.NDArray[Any], samples: npt.NDArray[Any], level: float) ->
     means = np.nanmean(samples, axis=0)
     low, high = percentile(means, level)
     if len(points) < 2:
-        return {**figure(value, low, high), "spread": None}
+        return estimate(value, low, high), None
     spread = float(np.std(points, ddof=1))
     runs = float(t.ppf((1 + level) / 2, len(points) - 1)) * spread / math.sqrt(len(points))
     down, up = (math.hypot(x, runs) for x in (value - low, high - value))
-    return {**figure(value, value - down, value + up), "spread": round(spread, 6)}
+    return estimate(value, value - down, value + up), round(spread, 6)
 
 

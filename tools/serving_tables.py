@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from eval.report import milliseconds, percent
+from eval.formatting import milliseconds, percent
+from tools.table_text import read, table
 
 
 def hits(result: Path) -> str:
-    """Cached queries at rising rates, and what the generator can hold by itself."""
-    r = json.loads(result.read_text(encoding="utf-8"))["hits"]
+    """Cache hits at rising rates, and the highest rate that the generator itself sustains."""
+    r = read(result)["hits"]
     head = "| offered, requests/s | seconds | requests | p50, ms | p99, ms | left late, % | sustained |"
     lines = [head, "|---|---|---|---|---|---|---|"]
     lines += [_row(x) for x in (r["steady"], *r["rates"][1:])]
@@ -32,8 +32,8 @@ def _row(x: dict[str, Any]) -> str:
 
 
 def gateway(result: Path) -> str:
-    """What the gateway adds to a miss."""
-    g = json.loads(result.read_text(encoding="utf-8"))["gateway"]
+    """Latency that the gateway adds to a cache miss."""
+    g = read(result)["gateway"]
     lines = ["| one query at a time | requests | p50, ms | p95, ms |", "|---|---|---|---|"]
     for name, kind in (("through the gateway", "through"), ("straight to vLLM", "straight")):
         x = g[kind]
@@ -44,7 +44,7 @@ def gateway(result: Path) -> str:
 
 def cache(result: Path) -> str:
     """Large head caches."""
-    rows = json.loads(result.read_text(encoding="utf-8"))["cache"]
+    rows = read(result)["cache"]
     head = "| queries | built in, s | on disk, MB | opened in, ms | a look-up that hits, µs | one that misses, µs |"
     return "\n".join([head, "|---|---|---|---|---|---|", *(
         f"| {c['rows']:,} | {c['build_s']:,.0f} | {c['disk_mb']:,} | {c['open_ms']:.1f} | {c['hit_us']:.1f} "
@@ -53,8 +53,8 @@ def cache(result: Path) -> str:
 
 
 def changes(result: Path) -> str:
-    """Twenty changes of the bundle under load."""
-    r = json.loads(result.read_text(encoding="utf-8"))
+    """Twenty bundle changes under load."""
+    r = read(result)
     c = r["changes"]
     started = [x["seconds"] for x in c["changes"] if x["engine_started"]]
     kept = [x["seconds"] for x in c["changes"] if not x["engine_started"]]
@@ -77,8 +77,8 @@ def changes(result: Path) -> str:
 
 
 def faults(result: Path) -> str:
-    """What clients saw of each fault."""
-    r = json.loads(result.read_text(encoding="utf-8"))
+    """Effect of each fault on clients."""
+    r = read(result)
     head = "| fault | back after, s | hits: failed, slowest ms | misses: answered, refused, slowest ms | schema-false |"
     lines = [head, "|---|---|---|---|---|"]
     for f in r["faults"]:
@@ -96,8 +96,8 @@ _NAMES = {"0": "closed", "-1": "no answer"}
 
 
 def fuzz(result: Path) -> str:
-    """Requests that nobody would write."""
-    r = json.loads(result.read_text(encoding="utf-8"))
+    """Malformed and mutated requests."""
+    r = read(result)
     s, m = r["schemathesis"], r["mutations"]
     lines = [
         "| | requests | what came of it |", "|---|---|---|",
@@ -118,8 +118,8 @@ def fuzz(result: Path) -> str:
 
 
 def start(result: Path) -> str:
-    """How long engines take to start."""
-    r = json.loads(result.read_text(encoding="utf-8"))
+    """Start-up time of engines."""
+    r = read(result)
 
     def cell(x: dict[str, float]) -> str:
         return f"{x['median']:.1f} ({x['least']:.1f} to {x['most']:.1f})"
@@ -132,26 +132,25 @@ def start(result: Path) -> str:
 
 
 def ladder(result: Path) -> str:
-    """The rungs that run on a CPU."""
-    r = json.loads(result.read_text(encoding="utf-8"))
-    head = "| rung | p50, ms | p95 | p99 | queries/s | F1, % | difference, points | on disk, MB |"
-    lines = [head, "|---|---|---|---|---|---|---|---|"]
+    """The optimisation steps that run on a CPU."""
+    r = read(result)
+    rows = []
     for name, x in r["rungs"].items():
         d = x["difference"]
         figures = [100 * d[k] for k in ("value", "low", "high")] if d else []
         less = "{:+.2f} [{:+.2f}, {:+.2f}] to `{}`".format(*figures, x["stands_on"]) if d else "–"
         rates = " and ".join(f"{v:.3g}" for v in x["queries_per_s"])
-        lines.append(
-            f"| `{name}` | {milliseconds(x['p50_ms'])} | {milliseconds(x['p95_ms'])} | {milliseconds(x['p99_ms'])} "
-            f"| {rates} "
-            f"| {percent(x['f1'])} | {less} | {x['disk_mb']:,} |"
-        )
-    return "\n".join(lines)
+        rows.append((
+            f"`{name}`", *(milliseconds(x[p]) for p in ("p50_ms", "p95_ms", "p99_ms")), rates, percent(x["f1"]), less,
+            f"{x['disk_mb']:,}",
+        ))
+    head = ("rung", "p50, ms", "p95", "p99", "queries/s", "F1, %", "difference, points", "on disk, MB")
+    return table(head, rows)
 
 
 def peer(result: Path) -> str:
-    """LiteLLM before `vllm serve`, and us."""
-    r = json.loads(result.read_text(encoding="utf-8"))
+    """LiteLLM in front of `vllm serve`, against `limbeck serve`."""
+    r = read(result)
     rates = [x["rate"] for x in r["ours"]["hits_at"]]
     lines = [
         "| p50 and p99, ms | misses, one by one | hits, one by one | "

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.report import milliseconds, percent
-
-
-def _read(result: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
-    return found
+from eval.formatting import milliseconds, percent
+from tools.table_text import read
 
 
 def training(result: Path) -> str:
@@ -23,7 +18,7 @@ def training(result: Path) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     rates = []
-    for processor, r in sorted(_read(result).items()):
+    for processor, r in sorted(read(result).items()):
         for name, c in r["clients"].items():
             rate = "{median:.1f} [{low:.1f}, {high:.1f}]".format(**c["examples_per_s"])
             times = " | ".join(_times(r.get(which, {}).get(name)) for which in ("times_trl", "times_trl_eager"))
@@ -45,7 +40,7 @@ def _times(ratio: Mapping[str, float] | None) -> str:
 
 def queryner(result: Path) -> str:
     """The tables of `benchmarks/queryner.py`."""
-    parts = _read(result)
+    parts = read(result)
     r = parts["seeds"]
     f = r["strict_f1"]
     lines = [
@@ -68,7 +63,7 @@ def _tried(head: str, variants: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def read_forms(result: Path) -> str:
     """The table of `benchmarks/read_forms.py`."""
-    r = _read(result)
+    r = read(result)
     lines = [
         f"| way of reading ({r['rows']:,} rows) | strict F1 | less `echo` | p50, ms | vLLM = transformers |",
         "|---|---|---|---|---|",
@@ -83,7 +78,7 @@ def read_forms(result: Path) -> str:
 
 def noise(result: Path) -> str:
     """The table of `benchmarks/noise.py`."""
-    r = _read(result)
+    r = read(result)
     manners = [m for m in ("plain", "robust", "cross-fit") if any(m in n["f1"] for n in r["rates"])]
     against = {m: ["less teacher"] if m == "plain" else ["less teacher", "less plain"] for m in manners}
     columns = [x for m in manners for x in (f"student, {m}", *against[m])]
@@ -100,7 +95,7 @@ def noise(result: Path) -> str:
 
 def qlora_merge(result: Path) -> str:
     """The table of `benchmarks/qlora_merge.py`."""
-    r = _read(result)
+    r = read(result)
     lines = ["| merged | mean of the logits' differences | largest | equal labels |", "|---|---|---|---|"]
     for name, m in r["merges"].items():
         agree = f"{m['label_agreement']:.2%}"

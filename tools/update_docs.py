@@ -6,7 +6,6 @@ python tools/update_docs.py --check    exit 1 when something is out of date
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from pathlib import Path
@@ -15,16 +14,17 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from eval.report import milliseconds, percent  # noqa: E402  (the checkout is importable only from here on)
+from eval.formatting import milliseconds, percent  # noqa: E402  (the checkout is importable only from here on)
 from limbeck.operations.tables import render, render_audit, render_forms  # noqa: E402
 from tools import eval_tables as evaluation  # noqa: E402
 from tools import serving_tables as serving  # noqa: E402
 from tools import student_tables as student  # noqa: E402
+from tools.table_text import read, table  # noqa: E402
 
 
 def answer_length(result: Path) -> str:
     """The table of `benchmarks/answer_length.py`."""
-    r = json.loads(result.read_text(encoding="utf-8"))
+    r = read(result)
     ratio = r["median_ratio"]
     return "\n".join([
         "| answer | tokens decoded | queries | p50, ms | p95, ms |",
@@ -39,7 +39,7 @@ def answer_length(result: Path) -> str:
 
 def labelling(result: Path) -> str:
     """The tables of `benchmarks/labelling.py`."""
-    r = json.loads(result.read_text(encoding="utf-8"))
+    r = read(result)
 
     def spread(figure: dict[str, float] | None, digits: int, scale: float = 1.0) -> str:
         if figure is None:
@@ -77,7 +77,7 @@ def labelling(result: Path) -> str:
 
 def local_teacher(result: Path) -> str:
     """The table of `benchmarks/local_teacher.py`."""
-    r = json.loads(result.read_text(encoding="utf-8"))
+    r = read(result)
     lines = ["| backend | labels | precision | recall | F1 | precision gained |", "|---|---|---|---|---|---|"]
     for name, found in r["backends"].items():
         for side in ("raw", "guarded"):
@@ -89,27 +89,25 @@ def local_teacher(result: Path) -> str:
 
 def retrieval(result: Path) -> str:
     """The table of `benchmarks/retrieval.py`."""
-    r = json.loads(result.read_text(encoding="utf-8"))
-    lines = [
-        f"{r['items']:,} items; {r['embedded_meanwhile']:,} texts were embedded beforehand in "
-        f"{r['embedding_cpu_s']:,.0f} s of CPU time.", "",
-        "| candidate | build, s | building, MB | on disk, MB | opening, s | searching, MB | recall@10 | contexts/s |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    r = read(result)
+    rows = []
     for name, c in r["candidates"].items():
         rate = "{median:,.0f} [{low:,.0f}, {high:,.0f}]".format(**c["contexts_per_s"])
         built = c["build"]
-        lines.append(
-            f"| {name} | {built['seconds']:,.0f} | {built['peak_mb']:,} | {built['disk_mb']:,} | {c['opened_s']:,.1f} "
-            f"| {c['peak_mb']:,} "
-            f"| {c['recall_at_10']:.3f} | {rate} |"
-        )
-    return "\n".join(lines)
+        rows.append((
+            name, f"{built['seconds']:,.0f}", f"{built['peak_mb']:,}", f"{built['disk_mb']:,}", f"{c['opened_s']:,.1f}",
+            f"{c['peak_mb']:,}", f"{c['recall_at_10']:.3f}", rate,
+        ))
+    head = ("candidate", "build, s", "building, MB", "on disk, MB", "opening, s", "searching, MB", "recall@10",
+            "contexts/s")
+    said = (f"{r['items']:,} items; {r['embedded_meanwhile']:,} texts were embedded beforehand in "
+            f"{r['embedding_cpu_s']:,.0f} s of CPU time.")
+    return f"{said}\n\n{table(head, rows)}"
 
 
 def teacher(result: Path) -> str:
-    """The teacher of a kept report: by traffic slice, and how far its confidence can be trusted."""
-    r = json.loads(result.read_text(encoding="utf-8"))
+    """The teacher of a kept report: quality by traffic slice, and calibration of its confidence."""
+    r = read(result)
     lines = [by_traffic(r["systems"]["teacher"])]
     if c := r.get("teacher_confidence"):
         lines += [
@@ -123,7 +121,7 @@ def teacher(result: Path) -> str:
 
 def student_by_traffic(result: Path) -> str:
     """The served student of a kept report by traffic slice."""
-    r = json.loads(result.read_text(encoding="utf-8"))
+    r = read(result)
     return by_traffic(r["systems"][r["served"]])
 
 
@@ -138,42 +136,46 @@ def by_traffic(system: Any) -> str:
     return "\n".join(lines)
 
 
-# (file, block) → (result, what makes its table)
+# Block of docs/benchmarks.md → (result, function that makes its table).
+BENCHMARKS = {
+    "market": ("market.json", render),
+    "market-student": ("market.json", student_by_traffic),
+    "forms": ("forms.json", render_forms),
+    "teacher": ("market.json", teacher),
+    "queryner": ("queryner.json", render),
+    "queryner-seeds": ("queryner_student.json", student.queryner),
+    "training": ("training.json", student.training),
+    "evaluation-speed": ("evaluation.json", evaluation.speed),
+    "load-generator": ("load_generator.json", evaluation.generator),
+    "gate": ("gate.json", evaluation.gate),
+    "read-forms": ("read_forms.json", student.read_forms),
+    "noise": ("noise.json", student.noise),
+    "qlora-merge": ("qlora_merge.json", student.qlora_merge),
+    "serving-hits": ("serving.json", serving.hits),
+    "serving-gateway": ("serving.json", serving.gateway),
+    "serving-cache": ("serving.json", serving.cache),
+    "serving-changes": ("serving_changes.json", serving.changes),
+    "serving-faults": ("serving_changes.json", serving.faults),
+    "serving-fuzz": ("serving_fuzz.json", serving.fuzz),
+    "serving-ladder": ("ladder.json", serving.ladder),
+    "serving-start": ("engine_start.json", serving.start),
+    "serving-peer": ("serving_peer.json", serving.peer),
+    "answer-length": ("answer_length.json", answer_length),
+    "labelling": ("labelling.json", labelling),
+    "audit": ("audit.json", render_audit),
+    "local-teacher": ("local_teacher.json", local_teacher),
+    "retrieval-50000": ("retrieval-50000.json", retrieval),
+    "retrieval-1000000": ("retrieval-1000000.json", retrieval),
+}
+# (file, block) → the same.
 BLOCKS = {
     ("README.md", "demo"): ("market.json", render),
-    ("docs/benchmarks.md", "market"): ("market.json", render),
-    ("docs/benchmarks.md", "market-student"): ("market.json", student_by_traffic),
-    ("docs/benchmarks.md", "forms"): ("forms.json", render_forms),
-    ("docs/benchmarks.md", "teacher"): ("market.json", teacher),
-    ("docs/benchmarks.md", "queryner"): ("queryner.json", render),
-    ("docs/benchmarks.md", "queryner-seeds"): ("queryner_student.json", student.queryner),
-    ("docs/benchmarks.md", "training"): ("training.json", student.training),
-    ("docs/benchmarks.md", "evaluation-speed"): ("evaluation.json", evaluation.speed),
-    ("docs/benchmarks.md", "load-generator"): ("load_generator.json", evaluation.generator),
-    ("docs/benchmarks.md", "gate"): ("gate.json", evaluation.gate),
-    ("docs/benchmarks.md", "read-forms"): ("read_forms.json", student.read_forms),
-    ("docs/benchmarks.md", "noise"): ("noise.json", student.noise),
-    ("docs/benchmarks.md", "qlora-merge"): ("qlora_merge.json", student.qlora_merge),
-    ("docs/benchmarks.md", "serving-hits"): ("serving.json", serving.hits),
-    ("docs/benchmarks.md", "serving-gateway"): ("serving.json", serving.gateway),
-    ("docs/benchmarks.md", "serving-cache"): ("serving.json", serving.cache),
-    ("docs/benchmarks.md", "serving-changes"): ("serving_changes.json", serving.changes),
-    ("docs/benchmarks.md", "serving-faults"): ("serving_changes.json", serving.faults),
-    ("docs/benchmarks.md", "serving-fuzz"): ("serving_fuzz.json", serving.fuzz),
-    ("docs/benchmarks.md", "serving-ladder"): ("ladder.json", serving.ladder),
-    ("docs/benchmarks.md", "serving-start"): ("engine_start.json", serving.start),
-    ("docs/benchmarks.md", "serving-peer"): ("serving_peer.json", serving.peer),
-    ("docs/benchmarks.md", "answer-length"): ("answer_length.json", answer_length),
-    ("docs/benchmarks.md", "labelling"): ("labelling.json", labelling),
-    ("docs/benchmarks.md", "audit"): ("audit.json", render_audit),
-    ("docs/benchmarks.md", "local-teacher"): ("local_teacher.json", local_teacher),
-    ("docs/benchmarks.md", "retrieval-50000"): ("retrieval-50000.json", retrieval),
-    ("docs/benchmarks.md", "retrieval-1000000"): ("retrieval-1000000.json", retrieval),
+    **{("docs/benchmarks.md", name): made for name, made in BENCHMARKS.items()},
 }
 
 
 def updated(path: Path, name: str, table: str) -> str:
-    """The text of a file with one block written anew."""
+    """The text of a file with one block replaced."""
     text = path.read_text(encoding="utf-8")
     pattern = re.compile(rf"(<!-- {name}: .*? -->\n).*?(<!-- /{name} -->)", re.DOTALL)
     if not pattern.search(text):
@@ -182,7 +184,7 @@ def updated(path: Path, name: str, table: str) -> str:
 
 
 def main() -> int:
-    """Write or check every block whose result is there."""
+    """Write or check every block whose result exists."""
     stale = 0
     for (file, name), (result, table_of) in BLOCKS.items():
         path, source = ROOT / file, ROOT / "benchmarks" / "results" / result

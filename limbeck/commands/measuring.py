@@ -12,6 +12,7 @@ from limbeck.commands.operations import BundleFolder
 
 if TYPE_CHECKING:
     from eval.gate import Check
+    from eval.latency_schema import LatencyBench
 
 app = typer.Typer()
 PANEL = "Measuring"
@@ -176,10 +177,11 @@ def score(
     found = score_files(gold, predictions, resamples, by or (), annotations or ())
     if out:
         write_json(out, found)
-    names = ("precision", "recall", "f1", "macro_f1", "weighted_f1", "exact_match")
     people = {"people": found["people"]} if found["people"] else {}
-    print(json.dumps({k: found[k] for k in ("rows", "missing", "invalid", "hallucinated")} | people | {
-        scheme: {k: found[scheme][k] for k in names if k in found[scheme]} for scheme in SCHEMES
+    print(json.dumps({
+        "rows": found["rows"], "missing": found["missing"], "invalid": found.get("invalid"),
+        "hallucinated": found["hallucinated"], **people,
+        **{scheme: {k: v for k, v in found[scheme].items() if k != "roles"} for scheme in SCHEMES},
     }, indent=2))
 
 
@@ -195,23 +197,23 @@ def _object(text: str) -> dict[str, Any]:
     return found
 
 
-def _print_bench(found: dict[str, Any]) -> None:
+def _print_bench(found: LatencyBench) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from eval.report import milliseconds
+    from eval.formatting import milliseconds
+    from eval.latency_schema import percentile_of
 
     steady = found["steady"]
     table = Table("milliseconds", "requests", "errors", *_PERCENTILES, title=found["url"], title_justify="left")
-    rows = [(name, steady[key]) for key, name in (("hit", "cache hit"), ("miss", "student"), ("blended", "all"))
-            if key in steady]
-    rows += [("one at a time, cold", found["cold"]), ("one at a time, asked before", found["warm_prefix"])]
-    rows += [(name, steady[key]) for key, name in (("ttft", "to the first token"), ("tpot", "each further token"))
-             if key in steady]
-    for name, group in rows:
-        if group["count"]:
+    for name, group in (
+        ("cache hit", steady.get("hit")), ("student", steady.get("miss")), ("all", steady["blended"]),
+        ("one at a time, cold", found["cold"]), ("one at a time, asked before", found["warm_prefix"]),
+        ("time to first token", steady.get("ttft")), ("time per output token", steady.get("tpot")),
+    ):
+        if group and group["count"]:
             table.add_row(name, f"{group['count']:,}", str(group["errors"]),
-                          *(milliseconds(group[f"{p}_ms"]) for p in _PERCENTILES))
+                          *(milliseconds(percentile_of(group, p)) for p in _PERCENTILES))
     screen = Console()
     screen.print(table)
     said = [
@@ -219,13 +221,13 @@ def _print_bench(found: dict[str, Any]) -> None:
         f"{100 * steady['sent_in_time']:.2f} % left on time",
     ]
     said += [f"✗ {steady['problem']}"] if steady["problem"] else []
-    said += ["✗ saturated: the server fell behind"] if steady["saturated"] else []
+    said += ["✗ the server is saturated at this rate"] if steady["saturated"] else []
     if found["sweep"]:
-        said.append(f"highest rate that holds: {found['sweep']['sustained'] or 'none'}/s")
+        said.append(f"highest sustained rate: {found['sweep']['sustained'] or 'none'}/s")
     if found["slo"]:
         slo = found["slo"]
         said.append(f"{'✓' if slo['ok'] else '✗'} {slo['percentile']} {milliseconds(slo['measured'])} ms, "
-                    f"asked for at most {slo['ms']:g} ms")
+                    f"objective: at most {slo['ms']:g} ms")
     screen.print("\n".join(said), highlight=False)
 
 

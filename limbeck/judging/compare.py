@@ -1,4 +1,4 @@
-"""`limbeck compare`: bundles, endpoints and prediction files side by side, on the same queries, in turns."""
+"""`limbeck compare`: bundles, endpoints and prediction files on the same queries, timed in ABBA order."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from limbeck.environment import device, git_commit, versions
 from task.errors import InputError
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from eval.page_schema import Comparison, MeasuredSystem
     from task.spec import Task
 
 Kind = Literal["bundle", "endpoint", "predictions"]
@@ -27,7 +28,7 @@ _WARM_UP = 10
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """One of what is compared."""
+    """A system to compare; `source` is its folder, URL or file."""
 
     name: str
     kind: Kind
@@ -35,10 +36,10 @@ class System:
 
 
 def named(sources: Sequence[str]) -> list[System]:
-    """What each argument is; `NAME=SOURCE` gives it a name.
+    """Parse the arguments of the command; `NAME=SOURCE` names a system.
 
     Raises:
-        InputError: It is none of the three, or two have one name.
+        InputError: A source is none of the three, or two systems have the same name.
     """
     out: list[System] = []
     for source in sources:
@@ -59,22 +60,17 @@ def named(sources: Sequence[str]) -> list[System]:
                 expected="a bundle folder, the URL of `limbeck serve`, or a file of predictions",
             )
         if any(x.name == label for x in out):
-            raise InputError("two systems of one name", found=label, field="SYSTEM", fix="Name them: NAME=SOURCE")
+            raise InputError("two systems have one name", found=label, field="SYSTEM", fix="Name them: NAME=SOURCE")
         out.append(System(label, kind, where))
     return out
 
 
 def compare(
     systems: Sequence[System], gold_file: Path, progress: Progress, *, resamples: int, pairs: int
-) -> dict[str, Any]:
-    """Paired quality and latency; every system against the first.
-
-    Returns:
-        JSON-ready: `systems` with quality, latency percentiles, differences to the first (`less_first`,
-        `slower_than_first`), and `best`: whether none of the others is both better and faster.
-    """
+) -> Comparison:
+    """Paired quality and latency; every system is compared with the first."""
     from eval.latency import percentiles, times_as_slow
-    from eval.pareto import marked
+    from eval.pareto import pareto_front
     from eval.quality import paired, quality
     from eval.score import aligned
     from task.readers import read_labels
@@ -86,7 +82,7 @@ def compare(
         if s.kind == "predictions":
             rows[s.name], invalid[s.name], _ = aligned(gold, Path(s.source), task)
     first = systems[0].name
-    out = []
+    out: list[MeasuredSystem] = []
     progress.begin("scoring", len(systems))
     for s in systems:
         found = quality(gold, rows[s.name], task, invalid=invalid[s.name])
@@ -102,7 +98,8 @@ def compare(
         progress.advance()
     return {
         "task": task.name, "rows": len(gold), "first": first, "resamples": task.eval.resamples,
-        "confidence": task.eval.confidence, "pairs": pairs if times else 0, "systems": marked(out),
+        "confidence": task.eval.confidence, "pairs": pairs if times else 0,
+        "systems": [{**s, "best": best} for s, best in zip(out, pareto_front(out), strict=True)],
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "versions": versions(),
         "device": device(), "git": git_commit(),
     }
@@ -125,7 +122,7 @@ def _task(systems: Sequence[System], gold: Path, resamples: int) -> Task:
 def _measured(
     systems: Sequence[System], gold: Sequence[Example], task: Task, progress: Progress, pairs: int
 ) -> tuple[dict[str, list[Example]], dict[str, list[bool]], dict[str, npt.NDArray[np.float64]]]:
-    """Answers of those that run, whether each breaks the task's rules, and seconds of the same queries in turns."""
+    """Answers of the systems that run, whether each breaks the task's rules, and latencies of the same queries."""
     from eval.endpoint import Target
     from eval.load_generator import in_turns
     from limbeck.judging.served import fits
@@ -149,6 +146,6 @@ def _measured(
         if not running or not pairs:
             return rows, invalid, {}
         queries = [gold[i % len(gold)].query for i in range(pairs + _WARM_UP)]
-        progress.begin("all in turns", len(queries))
+        progress.begin("all systems alternately", len(queries))
         found = in_turns([Target(u) for u in urls], queries, use_cache=False, on_done=progress.advance)
         return rows, invalid, {s.name: x.latency[_WARM_UP:] for s, x in zip(running, found, strict=True)}

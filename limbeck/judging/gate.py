@@ -1,4 +1,4 @@
-"""`limbeck gate`: serve a bundle, and the released one beside it, and judge it by its task's rules."""
+"""`limbeck gate`: serve a bundle, and the released one beside it, and judge it by its task's gates."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ def gate(
     teacher_file: Path | None = None, log_file: Path | None = None, released_from: Path | None = None,
     pairs: int = 300,
 ) -> list[Check]:
-    """Judge a bundle and note the verdict in its manifest.
+    """Judge a bundle and record the verdict in its manifest.
 
     Args:
-        overrides: `gates.NAME=VALUE` and `eval.NAME=VALUE`, over the bundle's own.
+        overrides: `gates.NAME=VALUE` and `eval.NAME=VALUE`, replacing the bundle's own values.
         teacher_file: The teacher's labels of the gold queries.
         log_file: The query log, for slices by traffic.
         released_from: The bundle that is released now, or a pointer to it.
-        pairs: Queries that both bundles are asked in turns, for `gates.max_slower`.
+        pairs: Number of queries that both bundles answer alternately, for `gates.max_slower`.
 
     Raises:
-        InputError: The bundle is damaged, or a file is not what it should be.
+        InputError: The bundle is damaged, or a file is malformed.
     """
     from eval.gate import judge
     from eval.quality import label_agreement, quality
@@ -68,7 +68,7 @@ def _measured(
     bundle: Bundle, other: Bundle | None, gold: Sequence[Example], reference: Sequence[Example], task: Task, pairs: int,
     progress: Progress,
 ) -> tuple[Served, list[Example], list[Example] | None, Any]:
-    """The bundle's answers, those to its reference queries, the released one's, and how much slower it is."""
+    """The bundle's answers, those to its reference queries, the released bundle's, and the latency difference."""
     from eval.endpoint import Target
     from eval.latency import times_as_slow
     from eval.load_generator import in_turns
@@ -78,7 +78,7 @@ def _measured(
         progress.begin("starting vLLM and the gateway")
         url = stack.enter_context(served(bundle.folder, state=Path(state) / "new", options=UNCHECKED))
         new = ask(url, bundle.folder, gold, task, progress, load=task.gates.slo is not None)
-        progress.begin("what the student said outside of an engine", len(reference))
+        progress.begin("reference answers", len(reference))
         said = label_all(url, reference, batch=_BATCH, done=progress.advance)
         if other is None:
             return new, said, None, None
@@ -87,7 +87,7 @@ def _measured(
         progress.begin("the released bundle", len(gold))
         before = label_all(beside, gold, batch=_BATCH, done=progress.advance)
         queries = [gold[i % len(gold)].query for i in range(pairs + _WARM_UP)]
-        progress.begin("both in turns", len(queries))
+        progress.begin("both bundles alternately", len(queries))
         mine, theirs = in_turns([Target(url), Target(beside)], queries, use_cache=False, on_done=progress.advance)
         return new, said, before, times_as_slow(mine.latency[_WARM_UP:], theirs.latency[_WARM_UP:])
 
@@ -110,7 +110,7 @@ def _released(source: Path | None, bundle: Bundle) -> Bundle | None:
 
 
 def _of_gold(source: Path, gold: Sequence[Example], task: Task) -> list[Example]:
-    """Labels of the gold queries; a query without is one that the teacher failed on."""
+    """Labels of the gold queries; a query without a prediction has none."""
     from eval.prediction_files import read_predictions
 
     found = {x.query: x for x, _ in read_predictions(source, task)}
@@ -118,7 +118,7 @@ def _of_gold(source: Path, gold: Sequence[Example], task: Task) -> list[Example]
 
 
 def _engine_agreement(bundle: Bundle) -> float | None:
-    """What `limbeck evaluate` measured on this very content, for a form without reference; None where it did not."""
+    """The agreement that `limbeck evaluate` recorded for this bundle, for forms without reference answers."""
     noted = bundle.manifest.get("gate")
     if not noted or noted["bundle"] != bundle.id:
         return None

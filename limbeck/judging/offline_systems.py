@@ -1,4 +1,4 @@
-"""What every system but the served one says about the gold rows: dictionary, teacher, and the student unserved."""
+"""Predictions of all systems but the served one: dictionary, teacher, and the student in transformers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from task.labels import Example, Label
 
 if TYPE_CHECKING:
+    from eval.quality_schema import Calibration
     from limbeck.run import Run
 
 TEACHER, DICTIONARY = "teacher", "dictionary"
@@ -16,7 +17,7 @@ UNTUNED, ADAPTER, MERGED = "base, not tuned", "student with adapter", "student, 
 
 
 def offline(run: Run, gold: Sequence[Example]) -> dict[str, list[Example]]:
-    """Predictions by system; those of the base and of the adapter are of the first `eval.reference_rows` only."""
+    """Predictions by system; base and adapter predict the first `eval.reference_rows` only."""
     from eval.dictionary_baseline import Dictionary
     from student.adapters import load_adapter
     from student.inference import predict
@@ -55,14 +56,14 @@ def offline(run: Run, gold: Sequence[Example]) -> dict[str, list[Example]]:
 
 
 def learned(curriculum: Path) -> list[Example]:
-    """What the student has learned from."""
+    """The rows that the student was trained on."""
     from teacher.curriculum.rows import read
 
     return [r.example for r in read(curriculum, "train")]
 
 
 def teacher_labels(labels: Path, gold: Sequence[Example]) -> list[Example] | None:
-    """The ledger's labels of the gold queries; a query that the teacher failed on, or never saw, is empty."""
+    """The ledger's labels of the gold queries; a query that the teacher failed on or never saw has none."""
     from task.readers import rows_of
 
     found = {str(r["query"]): tuple(Label.from_json(x) for x in r["labels"]) for _, r in rows_of(labels)}
@@ -71,8 +72,8 @@ def teacher_labels(labels: Path, gold: Sequence[Example]) -> list[Example] | Non
     return [Example(g.query, found.get(g.query, ()), g.count, g.id) for g in gold]
 
 
-def teacher_confidence(run: Run, gold: Sequence[Example]) -> dict[str, Any] | None:
-    """How the teacher's calibrated confidence and its threshold do on gold that neither was fitted on."""
+def teacher_confidence(run: Run, gold: Sequence[Example]) -> Calibration | None:
+    """Calibration of the teacher's confidence, and its threshold, on gold rows that neither was fitted on."""
     from eval.calibration import assess
     from task.files import read_json
     from task.normalize import normaliser

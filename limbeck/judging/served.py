@@ -1,4 +1,4 @@
-"""The bundle as a client meets it: started, asked about the gold rows, and put under load."""
+"""The bundle as a client sees it: started, queried with the gold rows, and load-tested."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ from task.spec import Task
 
 _BATCH = 64
 _WARM_UP = 32
-# A bundle that is judged is served whatever its engine says: how far that is from the student is for the gate to tell.
+SERVED: Final = "student, merged and served"  # its name among the systems of the report
+# Serve the bundle even if its engine disagrees with the student: the gate judges the agreement.
 UNCHECKED: Final = ("--set", "self_check=0")
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What a served bundle said and how fast it was.
+    """Answers and speed of a served bundle.
 
     Attributes:
         rows: The gold queries with its labels.
-        probability: That each labelling is right; None where the student states none.
-        invalid: Whether an answer breaks the task's rules.
-        rate: Queries a second, in batches.
+        probability: Probability that each labelling is right; None where the service returns none.
+        invalid: Whether each answer breaks the task's rules.
+        rate: Queries per second, in batches.
         bench: The latency run; None where the task leaves it out.
     """
 
@@ -40,7 +41,7 @@ class Served:
 
 
 def serve_and_ask(bundle: Path, state: Path, gold: Sequence[Example], task: Task, progress: Progress) -> Served:
-    """Serve a bundle, label gold without the cache, then measure latency with hits and misses."""
+    """Serve a bundle, label the gold queries without the cache, then measure latency with hits and misses."""
     from serving.client import served
 
     progress.begin("starting vLLM and the gateway")
@@ -49,7 +50,7 @@ def serve_and_ask(bundle: Path, state: Path, gold: Sequence[Example], task: Task
 
 
 def ask(url: str, bundle: Path, gold: Sequence[Example], task: Task, progress: Progress, *, load: bool) -> Served:
-    """The same of a bundle that is served at `url`; `load` puts it under load if the task says how."""
+    """The same for a bundle that is served at `url`; `load` runs the task's latency benchmark."""
     from serving.client import answer_all
     from serving.release.head_cache import HeadCache
 

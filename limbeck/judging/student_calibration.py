@@ -1,7 +1,6 @@
-"""The trained student asked outside of any engine: what it says, and how often it is right when it is how sure.
+"""Calibration of the merged student, and its reference answers, computed in transformers on held-out gold rows.
 
-Gold rows that nobody learned from are what it is asked about. Its answers go into the bundle, for an engine must give
-the same.
+The reference answers go into the bundle, so that an engine can be checked against them.
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ _FOLDS = 5
 
 
 def calibrate_student(run: Run, model: Path, codec: Codec) -> tuple[Calibrator, list[Example]]:
-    """Ask the merged student about the calibration rows, or about the dev rows where a task has none.
+    """Fit a calibrator on the calibration rows, or on the dev rows where a task has none.
 
-    A student that writes is asked by its engine only, and JSON has no probability: there the map stays empty, and there
-    is no answer.
+    The forms `write` and `json` are decoded by the engine only and have no probability: their calibrator is empty, and
+    there are no reference answers.
 
     Returns:
-        What makes a probability of its raw_probability; the queries with its labels.
+        The calibrator of raw probabilities; the queries with the student's labels.
     """
     from eval.matching import exact
     from task.normalize import normaliser
@@ -52,7 +51,7 @@ def _judged(run: Run, model: Path, codec: Codec, rows: Sequence[Example]) -> lis
     from student.model import DTYPES, accelerator, load_base
     from task.tokenizer import load_tokenizer
 
-    run.progress.begin("how sure the student is", len(rows))
+    run.progress.begin("calibrating the student", len(rows))
     device = accelerator()
     scores = all_scores(
         load_base(model, DTYPES[run.task.serving.dtype]).to(device), codec, load_tokenizer(model),
@@ -62,7 +61,7 @@ def _judged(run: Run, model: Path, codec: Codec, rows: Sequence[Example]) -> lis
 
 
 def _report(raw_probabilities: Sequence[float], right: Sequence[bool], source: str) -> dict[str, Any]:
-    """How well the calibrated probability does on rows that it was not fitted on, fold by fold."""
+    """Calibration figures of cross-validated probabilities: no row is judged by a calibrator that it was fitted on."""
     from eval.calibration import assess
 
     found: list[float] = [0.0] * len(right)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from eval.report import milliseconds, percent
+from eval.formatting import milliseconds, percent
 from task.files import read_json
 
 

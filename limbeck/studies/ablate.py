@@ -7,8 +7,10 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+from eval.formatting import plain, points
+from eval.page_schema import AblationVariant
+from eval.significance import not_inferior
 from limbeck.environment import device, git_commit, versions
 from limbeck.run import Run
 from limbeck.student_jobs import trained_and_asked
@@ -62,9 +64,9 @@ def ablate(
                 replace(run, task=task), f"ablate/{order}-{weighting}-{seed}", in_order, gold, order=order,
                 inputs=inputs,
             ))
-            run.progress.finished(f"F1 {100 * over_seeds(gold, answers[-1:], task)['value']:.1f}")
+            run.progress.finished(f"F1 {plain(over_seeds(gold, answers[-1:], task))}")
     reference = REFERENCE if REFERENCE in found else next(iter(found))
-    content: list[dict[str, Any]] = [{
+    content: list[AblationVariant] = [{
         "name": name, "f1": over_seeds(gold, answers, run.task),
         "less_reference": None if name == reference else
         difference_over_seeds(gold, answers, found[reference], run.task),
@@ -102,12 +104,10 @@ def _check(flag: str, found: Sequence[str], valid: Sequence[str]) -> None:
             raise InputError("unknown variant", field=flag, found=value, expected="one of: " + ", ".join(valid))
 
 
-def verdict(variants: Sequence[dict[str, Any]], reference: str) -> str:
+def verdict(variants: Sequence[AblationVariant], reference: str) -> str:
     """What to use, in a sentence: the reference unless something is better beyond its interval."""
-    better = [v for v in variants if v["less_reference"] and v["less_reference"]["low"] > 0]
+    better = [(v, d) for v in variants if (d := v["less_reference"]) and not_inferior(d, 0.0)]
     if not better:
         return f"nothing is better than `{reference}` beyond its interval: use that"
-    best = max(better, key=lambda v: v["f1"]["value"])
-    d = best["less_reference"]
-    points = f"{100 * d['value']:+.1f} points [{100 * d['low']:+.1f}, {100 * d['high']:+.1f}]"
-    return f"use `{best['name']}`: {points} against `{reference}`"
+    best, difference = max(better, key=lambda x: x[0]["f1"]["value"] or 0.0)
+    return f"use `{best['name']}`: ΔF1 against `{reference}` {points(difference)} points"

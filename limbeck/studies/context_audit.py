@@ -6,8 +6,8 @@ import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+from eval.page_schema import AuditSlice, AuditVariant
 from limbeck.run import Run
 from task.errors import InputError
 from task.labels import Example
@@ -94,16 +94,19 @@ def _label(run: Run, task: Task, gold: Sequence[Example]) -> list[Example]:
 
 def _slice(
     task: Task, name: str, rows: Sequence[int], gold: Sequence[Example], found: Mapping[str, Sequence[Example]]
-) -> dict[str, Any]:
+) -> AuditSlice:
     from eval.quality import paired_difference, quality
 
     truth = [gold[i] for i in rows]
     whole = [found[ALL][i] for i in rows]
-    out = []
+    out: list[AuditVariant] = []
     for variant in reversed(list(found)):
         labelled = found[variant]
         part = [labelled[i] for i in rows]
         figures = quality(truth, part, task)["value"]
         worth = None if variant == ALL else paired_difference(truth, whole, part, task)
-        out.append({"name": variant, **{k: figures[k] for k in ("precision", "recall", "f1")}, "worth": worth})
+        out.append({
+            "name": variant, "precision": figures["precision"], "recall": figures["recall"], "f1": figures["f1"],
+            "worth": worth,
+        })
     return {"name": name, "rows": len(rows), "variants": out}

@@ -10,6 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from eval.formatting import points
+from eval.page_schema import AdapterFigures, SweepVariant
+from eval.quality_schema import Estimate
 from limbeck.environment import device, git_commit, versions
 from limbeck.run import Run
 from limbeck.student_jobs import answers, make_job, read_predictions
@@ -55,10 +58,11 @@ def sweep(run: Run, *, ranks: Sequence[int], targets: Sequence[str], steps: int 
         name = f"rank {rank}, {target}"
         trials[name] = _prepare(run, folder, _variant(task, rank, target, steps), rows, dev)
     _run(run, trials, s)
-    found = [_figures(name, where, dev, task) for name, where in trials.items()]
-    best = max(found, key=lambda v: (v["f1"]["value"], -v["trained"]))
-    for v in found:
-        v["less_best"] = None if v is best else _difference(trials[v["name"]], trials[best["name"]], dev, task)
+    measured = [_figures(name, where, dev, task) for name, where in trials.items()]
+    best = max(measured, key=lambda v: (v["f1"]["value"] or 0.0, -v["trained"]))
+    found: list[SweepVariant] = [{
+        **v, "less_best": None if v is best else _difference(trials[v["name"]], trials[best["name"]], dev, task),
+    } for v in measured]
     chosen = recommended(found)
     write_sweep(folder, {
         "task": task.name, "dev": len(dev), "steps": steps, "level": task.eval.confidence, "variants": found,
@@ -69,19 +73,18 @@ def sweep(run: Run, *, ranks: Sequence[int], targets: Sequence[str], steps: int 
     return folder / "sweep.html"
 
 
-def recommended(variants: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+def recommended(variants: Sequence[SweepVariant]) -> SweepVariant:
     """The one with the fewest trained parameters among those whose difference to the best has zero in its interval."""
-    level = [v for v in variants if v["less_best"] is None or v["less_best"]["high"] >= 0]
-    return min(level, key=lambda v: (v["trained"], -v["f1"]["value"]))
+    level = [v for v in variants if v["less_best"] is None or (v["less_best"]["high"] or 0.0) >= 0]
+    return min(level, key=lambda v: (v["trained"], -(v["f1"]["value"] or 0.0)))
 
 
-def _verdict(chosen: Mapping[str, Any], best: Mapping[str, Any]) -> str:
+def _verdict(chosen: SweepVariant, best: AdapterFigures) -> str:
     if chosen["name"] == best["name"]:
         return f"use `{best['name']}`: all that is cheaper is worse beyond its interval"
-    d = chosen["less_best"]
-    points = f"{100 * d['value']:+.1f} points [{100 * d['low']:+.1f}, {100 * d['high']:+.1f}]"
     share = f"{chosen['trained'] / best['trained']:.0%} of its parameters"
-    return f"use `{chosen['name']}`: {points} against the best, `{best['name']}`, with {share}"
+    difference = points(chosen["less_best"])
+    return f"use `{chosen['name']}`: ΔF1 against the best, `{best['name']}`, {difference} points, with {share}"
 
 
 def _variant(task: Task, rank: int, target: str, steps: int) -> Task:
@@ -164,7 +167,7 @@ def _trial(config: Mapping[str, Any]) -> dict[str, Any]:
     return {"done": 1}
 
 
-def _figures(name: str, where: Path, dev: Sequence[Example], task: Task) -> dict[str, Any]:
+def _figures(name: str, where: Path, dev: Sequence[Example], task: Task) -> AdapterFigures:
     from safetensors import safe_open
 
     from eval.seeds import over_seeds
@@ -173,10 +176,10 @@ def _figures(name: str, where: Path, dev: Sequence[Example], task: Task) -> dict
         shapes = [file.get_slice(k).get_shape() for k in file.keys()]  # noqa: SIM118 (not a mapping)
     trained = sum(a * b for a, b in (s if len(s) == 2 else (*s, 1) for s in shapes))
     f1 = over_seeds(dev, [read_predictions(where / "predictions.jsonl")], task)
-    return {"name": name, "trained": trained, "f1": f1, **read_json(where / _DONE)}
+    return {"name": name, "trained": trained, "f1": f1, "rows_per_s": read_json(where / _DONE)["rows_per_s"]}
 
 
-def _difference(a: Path, b: Path, dev: Sequence[Example], task: Task) -> Mapping[str, Any]:
+def _difference(a: Path, b: Path, dev: Sequence[Example], task: Task) -> Estimate:
     from eval.quality import paired_difference
 
     one, other = (read_predictions(where / "predictions.jsonl") for where in (a, b))

@@ -84,4 +84,4 @@ def test_junit_says_what_failed() -> None:
     root = ET.fromstring(junit(checks, "gate"))
     assert (root.get("tests"), root.get("failures")) == (str(len(checks)), "2")
     messages = [f.get("message") or "" for f in root.iter("failure")]
-    assert any("F1 less that of the released bundle: -1.0 [-1.3, -0.7]" in m for m in messages)
+    assert any("ΔF1 against the released bundle -1.0 [-1.3, -0.7]" in m for m in messages)

@@ -14,7 +14,8 @@ from eval.arrivals import Plan, poisson, replay
 from eval.bench import Settings, bench, sweep
 from eval.endpoint import Target, streamed_tokens
 from eval.latency import hdr, over_repeats, percentiles, saturated, slower_by, summarise, times_as_slow
-from eval.load_generator import Samples, one_by_one, run
+from eval.load_generator import one_by_one, run
+from eval.load_samples import Samples
 from task.errors import InputError
 from tests.eval.known_server import known
 

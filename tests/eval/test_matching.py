@@ -188,7 +188,7 @@ def test_rows_that_are_not_about_the_same_query_are_refused() -> None:
 def test_per_role_counts_sum_to_the_total_and_slices_cover_all() -> None:
     gold, predicted = random_rows(2, 300)
     task = make_task(eval={"resamples": 50})
-    found = quality(gold, predicted, task, {"traffic": ["head"] * 100 + ["tail"] * 200})
+    found = quality(gold, predicted, task, slices={"traffic": ["head"] * 100 + ["tail"] * 200})
     support = sum(r["support"] for r in found["value"]["roles"].values())
     assert support == sum(len(g.labels) for g in gold)
     parts = found["slices"]["traffic"]

@@ -17,16 +17,21 @@ from eval.arrivals import poisson
 from eval.calibration import assess
 from eval.cost import Measured, cost
 from eval.error_analysis import by_kind
+from eval.formatting import percent
 from eval.gate import Evidence, judge
 from eval.latency import percentiles, summarise
-from eval.load_generator import Samples
+from eval.latency_schema import LatencyBench
+from eval.load_samples import Samples
 from eval.quality import paired, quality
-from eval.report import percent, write, write_bench, write_comparison
+from eval.report import write, write_bench, write_comparison
 from eval.report_changes import changes
+from eval.report_schema import SCHEMA, Report, read_report
 from eval.slices import slices_of
+from limbeck.operations.tables import render
 from task.files import read_json
 from task.settings import Cost, Gates
 from tests.conftest import make_task
+from tests.eval.schema import mismatches
 from tests.eval.test_matching import random_rows
 
 SERVED = "student, merged and served"
@@ -46,7 +51,7 @@ def samples(seed: int) -> tuple[Any, Samples]:
 def form(name: str, seconds: float) -> dict[str, Any]:
     return {
         "form": name, "steps": 120, "answer_tokens": 4.0, "rows": 400, "f1": {"value": 0.8, "low": 0.7, "high": 0.9},
-        "latency": percentiles([seconds] * 60), "times_read": 1.0,
+        "latency": percentiles([seconds] * 60), "merge_label_agreement": 1.0, "times_read": 1.0,
     }
 
 
@@ -64,19 +69,26 @@ def content() -> tuple[dict[str, Any], dict[str, list[Samples]]]:
     ))
     rng = np.random.default_rng(0)
     right = rng.random(400) < 0.8
+    single = percentiles([0.05] * 60)
+    bench = {
+        "schema": 1, "url": "", "api": "label", "model": None, "single": 60, "cold": single, "warm_prefix": single,
+        "steady": steady | {"arrivals": "poisson", "queries_repeated": 0.0, "processes": 1}, "sweep": None, "slo": None,
+    }
     found = {
-        "task": "toy <script>", "finished": "now", "bundle": {"id": "0", "model": "m", "form": "read"},
+        "schema": SCHEMA, "task": "toy <script>", "finished": "now",
+        "bundle": {"id": "0", "model": "m", "form": "read"},
         "verdict": [c.to_json() for c in checks], "confidence": 0.95, "resamples": 200, "interval": "percentile",
         "systems": {
-            "teacher": quality(gold, gold, task, cut), SERVED: quality(gold, student, task, cut, [False] * 400),
+            "teacher": quality(gold, gold, task, slices=cut),
+            SERVED: quality(gold, student, task, slices=cut, invalid=[False] * 400),
         },
         "served": SERVED, "people": ceiling(gold, [gold, predicted], task), "copied": quality(gold, student, task),
         "differences": [{"a": "student", "b": "teacher", **paired(gold, student, gold, task)}],
         "teacher_confidence": None, "student_confidence": assess(rng.random(400), right, range(400), resamples=50),
-        "idle": percentiles([0.05] * 60), "latency": steady, "bench": {"sweep": None, "steady": steady},
-        "cost": cost(Measured(100, 5.0, {"label": 1, "train": 1}, 10.0, [9, 3, 1], 400.0), Cost(), {"cores": 2}, 1)
-        | {"cached": 1},
-        "forgetting": None, "forms": [form("read", 0.05), form("json", 1.5)],
+        "idle": single, "latency": steady, "bench": bench,
+        "cost": cost(Measured(100, 5.0, {"label": 1, "train": 1}, 10.0, [9, 3, 1], 400.0), Cost(), {"cores": 2}, 1),
+        "forgetting": {"perplexity": {"base": 40.0, "merged": 44.0, "ratio": 1.1, "tokens": 9}, "chat": None},
+        "forms": [form("read", 0.05), form("json", 1.5)],
         "history": [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 0.5, "dev_f1": 0.4}],
         "mistakes": by_kind(gold, student, task), "errors": [{
             "query": "oat <b>milk", "slice": "tail", "kind": "role", "gold": "a", "teacher": "b", "student": "c",
@@ -116,6 +128,30 @@ def test_every_figure_of_the_json_that_the_page_shows_is_the_same(written: Path)
     for kind in ("hit", "miss", "blended"):
         p50 = report["latency"][kind]["p50_ms"]
         assert f"{p50['value']:.1f} [{p50['low']:.1f}, {p50['high']:.1f}]" in page
+
+
+def test_a_report_has_exactly_the_keys_and_types_of_the_schema(written: Path) -> None:
+    report = read_json(written / "report.json")
+    assert not mismatches(report, Report)
+    assert not mismatches(report["bench"], LatencyBench)
+    del report["systems"][SERVED]["value"]["f1"]["low"]
+    report["cost"]["extra"] = 1
+    report["served"] = None
+    assert mismatches(report, Report) == [
+        f"systems.{SERVED}.value.f1: keys {{'low'}}", "served: None", "cost: keys {'extra'}",
+    ]
+
+
+def test_a_kept_report_is_read_and_one_of_another_schema_is_not(tmp_path: Path) -> None:
+    """Kept results lack the learning curve, the single errors and, from before they were reported, the annotators."""
+    kept = Path("benchmarks/results/market.json")
+    report = read_report(kept)
+    assert report is not None
+    assert mismatches({**report, "history": [], "errors": [], "people": None}, Report) == []
+    assert f"| {SERVED} |" in render(kept)
+    (tmp_path / "report.json").write_text(json.dumps({**report, "schema": 1}))
+    assert read_report(tmp_path / "report.json") is None
+    assert read_report(tmp_path / "none.json") is None
 
 
 def test_the_page_stands_alone_and_is_small(written: Path) -> None:
@@ -186,7 +222,7 @@ def test_a_benchmarks_page(tmp_path: Path) -> None:
     }
     write_bench(tmp_path, found, {"steady": [s for _, s in runs]})
     page = (tmp_path / "bench.html").read_text()
-    assert "highest rate that holds: <b>50.0</b>" in page
+    assert "highest sustained rate: <b>50.0</b>" in page
     assert json.loads((tmp_path / "bench.json").read_text())["steady"]["valid"]
 
 

@@ -35,7 +35,7 @@ def test_equal_systems_differ_in_one_of_twenty_trials() -> None:
         both = Paired.of(*systems(rng, 0.7, 0.7), 1_000, trial)
         alarms["bootstrap"] += both.p_value(F1) < 0.05
         alarms["randomisation"] += both.randomisation(F1, 1_000, trial) < 0.05
-        found = both.figure(F1, 0.95)
+        found = both.estimate(F1, 0.95)
         alarms["interval"] += not found["low"] <= 0 <= found["high"]  # type: ignore[operator]
     assert all(0.03 <= n / trials <= 0.07 for n in alarms.values()), alarms
 
@@ -53,7 +53,7 @@ def test_a_real_difference_is_found_about_as_often_as_its_size_promises() -> Non
 def test_a_system_against_itself() -> None:
     one, _ = systems(np.random.default_rng(2), 0.7, 0.7)
     both = Paired.of(one, one, 200, 0)
-    assert both.figure(F1, 0.95) == {"value": 0.0, "low": 0.0, "high": 0.0}
+    assert both.estimate(F1, 0.95) == {"value": 0.0, "low": 0.0, "high": 0.0}
     assert both.p_value(F1) == 1.0
     assert both.randomisation(F1, 200, 0) == 1.0
     with pytest.raises(ValueError, match="different shapes"):
@@ -98,7 +98,7 @@ def test_pooled_runs_hold_the_truth_that_neither_source_of_chance_alone_would() 
         luck = rng.normal(0, 0.01)  # of this set of queries, the same for all runs
         points = 0.8 + luck + rng.normal(0, 0.02, 4)
         samples = points[:, None] + rng.normal(0, 0.01, 500)[None, :]
-        found = pooled(points, samples, 0.95)
+        found = pooled(points, samples, 0.95)[0]
         held += found["low"] <= 0.8 <= found["high"]
     assert 0.93 <= held / 400 <= 1.0
-    assert pooled(np.array([0.5]), np.full((1, 10), 0.5), 0.95)["spread"] is None
+    assert pooled(np.array([0.5]), np.full((1, 10), 0.5), 0.95)[1] is None

@@ -124,4 +124,6 @@ def test_the_winner_may_be_the_reference() -> None:
     level = variant("growing, none", 0, 0.91, {"value": 0.01, "low": -0.001, "high": 0.02})
     better = variant("growing, confidence", 0, 0.93, {"value": 0.03, "low": 0.01, "high": 0.05})
     assert "use that" in verdict([reference, level], "shuffled, none")
-    assert verdict([reference, level, better], "shuffled, none").startswith("use `growing, confidence`: +3.0 points")
+    assert verdict([reference, level, better], "shuffled, none").startswith(
+        "use `growing, confidence`: ΔF1 against `shuffled, none` +3.0"
+    )

@@ -1,0 +1,187 @@
+"""The types of the other pages' content: comparison, context audit, ablation, sweep, composition, labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, TypedDict
+
+from eval.latency_schema import Percentiles
+from eval.quality_schema import Difference, Estimate, Micro, Quality, SeedEstimate
+from eval.report_schema import Device
+
+STUDIES: Final = 1  # the version of comparison.json, audit.json, ablation.json, sweep.json and composition.json
+
+
+class Provenance(TypedDict):
+    """When, with what and where a page was made."""
+
+    finished: str
+    versions: dict[str, str]
+    device: Device
+    git: str | None
+
+
+class Point(TypedDict):
+    """A system's F1 and median latency; None where its latency was not measured."""
+
+    f1: Estimate
+    p50_ms: Estimate | None
+
+
+class MeasuredSystem(Point):
+    """A compared system.
+
+    Attributes:
+        latency: Of the same queries as the others, in ABBA order.
+        less_first: Paired differences to the first system; None for the first itself.
+        slower_than_first: Relative difference of the latency to that of the first system.
+    """
+
+    name: str
+    kind: str
+    source: str
+    quality: Quality
+    latency: Percentiles | None
+    less_first: Difference | None
+    slower_than_first: Estimate | None
+
+
+class ComparedSystem(MeasuredSystem):
+    """A compared system; `best` where it lies on the Pareto front of F1 and latency."""
+
+    best: bool
+
+
+class Comparison(Provenance):
+    """Systems side by side, in the order in which they were named; `pairs` is the number of timed queries."""
+
+    task: str
+    rows: int
+    first: str
+    resamples: int
+    confidence: float
+    pairs: int
+    systems: list[ComparedSystem]
+
+
+class AuditVariant(Micro):
+    """The teacher under a variant of its context; `worth` is F1 with all context minus F1 of the variant."""
+
+    name: str
+    worth: Estimate | None
+
+
+class AuditSlice(TypedDict):
+    """The variants on a slice of the queries."""
+
+    name: str
+    rows: int
+    variants: list[AuditVariant]
+
+
+class Audit(TypedDict):
+    """The teacher with and without each kind of context; `gold` names the gold split."""
+
+    task: str
+    backend: str
+    gold: str
+    rows: int
+    level: float
+    finished: str
+    slices: list[AuditSlice]
+
+
+class AblationVariant(TypedDict):
+    """An order and a weighting; `less_reference` is ΔF1 against the reference, None for the reference."""
+
+    name: str
+    f1: SeedEstimate
+    less_reference: Estimate | None
+
+
+class Ablation(Provenance):
+    """Orders and weightings over seeds; `rows` are training rows, `gold` is the number of rows judged on."""
+
+    task: str
+    rows: int
+    gold: int
+    on: str
+    steps: int
+    seeds: int
+    level: float
+    reference: str
+    variants: list[AblationVariant]
+    verdict: str
+
+
+class AdapterFigures(TypedDict):
+    """An adapter of a sweep: number of trained parameters, dev F1, training throughput."""
+
+    name: str
+    trained: int
+    f1: SeedEstimate
+    rows_per_s: float
+
+
+class SweepVariant(AdapterFigures):
+    """The same, compared with the best; `less_best` is None for the best itself."""
+
+    less_best: Estimate | None
+
+
+class Sweep(Provenance):
+    """Ranks and target layers, judged on `dev` rows."""
+
+    task: str
+    dev: int
+    steps: int
+    level: float
+    variants: list[SweepVariant]
+    recommended: str
+    verdict: str
+
+
+class AdapterOnTask(TypedDict):
+    """F1 of an adapter on a task, and the difference to the task's own adapter."""
+
+    f1: Estimate
+    less_own: Estimate | None
+
+
+class ComposedAdapter(TypedDict):
+    """An adapter on every task."""
+
+    name: str
+    tasks: dict[str, AdapterOnTask]
+
+
+class Composition(Provenance):
+    """Adapters of several tasks, alone and composed."""
+
+    tasks: list[str]
+    weights: list[float]
+    density: float
+    rows: dict[str, int]
+    level: float
+    adapters: list[ComposedAdapter]
+
+
+class LabelReport(TypedDict):
+    """A labelling job.
+
+    Attributes:
+        statuses: Queries by status.
+        spent: Attempts, tokens and dollars.
+        confidence: The calibrators, their threshold and their report; None where there was nothing to calibrate on.
+        verdicts: Labels by role and guardrail verdict, with examples.
+    """
+
+    task: str
+    backend: str
+    rows: int
+    statuses: Mapping[str, Any]
+    spent: Mapping[str, Any]
+    confidence: Mapping[str, Any] | None
+    verdicts: Sequence[Mapping[str, Any]]
+    level: float
+    finished: str

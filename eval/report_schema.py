@@ -1,0 +1,262 @@
+"""The types of report.json; docs/report.md describes its fields. Quality and latency have modules of their own.
+
+What is written is what these classes name: they are plain dictionaries at run time, and a report that is read back
+needs no conversion. A key that is not required is left out where its figure was not measured.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final, NotRequired, TypedDict, cast
+
+from eval.latency_schema import LatencyBench, LatencySummary, Percentiles
+from eval.quality_schema import Agreement, Calibration, Estimate, NamedDifference, Quality
+from task.files import read_json
+
+SCHEMA: Final = 2  # the version of report.json
+
+
+class Assumption(TypedDict):
+    """A price or a rate that the cost rests on, and where it comes from."""
+
+    name: str
+    value: float
+    unit: str
+    source: str
+
+
+class PerSystem(TypedDict):
+    """US dollars for the same number of queries."""
+
+    teacher: float
+    student: float
+    cache: float
+    served: float
+
+
+class BreakEven(TypedDict):
+    """After how many queries, and days of the log's traffic, the student has paid for its distillation."""
+
+    queries: int
+    days: float | None
+
+
+class CacheSize(TypedDict):
+    """A head cache of so many queries: the share of traffic that it answers, and dollars per million queries."""
+
+    queries: int
+    share: float
+    per_million: float
+
+
+class CostReport(TypedDict):
+    """Cost per query, the one-off cost of distillation, break-even and the best cache size; see `eval.cost.cost`."""
+
+    assumptions: list[Assumption]
+    per_million: PerSystem
+    per_thousand: PerSystem
+    one_off: dict[str, float]
+    one_off_total: float
+    cached_share: float
+    queries_a_day: float
+    break_even: BreakEven | None
+    cache_sizes: list[CacheSize]
+    best_cache: int | None
+    cached: int
+
+
+class ErrorKind(TypedDict):
+    """How often one kind of error occurs; `shared` is the share that the other system makes too."""
+
+    kind: str
+    means: str
+    count: dict[str, int]
+    shared: float | None
+    roles: dict[str, int]
+
+
+class ErrorAnalysis(TypedDict):
+    """Errors by kind and slice; `labels` is the number of gold labels by slice."""
+
+    slices: list[str]
+    labels: dict[str, int]
+    rows: list[ErrorKind]
+
+
+class WrongAnswer(TypedDict):
+    """A query that the served student got wrong, ready to print."""
+
+    query: str
+    slice: str
+    kind: str
+    gold: str
+    teacher: str
+    student: str
+    evidence: str
+
+
+class Change(TypedDict):
+    """A figure before and now; `clear` where the intervals do not overlap."""
+
+    what: str
+    unit: str
+    before: Estimate
+    now: Estimate
+    clear: bool
+
+
+class Since(TypedDict):
+    """The earlier report."""
+
+    bundle: str
+    finished: str
+
+
+class Changes(TypedDict):
+    """Figures that two reports have in common."""
+
+    since: Since
+    rows: list[Change]
+
+
+class VerdictLine(TypedDict):
+    """A rule of the gate, or, with `rule` None, a remark that decides nothing."""
+
+    rule: str | None
+    ok: bool
+    found: NotRequired[str]
+    asked: NotRequired[str]
+    evidence: NotRequired[Any]
+    text: str
+
+
+class Perplexity(TypedDict):
+    """Perplexity of general text under the base and under the merged model."""
+
+    base: float
+    merged: float
+    ratio: float
+    tokens: int
+
+
+class ChatRow(TypedDict):
+    """A general question and the answers of both models."""
+
+    question: str
+    base: str
+    merged: str
+    base_right: bool
+    merged_right: bool
+
+
+class Chat(TypedDict):
+    """Right answers to general questions, of how many."""
+
+    of: int
+    base: int
+    merged: int
+    rows: list[ChatRow]
+
+
+class Forgetting(TypedDict):
+    """What fine-tuning cost the base in general ability; `chat` is None for a base without a chat template."""
+
+    perplexity: Perplexity
+    chat: Chat | None
+
+
+class FormResult(TypedDict):
+    """An answer form: its quality and its latency, which is `times_read` times that of `read`."""
+
+    form: str
+    steps: int
+    rows: int
+    f1: Estimate
+    answer_tokens: float
+    latency: Percentiles
+    merge_label_agreement: float
+    times_read: float
+
+
+class Resource(TypedDict):
+    """A resource of the training: planned and measured."""
+
+    name: str
+    unit: str
+    planned: float
+    measured: float
+    basis: str
+
+
+class StageFigures(TypedDict):
+    """A stage of the run; `figures` are those of its manifest and differ from stage to stage."""
+
+    name: str
+    wall_s: float
+    figures: dict[str, Any]
+
+
+class Device(TypedDict):
+    """The machine."""
+
+    cpu: str
+    cores: int | None
+    memory_gib: float
+    gpus: NotRequired[list[str]]
+
+
+class BundleId(TypedDict):
+    """Which bundle was judged."""
+
+    id: str
+    model: str
+    form: str
+
+
+class Report(TypedDict):
+    """Everything that report.json contains, and all that the templates read.
+
+    Attributes:
+        confidence: Level of the intervals.
+        copied: The served student scored against the teacher's labels instead of gold.
+        idle: Latency of single requests on an idle server.
+        history: Lines of the training's history (`student.training.history`).
+    """
+
+    schema: int
+    task: str
+    finished: str
+    bundle: BundleId
+    verdict: list[VerdictLine]
+    confidence: float
+    resamples: int
+    interval: str
+    people: Agreement | None
+    systems: dict[str, Quality]
+    served: str
+    copied: Quality | None
+    differences: list[NamedDifference]
+    teacher_confidence: Calibration | None
+    student_confidence: Calibration | None
+    idle: Percentiles | None
+    latency: LatencySummary | None
+    bench: LatencyBench | None
+    cost: CostReport
+    forgetting: Forgetting
+    forms: list[FormResult]
+    history: list[dict[str, Any]]
+    mistakes: ErrorAnalysis
+    errors: list[WrongAnswer]
+    training: list[Resource]
+    stages: list[StageFigures]
+    versions: dict[str, str]
+    device: Device
+    git: str | None
+    note: str
+    changes: Changes | None
+
+
+def read_report(path: Path) -> Report | None:
+    """A report of an earlier evaluation; None where there is none, or one of another schema version."""
+    found = read_json(path) if path.exists() else None
+    return cast("Report", found) if found and found.get("schema") == SCHEMA else None

@@ -1,0 +1,135 @@
+"""The parts of the report that are read from the run folder: cost, errors, training, stages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from limbeck.environment import device
+from limbeck.judging.offline_systems import TEACHER
+from limbeck.judging.served import SERVED, Served
+from task.files import read_json
+from task.labels import Example, Label
+
+if TYPE_CHECKING:
+    from eval.quality_schema import NamedDifference
+    from eval.report_schema import (
+        BundleId,
+        CostReport,
+        FormResult,
+        Resource,
+        StageFigures,
+        VerdictLine,
+        WrongAnswer,
+    )
+    from limbeck.run import Run
+    from limbeck.stage import Stage
+
+_EVIDENCE_SHOWN = 4  # items of each kind of retrieved context
+
+
+def remarks(differences: Sequence[NamedDifference]) -> list[VerdictLine]:
+    """How the student compares with each system; remarks that the gate does not judge."""
+    from eval.formatting import p_value, points
+
+    return [{
+        "rule": None, "ok": (d["f1"]["high"] or 0.0) >= 0,
+        "text": f"ΔF1 against the {d['b']} {points(d['f1'])}, p = {p_value(d['p'])}; minimum detectable effect "
+        f"{'–' if d['detectable'] is None else format(100 * d['detectable'], '.1f')} points",
+    } for d in differences]
+
+
+def run_cost(run: Run, served: Served, before: Sequence[Stage]) -> CostReport:
+    """The cost of the run, from the manifests of the stages before, the log and the measured throughput."""
+    from eval.cost import Measured, cost
+
+    stages = {s["name"]: s for s in stage_figures(run, before)}
+    manifest = read_json(run.files.bundle.manifest)
+    head = stages["bundle"]["figures"]["head_queries"]
+    cache = run.files.bundle.bundle / "cache"
+    size = sum((cache / name.removeprefix("cache/")).stat().st_size for name in manifest["files"] if "cache/" in name)
+    hours = {
+        phase: sum(stages[s.name]["wall_s"] for s in before if s.phase == phase and s.name in stages) / 3600
+        for phase in ("label", "train")
+    }
+    log = run.inputs.teacher.log
+    return cost(Measured(
+        queries=stages["label"]["figures"]["rows"], teacher_money=stages["label"]["figures"]["spent"]["cost"],
+        hours=hours, student_rate=served.rate, traffic=[q.count for q in log], cache_bytes=size / head if head else 0.0,
+    ), run.task.eval.cost, device(), head)
+
+
+def bundle_id(run: Run) -> BundleId:
+    """Which bundle was judged."""
+    manifest = read_json(run.files.bundle.manifest)
+    return {"id": manifest["id"], "model": manifest["model_name"], "form": manifest["form"]}
+
+
+def form_results(run: Run) -> list[FormResult]:
+    """The comparison of answer forms; empty where it was not run."""
+    path = run.files.answer_forms
+    return list(read_json(path)["forms"]) if path.exists() else []
+
+
+def training_history(run: Run) -> list[dict[str, Any]]:
+    """The learning curve."""
+    from student.training.history import read_history
+
+    return read_history(run.files.train.curve)
+
+
+def training_resources(run: Run) -> list[Resource]:
+    """Planned and measured resources of the training; empty where no plan was possible."""
+    path = run.files.train.resources
+    return list(read_json(path)) if path.exists() else []
+
+
+def wrong_answers(
+    run: Run, gold: Sequence[Example], predictions: Mapping[str, Sequence[Example]],
+    traffic: Sequence[str] | None,
+) -> list[WrongAnswer]:
+    """The first wrong answers of the served student, with the teacher's labels and its retrieved context."""
+    from eval.error_analysis import mistakes
+    from task.normalize import normaliser
+
+    normalise = normaliser(run.task.normaliser)
+    teacher = predictions.get(TEACHER)
+    wrong = [
+        (i, kinds) for i, (g, p) in enumerate(zip(gold, predictions[SERVED], strict=True))
+        if (kinds := sorted({m.kind for m in mistakes(g, p, normalise)}))
+    ][: run.task.eval.errors]
+    shown = _shown(run, [gold[i].query for i, _ in wrong])
+    return [{
+        "query": gold[i].query, "slice": traffic[i] if traffic else "", "kind": ", ".join(kinds),
+        "gold": _text(gold[i].labels), "teacher": _text(teacher[i].labels) if teacher else "–",
+        "student": _text(predictions[SERVED][i].labels), "evidence": shown.get(gold[i].query, ""),
+    } for i, kinds in wrong]
+
+
+def _shown(run: Run, queries: Sequence[str]) -> dict[str, str]:
+    """The teacher's retrieved context of queries, shortened; items by their titles."""
+    from teacher.ledger.ledger import Ledger
+
+    path = run.files.ledger
+    if not path.exists():
+        return {}
+    titles = {x.id: x.title for x in run.inputs.teacher.catalogue}
+    with Ledger(path) as ledger:
+        return {query: " · ".join(
+            f"{kind}: " + "; ".join(titles.get(str(x), str(x)) for x in list(found)[:_EVIDENCE_SHOWN])
+            for kind, found in evidence.items() if found and not isinstance(found, str)
+        ) for query, evidence in ledger.evidence(queries).items()}
+
+
+def _text(labels: Sequence[Label]) -> str:
+    return " · ".join(f"{x.role}: {x.text}" for x in labels) or "nothing"
+
+
+def stage_figures(run: Run, before: Sequence[Stage]) -> list[StageFigures]:
+    """Time and figures of the stages that have been run before the evaluation."""
+    out: list[StageFigures] = []
+    for stage in before:
+        if stage.wanted(run.task):
+            manifest = read_json(run.finished(stage.name) / "manifest.json")
+            out.append({"name": stage.name, "wall_s": manifest["wall_s"], "figures": manifest["figures"]})
+    return out
