@@ -88,12 +88,12 @@ def seeds(run: Run, number: int) -> dict[str, Any]:
         answers = trained_and_asked(
             replace(run, task=task), stage, rows, gold, order="shuffled", inputs=_inputs(run)
         )
-        ways = decodings(make_job(task, rows, [], run.files.path / stage, "shuffled"), gold)
+        ways = decodings(make_job(task, rows, [], run.files.folder / stage, "shuffled"), gold)
         for name, found in ({RECIPE: answers} | ways).items():
             runs.setdefault(name, []).append(found)
         print(over_seeds(gold, [answers], task, "span"), flush=True)
     minutes = [
-        read_json(run.files.path / f"seeds/{n}/manifest.json")["wall_s"] / 60 for n in range(number)
+        read_json(run.files.folder / f"seeds/{n}/manifest.json")["wall_s"] / 60 for n in range(number)
     ]
     return {
         "rows": len(rows), "gold": len(gold), "strict_f1": over_seeds(gold, runs[RECIPE], run.task, "span"),
@@ -117,7 +117,7 @@ def tried(run: Run) -> dict[str, Any]:
         )]
         print(name, over_seeds(held, found[name], task, "span"), flush=True)
     job = make_job(
-        variant(run.task, {}), rows[:cut], [], run.files.path / f"variants/{RECIPE}", "shuffled"
+        variant(run.task, {}), rows[:cut], [], run.files.folder / f"variants/{RECIPE}", "shuffled"
     )
     for name, answers in decodings(job, held).items():
         found[name] = [answers]

@@ -9,73 +9,42 @@ from dataclasses import dataclass
 from pathlib import Path
 
 
-@dataclass(frozen=True, slots=True)
-class LabelFolder:
+@dataclass(frozen=True)
+class Folder:
+    """A folder with entries of known names."""
+
+    folder: Path
+
+
+class Entry:
+    """The path of a file or folder that a `Folder` holds."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, holder: Folder, _owner: type[Folder]) -> Path:
+        return holder.folder / self._name
+
+
+class LabelFolder(Folder):
     """What the `label` stage writes."""
 
-    folder: Path
-
-    @property
-    def labels(self) -> Path:
-        """One JSON line per query of the log: status, labels, confidence."""
-        return self.folder / "labels.jsonl"
-
-    @property
-    def verdicts(self) -> Path:
-        """What the guardrails rejected or repaired, counted by role and reason."""
-        return self.folder / "verdicts.json"
-
-    @property
-    def confidence(self) -> Path:
-        """The calibration of the teacher's confidence; absent where there were too few gold rows for one."""
-        return self.folder / "confidence.json"
+    labels = Entry("labels.jsonl")  # a line per query of the log: status, labels, confidence
+    verdicts = Entry("verdicts.json")  # what the guardrails rejected or repaired, counted by role and reason
+    confidence = Entry("confidence.json")  # calibration of the teacher's confidence; absent with too few gold rows
 
 
-@dataclass(frozen=True, slots=True)
-class TrainFolder:
+class TrainFolder(Folder):
     """What a training run writes, be it the `train` stage or a variant of a study."""
 
-    folder: Path
-
-    @property
-    def adapter(self) -> Path:
-        """The adapter in PEFT's format."""
-        return self.folder / "adapter"
-
-    @property
-    def codec(self) -> Path:
-        """The codec that the student was trained with."""
-        return self.folder / "codec.json"
-
-    @property
-    def history(self) -> Path:
-        """A JSON line per step, written while the run is going on."""
-        return self.folder / "history.jsonl"
-
-    @property
-    def curve(self) -> Path:
-        """A copy of the history that is kept with the finished stage."""
-        return self.folder / "curve.jsonl"
-
-    @property
-    def order(self) -> Path:
-        """SHA-256 of the row order that was planned and of the one that reached the optimiser."""
-        return self.folder / "order.json"
-
-    @property
-    def measured(self) -> Path:
-        """Trained parameters, steps, tokens, memory and seconds of the run."""
-        return self.folder / "measured.json"
-
-    @property
-    def resources(self) -> Path:
-        """The plan's estimates beside what was measured."""
-        return self.folder / "resources.json"
-
-    @property
-    def predictions(self) -> Path:
-        """What a study's variant answered on the gold rows."""
-        return self.folder / "predictions.jsonl"
+    adapter = Entry("adapter")  # in PEFT's format
+    codec = Entry("codec.json")
+    history = Entry("history.jsonl")  # a line per step, written while the run is going on
+    curve = Entry("curve.jsonl")  # a copy of the history, kept with the finished stage
+    order = Entry("order.json")  # SHA-256 of the planned row order and of the one that reached the optimiser
+    measured = Entry("measured.json")  # trained parameters, steps, tokens, memory and seconds
+    resources = Entry("resources.json")  # the plan's estimates beside what was measured
+    predictions = Entry("predictions.jsonl")  # of a study's variant, on the gold rows
 
     @property
     def temporary(self) -> tuple[Path, ...]:
@@ -83,148 +52,68 @@ class TrainFolder:
         return self.folder / "checkpoints", self.folder / "best", self.folder / "ray"
 
 
-@dataclass(frozen=True, slots=True)
-class MergeFolder:
+class MergeFolder(Folder):
     """What the `merge` stage writes."""
 
-    folder: Path
-
-    @property
-    def model(self) -> Path:
-        """The merged causal language model."""
-        return self.folder / "model"
-
-    @property
-    def classifier(self) -> Path:
-        """The merged model as a token classifier, for the form `read`."""
-        return self.folder / "classifier"
-
-    @property
-    def codec(self) -> Path:
-        """The codec that the student was trained with."""
-        return self.folder / "codec.json"
-
-    @property
-    def parity(self) -> Path:
-        """How far the merged model's answers are from the adapter's."""
-        return self.folder / "parity.json"
-
-    @property
-    def forgetting(self) -> Path:
-        """What the base answered before and answers after the merge."""
-        return self.folder / "forgetting.json"
+    model = Entry("model")  # the merged causal language model
+    classifier = Entry("classifier")  # the same as a token classifier, for the form `read`
+    codec = Entry("codec.json")
+    parity = Entry("parity.json")  # how far the merged model's answers are from the adapter's
+    forgetting = Entry("forgetting.json")  # what the base answered before and answers after the merge
 
 
-@dataclass(frozen=True, slots=True)
-class BundleFolder:
+class BundleFolder(Folder):
     """What the `bundle` stage writes."""
 
-    folder: Path
-
-    @property
-    def bundle(self) -> Path:
-        """The bundle."""
-        return self.folder / "bundle"
-
-    @property
-    def manifest(self) -> Path:
-        """The bundle's own manifest, which also holds the verdict of its gate."""
-        return self.bundle / "manifest.json"
-
-    @property
-    def engine(self) -> Path:
-        """The exported model while the bundle is being built; the bundle links to its files."""
-        return self.folder / "engine"
+    bundle = Entry("bundle")
+    manifest = Entry("bundle/manifest.json")  # the bundle's own, which also holds the verdict of its gate
+    engine = Entry("engine")  # the exported model while the bundle is being built; the bundle links to its files
 
 
-@dataclass(frozen=True, slots=True)
-class EvaluateFolder:
+class EvaluateFolder(Folder):
     """What the `evaluate` stage writes."""
 
-    folder: Path
-
-    @property
-    def report(self) -> Path:
-        """Every figure of the report; the HTML page, the Markdown summary and the CSV lie beside it."""
-        return self.folder / "report.json"
-
-    @property
-    def served(self) -> Path:
-        """Logs of the service that was measured."""
-        return self.folder / "serve"
+    report = Entry("report.json")  # the HTML page, the Markdown summary and the CSV lie beside it
+    served = Entry("serve")  # logs of the service that was measured
 
     def predictions(self, system: str) -> Path:
         """What a system answered on the gold rows."""
         return self.folder / "predictions" / f"{system.replace(' ', '-').replace(',', '')}.jsonl"
 
 
-@dataclass(frozen=True, slots=True)
-class RunFolder:
+class RunFolder(Folder):
     """The folder of one task's run."""
 
-    path: Path
-
-    @property
-    def ledger(self) -> Path:
-        """Every attempt to label a query; outlives the label stage."""
-        return self.path / "ledger.sqlite"
-
-    @property
-    def index(self) -> Path:
-        """The retrieval index and the embeddings of everything that looks something up."""
-        return self.path / "index"
-
-    @property
-    def sample(self) -> Path:
-        """The generated market, for tasks that ask for it."""
-        return self.path / "sample"
+    ledger = Entry("ledger.sqlite")  # every attempt to label a query; outlives the label stage
+    index = Entry("index")  # the retrieval index, and the embeddings of everything that looks something up
+    sample = Entry("sample")  # the generated market, for tasks that ask for it
+    curriculum = Entry("curriculum")  # a `datasets` folder
+    answer_forms = Entry("forms/forms.json")  # what `limbeck forms` measured
+    audit = Entry("audit")  # of `limbeck audit-context`
+    ablation = Entry("ablate")
+    sweep = Entry("sweep")
 
     @property
     def label(self) -> LabelFolder:
         """The folder of the `label` stage."""
-        return LabelFolder(self.path / "label")
-
-    @property
-    def curriculum(self) -> Path:
-        """The folder of the `curriculum` stage, a `datasets` folder."""
-        return self.path / "curriculum"
+        return LabelFolder(self.folder / "label")
 
     @property
     def train(self) -> TrainFolder:
         """The folder of the `train` stage."""
-        return TrainFolder(self.path / "train")
+        return TrainFolder(self.folder / "train")
 
     @property
     def merge(self) -> MergeFolder:
         """The folder of the `merge` stage."""
-        return MergeFolder(self.path / "merge")
+        return MergeFolder(self.folder / "merge")
 
     @property
     def bundle(self) -> BundleFolder:
         """The folder of the `bundle` stage."""
-        return BundleFolder(self.path / "bundle")
+        return BundleFolder(self.folder / "bundle")
 
     @property
     def evaluate(self) -> EvaluateFolder:
         """The folder of the `evaluate` stage."""
-        return EvaluateFolder(self.path / "evaluate")
-
-    @property
-    def answer_forms(self) -> Path:
-        """What `limbeck forms` measured."""
-        return self.path / "forms" / "forms.json"
-
-    @property
-    def audit(self) -> Path:
-        """The folder of `limbeck audit-context`."""
-        return self.path / "audit"
-
-    @property
-    def ablation(self) -> Path:
-        """The folder of `limbeck ablate`."""
-        return self.path / "ablate"
-
-    @property
-    def sweep(self) -> Path:
-        """The folder of `limbeck sweep`."""
-        return self.path / "sweep"
+        return EvaluateFolder(self.folder / "evaluate")

@@ -19,7 +19,7 @@ def run_up_to(run: Run, last: str) -> Result:
     """Run every stage of the task up to and including `last`; those that are done and unchanged are passed over."""
     names = [s.name for s in STAGES]
     stages = [s for s in STAGES[: names.index(last) + 1] if s.wanted(run.task)]
-    run.files.path.mkdir(parents=True, exist_ok=True)
+    run.files.folder.mkdir(parents=True, exist_ok=True)
     if train.STAGE in stages:
         fetch_ahead(run.task.student.base)
     for number, stage in enumerate(stages, 1):

@@ -41,7 +41,7 @@ class Run:
         Raises:
             InputError: It has not.
         """
-        folder = self.files.path / stage
+        folder = self.files.folder / stage
         if not (folder / "manifest.json").exists():
             raise InputError(f"stage {stage!r} has not been run", file=folder, fix="Run `limbeck run TASK` first")
         return folder

@@ -76,7 +76,7 @@ class Stage:
 def execute(stage: Stage, run: Run) -> Result:
     """Run a stage unless its result is there already and nothing that it depends on has changed."""
     config, inputs = stage.config(run), dict(stage.inputs(run))
-    final = run.files.path / stage.name
+    final = run.files.folder / stage.name
     staged = final.with_name(f".{final.name}.tmp")
     fingerprint = sha256_json({"stage": stage.name, "version": __version__, "config": config, "inputs": inputs})
     manifest = final / "manifest.json"

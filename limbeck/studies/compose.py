@@ -41,7 +41,7 @@ def compose(
     _check(runs, weights)
     names = [run.task.name for run in runs]
     shares = list(weights or [1.0 / len(runs)] * len(runs))
-    folder = runs[0].files.path.parent / ("compose-" + "-".join(names))
+    folder = runs[0].files.folder.parent / ("compose-" + "-".join(names))
     folder.mkdir(parents=True, exist_ok=True)
     base = fetch(runs[0].task.student.base)
     adapters = {run.task.name: _adapter(run) for run in runs}

@@ -48,7 +48,7 @@ def test_an_ablation_compares_and_goes_on(tiny_llama: Path, tmp_path: Path) -> N
     with ProgressDisplay() as progress:
         run = run_of(tmp_path, tiny_llama, progress)
         page = ablate(run, orders=["shuffled"], weightings=["none"], seeds=1, steps=None)
-        before = {p: p.stat().st_mtime_ns for p in run.files.path.glob("ablate/*/manifest.json")}
+        before = {p: p.stat().st_mtime_ns for p in run.files.folder.glob("ablate/*/manifest.json")}
         ablate(run, orders=["shuffled", "easy-to-hard"], weightings=["none"], seeds=1, steps=None)
     assert len(before) == 1
     assert {p: p.stat().st_mtime_ns for p in before} == before
@@ -71,7 +71,7 @@ def test_a_sweep_recommends_and_is_not_run_twice(tiny_llama: Path, tmp_path: Pat
     with ProgressDisplay() as progress:
         run = run_of(tmp_path, tiny_llama, progress)
         page = sweep(run, ranks=[2, 4], targets=["attention", "q_proj+v_proj"], steps=None)
-        marks = {p: p.stat().st_mtime_ns for p in run.files.path.glob("sweep/*/measured.json")}
+        marks = {p: p.stat().st_mtime_ns for p in run.files.folder.glob("sweep/*/measured.json")}
         sweep(run, ranks=[2, 4], targets=["attention", "q_proj+v_proj"], steps=None)
     assert len(marks) == 4
     assert {p: p.stat().st_mtime_ns for p in marks} == marks
