@@ -20,11 +20,14 @@ $(STAMP): tools/bootstrap.py requirements/cpu.txt requirements/cuda.txt pyprojec
 demo: $(STAMP)
 	$(BIN)/limbeck run configs/market.yaml
 
+# Two processes with a thread each: most of a slow test waits for an engine, for Ray or for a process that it killed.
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not alone" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "alone and not gpu"
 
 unit: $(STAMP)
-	$(BIN)/python -m pytest -m "not gpu and not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not slow and not alone" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "alone and not gpu and not slow"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -50,7 +50,7 @@ def beside(task: Task, measured: Mapping[str, float]) -> list[dict[str, Any]]:
     """The plan of a training run beside what it took, for the report; empty for a model of unknown shapes.
 
     Args:
-        measured: What `student.train` writes into `measured.json`.
+        measured: What `student.training.train` writes into `measured.json`.
     """
     shape = estimate.architecture(task.student.base)
     if shape is None:

@@ -9,7 +9,7 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Receives progress; `limbeck.console` shows it, `quiet` ignores it."""
+    """Receives progress; `limbeck.progress_display` shows it, `quiet` ignores it."""
 
     def begin(self, what: str, total: int | None = None, done: int = 0) -> None:
         """A piece of work starts; `done` of `total` are done already."""

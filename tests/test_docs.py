@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tools import house
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -21,3 +23,15 @@ def test_links_lead_somewhere() -> None:
     for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name} → {target}"
+
+
+def test_files_that_texts_name_are_there() -> None:
+    """In docs, docstrings and comments; names in capitals stand for any."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    floors = "|".join((*house.FLOORS, "benchmarks", "tools", "tests", "configs", "docs", "deploy"))
+    named = re.compile(rf"(?<![\w/.-])(?:{floors})/[\w/.-]*\w\.(?:py|md|yaml|j2|c|h)\b")
+    texts = [x for x in listed if x.endswith((".py", ".md", ".yaml", ".toml", ".j2", ".c", ".h"))]
+    for text in texts:
+        for found in named.findall((ROOT / text).read_text(encoding="utf-8")):
+            if not any(part.isupper() for part in re.split(r"[/.]", found)):
+                assert (ROOT / found).exists(), f"{text} names {found}"

@@ -19,6 +19,7 @@ from eval.load_samples import Samples
 from task.errors import InputError
 from tests.eval.known_server import known
 
+pytestmark = pytest.mark.alone
 QUERIES = [f"oat milk {i}" for i in range(500)]
 
 

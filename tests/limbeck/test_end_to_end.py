@@ -263,7 +263,7 @@ def test_a_student_served_otherwise_is_as_good(run: Path, tmp_path: Path, settin
 
     After 60 steps a student has many close calls, which any rounding decides otherwise, as often to the better: labels
     differ by processor (93 % the same with an adapter, 86 % in 8 bits on one), and F1 does not. In fp32 the adapter's
-    answers are those of transformers (`tests/serving/test_many_tasks.py`).
+    answers are those of transformers (`tests/serving/supervisor/test_many_tasks.py`).
     """
     again = tmp_path / run.name
     shutil.copytree(run, again)
