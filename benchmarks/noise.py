@@ -170,7 +170,9 @@ def _masked(
     base = fetch(task.student.base)
     codec = Codec.compile(task, [r.example for r in bad], load_tokenizer(base), form="read")
     usable = [i for i, r in enumerate(bad) if codec.representable(r.example)]
-    found = contradicted(task, CrossFit(steps=task.student.max_steps), base, codec, [bad[i] for i in usable], folder)
+    found = contradicted(
+        task, CrossFit(steps=task.student.max_steps), [bad[i] for i in usable], base=base, codec=codec, folder=folder
+    )
     doubts: dict[str, list[Doubt]] = {}
     hits = 0
     for x in found:

@@ -98,8 +98,9 @@ def _training(task: Task, shape: estimate.Architecture, queries: int, tokens: in
     flops = estimate.training_flops(shape, steps * s.batch_size * read_tokens)
     speed, machine = (GPU_FLOPS * s.workers, GPU_NAME) if s.use_gpu else (CPU_FLOPS, CPU_NAME)
     return Training(
-        rows, read_tokens, estimate.adapter_parameters(shape, s.lora), steps,
-        estimate.training_memory(shape, s, micro * read_tokens), flops, flops / speed, machine,
+        rows=rows, tokens=read_tokens, trained=estimate.adapter_parameters(shape, s.lora), steps=steps,
+        memory=estimate.training_memory(shape, s, micro * read_tokens), flops=flops, seconds=flops / speed,
+        machine=machine,
     )
 
 

@@ -54,7 +54,9 @@ def _work(run: Run, folder: Path) -> Figures:
     rows, dev = read(source, "train"), read(source, "dev")
     codec = Codec.compile(task, [r.example for r in rows], load_tokenizer(base), form="read")
     usable = [r for r in rows if codec.representable(r.example)]
-    found = contradicted(task, settings, base, codec, usable, folder, run.progress)
+    found = contradicted(
+        task, settings, usable, base=base, codec=codec, folder=folder, progress=run.progress
+    )
     write_jsonl(folder / "suspects.jsonl", (
         {"query": usable[x.row].example.query, **x.doubt.to_json(), "given": round(x.given, 4),
          "instead": round(x.instead, 4), "says": x.says} for x in found
@@ -142,7 +144,9 @@ def _reviewed(run: Run, examples: Sequence[Example], found: Sequence[Suspect]) -
         )
         lines.setdefault(example.query, []).append(question(example.query, x.doubt, said=said, instead=x.says))
     with Ledger(run.files.ledger) as ledger:
-        return review(run.task, run.inputs.teacher, ledger, run.files.index, fetch, lines, run.progress)
+        return review(
+            run.task, run.inputs.teacher, ledger, run.files.index, fetch, questions=lines, progress=run.progress
+        )
 
 
 def after_review(
@@ -174,7 +178,7 @@ def after_review(
 
 
 def contradicted(
-    task: Task, settings: CrossFit, base: Path, codec: Codec, rows: Sequence[TrainingRow], folder: Path,
+    task: Task, settings: CrossFit, rows: Sequence[TrainingRow], *, base: Path, codec: Codec, folder: Path,
     progress: Progress = quiet,
 ) -> list[Suspect]:
     """Train a student on every fold's complement and ask it about the fold; the students go when all is known."""
