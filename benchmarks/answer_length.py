@@ -1,4 +1,4 @@
-"""What the answer's length costs: `read` against a JSON answer, same weights, same vLLM, same queries.
+"""Latency by answer length: `read` against a JSON answer, same weights, same vLLM, same queries.
 
     python -m benchmarks.answer_length runs/market
 

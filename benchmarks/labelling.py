@@ -1,4 +1,4 @@
-"""Labelling throughput and faults: Limbeck beside curator, distilabel and LiteLLM, on one local server.
+"""Labelling throughput and faults: Limbeck, curator, distilabel and LiteLLM on one local server.
 
     python -m benchmarks.labelling
     python -m benchmarks.labelling --peer curator=~/venvs/curator/bin/python --peer litellm=~/venvs/litellm/bin/python

@@ -1,4 +1,4 @@
-"""A real LLM as teacher on this machine: what it is worth as it is, and what the guardrails make of it.
+"""A local LLM as teacher: quality of its raw labels and after the guardrails.
 
     python -m benchmarks.local_teacher runs/market
 

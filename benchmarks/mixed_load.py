@@ -1,4 +1,4 @@
-"""Hits and misses at a steady pace, every answer kept: for watching a service while things happen to it."""
+"""An open-loop load of hits and misses that keeps every answer, for tests of a service under changes and faults."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests to the gateway that nobody would write: valid ones with some of their parts made strange."""
+"""A mutation fuzzer for the gateway: valid requests with mutated parts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PATHS = ["/", "", "//v1/label", "/v1/label/../pause", "/pooling", "/v1/label\x00
 
 
 def mutated(rng: random.Random) -> tuple[str, str, list[tuple[bytes, bytes]], bytes]:
-    """Method, path, headers and body of a valid request with some of its parts made strange."""
+    """Method, path, headers and body of a valid request with mutated parts."""
     method, path, value = rng.choice(VALID)
     value = json.loads(json.dumps(value))
     for _ in range(rng.randrange(3)):

@@ -1,4 +1,4 @@
-"""QLoRA for real on a CPU: train on an NF4 base, merge four ways, see which merged model answers as the adapter did.
+"""Merging QLoRA adapters on a CPU: train on an NF4 base, merge in four ways, compare each with the unmerged adapter.
 
     python -m benchmarks.qlora_merge runs/market [--steps 120] [--rows 300]
 

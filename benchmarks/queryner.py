@@ -1,4 +1,4 @@
-"""What a student makes of people's labels: QueryNER over seeds, and what was tried to make it better.
+"""QueryNER over seeds, and variants of its recipe.
 
     python -m benchmarks.queryner DATA [--runs runs] [--seeds 3] [--only seeds|tried] [--set K=V]
 

@@ -1,4 +1,4 @@
-"""The form `read` and its alternatives: what each is worth, and what it costs to answer.
+"""The form `read` and its alternatives: F1 and latency of each.
 
     python -m benchmarks.read_forms DATA [--work runs/read-forms] [--rows 3000] [--held 700] [--epochs 2] [--untimed]
 

@@ -1,4 +1,4 @@
-"""The service under load: what the cache can bear, what the gateway costs, how large a head cache may be.
+"""The service under load: throughput of the cache, overhead of the gateway, scaling of the head cache.
 
     python -m benchmarks.serving BUNDLE [--seconds 60] [--workers 2] [--only hits|gateway|cache]
 

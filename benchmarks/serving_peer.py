@@ -1,4 +1,4 @@
-"""What one would put together instead: `vllm serve` with a JSON-schema answer behind LiteLLM's proxy.
+"""The alternative stack: `vllm serve` with JSON-schema output behind LiteLLM's proxy.
 
     python -m benchmarks.serving_peer runs/market --litellm VENV [--queries 300] [--rates 5 20 50]
 
@@ -55,9 +55,9 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="a finished market run")
     parser.add_argument("--litellm", type=Path, required=True, metavar="VENV")
     parser.add_argument("--queries", type=int, default=300, help="misses; p99 needs 299 of them")
-    parser.add_argument("--seconds", type=float, default=20.0, help="that hits are asked for at each rate")
-    parser.add_argument("--rates", type=float, nargs="+", default=[5.0, 20.0, 50.0], help="of the hits, a second")
-    parser.add_argument("--bundle", type=Path, help="in place of the run's")
+    parser.add_argument("--seconds", type=float, default=20.0, help="duration of each rate of hits")
+    parser.add_argument("--rates", type=float, nargs="+", default=[5.0, 20.0, 50.0], help="rates of hits per second")
+    parser.add_argument("--bundle", type=Path, help="another bundle than the run's")
     options = parser.parse_args()
     bundle = open_bundle(options.bundle or options.run / "bundle" / "bundle")
     cache = HeadCache(bundle.folder / "cache")

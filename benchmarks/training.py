@@ -1,4 +1,4 @@
-"""Training speed: Limbeck's loop beside TRL's SFTTrainer, same base, rows, adapter, batch and machine.
+"""Training speed: Limbeck's loop and TRL's SFTTrainer, same base, rows, adapter, batch and machine.
 
     python -m benchmarks.training DATA [--rounds 3]        DATA: a folder with QueryNER's train.jsonl and dev.jsonl
 
