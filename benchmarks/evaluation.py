@@ -4,8 +4,8 @@
 
 The rows are synthetic: ten roles, one to eight words, a tenth of the labellings wrong. The peer is seqeval's strict F1
 in a naive bootstrap that draws rows and scores them again; its time is extrapolated from a few resamples. Expected:
-counting takes most of Limbeck's time, some 2 s; the bootstrap takes less, because few rows of counts are distinct. Writes
-benchmarks/results/evaluation.json.
+counting takes most of Limbeck's time, some 2 s; the bootstrap takes less, because few rows of counts are distinct.
+Writes benchmarks/results/evaluation.json.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ def main() -> None:
     """All four."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--wrk", default=shutil.which("wrk"), help="path of wrk, the closed-loop tool; left out if missing")
+    parser.add_argument("--wrk", default=shutil.which("wrk"), help="path of the closed-loop tool; may be missing")
     options = parser.parse_args()
     seconds = options.seconds
     with known("constant", 0.02) as url:

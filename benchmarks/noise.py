@@ -3,9 +3,8 @@
     python -m benchmarks.noise runs/market [--work runs/noise] [--seeds 3] [--steps 480] [--rates 0 0.05 0.1 0.2]
                                [--manners plain robust cross-fit] [--set K=V]
 
-The labels of a finished market run, its teacher's, are corrupted: every label with the given probability becomes another
-role, loses or gains a word, gets another value (closed roles), or is left out. The teacher's labels
-of the gold queries are corrupted in the same way: that is the noisy teacher that the student is compared with, on clean
+The labels of a finished market run, its teacher's, are corrupted: every label with the given probability gets
+another role, loses or gains a word, gets another value (closed roles), or is left out. The teacher's labels of the gold queries are corrupted in the same way: that is the noisy teacher that the student is compared with, on clean
 gold. For
 each rate and seed (of the noise and of the training) one student learns the corrupted curriculum as it is (`plain`), one
 with `student.robust: 0.7`, and where that is asked for one after `curriculum.cross_fit` has masked what students of the

@@ -53,7 +53,9 @@ def gate(
     slices = by_traffic(gold, read_queries(log_file), task) if log_file else None
     other = _released(released_from, bundle)
     reference = bundle.reference()
-    served, said, before, slower = _measured(bundle, other, gold, reference, task, pairs, progress)
+    served, said, before, slower = _measured(
+        bundle, other, gold=gold, reference=reference, task=task, pairs=pairs, progress=progress
+    )
     agreement = label_agreement(reference, said) if reference else _engine_agreement(bundle)
     found = quality(gold, served.rows, task, invalid=served.invalid)
     checks = judge(task.gates, evidence_of(
@@ -65,8 +67,8 @@ def gate(
 
 
 def _measured(
-    bundle: Bundle, other: Bundle | None, gold: Sequence[Example], reference: Sequence[Example], task: Task, pairs: int,
-    progress: Progress,
+    bundle: Bundle, other: Bundle | None, *, gold: Sequence[Example], reference: Sequence[Example], task: Task,
+    pairs: int, progress: Progress,
 ) -> tuple[Served, list[Example], list[Example] | None, Any]:
     """The bundle's answers, those to its reference queries, the released bundle's, and the latency difference."""
     from eval.endpoint import Target

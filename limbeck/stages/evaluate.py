@@ -85,7 +85,7 @@ def evaluate(pipeline: Pipeline, folder: Path) -> Mapping[str, Any]:
         "idle": bench["cold"] if bench else None, "latency": bench["steady"] if bench else None, "bench": bench,
         "cost": run_cost(pipeline, served), "forgetting": read_json(pipeline.run / "merge" / "forgetting.json"),
         "forms": form_results(pipeline), "history": training_history(pipeline),
-        "mistakes": by_kind(gold, served.rows, task, traffic, teacher),
+        "mistakes": by_kind(gold, served.rows, task, slices=traffic, other=teacher),
         "errors": wrong_answers(pipeline, gold, predictions, traffic), "training": training_resources(pipeline),
         "stages": stage_figures(pipeline), "versions": versions(), "device": device(), "git": git_commit(),
         "note": task.eval.note, "changes": None,
