@@ -3,16 +3,16 @@
     python -m benchmarks.noise runs/market [--work runs/noise] [--seeds 3] [--steps 480] [--rates 0 0.05 0.1 0.2]
                                [--manners plain robust cross-fit] [--set K=V]
 
-The labels of a finished market run, its teacher's, are corrupted: every label with the given probability gets
-another role, loses or gains a word, gets another value (closed roles), or is left out. The teacher's labels of the gold queries are corrupted in the same way: that is the noisy teacher that the student is compared with, on clean
-gold. For
-each rate and seed (of the noise and of the training) one student learns the corrupted curriculum as it is (`plain`), one
-with `student.robust: 0.7`, and where that is asked for one after `curriculum.cross_fit` has masked what students of the
-other fold contradict (these train for as many steps as it does: with a third of 240 they contradicted three right words
-for each wrong one). Differences are paired over queries and drawn over seeds. What each student gets right of each
-query is kept in the result, so a run that was cut, or that asks for more, goes on. Expected: noise of this kind has no
-pattern, so a student learns around it: 10 % of wrong labels should cost it a point or two, where its teacher loses ten.
-Writes benchmarks/results/noise.json.
+The labels of a finished market run, its teacher's, are corrupted: every label with the given probability gets another
+role, loses or gains a word, gets another value (closed roles), or is left out. The teacher's labels of the gold queries
+are corrupted in the same way: that is the noisy teacher that the student is compared with, on clean gold. For each rate
+and seed (of noise and training) one student is trained on the corrupted curriculum as it is (`plain`), one with
+`student.robust: 0.7`, and on request one after `curriculum.cross_fit` has masked the labels that out-of-fold students
+contradict (these train for as many steps as the student: with a third of 240 they contradicted three right words for
+each wrong one). Differences are paired over queries and resampled over seeds. The counts of each query are kept in the
+result, so that an interrupted or extended run continues. Expected: this noise is unstructured, so students are robust
+to it: 10 % of wrong labels should cost a point or two, where the teacher loses ten. Writes
+benchmarks/results/noise.json.
 """
 
 from __future__ import annotations
@@ -117,14 +117,14 @@ def summary(
             if float(at) == rate:
                 runs.setdefault(manner, {})[int(seed)] = unpacked(found["counts"])
         seeds = sorted(set().union(*runs.values()))
-        corrupted_by = {s: per_query(gold, [corrupted(x, task, rate, s + 1_000) for x in teacher], task) for s in seeds}
+        spoilt_by = {s: per_query(gold, [spoilt(x, task, rate, s + 1_000) for x in teacher], task) for s in seeds}
         out.append({
             "rate": rate, "f1": {
-                "teacher": pooled_f1(list(corrupted_by.values()), task),
+                "teacher": pooled_f1(list(spoilt_by.values()), task),
                 **{m: pooled_f1(list(r.values()), task) for m, r in runs.items()},
             },
             "less_teacher": {
-                m: pooled_difference(list(r.values()), [corrupted_by[s] for s in r], task) for m, r in runs.items()
+                m: pooled_difference(list(r.values()), [spoilt_by[s] for s in r], task) for m, r in runs.items()
             },
             "less_plain": {
                 m: pooled_difference(list(r.values()), list(runs["plain"].values()), task)
@@ -148,12 +148,12 @@ def student(
     task: Task, rows: Sequence[CurriculumRow], gold: Sequence[Example], rate: float, seed: int, manner: str,
     folder: Path,
 ) -> tuple[list[Example], dict[str, Any]]:
-    """What a student of the corrupted rows says about gold, and what was masked."""
+    """Predictions on gold of a student trained on the corrupted rows, and what was masked."""
     shutil.rmtree(folder / "student", ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     changes = {"seed": seed, "robust": ROBUST if manner == "robust" else 0.0}
     task = task.model_copy(update={"student": task.student.model_copy(update=changes)})
-    bad = [replace(r, example=corrupted(r.example, task, rate, seed)) for r in rows]
+    bad = [replace(r, example=spoilt(r.example, task, rate, seed)) for r in rows]
     notes: dict[str, Any] = {}
     if manner == "cross-fit":
         bad, notes["masked"] = _masked(task, rows, bad, folder)
@@ -167,7 +167,7 @@ def student(
 def _masked(
     task: Task, rows: Sequence[CurriculumRow], bad: Sequence[CurriculumRow], folder: Path
 ) -> tuple[list[CurriculumRow], dict[str, Any]]:
-    """The corrupted rows without what the other fold's students contradict; how much of the noise that was."""
+    """The corrupted rows without the labels that out-of-fold students contradict; the share of noise among those."""
     base = fetch(task.student.base)
     codec = Codec.compile(task, [r.example for r in bad], load_tokenizer(base), form="read")
     usable = [i for i, r in enumerate(bad) if codec.representable(r.example)]
@@ -183,7 +183,7 @@ def _masked(
         for r, b in zip(rows, bad, strict=True) for place in units(r.example.query, codec.segmentation)
     )
     return without(bad, doubts, "mask"), {
-        "doubted": len(found), "of_them_corrupted": round(hits / len(found), 4) if found else 0.0, "words_corrupted": changed,
+        "doubted": len(found), "of_them_spoilt": round(hits / len(found), 4) if found else 0.0, "words_spoilt": changed,
     }
 
 
@@ -194,7 +194,7 @@ def _said(example: Example, about: Doubt) -> set[tuple[str, str]]:
     return {(x.role, x.text) for x in example.labels if over(x, about.start, about.end)}
 
 
-def corrupted(example: Example, task: Task, rate: float, seed: int) -> Example:
+def spoilt(example: Example, task: Task, rate: float, seed: int) -> Example:
     """The labelling with each label wrong with probability `rate`; the same for the same query and seed."""
     rng = random.Random(f"{seed} {example.query}")
     labels: list[Label] = []
