@@ -49,7 +49,7 @@ Make = Callable[[Bundle, Path, Path], Bundle | None]
 
 
 def main() -> None:
-    """Build the rungs, climb them forwards and backwards."""
+    """Build the variants and measure them in alternating order."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="a finished market run")
     parser.add_argument("--bundle", type=Path, help="another bundle than the run's")
@@ -104,7 +104,7 @@ class Climb:
     said: Sequence[Example] = ()
 
     def again(self, log: Path) -> None:
-        """Once more, with an engine of its own."""
+        """One more round, with an engine of its own."""
         one_by_one, rate, said = climbed(self.bundle, self.queries, self.gold, log)
         self.seconds += one_by_one
         self.rates.append(round(rate, 1))
