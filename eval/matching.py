@@ -53,8 +53,8 @@ def tables(
     A label of a role outside `roles` raises KeyError: readers have checked the roles.
 
     Returns:
-        Shape (queries, roles, 3), last axis TP, FP, FN. `partial` counts in halves of a label, for half is what it
-        an overlap counts; precision, recall and F1 are the same.
+        Shape (queries, roles, 3), last axis TP, FP, FN. `partial` counts in halves of a label, because an
+        overlap counts half; precision, recall and F1 are not affected.
 
     Raises:
         ValueError: The two sides are not about the same queries in the same order.
