@@ -1,4 +1,4 @@
-"""How long an engine takes until it answers: started as vLLM starts, and forked from a process that has imported it.
+"""Start-up time of an engine: a new vLLM process against a fork of a process that has imported vLLM.
 
     python -m benchmarks.engine_start BUNDLE [--rounds 6]
 
@@ -30,7 +30,7 @@ RESULT = Path(__file__).parent / "results" / "engine_start.json"
 
 
 def main() -> None:
-    """Take turns, write."""
+    """Measure alternately and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--rounds", type=int, default=6)

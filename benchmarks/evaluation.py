@@ -1,11 +1,11 @@
-"""How long the judge takes: 100,000 queries, six schemes, all slices, 10,000 resamples; beside seqeval.
+"""Speed of the evaluation: 100,000 queries, six schemes, all slices, 10,000 resamples; compared with seqeval.
 
     python -m benchmarks.evaluation [--rows 100000] [--resamples 10000] [--rounds 5]
 
-The rows are made up: ten roles, one to eight words, a tenth of the labellings wrong in some way. The peer is what
-people write: seqeval's strict F1, and a bootstrap that draws rows and scores them again, as often as time allows; its
-time for all resamples is that of the few times their number. Expected: reading the labels takes most of ours, some 2 s;
-the bootstrap less, for few rows differ in their counts. Writes benchmarks/results/evaluation.json.
+The rows are synthetic: ten roles, one to eight words, a tenth of the labellings wrong. The peer is seqeval's strict F1
+in a naive bootstrap that draws rows and scores them again; its time is extrapolated from a few resamples. Expected:
+counting takes most of Limbeck's time, some 2 s; the bootstrap takes less, because few rows of counts are distinct.
+Writes benchmarks/results/evaluation.json.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _PEER_RESAMPLES = 3
 
 
 def main() -> None:
-    """Ours and the peer in turns."""
+    """Limbeck and the peer alternately."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--resamples", type=int, default=10_000)

@@ -1,9 +1,9 @@
-"""Does the gate catch what it must, and let through what it may?
+"""Does the gate reject bad candidates and accept good ones?
 
     python -m benchmarks.gate BUNDLE GOLD [--rows 1000] [--pairs 1500]
 
-The bundle is released, so to say, and candidates are judged beside it by `limbeck gate` with the bundle's own rules but
-`min_f1` and those about the teacher, which good candidates and bad ones pass alike:
+The bundle plays the released one, and candidates are judged against it by `limbeck gate` with the bundle's own rules
+but `min_f1` and those about the teacher, which good candidates and bad ones pass alike:
 
 - `flipped`: the same answers with 1 % of the labels given another role;
 - `same`: the bundle itself, made again; it must pass;

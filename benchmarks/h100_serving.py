@@ -1,4 +1,4 @@
-"""An 8B student behind vLLM on one GPU: one forward pass or a written answer, bf16 or FP8, merged or with an adapter.
+"""An 8B student behind vLLM on one GPU: one forward pass or a decoded answer, bf16 or FP8, merged or with an adapter.
 
     python -m benchmarks.h100_serving                      Llama-3-8B's architecture, one H100
     python -m benchmarks.h100_serving --size tiny --seconds 3 --rates 2 --lengths 4 --precisions bf16 --eager
@@ -43,9 +43,9 @@ def main() -> None:
     """Every engine in turn, every rate on each; what is done is written after each engine."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="8B")
-    parser.add_argument("--seconds", type=float, default=30.0, help="for each rate")
+    parser.add_argument("--seconds", type=float, default=30.0, help="duration of each rate")
     parser.add_argument("--rates", type=float, nargs="+", default=[1, 5, 20, 50])
-    parser.add_argument("--lengths", type=int, nargs="+", default=[4, 8, 20, 60], help="tokens of written answers")
+    parser.add_argument("--lengths", type=int, nargs="+", default=[4, 8, 20, 60], help="tokens of decoded answers")
     parser.add_argument("--precisions", choices=PRECISIONS, nargs="+", default=list(PRECISIONS))
     parser.add_argument("--eager", action="store_true", help="compile nothing: slower answers, a faster start")
     parser.add_argument("--out", type=Path, default=RESULT)

@@ -1,4 +1,4 @@
-"""The rungs of the latency ladder that a CPU has: what each costs and what it does to the labels.
+"""Serving variants on a CPU: latency, throughput and F1 of each.
 
     python -m benchmarks.ladder runs/market [--queries 160] [--rows 400] [--rounds 2]
                                             [--json-queries 160] [--json-rows 100] [--only RUNG ...]
@@ -50,10 +50,10 @@ Make = Callable[[Bundle, Path, Path], Bundle | None]
 
 
 def main() -> None:
-    """Build the rungs, climb them forwards and backwards."""
+    """Build the variants and measure them in alternating order."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="a finished market run")
-    parser.add_argument("--bundle", type=Path, help="in place of the run's")
+    parser.add_argument("--bundle", type=Path, help="another bundle than the run's")
     parser.add_argument("--queries", type=int, default=160, help="asked one by one in each round")
     parser.add_argument("--rows", type=int, default=400, help="gold queries that are answered in batches")
     parser.add_argument("--rounds", type=int, default=2)
@@ -105,7 +105,7 @@ class Climb:
     said: Sequence[Example] = ()
 
     def again(self, log: Path) -> None:
-        """Once more, with an engine of its own."""
+        """One more round, with an engine of its own."""
         one_by_one, rate, said = climbed(self.bundle, self.queries, self.gold, log)
         self.seconds += one_by_one
         self.rates.append(round(rate, 1))

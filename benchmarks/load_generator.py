@@ -1,4 +1,4 @@
-"""The load generator against servers whose latencies are known, beside a closed-loop tool, and its own limit.
+"""The load generator against servers with known latencies, compared with a closed-loop tool, and its own limit.
 
     python -m benchmarks.load_generator [--seconds 60] [--wrk PATH]
 
@@ -50,7 +50,7 @@ def main() -> None:
     """All four."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--wrk", default=shutil.which("wrk"), help="the closed-loop tool; left out where it is not")
+    parser.add_argument("--wrk", default=shutil.which("wrk"), help="path of the closed-loop tool; may be missing")
     options = parser.parse_args()
     seconds = options.seconds
     with known("constant", 0.02) as url:

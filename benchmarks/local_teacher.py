@@ -97,10 +97,13 @@ def measure(task: Task, sources: Sources, gold: Sequence[Example], folder: Path,
     }
     micro = {what: of_table(f, len(known)) for what, f in MICRO.items()}
     out: dict[str, Any] = {
-        name: {what: draw(t, task.eval.resamples, task.eval.seed).estimate(f, 0.95) for what, f in micro.items()}
+        name: {
+            what: draw(t, resamples=task.eval.resamples, seed=task.eval.seed).estimate(f, 0.95)
+            for what, f in micro.items()
+        }
         for name, t in tables.items()
     }
-    both = Paired.of(tables["guarded"], tables["raw"], task.eval.resamples, task.eval.seed)
+    both = Paired.of(tables["guarded"], tables["raw"], resamples=task.eval.resamples, seed=task.eval.seed)
     out["precision_gain"] = both.estimate(micro["precision"], 0.95)
     out |= {
         "statuses": dict(done.statuses), "verdicts": done.verdicts[:12], "attempts": spent["attempts"],

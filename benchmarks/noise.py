@@ -1,18 +1,18 @@
-"""Labels that are wrong on purpose: what a student makes of them, with and without the options that are meant for it.
+"""Label noise: students trained on corrupted labels, with and without the options against noise.
 
     python -m benchmarks.noise runs/market [--work runs/noise] [--seeds 3] [--steps 480] [--rates 0 0.05 0.1 0.2]
                                [--manners plain robust cross-fit] [--set K=V]
 
-The labels of a finished market run, its teacher's, are spoilt: every label with the given probability becomes another
-role, loses or gains a word, gets another value (closed roles), or is left out. The same hand spoils the teacher's
-labels of the gold queries: that is the noisy teacher whom the student is compared with, on gold that nobody spoilt. For
-each rate and seed (of the noise and of the training) one student learns the spoilt curriculum as it is (`plain`), one
-with `student.robust: 0.7`, and where that is asked for one after `curriculum.cross_fit` has masked what students of the
-other fold contradict (these train for as many steps as it does: with a third of 240 they contradicted three right words
-for each wrong one). Differences are paired over queries and drawn over seeds. What each student gets right of each
-query is kept in the result, so a run that was cut, or that asks for more, goes on. Expected: noise of this kind has no
-pattern, so a student learns around it: 10 % of wrong labels should cost it a point or two, where its teacher loses ten.
-Writes benchmarks/results/noise.json.
+The labels of a finished market run, its teacher's, are corrupted: every label with the given probability gets another
+role, loses or gains a word, gets another value (closed roles), or is left out. The teacher's labels of the gold queries
+are corrupted in the same way: that is the noisy teacher that the student is compared with, on clean gold. For each rate
+and seed (of noise and training) one student is trained on the corrupted curriculum as it is (`plain`), one with
+`student.robust: 0.7`, and on request one after `curriculum.cross_fit` has masked the labels that out-of-fold students
+contradict (these train for as many steps as the student: with a third of 240 they contradicted three right words for
+each wrong one). Differences are paired over queries and resampled over seeds. The counts of each query are kept in the
+result, so that an interrupted or extended run continues. Expected: this noise is unstructured, so students are robust
+to it: 10 % of wrong labels should cost a point or two, where the teacher loses ten. Writes
+benchmarks/results/noise.json.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def student(
     task: Task, rows: Sequence[TrainingRow], gold: Sequence[Example], rate: float, seed: int, manner: str,
     folder: Path,
 ) -> tuple[list[Example], dict[str, Any]]:
-    """What a student of the spoilt rows says about gold, and what was masked."""
+    """Predictions on gold of a student trained on the corrupted rows, and what was masked."""
     shutil.rmtree(folder / "student", ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     changes = {"seed": seed, "robust": ROBUST if manner == "robust" else 0.0}

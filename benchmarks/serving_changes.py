@@ -59,11 +59,11 @@ def main() -> None:
     """Do both, or what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path, help="the market's bundle")
-    parser.add_argument("--rate", type=float, default=200.0, help="requests a second")
-    parser.add_argument("--share", type=float, default=0.05, help="of misses among them")
+    parser.add_argument("--rate", type=float, default=200.0, help="requests per second")
+    parser.add_argument("--share", type=float, default=0.05, help="share of misses")
     parser.add_argument("--changes", type=int, default=20)
     parser.add_argument("--cold", type=int, default=3, help="changes for which an engine must be started")
-    parser.add_argument("--roles", nargs=2, default=["flavour", "colour"], help="that the other bundle swaps")
+    parser.add_argument("--roles", nargs=2, default=["flavour", "colour"], help="two roles that the other bundle swaps")
     parser.add_argument("--only", choices=("changes", "faults"), action="append")
     options = parser.parse_args()
     wanted = options.only or ["changes", "faults"]

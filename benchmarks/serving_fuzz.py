@@ -59,7 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--requests", type=int, default=100_000)
-    parser.add_argument("--examples", type=int, default=400, help="of schemathesis for each operation")
+    parser.add_argument("--examples", type=int, default=400, help="examples of schemathesis per operation")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         admin = free_port()

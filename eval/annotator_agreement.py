@@ -39,7 +39,7 @@ def ceiling(
 
 
 def _f1(a: Sequence[Example], b: Sequence[Example], task: Task, by: Scheme) -> Estimate:
-    drawn = draw(per_query(a, b, task, by), task.eval.resamples, task.eval.seed)
+    drawn = draw(per_query(a, b, task, by), resamples=task.eval.resamples, seed=task.eval.seed)
     return drawn.estimate(of_table(MICRO["f1"], 1), task.eval.confidence, task.eval.interval)
 
 

@@ -56,7 +56,7 @@ class Bootstrap:
         return estimate(point, low, high)
 
 
-def draw(counts: npt.NDArray[Any], resamples: int, seed: int) -> Bootstrap:
+def draw(counts: npt.NDArray[Any], *, resamples: int, seed: int) -> Bootstrap:
     """Resample all rows with replacement, `resamples` times.
 
     Args:

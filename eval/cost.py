@@ -71,7 +71,10 @@ def cost(m: Measured, settings: Cost, device: Device, cached: int) -> CostReport
         _line("queries a second that the student answers", round(m.student_rate, 2), "/s", "measured, in batches"),
         _line("memory of a cached query", round(m.cache_bytes), "B", "measured"),
     ]
-    sizes = _cache_sizes(covered, student, hit, prices["cache_gib_month"], m.cache_bytes, total / settings.log_days)
+    sizes = _cache_sizes(
+        covered, student=student, hit=hit, gib_month=prices["cache_gib_month"], bytes_each=m.cache_bytes,
+        a_day=total / settings.log_days,
+    )
     served = share * hit + (1 - share) * student
     one_off = {
         "teacher": teacher_money, "labelling machine": label_machine,
@@ -99,7 +102,7 @@ def cost(m: Measured, settings: Cost, device: Device, cached: int) -> CostReport
 
 
 def _cache_sizes(
-    covered: Any, student: float, hit: float, gib_month: float, bytes_each: float, a_day: float
+    covered: Any, *, student: float, hit: float, gib_month: float, bytes_each: float, a_day: float
 ) -> list[CacheSize]:
     """Share of the traffic and cost of a million queries for caches of rising size."""
     most = len(covered) - 1

@@ -69,7 +69,7 @@ def mistakes(gold: Example, predicted: Example, normalise: Callable[[str], str])
 
 
 def by_kind(
-    gold: Sequence[Example], predicted: Sequence[Example], task: Task, slices: Sequence[str] | None = None,
+    gold: Sequence[Example], predicted: Sequence[Example], task: Task, *, slices: Sequence[str] | None = None,
     other: Sequence[Example] | None = None,
 ) -> ErrorAnalysis:
     """Count the errors of each kind, most frequent first; kinds that do not occur are left out.

@@ -50,11 +50,11 @@ def tables(
 ) -> dict[Scheme, Counts]:
     """True positives, false positives and false negatives per query and role, for each scheme.
 
-    A label of a role outside `roles` cannot occur in gold; in a prediction it is a mistake of the reader, refused.
+    A label of a role outside `roles` raises KeyError: readers have checked the roles.
 
     Returns:
-        Shape (queries, roles, 3), last axis TP, FP, FN. `partial` counts in halves of a label, for half is what it
-        gives; precision, recall and F1 are the same.
+        Shape (queries, roles, 3), last axis TP, FP, FN. `partial` counts in halves of a label, because an
+        overlap counts half; precision, recall and F1 are not affected.
 
     Raises:
         ValueError: The two sides are not about the same queries in the same order.
@@ -64,7 +64,7 @@ def tables(
     index = {role: i for i, role in enumerate(roles)}
     out: dict[Scheme, Counts] = {s: np.zeros((len(gold), len(roles), 3), dtype=np.int64) for s in schemes}
     normal = remembering(normalise)
-    whole: tuple[list[int], list[int]] = ([], [])  # (rows, roles) of labels in rows where both sides say the same
+    whole: tuple[list[int], list[int]] = ([], [])  # (rows, roles) of labels in rows where both sides are equal
     for row, (g, p) in enumerate(zip(gold, predicted, strict=True)):
         if g.query != p.query:
             raise ValueError(f"row {row + 1}: gold is {g.query!r}, the prediction is for {p.query!r}")
@@ -80,7 +80,7 @@ def tables(
 
 
 def _same(a: Sequence[Label], b: Sequence[Label]) -> bool:
-    """Whether two labellings are the same label by label, in this order; the usual case, and right in every scheme."""
+    """Whether two labellings are equal label by label, in this order: the usual case, right in every scheme."""
     if len(a) != len(b):
         return False
     for x, y in zip(a, b, strict=True):

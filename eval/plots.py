@@ -1,4 +1,4 @@
-"""Plots as SVG text, drawn with matplotlib so that a report needs no network and no script."""
+"""Plots as SVG text, drawn with matplotlib so that a report needs neither network nor scripts."""
 
 from __future__ import annotations
 

@@ -37,8 +37,8 @@ def quality(
     roles = [r.name for r in task.roles]
     found = tables(gold, predicted, roles, normaliser(task.normaliser))
     # Summed over roles, few rows of counts are distinct and they are fast to draw; figures by role need them apart.
-    summed = {s: _micro(draw(found[s].sum(axis=1), e.resamples, e.seed), task) for s in SCHEMES}
-    drawn = draw(np.concatenate([found[s] for s in IN_FULL], axis=1), e.resamples, e.seed)
+    summed = {s: _micro(draw(found[s].sum(axis=1), resamples=e.resamples, seed=e.seed), task) for s in SCHEMES}
+    drawn = draw(np.concatenate([found[s] for s in IN_FULL], axis=1), resamples=e.resamples, seed=e.seed)
     full = {s: _in_full(found[s], summed[s], drawn, number, roles, task) for number, s in enumerate(IN_FULL)}
     out: Quality = {
         "rows": len(gold), "value": full["value"], "raw": summed["raw"], "span": full["span"],
@@ -88,7 +88,7 @@ def _part(table: Counts, of: Any, name: str, task: Task) -> SliceQuality:
     rows = table[of == name]
     summed = rows.sum(axis=1, keepdims=True)
     return {
-        "rows": len(rows), **_micro(draw(summed, task.eval.resamples, task.eval.seed), task),
+        "rows": len(rows), **_micro(draw(summed, resamples=task.eval.resamples, seed=task.eval.seed), task),
         "exact_match": _share(exact(rows), np.ones(len(rows), dtype=np.int64), task),
     }
 
@@ -100,7 +100,7 @@ def _micro(drawn: Bootstrap, task: Task) -> Micro:
 
 def _share(hits: Any, of: Any, task: Task) -> Estimate:
     """Sum over sum, with an interval over rows."""
-    drawn = draw(np.stack([hits, of], axis=1), task.eval.resamples, task.eval.seed)
+    drawn = draw(np.stack([hits, of], axis=1), resamples=task.eval.resamples, seed=task.eval.seed)
 
     def ratio(sums: Any) -> Any:
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -131,12 +131,12 @@ def paired(gold: Sequence[Example], a: Sequence[Example], b: Sequence[Example], 
     roles = [r.name for r in task.roles]
     normalise = normaliser(task.normaliser)
     left, right = (tables(gold, side, roles, normalise, ("value",))["value"] for side in (a, b))
-    both = Paired.of(left.sum(axis=1), right.sum(axis=1), e.resamples, e.seed)
+    both = Paired.of(left.sum(axis=1), right.sum(axis=1), resamples=e.resamples, seed=e.seed)
     f1 = of_table(MICRO["f1"], 1)
     raw: dict[str, float] = {}
     per_role: dict[str, Estimate] = {}
     for i, role in enumerate(roles):
-        one = Paired.of(left[:, i : i + 1], right[:, i : i + 1], e.resamples, e.seed)
+        one = Paired.of(left[:, i : i + 1], right[:, i : i + 1], resamples=e.resamples, seed=e.seed)
         found = one.estimate(f1, e.confidence, e.interval)
         if found["value"] is not None:
             raw[role], per_role[role] = one.p_value(f1), found
@@ -146,7 +146,7 @@ def paired(gold: Sequence[Example], a: Sequence[Example], b: Sequence[Example], 
     }
     return {
         **micro([both.estimate(of_table(f, 1), e.confidence, e.interval) for f in MICRO.values()]),
-        "p": _p(both.p_value(f1)), "p_randomisation": _p(both.randomisation(f1, e.resamples, e.seed)),
+        "p": _p(both.p_value(f1)), "p_randomisation": _p(both.randomisation(f1, rounds=e.resamples, seed=e.seed)),
         "detectable": _p(detectable(both.difference(f1)(both.drawn.samples), e.confidence)),
         "mcnemar": mcnemar(exact(left), exact(right)), "roles": by_role,
     }
@@ -160,7 +160,7 @@ def paired_difference(
     roles = [r.name for r in task.roles]
     normalise = normaliser(task.normaliser)
     left, right = (tables(gold, side, roles, normalise, ("value",))["value"] for side in (a, b))
-    both = Paired.of(left.sum(axis=1), right.sum(axis=1), e.resamples, e.seed)
+    both = Paired.of(left.sum(axis=1), right.sum(axis=1), resamples=e.resamples, seed=e.seed)
     return both.estimate(of_table(MICRO[statistic], 1), e.confidence, e.interval)
 
 

@@ -24,7 +24,7 @@ class Score(Quality):
 
 
 def score_files(
-    gold: Path, predictions: Path, resamples: int, by: Sequence[str] = (), annotations: Sequence[Path] = ()
+    gold: Path, predictions: Path, *, resamples: int, by: Sequence[str] = (), annotations: Sequence[Path] = ()
 ) -> Score:
     """Quality of a prediction file; a query without a prediction, or with an invalid one, counts as an empty answer.
 

@@ -91,7 +91,7 @@ def _f1(runs: Sequence[Counts], task: Task) -> tuple[Floats, Floats]:
 
     A resample has the same queries for all runs.
     """
-    drawn = draw(np.hstack(list(runs)), task.eval.resamples, task.eval.seed)
+    drawn = draw(np.hstack(list(runs)), resamples=task.eval.resamples, seed=task.eval.seed)
     f1 = of_table(MICRO["f1"], 1)
     parts = [slice(3 * i, 3 * i + 3) for i in range(len(runs))]
     points = np.array([float(f1(drawn.total[p])) for p in parts])

@@ -1,14 +1,14 @@
-"""SemEval-2013's lenient schemes (Segura-Bedmar et al. 2013, task 9.1), without regard to the order of labels.
+"""SemEval-2013's lenient schemes (Segura-Bedmar et al. 2013, task 9.1), independent of the order of labels.
 
-A label of gold and a predicted one that have a character in common may be paired, each once; a pair is
+Gold and predicted labels that overlap in at least one character may be paired, each at most once; a pair is
 
 - `exact`: right where the spans are the same, whatever the roles; else wrong;
 - `partial`: right where the spans are the same, else half right, whatever the roles;
 - `type`: right where the roles are the same; else wrong.
 
-What is paired with nothing is missed or invented. Of all pairings the one with the most right pairs is taken, then the
-one with the most pairs: a greedy walk, as public tools do it, gives figures that change with the order of predictions.
-Closed labels, which have no span, are right by role and value or not at all.
+Labels without a pair are false negatives or false positives. The assignment maximises the number of right pairs, then
+the number of pairs; a greedy assignment, as in public tools, gives figures that depend on the order of the predictions.
+Closed labels, which have no span, are compared by role and value.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def compare(
 ) -> Iterator[tuple[Lenient, str, int, int]]:
     """(scheme, role, TP, FP or FN, how many) of one query; `partial` in halves of a label.
 
-    What a pair earns and misses is booked on gold's role, what it has too much on the predicted one: sums over roles
-    are those of the query.
+    True positives and false negatives of a pair count for gold's role, false positives for the predicted role; sums
+    over roles are those of the query.
     """
     spans, guesses = [x for x in gold if x.start is not None], [x for x in predicted if x.start is not None]
     closed: list[tuple[str, int, int]] = []
@@ -65,12 +65,12 @@ def compare(
 
 
 def pair(gold: Sequence[Label], predicted: Sequence[Label], scheme: Lenient) -> dict[int, int]:
-    """Which predicted label each label of gold is paired with: most right pairs, then most pairs."""
+    """Index of the predicted label that each gold label is paired with: most right pairs, then most pairs."""
     return _paired(gold, predicted, _touching(gold, predicted), scheme)
 
 
 def _touching(gold: Sequence[Label], predicted: Sequence[Label]) -> list[tuple[int, int]]:
-    """Places of labels that have a character in common."""
+    """Index pairs of overlapping labels."""
     return [
         (i, j) for i, g in enumerate(gold) for j, p in enumerate(predicted)
         if p.start is not None and p.end is not None and over(g, p.start, p.end)

@@ -31,12 +31,12 @@ class Paired:
     columns: int
 
     @classmethod
-    def of(cls, a: npt.NDArray[Any], b: npt.NDArray[Any], resamples: int, seed: int) -> Paired:
+    def of(cls, a: npt.NDArray[Any], b: npt.NDArray[Any], *, resamples: int, seed: int) -> Paired:
         """Draw queries; `a` and `b` have the same shape (queries, ...)."""
         if a.shape != b.shape:
             raise ValueError(f"systems with counts of different shapes: {a.shape} and {b.shape}")
         flat = [x.reshape(len(x), -1) for x in (a, b)]
-        return cls(draw(np.hstack(flat), resamples, seed), flat[0].shape[1])
+        return cls(draw(np.hstack(flat), resamples=resamples, seed=seed), flat[0].shape[1])
 
     def difference(self, statistic: Statistic) -> Statistic:
         """The statistic of `a` minus that of `b`."""
@@ -57,7 +57,7 @@ class Paired:
         tail = min(int((samples <= 0).sum()), int((samples >= 0).sum())) + 1
         return min(1.0, 2 * tail / (len(samples) + 1))
 
-    def randomisation(self, statistic: Statistic, rounds: int, seed: int) -> float:
+    def randomisation(self, statistic: Statistic, *, rounds: int, seed: int) -> float:
         """Two-sided p-value of approximate randomisation (Noreen 1989).
 
         Under the null hypothesis the answers of the systems are exchangeable. Each round swaps the answers of every

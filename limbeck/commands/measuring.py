@@ -174,7 +174,9 @@ def score(
     from eval.score import score_files
     from task.files import write_json
 
-    found = score_files(gold, predictions, resamples, by or (), annotations or ())
+    found = score_files(
+        gold, predictions, resamples=resamples, by=by or (), annotations=annotations or ()
+    )
     if out:
         write_json(out, found)
     people = {"people": found["people"]} if found["people"] else {}

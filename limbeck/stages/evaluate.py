@@ -124,7 +124,7 @@ def _work(run: Run, files: EvaluateFolder, before: Sequence[Stage]) -> Figures:
         "idle": bench["cold"] if bench else None, "latency": bench["steady"] if bench else None, "bench": bench,
         "cost": run_cost(run, served, before), "forgetting": read_json(run.files.merge.forgetting),
         "forms": form_results(run), "history": training_history(run),
-        "mistakes": by_kind(gold, served.rows, task, traffic, teacher),
+        "mistakes": by_kind(gold, served.rows, task, slices=traffic, other=teacher),
         "errors": wrong_answers(run, gold, predictions, traffic), "training": training_resources(run),
         "stages": stage_figures(run, before), "versions": versions(), "device": device(), "git": git_commit(),
         "note": task.eval.note, "changes": None,

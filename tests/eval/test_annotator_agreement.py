@@ -35,7 +35,7 @@ def test_a_score_says_what_people_reach(tmp_path: Path) -> None:
     for name, rows in (("gold", gold), ("one", other), ("two", gold)):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(x.to_json()) + "\n" for x in rows))
     files = [tmp_path / f"{n}.jsonl" for n in ("gold", "one", "two")]
-    found = score_files(files[0], files[0], 50, annotations=files[1:])
+    found = score_files(files[0], files[0], resamples=50, annotations=files[1:])
     assert found["people"]["gold"][1]["value"] == 1.0
     assert found["people"]["between"][0]["value"] < 1.0
-    assert score_files(files[0], files[1], 50)["people"] is None
+    assert score_files(files[0], files[1], resamples=50)["people"] is None

@@ -43,7 +43,7 @@ def test_mistakes_that_both_make_are_counted_by_slice() -> None:
     gold = [Example(QUERY, (label("oat milk"), label("verdant machine", "brand")))] * 2
     student = [Example(QUERY, (label("milk"),)), Example(QUERY, (label("oat milk"),))]
     teacher = [Example(QUERY, (label("milk"), label("verdant machine", "brand"))), gold[1]]
-    found = by_kind(gold, student, task, ["head", "tail"], teacher)
+    found = by_kind(gold, student, task, slices=["head", "tail"], other=teacher)
     assert found["labels"] == {"head": 2, "tail": 2}
     rows = {r["kind"]: r for r in found["rows"]}
     assert rows["missed"]["count"] == {"head": 1, "tail": 1}

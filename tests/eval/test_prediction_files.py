@@ -62,9 +62,9 @@ def test_an_invalid_answer_costs_recall_and_is_counted(tmp_path: Path) -> None:
     ])
     said = write(tmp_path / "p.jsonl", [{"query": "oat milk", "labels": labels(("product", "oat milk"))},
                                         {"query": "rye", "labels": "sorry"}])
-    found = score_files(gold, said, 50, ["shop"])
+    found = score_files(gold, said, resamples=50, by=["shop"])
     assert (found["value"]["precision"]["value"], found["value"]["recall"]["value"]) == (1.0, 0.5)
     assert found["invalid"]["value"] == 0.5
     assert found["slices"]["shop"]["a"]["f1"]["value"] == 1.0
     with pytest.raises(InputError, match="no row has this column"):
-        score_files(gold, said, 50, ["town"])
+        score_files(gold, said, resamples=50, by=["town"])

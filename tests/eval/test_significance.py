@@ -32,9 +32,9 @@ def test_equal_systems_differ_in_one_of_twenty_trials() -> None:
     trials = 1_000
     alarms = {"bootstrap": 0, "randomisation": 0, "interval": 0}
     for trial in range(trials):
-        both = Paired.of(*systems(rng, 0.7, 0.7), 1_000, trial)
+        both = Paired.of(*systems(rng, 0.7, 0.7), resamples=1_000, seed=trial)
         alarms["bootstrap"] += both.p_value(F1) < 0.05
-        alarms["randomisation"] += both.randomisation(F1, 1_000, trial) < 0.05
+        alarms["randomisation"] += both.randomisation(F1, rounds=1_000, seed=trial) < 0.05
         found = both.estimate(F1, 0.95)
         alarms["interval"] += not found["low"] <= 0 <= found["high"]  # type: ignore[operator]
     assert all(0.03 <= n / trials <= 0.07 for n in alarms.values()), alarms
@@ -42,22 +42,22 @@ def test_equal_systems_differ_in_one_of_twenty_trials() -> None:
 
 def test_a_real_difference_is_found_about_as_often_as_its_size_promises() -> None:
     rng = np.random.default_rng(1)
-    size = detectable(Paired.of(*systems(rng, 0.7, 0.7), 2_000, 0).difference(F1)(
-        Paired.of(*systems(rng, 0.7, 0.7), 2_000, 0).drawn.samples), 0.95)
+    size = detectable(Paired.of(*systems(rng, 0.7, 0.7), resamples=2_000, seed=0).difference(F1)(
+        Paired.of(*systems(rng, 0.7, 0.7), resamples=2_000, seed=0).drawn.samples), 0.95)
     found = sum(
-        Paired.of(*systems(rng, 0.7 + size, 0.7), 500, trial).p_value(F1) < 0.05 for trial in range(200)
+        Paired.of(*systems(rng, 0.7 + size, 0.7), resamples=500, seed=trial).p_value(F1) < 0.05 for trial in range(200)
     )
     assert 0.65 <= found / 200 <= 0.93
 
 
 def test_a_system_against_itself() -> None:
     one, _ = systems(np.random.default_rng(2), 0.7, 0.7)
-    both = Paired.of(one, one, 200, 0)
+    both = Paired.of(one, one, resamples=200, seed=0)
     assert both.estimate(F1, 0.95) == {"value": 0.0, "low": 0.0, "high": 0.0}
     assert both.p_value(F1) == 1.0
-    assert both.randomisation(F1, 200, 0) == 1.0
+    assert both.randomisation(F1, rounds=200, seed=0) == 1.0
     with pytest.raises(ValueError, match="different shapes"):
-        Paired.of(one, one[1:], 10, 0)
+        Paired.of(one, one[1:], resamples=10, seed=0)
 
 
 def test_mcnemar_has_the_mid_p_of_the_paper() -> None:
