@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final, NotRequired, TypedDict, cast
 
-from eval.latency_schema import LatencyBench, LatencySummary, Percentiles
+from eval.latency_schema import LatencyBench, Percentiles, SteadyLatency
 from eval.quality_schema import Agreement, Calibration, Estimate, NamedDifference, Quality
 from task.files import read_json
 
@@ -239,7 +239,7 @@ class Report(TypedDict):
     teacher_confidence: Calibration | None
     student_confidence: Calibration | None
     idle: Percentiles | None
-    latency: LatencySummary | None
+    latency: SteadyLatency | None
     bench: LatencyBench | None
     cost: CostReport
     forgetting: Forgetting

@@ -85,7 +85,7 @@ def content() -> tuple[dict[str, Any], dict[str, list[Samples]]]:
         "served": SERVED, "people": ceiling(gold, [gold, predicted], task), "copied": quality(gold, student, task),
         "differences": [{"a": "student", "b": "teacher", **paired(gold, student, gold, task)}],
         "teacher_confidence": None, "student_confidence": assess(rng.random(400), right, range(400), resamples=50),
-        "idle": single, "latency": steady, "bench": bench,
+        "idle": single, "latency": bench["steady"], "bench": bench,
         "cost": cost(Measured(100, 5.0, {"label": 1, "train": 1}, 10.0, [9, 3, 1], 400.0), Cost(), {"cores": 2}, 1),
         "forgetting": {"perplexity": {"base": 40.0, "merged": 44.0, "ratio": 1.1, "tokens": 9}, "chat": None},
         "forms": [form("read", 0.05), form("json", 1.5)],
