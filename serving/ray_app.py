@@ -26,7 +26,8 @@ from ray.serve.handle import DeploymentHandle
 from engine.interface import EngineUnavailableError
 from engine.kind import engine_kind
 from engine.startup import start_checked_engine
-from serving.gateway.api_keys import Callers, read_keys
+from serving.gateway.admission import Callers
+from serving.gateway.api_keys import read_keys
 from serving.gateway.app import Gateway
 from serving.release.bundle import Bundle, open_bundle
 from serving.release.head_cache import HeadCache

@@ -12,8 +12,8 @@ from task.progress import Progress, quiet
 from task.spec import Task
 from teacher.backends.backend import Backend, backend_of
 from teacher.backends.job import Job, Plan, Sources
-from teacher.guardrails.checks import VerdictCounts
 from teacher.guardrails.confidence import Calibration, apply, calibrate, gold_of
+from teacher.guardrails.label_checks import VerdictCounts
 from teacher.guardrails.validator import make_validator, skipped
 from teacher.ledger.ledger import Ledger
 from teacher.ledger.records import LedgerAccess, LedgerRow

@@ -42,7 +42,7 @@ def ablate(
     from eval.seeds import difference_over_seeds, over_seeds
     from student.ray_connection import connected
     from student.training.order import total_steps
-    from teacher.curriculum.build import ordered
+    from teacher.curriculum.row_order import ordered
     from teacher.curriculum.rows import read
 
     rows = read(run.finished("curriculum"), "train")

@@ -1,4 +1,4 @@
-"""API keys with their rate limits and concurrency limits.
+"""API keys: the file that holds them, and whose key was presented.
 
 A key is `lk_NAME_SECRET`; the file holds its SHA-256, never the key. The name finds the row, the digest is compared in
 constant time. A key of 256 random bits needs no slow hash, because it cannot be guessed.
@@ -10,9 +10,7 @@ import hashlib
 import hmac
 import re
 import secrets
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -38,96 +36,14 @@ class KeyRow(Strict):
 _ROWS = TypeAdapter(tuple[KeyRow, ...])
 
 
-@dataclass(kw_only=True, slots=True)
-class Bucket:
-    """A token bucket: `rate` tokens a second, at most `burst` saved; times are `time.monotonic()`.
-
-    By hand, because a request must not wait here and `Retry-After` needs the seconds until there are enough tokens:
-    aiolimiter has neither an attempt that returns at once nor that time.
-    """
-
-    rate: float
-    burst: float
-    tokens: float
-    at: float
-
-    def take(self, wanted: float, *, now: float) -> float:
-        """Take tokens and return 0; or take none and return the seconds until there are enough."""
-        self.tokens = min(self.burst, self.tokens + (now - self.at) * self.rate)
-        self.at = now
-        need = min(wanted, self.burst)  # a request larger than the bucket needs a full one
-        if self.tokens >= need:
-            self.tokens -= wanted
-            return 0.0
-        return (need - self.tokens) / self.rate
-
-
-@dataclass(slots=True)
-class Caller:
-    """The owner of a key: its token bucket and its requests in flight."""
-
-    row: KeyRow
-    bucket: Bucket
-    in_flight: int = 0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Refusal:
-    """Why a caller is refused; `retry_after` is in seconds."""
-
-    status: int
-    reason: str
-    message: str
-    retry_after: float = 0.0
-
-
-@dataclass(slots=True)
-class Callers:
-    """All callers of one worker; each of `workers` grants an equal share of every rate. `rows` None asks for no key."""
-
-    rows: Mapping[str, KeyRow] | None
-    workers: int = 1
-    known: dict[str, Caller] = field(default_factory=dict)
-
-    def admit(self, presented: str | None) -> Caller | Refusal | None:
-        """The caller of a key; None where no key is needed.
-
-        Args:
-            presented: The key that came with the request.
-        """
-        if self.rows is None:
-            return None
-        found = _KEY.fullmatch(presented or "")
-        row = self.rows.get(found[1]) if found else None
-        digest = hashlib.sha256((presented or "").encode()).hexdigest()
-        if not hmac.compare_digest(digest, row.sha256 if row else "0" * 64) or row is None:
-            return Refusal(status=401, reason="no key", message="give a valid API key: `Authorization: Bearer lk_…`")
-        caller = self.known.get(row.name)
-        if caller is None:
-            caller = self.known[row.name] = Caller(row, self._bucket(row))
-        elif caller.row != row:
-            caller.row, caller.bucket = row, self._bucket(row)
-        if caller.in_flight >= max(1, row.concurrency // self.workers):
-            return Refusal(
-                status=429, reason="concurrency", retry_after=1.0,
-                message=f"{caller.in_flight} requests of this key are being answered",
-            )
-        return caller
-
-    def charge(self, caller: Caller, queries: int) -> Refusal | None:
-        """Take a token for each query; a refusal where there are not enough."""
-        wait = caller.bucket.take(queries, now=time.monotonic())
-        if not wait:
-            return None
-        return Refusal(
-            status=429, reason="rate", retry_after=wait,
-            message=f"over the rate of this key, {caller.row.rate:g} queries/s",
-        )
-
-    def _bucket(self, row: KeyRow) -> Bucket:
-        share = 1.0 / self.workers
-        burst = row.burst * share
-        return Bucket(rate=row.rate * share, burst=burst, tokens=burst, at=time.monotonic())
+def owner(rows: Mapping[str, KeyRow], presented: str | None) -> KeyRow | None:
+    """The row of a presented key; None where it is no valid one."""
+    found = _KEY.fullmatch(presented or "")
+    row = rows.get(found[1]) if found else None
+    digest = hashlib.sha256((presented or "").encode()).hexdigest()
+    if not hmac.compare_digest(digest, row.sha256 if row else "0" * 64):
+        return None
+    return row
 
 
 def read_keys(path: Path) -> dict[str, KeyRow]:

@@ -19,8 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from engine.interface import EngineUnavailableError
 from serving.gateway import openai_api, openapi
-from serving.gateway.admission import admit, unavailable
-from serving.gateway.api_keys import Callers
+from serving.gateway.admission import Callers, admit, unavailable
 from serving.gateway.http_exchange import ClientGoneError, Exchange, HttpError
 from serving.gateway.messages import BatchRequest, ChatRequest, LabelRequest
 from serving.routing.route import Answer, RefusedError, Route

@@ -20,7 +20,8 @@ import uvloop
 
 from engine.kind import engine_kind
 from serving.gateway.accept_balancing import ConnectionCounts
-from serving.gateway.api_keys import Callers, read_keys
+from serving.gateway.admission import Callers
+from serving.gateway.api_keys import read_keys
 from serving.gateway.app import Gateway
 from serving.gateway.uvicorn_server import EmbeddedServer, HeaderTimeoutProtocol
 from serving.release.bundle import Bundle, open_copy

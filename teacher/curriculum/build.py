@@ -6,8 +6,6 @@ gold query goes to none. Traffic counts of duplicates are added up.
 
 from __future__ import annotations
 
-import hashlib
-import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -19,10 +17,10 @@ from task.normalize import normaliser
 from task.segmentation import units
 from task.spec import Task
 from task.training_row import TrainingRow
+from teacher.curriculum.row_order import ordered
 from teacher.curriculum.rows import Curriculum
+from teacher.curriculum.splits import draw, split
 from teacher.ledger.records import LedgerRow
-
-_FIRST_SHARE = 0.1
 
 
 def build(
@@ -67,10 +65,10 @@ def build(
     if len(capped) < len(kept):
         left_out["over max_per_pattern"] = len(kept) - len(capped)
     scored = _with_difficulty(capped, normalise)
-    dev, train = _split(scored, fraction=settings.dev_fraction, most=settings.max_dev, seed=settings.seed)
+    dev, train = split(scored, fraction=settings.dev_fraction, most=settings.max_dev, seed=settings.seed)
     if settings.max_rows and len(train) > settings.max_rows:
         left_out["over max_rows"] = len(train) - settings.max_rows
-        train = sorted(train, key=lambda r: _draw(r.example.query, settings.seed + 1))[: settings.max_rows]
+        train = sorted(train, key=lambda r: draw(r.example.query, settings.seed + 1))[: settings.max_rows]
     return Curriculum(ordered(train, settings.order, settings.seed), dev, dict(left_out))
 
 
@@ -110,25 +108,6 @@ def _capped(
     return [r for i, r in enumerate(rows) if i in stay]
 
 
-def _split(
-    rows: Sequence[TrainingRow], *, fraction: float, most: int, seed: int
-) -> tuple[list[TrainingRow], list[TrainingRow]]:
-    """Development and training rows. Clusters are drawn by a hash of their name, so new rows rarely move old ones."""
-    members: defaultdict[str, list[TrainingRow]] = defaultdict(list)
-    for row in rows:
-        members[row.cluster].append(row)
-    dev: list[TrainingRow] = []
-    train: list[TrainingRow] = []
-    wanted = min(most, round(fraction * len(rows)))
-    for name in sorted(members, key=lambda n: _draw(n, seed)):
-        (dev if len(dev) < wanted else train).extend(members[name])
-    return dev, train
-
-
-def _draw(text: str, seed: int) -> str:
-    return hashlib.sha256(f"{seed}:{text}".encode()).hexdigest()
-
-
 def _with_difficulty(rows: Sequence[TrainingRow], normalise: Any) -> list[TrainingRow]:
     frequency: Counter[str] = Counter(w for r in rows for w in set(normalise(r.example.query).split(" ")))
     out = []
@@ -137,37 +116,4 @@ def _with_difficulty(rows: Sequence[TrainingRow], normalise: Any) -> list[Traini
         rare = sum(frequency[w] < 5 for w in words) / max(1, len(words))
         length, labels = min(1.0, len(words) / 10), min(1.0, len(row.example.labels) / 6)
         out.append(replace(row, difficulty=(length + labels + rare) / 3))
-    return out
-
-
-def ordered(rows: Sequence[TrainingRow], order: str, seed: int) -> list[TrainingRow]:
-    """Rows in one of the orders of `curriculum.order`."""
-    shuffled = sorted(rows, key=lambda r: r.example.query)
-    random.Random(seed).shuffle(shuffled)
-    if order == "easy-to-hard":
-        return sorted(shuffled, key=lambda r: r.difficulty)
-    if order == "hard-to-easy":
-        return sorted(shuffled, key=lambda r: -r.difficulty)
-    if order == "growing":
-        return _growing(sorted(shuffled, key=lambda r: r.difficulty), seed)
-    return shuffled
-
-
-def _growing(rows: Sequence[TrainingRow], seed: int) -> list[TrainingRow]:
-    """Drawn at random from a growing share of the easiest rows: c(t) = sqrt(t (1 − c0²) + c0²), c0 = 0.1.
-
-    The square-root competence of Platanios et al. 2019; every row is drawn once.
-    """
-    rng = random.Random(seed)
-    out: list[TrainingRow] = []
-    pool: list[TrainingRow] = []
-    unlocked = 0
-    for step in range(len(rows)):
-        competence = (step / len(rows) * (1 - _FIRST_SHARE**2) + _FIRST_SHARE**2) ** 0.5
-        reach = max(step + 1, round(competence * len(rows)))
-        pool += rows[unlocked:reach]
-        unlocked = max(unlocked, reach)
-        at = rng.randrange(len(pool))
-        pool[at], pool[-1] = pool[-1], pool[at]
-        out.append(pool.pop())
     return out

@@ -11,8 +11,8 @@ from task.labels import Example, Label
 from task.readers import Item
 from task.settings import Confidence
 from task.spec import Task
-from teacher.guardrails.checks import Guardrails, checks_relevance
 from teacher.guardrails.confidence import apply
+from teacher.guardrails.label_checks import Guardrails, checks_relevance
 from teacher.ledger.records import LedgerRow
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from llm_client.context import Context
 from task.labels import Example
 from teacher.backends.job import Job
-from teacher.guardrails.checks import checks_relevance
+from teacher.guardrails.label_checks import checks_relevance
 from teacher.retrieval.context import ContextFinder
 from teacher.retrieval.embedding_store import EmbeddingStore
 from teacher.retrieval.index import Index, build_index

@@ -9,7 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from serving.gateway.api_keys import Callers, KeyRow, make_key, read_keys
+from serving.gateway.admission import Callers
+from serving.gateway.api_keys import KeyRow, make_key, read_keys
 from serving.routing.task_routes import Choice, Routes
 from tests.serving.conftest import Harness, Open
 

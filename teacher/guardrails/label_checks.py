@@ -20,7 +20,7 @@ from task.normalize import normaliser
 from task.readers import Item
 from task.spec import Role, Task
 from teacher.guardrails import span_matching as spans
-from teacher.guardrails.grounding import Grounding
+from teacher.guardrails.catalogue_values import Grounding
 
 # To be raised when a rule below changes: all stored replies are then validated again, which costs nothing.
 VERSION = 2

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from task.labels import Example, Label
 from task.readers import Item
-from teacher.guardrails.checks import Guardrails, VerdictCounts
+from teacher.guardrails.label_checks import Guardrails, VerdictCounts
 from teacher.guardrails.validator import TeacherAnswer, make_validator
 from teacher.retrieval.embedder import Embedder
 from tests.conftest import make_task

@@ -3,8 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.circuit_breaker import FAILURES, FIRST_PAUSE, MAX_PAUSE, Breaker
-from serving.gateway.api_keys import Bucket
+from serving.gateway.admission import Bucket
 
 
 @given(
@@ -31,33 +30,3 @@ def test_who_waits_as_long_as_told_is_served(rate: float, burst: int, wanted: in
     wait = bucket.take(wanted, now=0.0)
     assert wait > 0
     assert bucket.take(wanted, now=wait * 1.0001 + 1e-6) == 0
-
-
-def test_the_breaker_opens_tries_once_and_waits_longer_each_time() -> None:
-    breaker = Breaker()
-    for _ in range(FAILURES - 1):
-        breaker.failed(0.0)
-    assert breaker.wait(0.0) == 0
-    breaker.failed(0.0)
-    assert breaker.wait(0.1) > 0
-    now, pauses = FIRST_PAUSE, []
-    for _ in range(8):
-        assert breaker.wait(now) == 0  # one may try
-        assert breaker.wait(now) > 0  # and nobody else meanwhile
-        breaker.failed(now)
-        pauses.append(breaker.wait(now))
-        now += pauses[-1]
-    assert pauses == sorted(pauses)
-    assert pauses[-1] == MAX_PAUSE
-    assert breaker.wait(now) == 0
-    breaker.succeeded()
-    assert (breaker.wait(now), breaker.failures, breaker.pause) == (0, 0, FIRST_PAUSE)
-
-
-def test_a_trial_that_says_nothing_lets_another_try() -> None:
-    breaker = Breaker()
-    for _ in range(FAILURES):
-        breaker.failed(0.0)
-    assert breaker.wait(1.0) == 0
-    breaker.abandoned()
-    assert breaker.wait(1.0) == 0
