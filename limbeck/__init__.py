@@ -1,3 +1,3 @@
-"""The command line, and what chains the other packages: runs, stages, studies, judgements."""
+"""The command line, and what connects the other packages: runs, stages, studies, evaluation."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""From a task's data section to tables in memory, each with its fingerprint."""
+"""The tables of a task's `data` section, and their fingerprints."""
 
 from __future__ import annotations
 
@@ -47,17 +47,17 @@ class Inputs:
 
     @property
     def has_traffic(self) -> bool:
-        """Whether the log says how often its queries were asked."""
+        """Whether the log has query counts."""
         return len({q.count for q in self.teacher.log}) > 1
 
     @functools.cached_property
     def annotations(self) -> list[list[Example]]:
-        """What each of several people said about test queries."""
+        """Labels of the test queries by each annotator."""
         return [read_labels(s, self.task) for s in self.annotation_sources]
 
     @property
     def annotation_sources(self) -> list[Path | str]:
-        """Where that stands."""
+        """Where the annotators' labels are."""
         return [self._place(a) for a in self.task.data.gold.annotations]
 
     def fingerprint(self, *names: str) -> str:
@@ -69,7 +69,7 @@ class Inputs:
 
     @functools.cached_property
     def teacher(self) -> Sources:
-        """What the teacher may see."""
+        """What the teacher may use: never the gold test rows."""
         labels = self._read("labels", lambda s: read_labels(s, self.task))
         log = self._read("queries", read_queries) or [Example(x.query, (), x.count, x.id) for x in labels]
         source = self.source("catalogue")
@@ -84,7 +84,7 @@ class Inputs:
         )
 
     def _held_out(self) -> frozenset[str]:
-        """Calibration queries that are test queries or near-duplicates of one: never an example for anybody."""
+        """Calibration queries that are test queries or near-duplicates of one: never shown as an example."""
         from task.near_duplicates import clusters
         from task.normalize import normaliser
 

@@ -1,4 +1,4 @@
-"""`limbeck plan`: what a run will take, computed from the task file and the shapes of the model."""
+"""`limbeck plan`: estimates of a run, from the task file and the shapes of the model."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def make_plan(loaded: LoadedTask) -> dict[str, list[Line]]:
 
 
 def beside(task: Task, measured: Mapping[str, float]) -> list[dict[str, Any]]:
-    """The plan of a training run beside what it took, for the report; empty for a model of unknown shapes.
+    """Planned and measured resources of a training run, for the report; empty for a model of unknown shapes.
 
     Args:
         measured: What `student.training.train` writes into `measured.json`.
@@ -77,7 +77,7 @@ def beside(task: Task, measured: Mapping[str, float]) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """What a training run is expected to take: rows, tokens a row, GiB of a worker by part, seconds of the steps."""
+    """Estimates of a training run: rows, tokens per row, GiB per worker by part, seconds of the steps."""
 
     rows: int
     tokens: int
@@ -105,7 +105,7 @@ def _training(task: Task, shape: estimate.Architecture, queries: int, tokens: in
 
 
 def print_plan(loaded: LoadedTask) -> None:
-    """The plan as a table, each figure with what it rests on."""
+    """Print the plan as a table, each figure with its basis."""
     from rich.console import Console
     from rich.table import Table
 
@@ -206,7 +206,7 @@ def _serving(task: Task, shape: estimate.Architecture, read_tokens: int) -> list
 
 
 def minutes(seconds: float) -> str:
-    """A time that a person can take in."""
+    """A duration in seconds, minutes or hours."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

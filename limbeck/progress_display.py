@@ -1,4 +1,4 @@
-"""What a person sees while it runs: one bar with stage, rate and time left, or plain lines where there is no screen."""
+"""Progress on the terminal: one bar with stage, rate and time left, or plain lines where there is no terminal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _WINDOW_S = 60.0  # the rate is of the last minute, so that a slow start does no
 
 
 class Rate:
-    """How much is done a second, over the last minute."""
+    """Throughput over the last minute."""
 
     def __init__(self, now: float, done: int = 0) -> None:
         self._marks = deque([(now, done)])
@@ -68,7 +68,7 @@ class ProgressDisplay:
             self._rich.stop()
 
     def stage(self, name: str, number: int, of: int) -> None:
-        """A stage of the pipeline starts."""
+        """A stage starts."""
         self._stage = f"{number}/{of} {name}"
         self._what = ""
         if not self._rich:

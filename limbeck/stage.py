@@ -1,7 +1,7 @@
-"""A stage reads files, writes one folder with a manifest, and is not run again for nothing.
+"""A stage reads files and writes one folder with a manifest; it is skipped while its inputs are unchanged.
 
-A stage is written under a temporary name and renamed when it is complete, so a folder that is there is whole. The
-temporary folder survives a kill: the same stage with the same fingerprint goes on in it.
+A stage is written under a temporary name and renamed when it is complete, so an existing folder is
+complete. The temporary folder survives a kill: the same stage with the same fingerprint resumes in it.
 """
 
 from __future__ import annotations

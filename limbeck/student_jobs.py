@@ -1,4 +1,4 @@
-"""Students of one task that differ in a few settings: each is trained and labels the same rows, once."""
+"""Training jobs of a task's student and its variants, and the answers of a trained one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TRAINING_SCRATCH: Final = frozenset({
 def make_job(
     task: Task, rows: Sequence[TrainingRow], dev: Sequence[Example], folder: Path, order: str
 ) -> TrainingJob:
-    """The training job of a variant, its codec compiled on the same rows as everybody's."""
+    """The training job of a task; its codec is compiled on `rows`."""
     from student.training.job import TrainingJob
     from task.codec import Codec
     from task.model_store import fetch
@@ -42,7 +42,7 @@ def make_job(
 
 
 def trained(job: TrainingJob) -> tuple[Any, str]:
-    """The job's finished student on the base that it was trained against, and the device that it is on."""
+    """The trained student of a finished job, on the base that it was trained against, and its device."""
     from student.adapters import load_adapter
     from student.model import DTYPES, accelerator, load_base, on_device
 
@@ -52,7 +52,7 @@ def trained(job: TrainingJob) -> tuple[Any, str]:
 
 
 def answers(job: TrainingJob, rows: Sequence[Example], **options: Any) -> list[Example]:
-    """What the job's finished student says about rows."""
+    """The labels that a finished job's student predicts."""
     from student.inference import predict
     from task.tokenizer import load_tokenizer
 
@@ -64,7 +64,7 @@ def trained_and_asked(
     run: Run, name: str, rows: Sequence[TrainingRow], gold: Sequence[Example], *, order: str,
     inputs: Mapping[str, str],
 ) -> list[Example]:
-    """Train a variant of the task (`run.task`) as stage `name` and let it label gold; what has been done stands."""
+    """Train a variant of the task (`run.task`) as stage `name` and let it label gold; a finished one is kept."""
 
     def work(run: Run, folder: Path) -> Figures:
         from student.training.launch import launch

@@ -1,4 +1,4 @@
-"""The commands of those who own the SLO: latency, comparison, gate, score."""
+"""Commands that measure: load benchmark, comparison, gate, scoring."""
 
 from __future__ import annotations
 
@@ -24,18 +24,20 @@ def bench(
     url: Annotated[str, typer.Argument(help="Where the server listens, such as http://127.0.0.1:8080")],
     queries: Annotated[Path, typer.Option("--queries", help="A file of queries to send; some hundred at least")],
     hits: Annotated[Path | None, typer.Option(help="Queries that the cache may answer")] = None,
-    hit_share: Annotated[float, typer.Option(help="Share of the requests that asks them", min=0.0, max=1.0)] = 0.0,
+    hit_share: Annotated[float, typer.Option(help="Share of requests that use --hits", min=0.0, max=1.0)] = 0.0,
     rate: Annotated[float, typer.Option(help="Requests per second", min=0.01)] = 16.0,
-    ramp_to: Annotated[float | None, typer.Option(help="Let the rate rise evenly to this one", min=0.01)] = None,
-    seconds: Annotated[float, typer.Option(help="How long a run lasts", min=0.5)] = 60.0,
-    repeats: Annotated[int, typer.Option(help="Runs; from five on, intervals know how runs differ", min=1)] = 5,
-    sweep: Annotated[float, typer.Option(help="Seconds at each rate in search of the highest one that holds", min=0.0)]
+    ramp_to: Annotated[float | None, typer.Option(help="Increase the rate linearly to this one", min=0.01)] = None,
+    seconds: Annotated[float, typer.Option(help="Duration of a run", min=0.5)] = 60.0,
+    repeats: Annotated[
+        int, typer.Option(help="Number of runs; from five on, intervals include the variation between runs", min=1)
+    ] = 5,
+    sweep: Annotated[float, typer.Option(help="Seconds at each rate, in search of the highest sustained one", min=0.0)]
     = 0.0,
     replay: Annotated[
-        Path | None, typer.Option(help='A traffic log, rows {"query", "at"}, sent with its own timing')
+        Path | None, typer.Option(help='A traffic log, rows {"query", "at"}, replayed with its own timing')
     ] = None,
-    speed: Annotated[float, typer.Option(help="How much faster than it was", min=0.001)] = 1.0,
-    slo_ms: Annotated[float | None, typer.Option("--slo-ms", help="What an answer may take", min=0.001)] = None,
+    speed: Annotated[float, typer.Option(help="Speed-up of the replay", min=0.001)] = 1.0,
+    slo_ms: Annotated[float | None, typer.Option("--slo-ms", help="Latency target (SLO)", min=0.001)] = None,
     percentile: Annotated[str, typer.Option(help="The percentile that the SLO is about: p50, p95 or p99")] = "p99",
     api: Annotated[str, typer.Option(help="`label`: our gateway; `chat`: any server with OpenAI's chat completions")]
     = "label",
@@ -43,17 +45,17 @@ def bench(
     instruction: Annotated[str, typer.Option(help="System message, for `chat`")] = "",
     extra: Annotated[str, typer.Option(help="JSON to put into every body, such as '{\"max_tokens\": 64}'")] = "{}",
     key: Annotated[str | None, typer.Option(envvar="LIMBECK_API_KEY", help="API key of the server")] = None,
-    processes: Annotated[int | None, typer.Option(help="Of the load generator; as many as the rate needs", min=1)]
+    processes: Annotated[int | None, typer.Option(help="Of the load generator; default: as many as needed", min=1)]
     = None,
     seed: Annotated[int, typer.Option(help="Seed of the arrival times")] = 0,
     out: Annotated[Path | None, typer.Option("--json", help="Write the figures here")] = None,
     folder: Annotated[Path | None, typer.Option("--out", help="Write bench.json, bench.html and samples.npz here")]
     = None,
 ) -> None:
-    """Measure a server's latency in an open loop: Poisson arrivals, time from the scheduled departure.
+    """Benchmark a server's latency with open-loop load: Poisson arrivals, latency counted from the scheduled time.
 
-    Single requests cold and asked again, then steady runs, then, with --sweep, rising rates. Exit code 3 where the
-    measurement is invalid, 1 where the SLO is missed.
+    Single requests, cold and repeated; then steady runs; with --sweep, runs at rising rates. Exit code 3: the
+    measurement is invalid; 1: the SLO is missed.
     """
     from eval import arrivals
     from eval.bench import Settings
@@ -97,14 +99,14 @@ def compare(
         list[str], typer.Argument(metavar="SYSTEM…", help="Bundles, URLs of services, prediction files; NAME=SOURCE")
     ],
     gold: Annotated[Path, typer.Option("--gold", help="Gold labels, the queries to ask")],
-    pairs: Annotated[int, typer.Option(help="Queries whose latency is measured, in turns", min=0)] = 200,
+    pairs: Annotated[int, typer.Option(help="Queries for the interleaved latency measurement", min=0)] = 200,
     resamples: Annotated[int, typer.Option(help="Bootstrap resamples", min=1)] = 10_000,
     folder: Annotated[Path, typer.Option("--out", help="Write comparison.json, .html and .md here")]
     = Path("limbeck-comparison"),
 ) -> None:
-    """Compare systems on the same queries: paired quality, latency in turns, who is better and faster at once.
+    """Compare systems on the same queries: paired differences in quality, interleaved latency, Pareto front.
 
-    All are compared with the first.
+    Every system is compared with the first.
     """
     from eval.report import write_comparison
     from limbeck.judging.compare import compare as measure
@@ -121,21 +123,23 @@ def compare(
 @app.command(rich_help_panel=PANEL)
 def gate(
     folder: BundleFolder,
-    gold: Annotated[Path, typer.Option("--gold", help="Gold labels that nobody has learned from")],
+    gold: Annotated[Path, typer.Option("--gold", help="Gold labels that were not used for training")],
     teacher: Annotated[Path | None, typer.Option(help="The teacher's labels of these queries")] = None,
     log: Annotated[Path | None, typer.Option(help="The query log, for rules by traffic slice")] = None,
     released: Annotated[
         Path | None, typer.Option(help="The bundle that is released now, or the pointer to it")
     ] = None,
-    pairs: Annotated[int, typer.Option(help="Queries that both bundles answer in turns", min=20)] = 300,
+    pairs: Annotated[
+        int, typer.Option(help="Queries for the interleaved latency comparison with the released bundle", min=20)
+    ] = 300,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="gates.A=B", help="Another value of a gate; repeatable")
+        list[str] | None, typer.Option("--set", metavar="gates.A=B", help="Override a gate; repeatable")
     ] = None,
     xml: Annotated[Path | None, typer.Option("--junit", help="Write the checks as JUnit XML")] = None,
 ) -> None:
-    """Serve a bundle and judge it by its task's gates; only one that passes can be released.
+    """Serve a bundle and check the rules of its task's `gates`; only a bundle that passes can be released.
 
-    The verdict is kept in the bundle's manifest. Exit code 1 where a rule does not hold.
+    The result is written into the bundle's manifest. Exit code 1: a rule does not hold.
     """
     from eval.gate import junit, passed
     from limbeck.judging.gate import gate as judge
@@ -161,14 +165,14 @@ def score(
     out: Annotated[Path | None, typer.Option("--json", help="Write all figures here, roles and slices too")] = None,
     by: Annotated[list[str] | None, typer.Option(help="A column of the gold file to slice by; repeatable")] = None,
     annotations: Annotated[
-        list[Path] | None, typer.Option("--person", help="Labels by one person: says what people reach; repeatable")
+        list[Path] | None, typer.Option("--person", help="Labels by one annotator, for their agreement; repeatable")
     ] = None,
     resamples: Annotated[int, typer.Option(help="Bootstrap resamples", min=1)] = 10_000,
 ) -> None:
     """Precision, recall and F1 of a prediction file, with intervals.
 
     Rows are matched by query; a gold query without a prediction counts as an empty answer, and so does one whose
-    prediction is no labelling.
+    prediction is not a valid labelling.
     """
     from eval.matching import SCHEMES
     from eval.score import score_files

@@ -1,4 +1,4 @@
-"""The commands of those who run a service: serve, release, roll back, verify, hand out keys, purge."""
+"""Commands of operators: serve, predict, release, roll back, verify, create keys, purge."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ ADMIN = "http://127.0.0.1:8081"
 def serve(
     source: Annotated[Path, typer.Argument(metavar="BUNDLE|POINTER", help="A bundle folder, or a pointer to follow")],
     host: Annotated[str | None, typer.Option(help="Address to listen on")] = None,
-    port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one")] = None,
-    admin_port: Annotated[int | None, typer.Option(help="Port for operators, on loopback; 0 takes a free one")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0 chooses a free one")] = None,
+    admin_port: Annotated[int | None, typer.Option(help="Operators' port on loopback; 0 chooses a free one")] = None,
     workers: Annotated[int | None, typer.Option(help="Gateway processes", min=1)] = None,
-    state: Annotated[Path, typer.Option(help="A folder of its own: logs, status.json, kept answers")]
+    state: Annotated[Path, typer.Option(help="State folder: logs, status.json, kept answers")]
     = Path("limbeck-serve"),
     set_: Annotated[
         list[str] | None,
@@ -34,7 +34,7 @@ def serve(
     """Serve a bundle over HTTP: vLLM on loopback, head cache and gateway in front.
 
     With a release pointer the service follows it: `limbeck release` and `limbeck rollback` change what is served
-    without a failed request. What is not given here comes from the bundle's own `serving` section.
+    without a failed request. Settings not given here are those of the bundle's `serving` section.
     """
     from serving.service import serve as run
     from task.load import override_serving
@@ -69,15 +69,20 @@ def predict(
 def release(
     folder: BundleFolder,
     pointer: PointerFile,
-    shadow: Annotated[float, typer.Option(help="Share of the student's queries to try unseen first", min=0, max=1)]
-    = 0.0,
-    shadow_s: Annotated[float, typer.Option(help="For how many seconds", min=0)] = 0.0,
-    canary: Annotated[float, typer.Option(help="Share of the queries to answer next", min=0, max=1)] = 0.0,
-    canary_s: Annotated[float, typer.Option(help="For how many seconds", min=0)] = 0.0,
-    keep_s: Annotated[float, typer.Option(help="How long the old engine stays for a rollback", min=0)] = 120.0,
+    shadow: Annotated[
+        float, typer.Option(help="Share of queries that the new bundle answers too, unseen by clients", min=0, max=1)
+    ] = 0.0,
+    shadow_s: Annotated[float, typer.Option(help="Duration in seconds", min=0)] = 0.0,
+    canary: Annotated[
+        float, typer.Option(help="Share of queries that the new bundle answers before the switch", min=0, max=1)
+    ] = 0.0,
+    canary_s: Annotated[float, typer.Option(help="Duration in seconds", min=0)] = 0.0,
+    keep_s: Annotated[
+        float, typer.Option(help="Seconds for which the old engine keeps running, for a fast rollback", min=0)
+    ] = 120.0,
     ungated: Annotated[bool, typer.Option("--ungated", help="Release a bundle that no gate has passed")] = False,
 ) -> None:
-    """Point to a bundle that the gate has passed, verified first; services that follow the pointer change to it."""
+    """Verify a bundle that passed its gate and point to it; services that follow the pointer switch to it."""
     from serving.release.pointer import release as point
     from task.serving_settings import Change
 
@@ -89,7 +94,7 @@ def release(
 
 @app.command(rich_help_panel=PANEL)
 def rollback(pointer: PointerFile) -> None:
-    """Point to the bundle that was served before; services change to it at once."""
+    """Point to the previous bundle again; services switch to it at once."""
     from serving.release.pointer import rollback as turn
 
     found = turn(pointer)
@@ -98,7 +103,7 @@ def rollback(pointer: PointerFile) -> None:
 
 @app.command(rich_help_panel=PANEL)
 def verify(folder: BundleFolder) -> None:
-    """Hash a bundle's files again and check all that `limbeck serve` would: exit code 2 where anything is wrong."""
+    """Check a bundle's hashes and everything that `limbeck serve` checks; exit code 2 if anything is wrong."""
     from serving.release.bundle import open_bundle
 
     bundle = open_bundle(folder)
@@ -107,14 +112,14 @@ def verify(folder: BundleFolder) -> None:
 
 @app.command(rich_help_panel=PANEL)
 def key(
-    name: Annotated[str, typer.Argument(help="Who it is for: a-z, 0-9 and -")],
-    file: Annotated[Path, typer.Option(help="The key file, `serving.keys`; made if it is not there")]
+    name: Annotated[str, typer.Argument(help="Name of the key: a-z, 0-9 and -")],
+    file: Annotated[Path, typer.Option(help="The key file, `serving.keys`; created if missing")]
     = Path("keys.json"),
     rate: Annotated[float, typer.Option(help="Queries per second", min=0.001)] = 100.0,
-    burst: Annotated[int, typer.Option(help="Queries at once", min=1)] = 200,
-    concurrency: Annotated[int, typer.Option(help="Requests at a time", min=1)] = 64,
+    burst: Annotated[int, typer.Option(help="Burst: queries at once", min=1)] = 200,
+    concurrency: Annotated[int, typer.Option(help="Concurrent requests", min=1)] = 64,
 ) -> None:
-    """Make an API key, or a new one in place of an old one. It is shown once: the file has only its hash."""
+    """Create or replace an API key. The key is shown once: the file contains only its hash."""
     from serving.gateway.api_keys import make_key
 
     print(make_key(file, name, rate=rate, burst=burst, concurrency=concurrency))
@@ -126,9 +131,9 @@ def purge(
     query: Annotated[str | None, typer.Option(help="This query")] = None,
     label: Annotated[str | None, typer.Option(metavar="ROLE=VALUE", help="All labellings with this label")] = None,
     older_than: Annotated[float | None, typer.Option(metavar="SECONDS", help="All answers made before", min=0)] = None,
-    nothing: Annotated[bool, typer.Option("--nothing", help="Take every purge back")] = False,
+    nothing: Annotated[bool, typer.Option("--nothing", help="Undo all purges")] = False,
 ) -> None:
-    """Answer something from no cache any more: the student is asked instead. Holds until it is taken back."""
+    """Stop answering some queries from caches; the student answers instead, until the purge is undone."""
     role, equals, value = (label or "").partition("=")
     wanted: dict[str, Any] = {"query": query, "older_than_s": older_than, "nothing": nothing}
     if label is not None:
@@ -138,7 +143,7 @@ def purge(
 
 @app.command(rich_help_panel=PANEL)
 def status(admin: AdminUrl = ADMIN) -> None:
-    """Say what a service serves, how its engine and workers are, and what happened last."""
+    """Show what a service serves, the state of its engine and workers, and recent events."""
     print(json.dumps(_operator(f"{admin}/status"), indent=2))
 
 
@@ -156,4 +161,4 @@ def _operator(url: str, body: dict[str, Any] | None = None) -> Any:
     except urllib.error.HTTPError as error:
         raise InputError(json.load(error)["error"]["message"], field="limbeck purge") from error
     except OSError as error:
-        raise InputError(f"no service answers: {error}", field="--admin", found=url) from error
+        raise InputError(f"the service does not answer: {error}", field="--admin", found=url) from error

@@ -1,4 +1,4 @@
-"""What the command line's modules share: arguments that mean the same everywhere."""
+"""Arguments and options that several commands share."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def _up_to(last: str, task: Path, overrides: list[str] | None, runs: Path) -> Re
 
 
 def _evaluate(task: Path, overrides: list[str] | None, runs: Path) -> None:
-    """The report is written and shown first; a gate that it misses decides the exit code."""
+    """The report is written and shown first; then a failed gate sets the exit code."""
     from limbeck.operations.tables import print_summary
     from limbeck.pipeline import run_up_to
     from limbeck.stages.evaluate import note_verdict
@@ -37,16 +37,16 @@ def _evaluate(task: Path, overrides: list[str] | None, runs: Path) -> None:
 
 @app.command()
 def run(task: TaskFile, set_: Overrides = None, runs: Runs = RUNS) -> None:
-    """Everything: label, build the curriculum, train, merge, bundle, evaluate.
+    """Run all stages: label, curriculum, train, merge, bundle, evaluate.
 
-    Stages whose inputs and config have not changed are not run again; one that was killed goes on where it stopped.
+    A stage whose inputs and config have not changed is skipped; an interrupted one resumes.
     """
     _evaluate(task, set_, runs)
 
 
 @app.command()
 def plan(task: TaskFile, set_: Overrides = None) -> None:
-    """Say what a run will take: calls, tokens, money, parameters, memory, minutes. Spends and downloads nothing."""
+    """Estimate a run: calls, tokens, money, parameters, memory, time. Spends and downloads nothing."""
     from limbeck.plan import print_plan
     from task.load import load_task
 
@@ -62,7 +62,7 @@ def label(
         bool, typer.Option("--plan", help="Only say what would be asked again, judged again for nothing, or left alone")
     ] = False,
 ) -> None:
-    """Label the query log; every query comes out with a status, no reply is paid for twice.
+    """Label the query log: every query gets a status, and no reply is paid for twice.
 
     After a change of catalogue, prompt, guardrails or task, `--plan` says what the change will cost.
     """
@@ -93,9 +93,9 @@ def ledger(
     out: Annotated[Path | None, typer.Option("--export", help="Write the queries chosen to this Parquet file")] = None,
     limit: Annotated[int, typer.Option(help="Most rows to show", min=1)] = 20,
 ) -> None:
-    """Show what labelling did and cost: by status, model, day; filter, look at one query, export.
+    """Show labels, attempts and cost by status, model and day; filter, inspect one query, export.
 
-    Without a filter it sums up; with one it lists the queries that pass.
+    Without a filter: a summary. With one: the queries that pass it.
     """
     from limbeck.operations import ledger_view as view
 
@@ -120,14 +120,14 @@ def curriculum(task: TaskFile, set_: Overrides = None, runs: Runs = RUNS) -> Non
 
 @app.command()
 def train(task: TaskFile, set_: Overrides = None, runs: Runs = RUNS) -> None:
-    """Train the student's LoRA adapter under Ray Train, and what comes before."""
+    """Train the student's LoRA adapter under Ray Train, after the stages before it."""
     result = _up_to("train", task, set_, runs)
     print(result.folder / "adapter")
 
 
 @app.command()
 def merge(task: TaskFile, set_: Overrides = None, runs: Runs = RUNS) -> None:
-    """Fold the adapter into the base and prove that the merged model answers the same."""
+    """Merge the adapter into the base and check that the merged model answers the same."""
     result = _up_to("merge", task, set_, runs)
     print(json.dumps(dict(result.figures), indent=2))
 
@@ -141,5 +141,5 @@ def bundle(task: TaskFile, set_: Overrides = None, runs: Runs = RUNS) -> None:
 
 @app.command()
 def evaluate(task: TaskFile, set_: Overrides = None, runs: Runs = RUNS) -> None:
-    """Measure dictionary, teacher and student on gold, serve the bundle, and write the report."""
+    """Score dictionary, teacher and student on gold, benchmark the served bundle, write the report."""
     _evaluate(task, set_, runs)

@@ -17,10 +17,10 @@ def audit_context(
     task: TaskFile,
     set_: Overrides = None,
     runs: Runs = RUNS,
-    gold: Annotated[str, typer.Option(help="Which gold rows: `calibration`, or `test` (which only judges)")]
+    gold: Annotated[str, typer.Option(help="Which gold rows: `calibration`, or `test` (for a final check only)")]
     = "calibration",
 ) -> None:
-    """Find out what retrieval is worth: the teacher with and without each kind of context, by slice, on gold.
+    """Ablate the retrieved context: the teacher with and without each kind, on gold, by slice.
 
     An LLM is asked once per kind and gold query; the replies stay in the ledger.
     """
@@ -62,9 +62,9 @@ def ablate(
     seeds: Annotated[int, typer.Option(help="Trainings of each", min=1)] = 3,
     steps: Annotated[int | None, typer.Option(help="Training steps of each; default: the task's", min=1)] = None,
 ) -> None:
-    """Find out whether the curriculum's order or weighing by confidence makes a better student, over seeds.
+    """Ablate the curriculum: row order and weighting by confidence, over seeds.
 
-    The winner may be `shuffled`. What has been trained already is not trained again.
+    `shuffled` may win. A variant that has been trained already is not trained again.
     """
     from limbeck.operations.tables import render_ablation
     from limbeck.pipeline import run_up_to
@@ -91,7 +91,7 @@ def sweep(
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Training steps of each; default: the task's", min=1)] = None,
 ) -> None:
-    """Try LoRA ranks and target layers on Ray Tune; recommend the cheapest that cannot be told from the best."""
+    """Search LoRA ranks and target layers on Ray Tune; recommends the smallest adapter not worse than the best."""
     from limbeck.operations.tables import render_sweep
     from limbeck.pipeline import run_up_to
     from limbeck.studies.sweep import sweep as try_all
@@ -116,7 +116,7 @@ def compose(
     density: Annotated[float, typer.Option(help="Share of an adapter that TIES and DARE keep", min=0.01, max=1)] = 0.5,
     max_rows: Annotated[int | None, typer.Option(help="Most gold rows of each task", min=1)] = None,
 ) -> None:
-    """Make one adapter of several tasks' and measure on each task what that costs."""
+    """Compose the adapters of several tasks into one, and measure the loss on each task."""
     from limbeck.operations.tables import render_composition
     from limbeck.pipeline import prepare_inputs
     from limbeck.progress_display import ProgressDisplay

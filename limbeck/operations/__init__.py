@@ -1,1 +1,1 @@
-"""What the operating commands do: label a file with a bundle, show the ledger, print result tables."""
+"""Work of single commands: label a file with a bundle, show the ledger, print result tables."""

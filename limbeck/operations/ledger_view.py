@@ -1,4 +1,4 @@
-"""`limbeck ledger` and `limbeck label --plan`: what was asked, what it cost, and what is still to be asked."""
+"""`limbeck ledger` and `limbeck label --plan`: past attempts and their cost, and what labelling would do next."""
 
 from __future__ import annotations
 

@@ -24,10 +24,10 @@ _PATIENCE_S = 120.0
 def predict(
     bundle: Bundle, examples: Sequence[Example], log: Path, *, use_cache: bool, progress: Progress = quiet
 ) -> list[Example]:
-    """Start the bundle's engine, label all queries, stop it. Order and number are kept.
+    """Start the bundle's engine, label all queries, stop it. The rows keep their order, none is dropped.
 
     Raises:
-        EngineError: It did not start, or says something else than the trained student.
+        EngineError: It did not start, or its labels differ from those of the trained student.
     """
     progress.begin("starting vLLM")
     with start_checked_engine(bundle, startup_queries(bundle), log) as engine:

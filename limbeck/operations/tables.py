@@ -51,7 +51,7 @@ def render_forms(result: Path) -> str:
 
 
 def render_audit(audit: Path) -> str:
-    """What each kind of context is worth, as a Markdown table with a row per variant and slice."""
+    """The context ablation as a Markdown table, a row per variant and slice."""
     r = read_json(audit)
     head = f"| queries ({r['gold']} gold) | context | precision | recall | F1 | worth, F1 points |"
     lines = [head, "|---|---|---|---|---|---|"]

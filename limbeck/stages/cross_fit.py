@@ -202,7 +202,7 @@ def contradicted(
 
 
 def _quick(task: Task, settings: CrossFit, rows: int) -> Task:
-    """The task with a student that is trained for few steps and watched by nobody."""
+    """The task with a student that is trained for few steps, without evaluation or reporting."""
     from student.training.order import total_steps
 
     s = task.student

@@ -14,7 +14,7 @@ from teacher.backends.job import Plan
 
 
 def plan(run: Run) -> Plan:
-    """What the stage would ask the LLM, judge again for nothing, and leave alone; asks nobody."""
+    """What the stage would ask the LLM, validate again at no cost, and leave unchanged; makes no call."""
     from task.model_store import fetch
     from teacher.label import plan_labelling
     from teacher.ledger.ledger import Ledger

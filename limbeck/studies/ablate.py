@@ -1,4 +1,4 @@
-"""`limbeck ablate`: does the curriculum's order, or weighing by confidence, make a better student?"""
+"""`limbeck ablate`: the effect of the curriculum's order and of weighting by confidence on the student."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def ablate(
 ) -> Path:
     """Train every order × weighting with every seed for the same number of steps; compare on gold.
 
-    Each training is a stage of its own, so an ablation that was killed goes on where it stopped, and a larger one pays
+    Each training is a stage of its own, so an interrupted ablation resumes, and a larger one trains
     only for what is new.
 
     Args:
@@ -84,7 +84,7 @@ def ablate(
 
 
 def _variant(task: Task, weighting: str, seed: int, steps: int) -> Task:
-    """The task with a student of equal steps that nobody watches or stops."""
+    """The task with a fixed number of steps, without early stopping or reporting."""
     student = task.student.model_copy(update={
         "seed": seed, "weighting": weighting, "max_steps": steps, "epochs": 1e6, "keep_best": False,
         "early_stop": None, "report_to": (),

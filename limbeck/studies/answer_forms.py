@@ -46,14 +46,14 @@ def compare(run: Run, steps: int | None = None) -> Path:
 
 
 def _one(run: Run, form: str, steps: int | None) -> dict[str, Any]:
-    """Train, merge, bundle without a cache, serve, measure: three stages, each of which stands once it is done."""
+    """Train, merge, bundle without a cache, serve and measure, in three stages."""
     settings = run.task.student
     own = settings.form == form and steps in (None, settings.max_steps)
     eval_rows = settings.eval_rows if FORMS[form].output == "scores" else _GENERATED_EVAL_ROWS
     changes = {"form": form, "eval_rows": eval_rows}
     task = run.task.model_copy(update={
         "student": settings.model_copy(update=changes if steps is None else {**changes, "max_steps": steps}),
-        # A student of few steps has near ties, which rounding decides; nobody releases it, so this is told, not gated.
+        # A student of few steps has near ties, which rounding decides; as it is not released, this is reported only.
         "serving": run.task.serving.model_copy(update={"reader": "classifier"}),
         "gates": run.task.gates.model_copy(update={"merge_label_agreement": 0.0, "merge_max_logit_delta": 1e9}),
     })
@@ -87,7 +87,7 @@ def _measure(run: Run, task: Task, merged: MergeFolder, folder: Path) -> dict[st
     codec = load_codec(merged.folder)
     shutil.rmtree(folder / "bundle", ignore_errors=True)
     model = merged.classifier if codec.answer_form.token_classifier else merged.model
-    # A batch of JSON answers takes a slow machine longer than anybody would wait for a single one.
+    # A batch of JSON answers takes longer on a slow machine than the time-out of a single request.
     patient = task.model_copy(update={"serving": task.serving.model_copy(update={"request_timeout_s": _PATIENCE_S})})
     bundle = build(folder / "bundle", patient, codec, model, [], {})
     gold = run.inputs.test[: _TEXT_ROWS if codec.answer_form.output == "text" else task.eval.max_rows]

@@ -1,4 +1,4 @@
-"""`limbeck compose`: adapters of several tasks made into one, and what each task loses by it."""
+"""`limbeck compose`: adapters of several tasks composed into one, and the loss on each task."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def compose(
 ) -> Path:
     """Compose the trained adapters of tasks by every method, and measure each result on each task's gold.
 
-    Composition is fragile: an adapter that was good alone can be worthless in company, so every result stands beside
-    the task's own adapter, with a paired interval.
+    Composition is fragile: adapters that are good alone may interfere, so every result is compared with the task's
+    own adapter, with a paired interval.
 
     Args:
         weights: One for each task; None weighs all alike.
@@ -66,7 +66,7 @@ def compose(
 
 def _check(runs: Sequence[Run], weights: Sequence[float] | None) -> None:
     if len(runs) < 2:
-        raise InputError("one adapter is composed already", field="TASK", found=len(runs), expected="two or more")
+        raise InputError("there is nothing to compose", field="TASK", found=len(runs), expected="two or more")
     if len({run.task.name for run in runs}) < len(runs):
         raise InputError("two task files have the same name", field="name", found=runs[0].task.name)
     bases = {run.task.student.base for run in runs}
@@ -93,7 +93,7 @@ def _gold(run: Run) -> list[Example]:
 def _measure(
     name: str, adapter: Path, base: Path, runs: Sequence[Run], gold: dict[str, list[Example]]
 ) -> dict[str, Any]:
-    """What an adapter answers on every task, read with the task's own codec."""
+    """Predictions of an adapter on every task, decoded with the task's own codec."""
     from student.adapters import load_adapter
     from student.inference import predict
     from student.model import DTYPES, accelerator, load_base

@@ -20,7 +20,7 @@ GOLD = ("calibration", "test")
 def audit(run: Run, gold_name: str) -> Path:
     """Label the gold queries once per variant and compare; writes `audit/` in the run folder.
 
-    An LLM's replies go to the task's ledger, so that a second audit pays for nothing.
+    An LLM's replies go to the task's ledger, so that a second audit costs nothing.
 
     Args:
         gold_name: `calibration` or `test`.

@@ -1,4 +1,4 @@
-"""`limbeck sweep`: rank × target layers on Ray Tune; the cheapest adapter that cannot be told from the best."""
+"""`limbeck sweep`: LoRA rank × target layers on Ray Tune; recommends the smallest not worse than the best."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ _DONE = "measured.json"
 def sweep(run: Run, *, ranks: Sequence[int], targets: Sequence[str], steps: int | None) -> Path:
     """Train every rank × target group for the same steps, as many at once as the cluster has room for.
 
-    Judged on dev rows: a choice made on the test rows would flatter what is then measured on them. Trials go on from
-    their checkpoints, and those that are done stand.
+    Selected on dev rows, because selection on the test rows would bias what is then measured on them. Trials resume
+    from their checkpoints; finished trials are not run again.
 
     Args:
         targets: `attention`, `mlp`, `all-linear`, or names of layers joined by `+`.
@@ -88,7 +88,7 @@ def _verdict(chosen: SweepVariant, best: AdapterFigures) -> str:
 
 
 def _variant(task: Task, rank: int, target: str, steps: int) -> Task:
-    """The task with another adapter; alpha stays in its proportion to the rank."""
+    """The task with another adapter; alpha is scaled with the rank."""
     s = task.student
     groups = ("attention", "mlp", "all-linear")
     layers: Any = target if target in groups else tuple(target.split("+"))
@@ -103,7 +103,7 @@ def _variant(task: Task, rank: int, target: str, steps: int) -> Task:
 def _prepare(
     run: Run, folder: Path, task: Task, rows: Sequence[Any], dev: Sequence[Example]
 ) -> Path:
-    """The folder of a trial, with its job; one of another curriculum or other settings has another name."""
+    """The folder of a trial, with its job; its name is a hash of the settings and the curriculum."""
     key = sha256_json({"student": task.student.model_dump(mode="json"), "curriculum": run.digest("curriculum")})
     where = folder / key[:12]
     where.mkdir(parents=True, exist_ok=True)
