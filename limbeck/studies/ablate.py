@@ -28,8 +28,8 @@ def ablate(
 ) -> Path:
     """Train every order × weighting with every seed for the same number of steps; compare on gold.
 
-    Each training is a stage of its own, so an interrupted ablation resumes, and a larger one trains
-    only for what is new.
+    Each training is a stage of its own, so an interrupted ablation resumes, and a larger one trains only
+    what is new.
 
     Args:
         steps: Of every variant; None takes the task's own.
