@@ -1,1 +1,1 @@
-"""Running a model: engines behind one interface, their watchdog and pool; vLLM is the one kind of engine so far."""
+"""Running a model: engines behind one interface, their watchdog and pool; vLLM is currently the only kind of engine."""

@@ -1,4 +1,4 @@
-"""Circuit breaker: after repeated failures an engine is not asked for a while, so that callers fail at once."""
+"""Circuit breaker: after repeated failures no calls are sent to an engine for a while, so that callers fail at once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Breaker:
     trying: bool = False
 
     def wait(self, now: float | None = None) -> float:
-        """0 where a call may be made, whose end must then be reported; else the seconds until another attempt."""
+        """0 if a call may be made now (its outcome must be reported), else the seconds until the next attempt."""
         if self.open_until is None:
             return 0.0
         left = self.open_until - (time.monotonic() if now is None else now)

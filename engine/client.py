@@ -1,7 +1,7 @@
 """The client of a vLLM process, in the servable's answer form: token ids in, labels out.
 
-Every upstream request is built here from our own fields; of a client's request only the token ids of its query get
-through.
+Every upstream request is built here from our own fields; of a client's request it contains only the token ids of the
+query.
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ class VllmClient:
         try:
             return await self._post_once(path, body)
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-            if isinstance(error, aiohttp.ClientConnectorError):  # nobody listens
+            if isinstance(error, aiohttp.ClientConnectorError):  # nothing listens
                 raise
             return await self._post_once(path, body)
 

@@ -1,6 +1,6 @@
 """What every kind of engine offers; `engine.kind` says which kind the settings ask for.
 
-The watchdog, the pool, the local teacher and the gateway know these protocols and nothing of an implementation.
+The watchdog, the pool, the local teacher and the gateway depend on these protocols only, not on an implementation.
 """
 
 from __future__ import annotations
@@ -62,10 +62,10 @@ class Engine(Protocol):
         """Unload an adapter; raises `EngineError`."""
 
     def close(self) -> None:
-        """End it, giving it time to finish."""
+        """Stop it, with time to finish."""
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill it at once."""
 
     def __enter__(self) -> Self: ...
 
@@ -86,7 +86,7 @@ class StudentClient(Protocol):
 
 
 class EngineKind(Protocol):
-    """An implementation of the above."""
+    """A kind of engine: starts engines and makes clients for them."""
 
     def ready_to_start(self, settings: EngineSettings, log: Path) -> bool:
         """Whether `start` would return at once; prepares what it would wait for. Raises `EngineError`."""

@@ -1,7 +1,7 @@
 """Child processes end with this process, however it ends.
 
-vLLM's core and workers are grandchildren. The kernel's parent-death signal reaches only the child between them and us,
-and where that one is killed as well, as Ray does with the children of its actors, they would live on and hold their
+vLLM's core and workers are grandchildren. The kernel's parent-death signal reaches only their parent, our direct child.
+If that child is killed as well, as Ray does with the children of its actors, they would keep running and keep their
 memory. So a detached process waits at a pipe, whose other end closes when this process ends, and kills the group.
 """
 

@@ -1,4 +1,4 @@
-"""What an engine needs to know of what it serves; a bundle of `serving` is one."""
+"""What an engine needs to know about the student that it serves; a bundle of `serving` is a servable."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ class Servable(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StartupQueries:
-    """What an engine is asked before clients may ask it.
+    """Queries for an engine's warm-up and check, before it serves clients.
 
-    Held in memory: a restart of the engine must not depend on what has become of the files on disk.
+    Held in memory: a restart of the engine must not depend on files on disk, which may have changed.
 
     Attributes:
         warm_up: Queries of all lengths: the first ones are slow.

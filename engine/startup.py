@@ -1,4 +1,4 @@
-"""From nothing to an engine that may be asked: start, adapter, warm-up, and a check against the trained student.
+"""Starting an engine: its process, its adapter, the warm-up, and a check against the trained student.
 
 The check compares the engine's labels with those that the trained student gave outside of any engine. An engine that
 differs, for whatever reason, is not used.
@@ -74,7 +74,7 @@ def start_checked_engine(servable: Servable, queries: StartupQueries, log: Path)
 
 
 async def warm_up_and_check(student: StudentClient, queries: StartupQueries, *, min_agreement: float) -> None:
-    """Ask an engine before clients do; raises `EngineError` like `check`, or `EngineUnavailableError`."""
+    """Warm up and check an engine; raises `EngineError` like `check`, or `EngineUnavailableError`."""
     for query in queries.warm_up:
         await student.label([query])
     await student.label(queries.warm_up)
@@ -93,5 +93,5 @@ async def check(student: StudentClient, reference: Sequence[Example], *, min_agr
     if agreement < min_agreement:
         raise EngineError(
             f"the engine gives {agreement:.1%} of the labels that the trained student gave to {len(reference)} queries"
-            f"; serving.self_check asks for {min_agreement:.0%}"
+            f"; serving.self_check requires {min_agreement:.0%}"
         )

@@ -16,7 +16,7 @@ class VllmKind:
     """See `engine.interface.EngineKind`."""
 
     def ready_to_start(self, settings: EngineSettings, log: Path) -> bool:
-        """Whether vLLM has been imported, where it is started from a process that has imported it."""
+        """Whether an engine would start at once: the warm-start process, if one is used, has imported vLLM."""
         return ready_to_start(settings, log)
 
     def start(

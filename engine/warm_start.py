@@ -2,7 +2,7 @@
 
 On a CPU a small model's engine needs seconds for its weights and its first answer, but vLLM is imported three times
 before that: by its server, its core and its worker, each a new interpreter. The warm-start process imports it once, has
-one thread and opens no files; it forks the server, which forks the other two. So an engine that died is back in a
+one thread and opens no files; it forks the server, which forks the other two. So an engine that died is replaced in a
 fraction of the time, and the processes share the memory of what they imported.
 
 What vLLM reads from its environment during import is read by the warm-start process; everything else of an engine,
@@ -107,7 +107,7 @@ class WarmStartProcess:
                 return None
 
     def close(self) -> None:
-        """End it; its servers go on."""
+        """End it; its servers keep running."""
         with self._lock:
             self._connection.close()
             self._process.wait()
@@ -117,7 +117,7 @@ class WarmStartProcess:
             if message is not None:
                 self._connection.send(message)
             if not self._connection.poll(timeout_s):
-                self._process.kill()  # a late answer would be taken for that to the next message
+                self._process.kill()  # a late answer would be mistaken for the answer to the next message
                 raise WarmStartError(f"no answer within {timeout_s:.0f} s")
         except OSError as error:
             raise WarmStartError(f"it ended with code {self._process.poll()}") from error
@@ -210,7 +210,7 @@ def main() -> None:
     titles: Any = None
     with contextlib.suppress(ImportError):
         titles = importlib.import_module("setproctitle")
-        titles.getproctitle()  # finds the memory of the title, which it cannot once the environment has changed
+        titles.getproctitle()  # locates the memory of the title, which fails once the environment has changed
     _fork_workers()
     gc.collect()
     gc.freeze()  # garbage collection would write to shared pages and so copy them
@@ -223,7 +223,7 @@ def main() -> None:
     os.close(output)
     os.environ.clear()
     os.environ.update(request.environment, VLLM_WORKER_MULTIPROC_METHOD="fork")
-    if titles is not None:  # vLLM's core and worker name themselves, its server does not
+    if titles is not None:  # vLLM's core and worker set their titles, its server does not
         titles.setproctitle(f"VLLM::APIServer {' '.join(request.arguments)}")
     sys.argv = [SERVER, *request.arguments]
     runpy.run_module(SERVER, run_name="__main__", alter_sys=True)
@@ -248,7 +248,7 @@ def _next_request(connection: Connection[Any, Any]) -> LaunchRequest:
             os.close(read_end)
             return LaunchRequest(*request)
         os.close(write_end)
-        os.read(read_end, 1)  # until the child is a process group: whoever learns its id may kill the group
+        os.read(read_end, 1)  # until the child leads its own process group: whoever gets its id may kill the group
         os.close(read_end)
         connection.send(pid)
 

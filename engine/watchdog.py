@@ -39,8 +39,8 @@ class HostedModel:
     """A servable that an engine hosts.
 
     Attributes:
-        tokenizer: Read at once, like the queries, while the files are as they were verified: a restart of the engine
-            must not depend on what has become of them.
+        tokenizer: Read early, like the queries, while the files are still as verified: a restart of the engine must not
+            depend on later changes of the files.
         ready: Done once the engine has passed the check for it; with `EngineError` where it never will.
         checked_in: The run of the engine in which it last passed the check.
     """
@@ -57,7 +57,7 @@ class Watchdog:
     """One engine and the models that it hosts; belongs to one event loop.
 
     Args:
-        settings: Of the first model, or what the operator put in their place.
+        settings: Those of the first model, or the operator's overrides.
         log: Of the engine.
         answered: How many answers a servable, by its id, has given so far.
         waiting: How many of its queries wait for an answer.
@@ -160,7 +160,7 @@ class Watchdog:
                     await warm_up_and_check(client, hosted.queries, min_agreement=self.settings.self_check)
             except (EngineError, EngineUnavailableError) as error:
                 self.last_error = f"{servable.model_name}: {error}"
-                if hosted.ready.done() or not engine.alive:  # it passed before: the fault is the engine's
+                if hosted.ready.done() or not engine.alive:  # it passed before, so the engine is at fault
                     raise EngineError(self.last_error) from error
                 _set_ready(hosted, EngineError(self.last_error))
                 self.remove(hosted)
@@ -171,7 +171,7 @@ class Watchdog:
             await asyncio.to_thread(engine.unload_adapter, name)
 
     async def _watch(self, engine: Engine) -> None:
-        """Watch until it fails; raises `EngineError` when the process has ended, or those who wait get no answers."""
+        """Watch until it fails; raises `EngineError` when the process has ended, or waiting queries get no answers."""
         now = time.monotonic()
         # `waiting_since`: the start of the time in which queries wait and none is answered
         last_answer, waiting_since, answered = now, None, self._sum(self.answered)

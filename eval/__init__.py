@@ -1,1 +1,1 @@
-"""First floor: judges. Metrics, statistics, load, report; no torch, no vLLM, no Ray."""
+"""Evaluation: metrics, statistics, load generator, gate and report; imports no torch, vLLM or Ray."""

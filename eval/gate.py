@@ -29,7 +29,7 @@ class Margins(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What an evaluation measured; None where it did not.
+    """What an evaluation measured; None for figures that were not measured.
 
     Attributes:
         f1: F1 of the served student.

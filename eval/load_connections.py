@@ -85,7 +85,7 @@ class Sender:
                 )
         except (OSError, TimeoutError):
             self.connections -= 1
-            if self.waiting:  # refused: the request that needed this connection has failed, without a dispatch delay
+            if self.waiting:  # connection refused: the request that needed it has failed; its dispatch delay is 0
                 number, _ = self.waiting.popleft()
                 self.delay[number] = 0.0
                 self.done(number, 0)

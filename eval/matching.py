@@ -32,7 +32,7 @@ def key_of(label: Label, scheme: Scheme, normalise: Callable[[str], str]) -> tup
 
 
 def exact(a: Sequence[Label], b: Sequence[Label], normalise: Callable[[str], str]) -> bool:
-    """Whether two labellings have the same roles with the same normalised values, each as often."""
+    """Whether two labellings have the same roles with the same normalised values, with equal multiplicity."""
     return Counter(key_of(x, "value", normalise) for x in a) == Counter(key_of(x, "value", normalise) for x in b)
 
 

@@ -1,7 +1,7 @@
 """The types of report.json; docs/report.md describes its fields. Quality and latency have modules of their own.
 
-What is written is what these classes name: they are plain dictionaries at run time, and a report that is read back
-needs no conversion. A key that is not required is left out where its figure was not measured.
+The classes are plain dictionaries at run time, so a report needs no conversion when it is written or read. A key that
+is not required is left out where its figure was not measured.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class Changes(TypedDict):
 
 
 class VerdictLine(TypedDict):
-    """A rule of the gate, or, with `rule` None, a remark that decides nothing."""
+    """A rule of the gate, or, with `rule` None, a remark that does not affect the verdict."""
 
     rule: str | None
     ok: bool

@@ -69,7 +69,7 @@ def pooled_difference(
         ValueError: `same_students` and not as many runs in `a` as in `b`.
     """
     if same_students and len(a) != len(b):
-        raise ValueError(f"{len(a)} runs against {len(b)}: the same students answer once on each side")
+        raise ValueError(f"{len(a)} runs against {len(b)}: `same_students` needs as many in both")
     points, samples = _f1([*a, *b], task)
     rng = np.random.default_rng(task.eval.seed)
     ours, theirs = samples[: len(a)], samples[len(a) :]

@@ -12,7 +12,7 @@ class BudgetSpentError(InputError):
 
 
 class SpendLimiter(Protocol):
-    """Keeps a budget, in this process or in another one. Amounts are in the currency of the price."""
+    """Enforces a budget, in this process or in another one. Amounts are in the currency of the price."""
 
     async def reserve(self, amount: float) -> None:
         """Reserve the most that a call can cost.

@@ -60,7 +60,7 @@ class Client:
         settings: Of the endpoint.
         recorder: Stores the attempts.
         parseable: Whether an answer can be parsed, from the purpose of its request and its text.
-        limiter: Keeps the budget.
+        limiter: Enforces the budget.
         backend: Name that attempts are recorded under.
         address: Returns the base URL where it is not the one of `settings`; called once, in a thread, before the
             first call.
@@ -115,7 +115,7 @@ class Client:
     async def _call(self, request: Request) -> _Try:
         """One call within all limits; on return its attempt is recorded.
 
-        The place among the calls in flight is given back before that: the server should not wait for our disk.
+        The concurrency slot is released before that, so that disk writes do not delay the next call.
         """
         prompt, completion = request.most_tokens
         max_cost = self.price.of(prompt=prompt, completion=completion) if self.price else 0.0
@@ -218,7 +218,7 @@ def _usage(usage: Mapping[str, Any] | None) -> tuple[int, int, int]:
 
 
 def _backoff(number: int) -> float:
-    """Seconds before retry `number`: exponential, with jitter (Brooker 2015) so that retries do not come together."""
+    """Seconds before retry `number`: exponential, with jitter (Brooker 2015) so that retries are not synchronised."""
     return random.uniform(0.5, 1.0) * min(_LONGEST_PAUSE, 0.5 * 2.0 ** (number - 1))
 
 

@@ -30,7 +30,7 @@ class AdaptiveConcurrency:
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     async def enter(self) -> float:
-        """Wait for a place; returns the time of entry, which `leave` takes."""
+        """Wait for a free slot; returns the time of entry, which `leave` takes."""
         while self.in_flight >= int(self.limit):
             future = asyncio.get_running_loop().create_future()
             self._waiting.append(future)
@@ -44,7 +44,7 @@ class AdaptiveConcurrency:
         return self._clock()
 
     def leave(self, entered: float, *, refused: bool) -> None:
-        """Give the place back.
+        """Release the slot.
 
         Args:
             refused: The server answered 429. Calls that were in flight together lower the limit once, not once each.
@@ -71,8 +71,8 @@ class AdaptiveConcurrency:
 class TokenBucket:
     """At most `per_minute` units a minute, in order of arrival; None for no limit.
 
-    Written by hand because aiolimiter's bucket raises for a call larger than its burst, where this one takes on credit,
-    and has no way to return the unused part of an estimate. `take` costs 0.35 µs.
+    aiolimiter is not used: its bucket raises for a call larger than its burst, while this one grants it on credit, and
+    it cannot take back the unused part of an estimate. `take` costs 0.35 µs.
     """
 
     def __init__(self, per_minute: float | None, clock: Callable[[], float] = time.monotonic) -> None:

@@ -1,4 +1,4 @@
-"""From how sure a student was to the probability that its labelling is right.
+"""Calibration of the student: the probability that its labelling is right.
 
 A student gives its labelling, as a whole, a raw probability (`Codec.decode_scores_with_probability`). Isotonic
 regression (Zadrozny and Elkan 2002) on gold rows that the student has not learned from maps it to the observed share of

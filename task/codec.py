@@ -80,7 +80,7 @@ class Codec(SymbolTable):
 
     @property
     def answer_form(self) -> AnswerForm:
-        """How the student answers."""
+        """The form in which the student answers."""
         return FORMS[self.form]
 
     # -- labels to ids --------------------------------------------------------------------------------------------
@@ -90,7 +90,7 @@ class Codec(SymbolTable):
         return self.answer_form.representable(self, example)
 
     def prompt(self, query: str, tokenizer: Tokenizer) -> Encoded:
-        """What is sent for a query, with the positions to read; none where the answer is generated."""
+        """The prompt of a query and the positions to read; no positions if the answer is generated."""
         return self.answer_form.prompt(self, query, tokenizer)
 
     def encode(self, example: Example, tokenizer: Tokenizer) -> Encoded:
@@ -110,7 +110,7 @@ class Codec(SymbolTable):
     # -- the model's output to labels -----------------------------------------------------------------------------
 
     def decode(self, query: str, output: Any, task: Task) -> Decoded:
-        """Labels of what the model gave for a query, which is as `answer_form.output` says."""
+        """Labels from the model's output for a query; `answer_form.output` is the kind of this output."""
         return self.answer_form.decode(self, query, output, task)
 
     def decode_text(self, query: str, text: str, task: Task) -> Labelling | None:

@@ -140,5 +140,7 @@ class Serving(EngineSettings):
     @model_validator(mode="after")
     def _paid_once(self) -> Self:
         if self.consult.per_hour and not self.write_back.ttl_s:
-            raise ValueError("`consult` needs `write_back.ttl_s`: an answer must be kept, or is paid for again")
+            raise ValueError(
+                "`consult` needs `write_back.ttl_s`: without kept answers the same query would be paid for again"
+            )
         return self

@@ -36,10 +36,11 @@ class OpenAI(Strict):
     """Any OpenAI-compatible endpoint. The key is read from the environment variable `api_key_env`.
 
     `timeout_s` limits an attempt, `deadline_s` a call with all its attempts. `concurrency` is the maximum of calls in
-    flight; the actual number adapts to the server. `samples` asks again at `sample_temperature`, `compare_bare` without
-    context, `verify` whether each label is right: confidence signals that cost a call each. `context` names what
-    retrieval puts into the prompt, in at most `context_tokens`. `extra_body` is added to every request unchanged.
-    `batch_requests` is the number of requests in a file of `openai-batch`, `batch_poll_s` the interval of polling.
+    flight; the actual number adapts to the server. `samples` asks again at `sample_temperature`, `compare_bare` asks
+    without context, `verify` asks whether each label is right: confidence signals that cost a call each. `context`
+    names what retrieval puts into the prompt, in at most `context_tokens`. `extra_body` is added to every request
+    unchanged. `batch_requests` is the number of requests in a file of `openai-batch`, `batch_poll_s` the interval of
+    polling.
     """
 
     base_url: str = "https://api.openai.com/v1"
@@ -116,7 +117,7 @@ class Teacher(Strict):
     """How queries get their labels.
 
     `workers` spreads an LLM job over that many Ray Data workers, on the cluster at `ray_address` or on this machine;
-    0 works in this process. One process owns the ledger either way.
+    0 runs the job in this process. In both cases one process owns the ledger.
     """
 
     backend: Literal["catalog", "openai", "openai-batch", "vllm", "labels"] = "catalog"
@@ -188,11 +189,11 @@ class Student(Strict):
     `init_adapter` continues from an adapter that was trained before. `weighting: confidence` weighs each unit's loss by
     the teacher's confidence in its label. `robust` gives targets that the student finds unlikely smaller gradients: q
     of the generalised cross-entropy, reached half-way through; 0.7 suits labels of which many are wrong. Training ends
-    early after `early_stop` evaluations without a better dev F1; the adapter is the one with the best dev F1 if
-    `keep_best`, else the last. `paged_adamw_8bit` keeps the moments in 8 bits, on a GPU in memory that moves to the
-    host under pressure (Dettmers et al. 2022, 2023). With `quantization: nf4` the base is held in 4 bits (QLoRA), and
-    the adapter is merged into the base as NF4 rounded it, or into the `plain` one (`merge_base`). `sharding: full`
-    shards the base over the workers (FSDP), if it does not fit on one. `report_to` also sends loss, rate and dev F1 to
+    early after `early_stop` evaluations without a better dev F1; with `keep_best` the adapter with the best dev F1 is
+    kept, else the last one. `paged_adamw_8bit` keeps the moments in 8 bits, on a GPU in memory that moves to the host
+    under pressure (Dettmers et al. 2022, 2023). With `quantization: nf4` the base is held in 4 bits (QLoRA), and the
+    adapter is merged into the NF4-rounded base, or into the `plain` one (`merge_base`). `sharding: full` shards the
+    base over the workers (FSDP), if it does not fit on one. `report_to` also sends loss, rate and dev F1 to
     TensorBoard, MLflow or Weights & Biases.
     """
 
@@ -323,7 +324,7 @@ class Gates(Strict):
 
     Non-inferiority to the teacher and to the released bundle, in F1 and in recall: the whole interval of the paired
     difference must lie above minus the margin. `slice_margin` is the same for traffic slices with at least `slice_rows`
-    rows. `max_slower` is by which share the median latency may exceed the released bundle's, measured alternately.
+    rows. `max_slower` is the share by which the median latency may exceed the released bundle's, measured alternately.
     """
 
     merge_max_logit_delta: Annotated[float, Field(gt=0.0)] = 1.0

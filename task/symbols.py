@@ -78,7 +78,7 @@ class ClosedRole:
 
 @dataclass(frozen=True)
 class SymbolTable:
-    """Which token stands for what, and how scores of these tokens become labels.
+    """The meaning of each symbol token, and the decoding of scores of these tokens into labels.
 
     Attributes:
         roles: Open roles, in the order of their states.
@@ -86,8 +86,8 @@ class SymbolTable:
         symbol_ids: Token ids of outside, of (begin, continue) per open role, then of the closed roles' symbols.
         separator: Token ids between the query and what follows it.
         prefix: Token ids that the base expects before any text.
-        transitions: Scores of one state following another, shape (states, states); empty where decoding only demands
-            that a continuation follows its own role.
+        transitions: Scores of one state following another, shape (states, states); empty if the only constraint of
+            decoding is that a continuation follows its own role.
     """
 
     segmentation: Segmentation
@@ -101,7 +101,7 @@ class SymbolTable:
     transitions: tuple[tuple[float, ...], ...] = ()
 
     def with_transitions(self, examples: Iterable[Example], weight: float) -> Self:
-        """The same with transition scores counted from the examples that symbols can represent."""
+        """A copy with transition scores counted from the examples that symbols can represent."""
         paths = (self.states(x) for x in examples if self.symbols_represent(x))
         counted = transitions.count_transitions(paths, len(self.roles), weight)
         return dataclasses.replace(self, transitions=counted)

@@ -30,7 +30,7 @@ class TrainingRow:
     doubts: tuple[Doubt, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, nothing rounded: training weighs by the very `confidence` that is here."""
+        """Plain values without rounding: training uses exactly this `confidence` as a weight."""
         return {
             **self.example.to_json(), "confidence": self.confidence, "cluster": self.cluster,
             "difficulty": self.difficulty, "stratum": self.stratum, "doubts": [d.to_json() for d in self.doubts],
@@ -38,7 +38,7 @@ class TrainingRow:
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> TrainingRow:
-        """The inverse of `to_json`; a job of an earlier version has no more than confidence and doubts."""
+        """The inverse of `to_json`; a job of an earlier version has only confidence and doubts."""
         more = {k: row[k] for k in ("cluster", "difficulty", "stratum") if k in row}
         doubts = tuple(Doubt(**d) for d in row["doubts"])
         return cls(Example.from_json(row), confidence=row["confidence"], doubts=doubts, **more)

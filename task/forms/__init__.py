@@ -1,4 +1,4 @@
-"""The answer forms: how a labelling becomes what a student reads off or generates.
+"""The answer forms: how a student expresses a labelling, read from a forward pass or generated.
 
 A new form is a module here that implements `AnswerForm`, a line in `FORMS`, and its name in the type of `student.form`
 in `task/settings.py`. Everything else calls the form's methods or depends on its `output`.

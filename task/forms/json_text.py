@@ -1,7 +1,7 @@
 """The `json` answer form: a compact JSON list of labels.
 
-`nth` is written only where the text occurs earlier in the query without being labelled, so that a repeated word
-comes back at its own place.
+`nth` is written only if the text occurs earlier in the query without being labelled, so that the span of a repeated
+word is unambiguous.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from task.spec import Task
 from task.symbols import Encoded, SymbolTable, Tokenizer
 
 MOST_TOKENS: Final = 256
-"""The most tokens of an answer; a longer one is cut, and is then no JSON."""
+"""The maximum number of tokens of an answer; a longer one is cut, and is then not valid JSON."""
 
 
 class JsonText:
@@ -50,11 +50,11 @@ class JsonText:
         return len(self.answer(table, example, tokenizer))
 
     def loss_alphabet(self, _: SymbolTable, __: str) -> tuple[int, ...] | None:
-        """See `AnswerForm`; generation competes with the whole vocabulary."""
+        """See `AnswerForm`; generated tokens compete with the whole vocabulary."""
         return None
 
     def decode(self, table: SymbolTable, query: str, output: Any, task: Task) -> Decoded:
-        """See `AnswerForm`; a text that is no list of labels is an empty answer."""
+        """See `AnswerForm`; a text that is not a list of labels is an empty answer."""
         labels = parse(query, output, task)
         return Decoded(table.enforce_constraints(labels or ()), None)
 

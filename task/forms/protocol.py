@@ -9,7 +9,7 @@ from task.spec import Task
 from task.symbols import Encoded, SymbolTable, Tokenizer
 
 Output = Literal["scores", "symbols", "text"]
-"""What a model gives for a query, which decides how transformers and the engine are asked:
+"""The kind of output that a model gives for a query; it decides how transformers and the engine are called:
 
 - `scores`: logits of the symbols at the prompt's positions, shape (units + probes, symbols); nothing is generated.
 - `symbols`: (generated token ids, their log-probabilities), chosen among the symbols.
@@ -25,7 +25,7 @@ class Decoded(NamedTuple):
 
 
 class AnswerForm(Protocol):
-    """A way to answer. Forms have no state: what depends on the task is in the `SymbolTable` that they are given."""
+    """An answer form. It has no state: what depends on the task is in the `SymbolTable` that its methods take."""
 
     output: Output
     token_classifier: bool
@@ -35,7 +35,7 @@ class AnswerForm(Protocol):
         """Whether the form can express this labelling."""
 
     def prompt(self, table: SymbolTable, query: str, tokenizer: Tokenizer) -> Encoded:
-        """What is sent for a query, and the positions at which the model's scores are read."""
+        """The prompt of a query, and the positions at which the model's scores are read."""
 
     def answer(self, table: SymbolTable, example: Example, tokenizer: Tokenizer) -> list[int]:
         """Token ids of the right answer."""
@@ -44,7 +44,7 @@ class AnswerForm(Protocol):
         """A prompt with its answer as targets."""
 
     def most_generated(self, table: SymbolTable, query: str) -> int:
-        """The most tokens that are generated for a query; exactly as many for the output `symbols`."""
+        """The maximum number of tokens that are generated for a query; the exact number for the output `symbols`."""
 
     def generated(self, table: SymbolTable, example: Example, tokenizer: Tokenizer) -> int:
         """Tokens that are generated for the right answer."""
@@ -53,7 +53,7 @@ class AnswerForm(Protocol):
         """Token ids that compete in the loss, given `student.softmax`; None for the whole vocabulary."""
 
     def decode(self, table: SymbolTable, query: str, output: Any, task: Task) -> Decoded:
-        """Labels from the model's output, which is as `Output` describes."""
+        """Labels from the model's output, which has the form that `Output` describes."""
 
 
 def text_prompt(table: SymbolTable, query: str, tokenizer: Tokenizer) -> Encoded:
@@ -62,6 +62,6 @@ def text_prompt(table: SymbolTable, query: str, tokenizer: Tokenizer) -> Encoded
 
 
 def supervise_continuation(prompt: Encoded, answer: list[int]) -> Encoded:
-    """The answer as what follows the prompt, each token predicted at the one before it."""
+    """Prompt and answer as a training example: each answer token is predicted at the position before it."""
     first = len(prompt.ids) - 1
     return Encoded(prompt.ids + answer[:-1], list(range(first, first + len(answer))), answer)

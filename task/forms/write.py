@@ -41,7 +41,7 @@ class Write:
         return table.symbol_count(example.query)
 
     def loss_alphabet(self, _: SymbolTable, __: str) -> tuple[int, ...] | None:
-        """See `AnswerForm`; generation competes with the whole vocabulary."""
+        """See `AnswerForm`; generated tokens compete with the whole vocabulary."""
         return None
 
     def decode(self, table: SymbolTable, query: str, output: Any, _: Task) -> Decoded:
