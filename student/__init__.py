@@ -1,1 +1,1 @@
-"""Second floor: curriculum → ids and positions → Ray Train LoRA → adapter → merge → export."""
+"""The student: curriculum → ids and positions → Ray Train LoRA → adapter → merge → export."""

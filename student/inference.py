@@ -25,7 +25,7 @@ def predict(
     """Label queries in the codec's answer form; order kept. Labels that the examples have are not used.
 
     Args:
-        progress: Told the number of rows of each batch that is done.
+        progress: Called with the number of rows of each finished batch.
     """
     model.eval()
     answers: dict[int, Labelling] = {}

@@ -92,7 +92,8 @@ def _job(
 ) -> Job:
     """The queries to label: those of the log, and the calibration rows that are not in it.
 
-    With too few rows to calibrate on, these are examples for the prompt only, and labelling them would buy nothing.
+    With too few rows to calibrate on, these are examples for the prompt only, and labelling them would serve no
+    purpose.
     """
     known = {q.query for q in log}
     calibration = distinct(sources.calibration)

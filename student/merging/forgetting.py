@@ -1,6 +1,6 @@
 """Catastrophic forgetting: perplexity of general text and answers to plain questions, base against merged model.
 
-A student serves one task only, so this is no gate. It shows how much of the base's ability fine-tuning has cost, and
+A student serves one task only, so this is not a gate. It shows how much of the base's ability fine-tuning has cost, and
 whether the merged model can be the base of another student.
 """
 

@@ -5,9 +5,9 @@ safetensors files themselves rather than through PEFT: it needs memory for one s
 base is stored in, and leaves every other tensor as it was. Three kinds of adapter need more:
 
 - DoRA: the rows of W + s · B·A are scaled to the trained magnitudes.
-- QLoRA: the adapter was trained against the base as rounded by NF4, so it is added to that: every linear layer is
-  quantised to NF4 and dequantised first. PEFT's own merge quantises the sum once more, which loses the adapter's small
-  numbers.
+- QLoRA: the adapter was trained against the NF4-rounded base, so it is added to that base: every linear layer is
+  quantised to NF4 and dequantised first. PEFT's own merge quantises the sum again, which loses the adapter's small
+  updates.
 - Other methods of PEFT: their own merge, in fp32 and in memory.
 """
 

@@ -1,4 +1,4 @@
-"""Checkpoints that are complete or absent.
+"""Checkpoints, written atomically.
 
 A checkpoint is written under a temporary name, flushed, and renamed; its `COMPLETE` file is written last. No pickle:
 adapter and optimiser state are safetensors, the rest is JSON.

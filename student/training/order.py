@@ -15,8 +15,8 @@ def plan_batches(
 
     The curriculum's order is kept; within a window of `window` batches rows are grouped by length, which saves padding,
     and the window's batches come in random order. `window=1` keeps the exact order. A run that ends within an epoch of
-    an order that is not random takes rows at even distances from it: the first rows of `easy-to-hard` would be the easy
-    ones only.
+    an order that is not random takes evenly spaced rows of it: the first rows of `easy-to-hard` would be the easy ones
+    only.
 
     Args:
         lengths: Length of every row in tokens, in curriculum order.

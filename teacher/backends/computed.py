@@ -1,4 +1,4 @@
-"""What backends without an LLM share: a reply is computed once, recorded under a key of its input, and validated."""
+"""The base of backends without an LLM: a reply is computed once, recorded under a key of its input, and validated."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ class Found:
 
 
 def find(query: str, *, text: str, least: float, taken: frozenset[int] = frozenset()) -> Found | None:
-    """The span that a value stands for.
+    """The span of the query that a value refers to.
 
     Args:
         least: Edit similarity in [0, 1] from which a span is taken; 1 allows other case and blanks only, 0 nothing.

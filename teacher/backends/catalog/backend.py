@@ -28,7 +28,7 @@ _BLOCK = 512
 
 
 class CatalogBackend(ComputedBackend):
-    """Labels a query with what the whole log, the catalogue and the purchases say."""
+    """Labels queries from the whole log, the catalogue and the purchases."""
 
     uses_whole_log = True
 

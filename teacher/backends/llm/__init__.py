@@ -1,1 +1,1 @@
-"""The LLM backends: requests of a query, online and batch endpoints, local model, Ray workers, second look."""
+"""The LLM backends: requests of a query, online and batch endpoints, local model, Ray workers, review."""

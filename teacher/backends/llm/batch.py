@@ -1,10 +1,10 @@
 """The `openai-batch` backend: the provider's batch API, at half the price and within a day.
 
-Its requests are those of `openai`, so neither backend asks for what the other one has paid for. A file of requests is
-uploaded, a batch is made of it and polled, and its answers are collected. The state of a batch is in the ledger before
-and after each step, so a job that was killed at any moment continues: a batch that was made but not noted is found by
-the token in its metadata; a file without a batch is given up, which costs nothing; a batch without answers is waited
-for. Only requests without a usable answer go into the next batch.
+Its requests are those of `openai`, so neither backend sends a request that the other has already paid for. A file of
+requests is uploaded, a batch is made of it and polled, and its answers are collected. The state of a batch is in the
+ledger before and after each step, so a job that was killed at any moment continues: a batch that was made but not
+recorded is found by the token in its metadata; a file without a batch is abandoned, which costs nothing; a batch
+without answers is polled again. Only requests without a usable answer go into the next batch.
 """
 
 from __future__ import annotations
@@ -148,13 +148,13 @@ class Batches:
         return given_up
 
     def _parts(self, requests: Sequence[Request]) -> Iterator[list[Request]]:
-        """Requests by file; one is taken only if the budget has room for the most that it can cost."""
+        """Requests by file; a request is included only if its maximum cost fits into the budget."""
         part: list[Request] = []
         budget = self._budget()
         for r in requests:
             max_cost = self._price.of(prompt=r.most_tokens[0], completion=r.most_tokens[1]) if self._price else 0.0
             problem = budget.try_reserve(max_cost)
-            if problem and part:  # send what the budget has room for; its real cost decides about the rest
+            if problem and part:  # send what fits into the budget; its real cost decides whether the rest fits
                 yield part
                 part, budget = [], self._budget()
                 problem = budget.try_reserve(max_cost)
@@ -192,7 +192,7 @@ class Batches:
             after = page["data"][-1]["id"]
 
     async def _finish(self, batch: Batch, requests: Mapping[str, Request]) -> set[str]:
-        """Wait for a batch, record its answers, note it as collected."""
+        """Wait for a batch, record its answers, and mark it as collected."""
         self._progress.begin(f"batch {batch.id}", len(batch.requests))
         counted = 0
         while True:

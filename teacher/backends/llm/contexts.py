@@ -71,6 +71,6 @@ def embedder_of(job: Job) -> Path | None:
 
 
 def _searches(job: Job) -> bool:
-    """Whether a context can hold anything."""
+    """Whether there is anything to retrieve for a context."""
     sources, openai = job.sources, job.task.teacher.openai
     return bool(openai.context and (sources.catalogue or (sources.calibration and openai.few_shot)))

@@ -1,4 +1,4 @@
-"""A second look: the teacher sees its own labels and the doubts about them, and labels the query again.
+"""Review: the teacher sees its own labels and the doubts about them, and labels the query again.
 
 Every call is an attempt in the ledger under a key of its own, so it is paid for once. The rows in the ledger do not
 change: the caller decides what the new labels are used for.
@@ -54,7 +54,7 @@ def review(
         questions: Query → lines of `question`.
 
     Returns:
-        Query → its row after the second look, validated but not calibrated; `failed` if there was no usable answer.
+        Query → its row after the review, validated but not calibrated; `failed` if there was no usable answer.
 
     Raises:
         BudgetSpentError: After the calls in flight have been recorded.
