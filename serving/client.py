@@ -1,4 +1,4 @@
-"""A service as a client meets it: started in a process of its own for as long as it is needed, and asked over HTTP."""
+"""A service for measurements: started in a process of its own for as long as it is needed, and queried over HTTP."""
 
 from __future__ import annotations
 

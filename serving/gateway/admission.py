@@ -15,8 +15,8 @@ from serving.routing.route import RefusedError
 class Bucket:
     """A token bucket: `rate` tokens a second, at most `burst` saved; times are `time.monotonic()`.
 
-    By hand, because a request must not wait here and `Retry-After` needs the seconds until there are enough tokens:
-    aiolimiter has neither an attempt that returns at once nor that time.
+    A request must not wait here, and `Retry-After` needs the seconds until there are enough tokens. aiolimiter offers
+    neither a non-blocking attempt nor that time.
     """
 
     rate: float
@@ -56,7 +56,10 @@ class Refusal:
 
 @dataclass(slots=True)
 class Callers:
-    """All callers of one worker; each of `workers` grants an equal share of every rate. `rows` None asks for no key."""
+    """All callers of one worker; each of `workers` allows an equal share of every rate.
+
+    If `rows` is None, no key is needed.
+    """
 
     rows: Mapping[str, KeyRow] | None
     workers: int = 1

@@ -1,4 +1,4 @@
-"""API keys: the file that holds them, and whose key was presented.
+"""API keys: the file that holds them, and the look-up of a presented key.
 
 A key is `lk_NAME_SECRET`; the file holds its SHA-256, never the key. The name finds the row, the digest is compared in
 constant time. A key of 256 random bits needs no slow hash, because it cannot be guessed.

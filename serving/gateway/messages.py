@@ -1,7 +1,7 @@
 """Bodies of requests and responses, as `/openapi.json` describes them.
 
 Requests are read with these models; the responses of `/v1/label` are written by hand (`serving.gateway.app`), and a
-test holds them to the schema.
+test checks them against the schema.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class LabelResponse(BaseModel):
     labels: list[Label]
     status: Annotated[
         Literal["ok", "uncertain", "abstained"],
-        Field(description="`uncertain`: probably not right; `abstained`: too likely wrong to be returned"),
+        Field(description="`uncertain`: probably not right; `abstained`: so likely wrong that none are returned"),
     ]
     source: Annotated[
         Literal["cache", "kept", "student", "teacher"],

@@ -1,6 +1,6 @@
 """The bundle, the unit of release: a folder whose manifest holds the SHA-256 of every file in it.
 
-manifest.json   format, id, form, model name, hashes, and what the student was measured at
+manifest.json   format, id, form, model name, hashes, and the student's measured quality
 task.json       the task as resolved
 codec.json      the codec that the student was trained with
 confidence.json calibration: accuracy by predicted probability (`task.calibration`)
@@ -260,7 +260,7 @@ def _refuse_code(model: Path) -> None:
     for path in sorted(model.rglob("*")):
         if path.is_file() and path.suffix not in _MODEL_FILES:
             raise InputError(
-                "a file that has no place in a model", file=path, found=path.suffix,
+                "a file that does not belong in a model", file=path, found=path.suffix,
                 expected="one of: " + ", ".join(sorted(_MODEL_FILES)), fix="Save the weights as safetensors",
             )
         if path.suffix == ".json" and "auto_map" in _keys(read_json(path)):

@@ -1,4 +1,4 @@
-"""What an engine is asked before clients may ask it, taken from a bundle."""
+"""The queries for an engine's warm-up and check, taken from a bundle."""
 
 from __future__ import annotations
 

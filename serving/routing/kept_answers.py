@@ -1,7 +1,7 @@
-"""Answers kept while the service runs (`serving.write_back`), and purges of what no cache may answer any more.
+"""Answers kept while the service runs (`serving.write_back`), and purges: answers that no cache may give any more.
 
-One SQLite file that all worker processes share. It may be lost at any time: errors are counted, and the request goes on
-without it.
+One SQLite file that all worker processes share. It may be lost at any time: errors are counted, and the request is
+answered without it.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ class Route:
 
         Args:
             cache: The bundle's head cache, or a copy of it.
-            settings: The bundle's, or what the operator put in their place.
+            settings: Those of the bundle, or the operator's overrides.
             store: Kept answers and purges; without it there are none.
             on_uncertain: Called with each query below `serving.certain.uncertain`, and its probability.
         """
@@ -122,9 +122,9 @@ class Route:
         )
 
     def ask(self, queries: Sequence[str]) -> Mapping[str, asyncio.Future[Decoded]]:
-        """Send queries to the student, but for those in flight; awaiting a future may raise `EngineUnavailableError`.
+        """Send queries to the student, except those in flight; awaiting a future may raise `EngineUnavailableError`.
 
-        All who wait for the same query share its future: shield it.
+        All requests that wait for the same query share its future, so they must shield it.
 
         Raises:
             RefusedError: Too many are waiting to be answered in time, or the engine is down.

@@ -27,7 +27,7 @@ class Throughput:
             self._busy_since = now
 
     def completed(self, *, answers: int, waiting: int, now: float) -> None:
-        """So many answers came, and so many queries still wait."""
+        """Record how many answers came and how many queries still wait."""
         if self._busy_since is not None:
             self.busy_s += now - self._busy_since
         self._busy_since = now if waiting else None
@@ -37,7 +37,7 @@ class Throughput:
             self.busy_s, self.answers = self.busy_s * keep, self.answers * keep
 
     def seconds_for(self, waiting: int) -> float:
-        """How long so many queries will take; 0 while too few have been answered to tell."""
+        """Estimated seconds for this many queries; 0 while too few have been answered for an estimate."""
         if self.busy_s < _MIN_BUSY_S or self.answers < _MIN_ANSWERS:
             return 0.0
         return waiting * self.busy_s / self.answers

@@ -113,7 +113,7 @@ class Rollout:
             if self.kept is not None and time.monotonic() >= self._keep_until:
                 previous, self.kept = self.kept, None
                 await self._retire(previous)
-                self._context.report(f"{previous.bundle.id} has left its engine")
+                self._context.report(f"{previous.bundle.id} is no longer hosted by an engine")
             await asyncio.sleep(POLL_S)
 
     async def close(self) -> None:
@@ -136,7 +136,7 @@ class Rollout:
             self._published = routes
 
     def restore_copies(self) -> None:
-        """Copy again what has another size: a worker dies (SIGBUS) of a mapped file that was truncated."""
+        """Copy files again whose size has changed: a mapped file that was truncated kills a worker (SIGBUS)."""
         for deployed in filter(None, (self.active, self.trial)):
             bundle, copy = deployed.bundle, deployed.copy
             with contextlib.suppress(OSError, InputError):  # the bundle is damaged as well: the copy stays as it is
@@ -200,7 +200,7 @@ class Rollout:
         bundle = await asyncio.to_thread(open_bundle, release.bundle)
         if bundle.id != release.id:
             raise InputError(
-                "another bundle stands there than was released", file=release.bundle, found=bundle.id,
+                "the bundle in this folder is not the one that was released", file=release.bundle, found=bundle.id,
                 expected=release.id,
             )
         if bundle.task.name != self.task:

@@ -190,7 +190,7 @@ class Supervisor:
         del self.rollouts[path]
 
     async def _publish(self) -> None:
-        """Publish which engines have been checked: workers ask no others."""
+        """Publish which engines have been checked: workers query no others."""
         while True:
             for rollout in self.rollouts.values():
                 with contextlib.suppress(OSError):  # a full disk: tried again in a moment

@@ -46,7 +46,8 @@ class WorkerPool:
 
         Args:
             report: Called with what happens to them.
-            before_start: Called before a worker starts: the files that it reads may be what killed its predecessor.
+            before_start: Called before a worker starts: the files that it reads may have caused the death of its
+                predecessor.
         """
         self.generation = 0
         self._state, self._settings, self._report, self._before_start = state, settings, report, before_start
