@@ -1,4 +1,4 @@
-"""Where everything in a run folder lies: one class for each stage's folder, so that a path is spelled once.
+"""Paths of everything in a run folder: one class for each stage's folder, so that each path is defined once.
 
 A stage writes into a folder with a temporary name, later stages read the finished one: one class describes both.
 """

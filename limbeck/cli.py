@@ -51,7 +51,7 @@ def main() -> None:
         place = f"{error.filename}: " if error.filename else ""
         _fail(f"{place}{error.strerror or error}. Is the disk full, or the folder not writable?", 2)
     except KeyboardInterrupt:
-        _fail("stopped; run the same command to go on where it stopped", 130)
+        _fail("stopped; run the same command to resume", 130)
 
 
 def _fail(text: str, code: int) -> None:

@@ -31,6 +31,6 @@ def run_up_to(run: Run, last: str) -> Result:
 
 
 def prepare_inputs(run: Run) -> None:
-    """Generate the task's sample data, where it asks for any, without a word on the screen."""
+    """Generate the task's sample data, if it has any, without output on the screen."""
     if sample.STAGE.wanted(run.task):
         execute(sample.STAGE, run)

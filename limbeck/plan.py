@@ -68,8 +68,8 @@ def beside(task: Task, measured: Mapping[str, float]) -> list[dict[str, Any]]:
         {"name": "memory of a worker", "unit": "GiB", "planned": round(sum(t.memory.values()), 3),
          "measured": round(measured["memory_bytes"] / estimate.GIB, 3),
          "basis": f"planned: {memory}; measured: " + (
-             "the most that the device held" if task.student.use_gpu
-             else "how far the process grew, with what the libraries keep")},
+             "peak memory of the device" if task.student.use_gpu
+             else "growth of the process, with memory that libraries keep")},
         {"name": "time of the steps", "unit": "s", "planned": round(t.seconds, 1),
          "measured": round(measured["seconds"], 1), "basis": f"{task.student.workers} × {t.machine}"},
     ]

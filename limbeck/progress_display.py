@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
 
 
-_WINDOW_S = 60.0  # the rate is of the last minute, so that a slow start does not spoil the time left
+_WINDOW_S = 60.0  # the rate is of the last minute, so that a slow start does not distort the time left
 
 
 class Rate:

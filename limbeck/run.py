@@ -15,7 +15,7 @@ from task.spec import Task
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What is shared, and nothing else.
+    """What stages, studies and judgements share.
 
     Attributes:
         task: As resolved from its file and the overrides; a variant of a study has another one over the same inputs.

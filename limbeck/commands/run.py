@@ -59,7 +59,7 @@ def label(
     set_: Overrides = None,
     runs: Runs = RUNS,
     plan_only: Annotated[
-        bool, typer.Option("--plan", help="Only say what would be asked again, judged again for nothing, or left alone")
+        bool, typer.Option("--plan", help="Only show what would be asked again, validated again free, or kept")
     ] = False,
 ) -> None:
     """Label the query log: every query gets a status, and no reply is paid for twice.
@@ -91,7 +91,7 @@ def ledger(
     below: Annotated[float | None, typer.Option(help="Only queries whose confidence is below this")] = None,
     query: Annotated[str | None, typer.Option(help="Everything about one query: evidence, attempts, verdicts")] = None,
     out: Annotated[Path | None, typer.Option("--export", help="Write the queries chosen to this Parquet file")] = None,
-    limit: Annotated[int, typer.Option(help="Most rows to show", min=1)] = 20,
+    limit: Annotated[int, typer.Option(help="Maximum number of rows", min=1)] = 20,
 ) -> None:
     """Show labels, attempts and cost by status, model and day; filter, inspect one query, export.
 
@@ -127,7 +127,7 @@ def train(task: TaskFile, set_: Overrides = None, runs: Runs = RUNS) -> None:
 
 @app.command()
 def merge(task: TaskFile, set_: Overrides = None, runs: Runs = RUNS) -> None:
-    """Merge the adapter into the base and check that the merged model answers the same."""
+    """Merge the adapter into the base and check that the merged model gives the same answers."""
     result = _up_to("merge", task, set_, runs)
     print(json.dumps(dict(result.figures), indent=2))
 

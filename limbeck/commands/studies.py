@@ -1,4 +1,4 @@
-"""The commands that compare: what context, forms, orders, adapters and compositions are worth."""
+"""The commands of studies: the effect of context, answer forms, row orders, adapters and compositions."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def ablate(
 ) -> None:
     """Ablate the curriculum: row order and weighting by confidence, over seeds.
 
-    `shuffled` may win. A variant that has been trained already is not trained again.
+    `shuffled` may be the best order. A variant that has been trained already is not trained again.
     """
     from limbeck.operations.tables import render_ablation
     from limbeck.pipeline import run_up_to
@@ -114,7 +114,7 @@ def compose(
     ] = None,
     weight: Annotated[list[float] | None, typer.Option(help="One for each task; default: all alike")] = None,
     density: Annotated[float, typer.Option(help="Share of an adapter that TIES and DARE keep", min=0.01, max=1)] = 0.5,
-    max_rows: Annotated[int | None, typer.Option(help="Most gold rows of each task", min=1)] = None,
+    max_rows: Annotated[int | None, typer.Option(help="Maximum number of gold rows of each task", min=1)] = None,
 ) -> None:
     """Compose the adapters of several tasks into one, and measure the loss on each task."""
     from limbeck.operations.tables import render_composition

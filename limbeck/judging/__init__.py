@@ -1,1 +1,1 @@
-"""Judging a student: what every system answers on gold, the served bundle, the gate and its evidence, comparisons."""
+"""Judging a student: answers of every system on gold, the served bundle, the gate and its evidence, comparisons."""

@@ -1,4 +1,4 @@
-"""`limbeck ledger` and `limbeck label --plan`: past attempts and their cost, and what labelling would do next."""
+"""`limbeck ledger` and `limbeck label --plan`: past attempts and their cost, and what a labelling job would do."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def open_ledger(run: Run) -> Ledger:
 
 
 def print_overview(ledger: Ledger) -> None:
-    """Status of the queries; then what the attempts came to, by model, day, purpose and outcome."""
+    """Status of the queries; then totals of the attempts by model, day, purpose and outcome."""
     from rich.console import Console
     from rich.table import Table
 
@@ -129,7 +129,7 @@ def print_plan(plan: Plan) -> None:
     money = "no known price" if plan.cost is None else f"about {plan.cost:,.2f}"
     table.add_row(f"{len(plan.ask):,}", f"ask again: {plan.calls:,} calls, {money}", why)
     table.add_row(
-        f"{len(plan.revalidate):,}", "read and judge again: free", "rules, task or catalogue changed, or computed"
+        f"{len(plan.revalidate):,}", "validate again: free", "rules, task or catalogue changed, or computed"
     )
     table.add_row(f"{plan.unchanged:,}", "leave as they are", "nothing that they depend on changed")
     screen = Console()

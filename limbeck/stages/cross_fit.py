@@ -1,7 +1,8 @@
 """`cross-fit`, between curriculum and training, for a task that asks for it: find labels that are probably wrong.
 
-Cross-fitting trains students on folds of the curriculum and lets each judge the fold that it has not seen (confident
-learning, Northcutt et al. 2021). A label found is masked, its row is dropped, or the teacher is asked again.
+Cross-fitting trains students on folds of the curriculum, and each predicts the fold that it was not trained on
+(confident learning, Northcutt et al. 2021). A suspect label is masked, its row is dropped, or the teacher is asked
+again.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from teacher.ledger.records import LedgerRow
 
 _MOST = 0.2
-_SHARE = 3  # a student that only has to contradict gets this part of the task's steps
+_SHARE = 3  # a student that only finds label errors is trained for the task's steps divided by this
 
 
 def _settings(run: Run) -> CrossFit:
@@ -43,7 +44,7 @@ def _config(run: Run) -> object:
 
 
 def _work(run: Run, folder: Path) -> Figures:
-    """Write the curriculum without what students of the other folds contradict, and `suspects.jsonl`."""
+    """Write the curriculum without the labels that out-of-fold students contradict, and `suspects.jsonl`."""
     from task.codec import Codec
     from task.model_store import fetch
     from task.tokenizer import load_tokenizer
@@ -76,12 +77,12 @@ def cleaned(
     task: Task, rows: Sequence[TrainingRow], usable: Sequence[TrainingRow], found: Sequence[Suspect], codec: Codec, *,
     review: Callable[[], Mapping[str, LedgerRow]],
 ) -> tuple[list[TrainingRow], Figures]:
-    """The rows without what students contradict, and figures on that.
+    """The rows without the labels that students contradict, and the figures of the stage.
 
     Args:
         rows: The curriculum's training rows.
-        usable: Those of them that students were asked about, which `Suspect.row` counts in.
-        review: What the teacher says of the suspected labels when asked again; called for the action `ask` only.
+        usable: Those of them that students predicted; `Suspect.row` is an index into these.
+        review: Returns the teacher's new labels of the suspect queries; called for the action `ask` only.
     """
     settings = task.curriculum.cross_fit
     assert settings is not None
@@ -111,8 +112,9 @@ STAGE = Stage(
 def doubted(suspects: int, examples: Sequence[Example], codec: Codec, task: Task) -> float:
     """The share of all decisions that students contradict: of the units of the queries, and of the closed roles.
 
-    Above a fifth it says more about the students than about the labels: on labels of which a tenth was wrong, students
-    of 80 steps doubted a quarter, three right ones for each wrong one, and what was left was hardly worth learning.
+    A share above a fifth means that the students are too weak: on labels of which a tenth was wrong, students of 80
+    steps contradicted a quarter, three right labels for each wrong one, and a student trained on the rest was much
+    worse.
     """
     from task.segmentation import units
 
@@ -124,14 +126,14 @@ def doubted(suspects: int, examples: Sequence[Example], codec: Codec, task: Task
 def without(
     rows: Sequence[TrainingRow], doubts: Mapping[str, Sequence[Doubt]], action: str
 ) -> list[TrainingRow]:
-    """Rows without those of which something is suspected (`drop`), or with it marked as doubtful (`mask`)."""
+    """The rows without those that have a suspect label (`drop`), or with suspect labels marked as doubtful (`mask`)."""
     if action == "drop":
         return [r for r in rows if r.example.query not in doubts]
     return [replace(r, doubts=(*r.doubts, *doubts.get(r.example.query, ()))) for r in rows]
 
 
 def _reviewed(run: Run, examples: Sequence[Example], found: Sequence[Suspect]) -> dict[str, LedgerRow]:
-    """What the teacher says when it is shown what students doubt."""
+    """The teacher's new labels of the queries with suspect labels, after it was shown the students' predictions."""
     from task.model_store import fetch
     from teacher.backends.llm.review import question, review
     from teacher.ledger.ledger import Ledger
@@ -152,10 +154,10 @@ def _reviewed(run: Run, examples: Sequence[Example], found: Sequence[Suspect]) -
 def after_review(
     rows: Sequence[TrainingRow], doubts: Mapping[str, Sequence[Doubt]], reviewed: Mapping[str, LedgerRow]
 ) -> tuple[list[TrainingRow], dict[str, int]]:
-    """The rows after the teacher has looked again, and how often it stood by its labels.
+    """The rows with the teacher's reviewed labels, and how often the teacher kept or changed its labels.
 
-    What it says now counts, whether it insists or not; where it gave no answer that the guardrails let stand, what was
-    doubted is masked.
+    The reviewed labels replace the old ones. Without a reviewed labelling that the guardrails accept, the suspect
+    labels are masked.
     """
     out = []
     counts = {"insisted": 0, "changed": 0, "unanswered": 0}
@@ -181,7 +183,7 @@ def contradicted(
     task: Task, settings: CrossFit, rows: Sequence[TrainingRow], *, base: Path, codec: Codec, folder: Path,
     progress: Progress = quiet,
 ) -> list[Suspect]:
-    """Train a student on every fold's complement and ask it about the fold; the students go when all is known."""
+    """Train a student on every fold's complement and let it predict the fold; the students are deleted at the end."""
     from student.label_errors import fold_of, suspects
     from student.ray_connection import connected
     from student.training.job import TrainingJob
@@ -222,7 +224,7 @@ def _ask(job: Any, queries: Sequence[str], progress: Progress) -> list[Any]:
     if not (job.folder / "order.json").exists():
         launch(job, progress)
     model, device = trained(job)
-    progress.begin("asking it about the others", len(queries))
+    progress.begin("predicting the held-out fold", len(queries))
     return all_scores(
         model, job.codec, load_tokenizer(job.base), queries, device=device, progress=progress.advance
     )

@@ -47,9 +47,9 @@ def stage(before: Sequence[Stage]) -> Stage:
 
 
 def note_verdict(run: Run, result: Result) -> None:
-    """Note the verdict of an evaluation in the bundle, which may then be released or not.
+    """Store the verdict of an evaluation in the bundle; it decides whether the bundle may be released.
 
-    An evaluation that was not run again leaves a verdict that is there already: `limbeck gate` may have found more.
+    If the evaluation was skipped, an existing verdict is kept: it may be from a later `limbeck gate` with more rules.
 
     Raises:
         GateError: A rule of the task's `gates` does not hold; the message names each.

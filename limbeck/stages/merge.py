@@ -1,4 +1,4 @@
-"""`merge`: adapter → merged model, with the proof that it answers the same."""
+"""`merge`: adapter → merged model, with the check that both give the same answers."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _work(run: Run, trained: TrainFolder, files: MergeFolder) -> Figures:
     run.progress.begin("merging")
     matrices = merge(base=base, adapter=trained.adapter, out=files.model, settings=task.student)
     write_json(files.codec, codec.to_json())
-    run.progress.begin("checking that the merged model answers as the adapter does")
+    run.progress.begin("checking that the merged model gives the adapter's answers")
     dev = [r.example for r in read(run.finished("curriculum"), "dev")]
     dev = [x for x in dev if codec.representable(x)][:_PARITY_ROWS]
     tokenizer = load_tokenizer(base)
@@ -55,7 +55,7 @@ def _work(run: Run, trained: TrainFolder, files: MergeFolder) -> Figures:
     )
     write_json(files.parity, report)
     _check(report, task)
-    run.progress.begin("measuring what the base has forgotten")
+    run.progress.begin("measuring catastrophic forgetting")
     kept = forgetting(
         base=base, merged=files.model, tokenizer=tokenizer, dtype=task.serving.dtype, device=accelerator()
     )

@@ -105,9 +105,9 @@ def _check(flag: str, found: Sequence[str], valid: Sequence[str]) -> None:
 
 
 def verdict(variants: Sequence[AblationVariant], reference: str) -> str:
-    """What to use, in a sentence: the reference unless something is better beyond its interval."""
+    """What to use, in a sentence: the reference unless a variant is significantly better."""
     better = [(v, d) for v in variants if (d := v["less_reference"]) and not_inferior(d, 0.0)]
     if not better:
-        return f"nothing is better than `{reference}` beyond its interval: use that"
+        return f"no variant is significantly better than `{reference}`: use that"
     best, difference = max(better, key=lambda x: x[0]["f1"]["value"] or 0.0)
     return f"use `{best['name']}`: ΔF1 against `{reference}` {points(difference)} points"

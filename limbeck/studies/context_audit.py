@@ -41,7 +41,7 @@ def audit(run: Run, gold_name: str) -> Path:
             f"there are no gold {gold_name} rows to compare on", field=f"data.gold.{gold_name}",
             fix="Name a file of labelled queries, or choose the other split with --gold",
         )
-    # All of it comes last: the ledger's rows of these queries are then the ones that the task itself would give.
+    # The variant with all context runs last, so that the ledger keeps its rows: those that the task itself would give.
     found = {name: _label(run, variant, gold) for name, variant in reversed(variants(task).items())}
     slices = {"all queries": list(range(len(gold)))}
     if run.inputs.has_traffic:

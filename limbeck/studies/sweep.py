@@ -81,7 +81,7 @@ def recommended(variants: Sequence[SweepVariant]) -> SweepVariant:
 
 def _verdict(chosen: SweepVariant, best: AdapterFigures) -> str:
     if chosen["name"] == best["name"]:
-        return f"use `{best['name']}`: all that is cheaper is worse beyond its interval"
+        return f"use `{best['name']}`: all cheaper adapters are significantly worse"
     share = f"{chosen['trained'] / best['trained']:.0%} of its parameters"
     difference = points(chosen["less_best"])
     return f"use `{chosen['name']}`: ΔF1 against the best, `{best['name']}`, {difference} points, with {share}"
