@@ -81,8 +81,8 @@ class VllmClient:
     async def label(self, queries: Sequence[str]) -> list[Decoded]:
         """Labels of queries, in order, each with the student's own probability that they are right as a whole.
 
-        A query of more tokens than the engine takes is not sent, for the engine would refuse the whole request: it
-        gets no labels, with raw_probability 0. Few characters can be many tokens.
+        A query of more tokens than the engine takes is not sent, because the engine would refuse the whole request: it
+        gets no labels, with raw_probability 0.
 
         Raises:
             EngineUnavailableError: Refused, broken, timed out or malformed.

@@ -56,7 +56,7 @@ class Engine(Protocol):
         """Block until it answers; raises `EngineError` where it ends, or takes longer than `start_timeout_s`."""
 
     def load_adapter(self, name: str, folder: Path) -> None:
-        """Load an adapter, which is then asked for by its name; raises `EngineError`."""
+        """Load an adapter; requests then select it by its name. Raises `EngineError`."""
 
     def unload_adapter(self, name: str) -> None:
         """Unload an adapter; raises `EngineError`."""

@@ -142,7 +142,7 @@ class VllmProcess:
             time.sleep(0.5)
 
     def load_adapter(self, name: str, folder: Path) -> None:
-        """Load an adapter, which is then asked for by its name.
+        """Load an adapter; requests then select it by its name.
 
         Raises:
             EngineError: vLLM refused it, or did not answer.
@@ -199,7 +199,7 @@ class VllmProcess:
             return
 
     def kill(self) -> None:
-        """End the whole process group at once, without a chance to finish: for an engine that hangs."""
+        """End the whole process group at once, by SIGKILL: for an engine that hangs."""
         atexit.unregister(self.close)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
@@ -243,8 +243,8 @@ def _environment(settings: EngineSettings) -> dict[str, str]:
         **os.environ,
         "VLLM_CPU_KVCACHE_SPACE": str(max(1, round(settings.kv_cache_gib))),
         "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING"),
-        # Unbound: vLLM would bind every engine's threads to the same cores, and of two engines that run side by side,
-        # as in a rollout, the second would starve. One core is left to the rest of the engine.
+        # Not bound to cores: vLLM would bind every engine's threads to the same cores, and of two engines that run side
+        # by side, as in a rollout, the second would starve. One core is left to the rest of the engine.
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "OMP_NUM_THREADS": str(settings.cpu_threads or max(1, (os.cpu_count() or 1) - 1)),
         "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1",

@@ -100,7 +100,7 @@ def threshold_for(
     """The lowest threshold at which the labels kept are right with at least `precision`.
 
     The precision at a threshold is taken at its lower confidence bound (Clopper and Pearson 1934, one-sided, `level`),
-    so that it is not set by chance on a few labels and generalises from the calibration rows to others.
+    so that a few labels that are right by chance do not set it, and it generalises beyond the calibration rows.
 
     Returns:
         None where no threshold reaches it.

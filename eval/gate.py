@@ -20,7 +20,7 @@ from task.settings import Gates
 
 
 class Margins(TypedDict):
-    """Paired differences on so many rows."""
+    """Paired differences, and the number of rows that they are measured on."""
 
     rows: int
     f1: Estimate

@@ -198,8 +198,8 @@ def slower_by(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> Estimat
 
     Args:
         a: Seconds, infinite for an error; shape (pairs,).
-        b: The same queries, asked alternately with those of `a`. What makes a query or a moment slow affects both sides
-            of a pair and cancels out; between the medians of the two sides it would not.
+        b: The same queries, asked alternately with those of `a`. A slow query or a disturbance of the machine affects
+            both sides of a pair and cancels out, as it would not between the medians of the two sides.
     """
     with np.errstate(invalid="ignore"):
         return _milliseconds(*_median(np.where(np.isinf(a) & np.isinf(b), 0.0, a - b)))

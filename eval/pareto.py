@@ -8,8 +8,9 @@ from eval.page_schema import Point
 
 
 def pareto_front(systems: Sequence[Point]) -> list[bool]:
-    """Whether each system is on the Pareto front: no other has at least its F1 at less latency, or more F1 at no more.
+    """Whether each system is on the Pareto front: no other dominates it.
 
+    A system dominates another if its F1 is at least as high and its latency at most as high, and one of them is better.
     A system without a latency is never on it.
     """
     return [s["p50_ms"] is not None and not any(_dominates(other, s) for other in systems) for s in systems]

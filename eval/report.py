@@ -1,4 +1,4 @@
-"""Reports: each one HTML file without network, drawn from the JSON beside it."""
+"""Reports: each is one self-contained HTML file, rendered from the JSON in the same folder."""
 
 from __future__ import annotations
 

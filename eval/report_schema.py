@@ -42,7 +42,7 @@ class BreakEven(TypedDict):
 
 
 class CacheSize(TypedDict):
-    """A head cache of so many queries: the share of traffic that it answers, and dollars per million queries."""
+    """A size of the head cache: the share of traffic that it answers, and dollars per million queries."""
 
     queries: int
     share: float

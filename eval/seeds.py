@@ -87,7 +87,7 @@ def _drawn(samples: Floats, rng: np.random.Generator) -> Floats:
 
 
 def _f1(runs: Sequence[Counts], task: Task) -> tuple[Floats, Floats]:
-    """F1 of each run, shape (seeds,), and under every resample, shape (seeds, resamples); undefined is 0.
+    """F1 of each run, shape (seeds,), and of every resample, shape (seeds, resamples); an undefined F1 is 0.
 
     A resample has the same queries for all runs.
     """

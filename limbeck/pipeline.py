@@ -16,7 +16,7 @@ STAGES: Final = (*_MAKING, evaluate.stage(_MAKING))
 
 
 def run_up_to(run: Run, last: str) -> Result:
-    """Run every stage of the task up to and including `last`; those that are done and unchanged are passed over."""
+    """Run every stage of the task up to and including `last`; those that are done and unchanged are skipped."""
     names = [s.name for s in STAGES]
     stages = [s for s in STAGES[: names.index(last) + 1] if s.wanted(run.task)]
     run.files.folder.mkdir(parents=True, exist_ok=True)

@@ -17,8 +17,8 @@ GPU_FLOPS: Final = 989e12 * 0.40
 GPU_NAME: Final = "H100 SXM, 40 % of its 989 TFLOP/s dense bf16"
 CPU_NAME: Final = "2 cores with AVX-512 bf16, 180 GFLOP/s sustained"
 CHARS_PER_TOKEN: Final = 4.0
-QUERY_TOKENS: Final = 9  # a shopping query of five words; the log is used where it is at hand
-LABEL_SHARE: Final = 0.75  # of the log that the curriculum keeps, before it is known
+QUERY_TOKENS: Final = 9  # a shopping query of five words; the log is used if available
+LABEL_SHARE: Final = 0.75  # assumed share of the log that the curriculum keeps
 CATALOG_QUERIES_PER_S: Final = 220.0
 
 

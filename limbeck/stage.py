@@ -116,7 +116,7 @@ def _outputs(folder: Path, scratch: frozenset[str]) -> dict[str, str]:
     return {
         str(p.relative_to(folder)): sha256_file(p)
         for p in sorted(folder.rglob("*"))
-        # A bundle's own manifest gets the gate's verdict later; the bundle's id stands for its content.
+        # A bundle's own manifest gets the gate's verdict later; the bundle's id identifies its content.
         if p.is_file() and not p.is_symlink() and p.name != "manifest.json"
         and p.relative_to(folder).parts[0] not in scratch
     }

@@ -73,8 +73,8 @@ def linear_layers(model: Any) -> list[str]:
 class TargetLogits(torch.nn.Module):
     """Logits at the targets over an alphabet of tokens; the LM head is not applied to anything else.
 
-    Rows are padded on the right: causal attention needs no mask for that, bidirectional attention does, and a model for
-    which `student.kernels.packed_llama.pack` succeeded computes no padding at all.
+    Rows are padded on the right: causal attention needs no mask for padding, bidirectional attention does, and a model
+    for which `student.kernels.packed_llama.pack` succeeded computes no padding at all.
     """
 
     def __init__(self, model: Any, alphabet: Sequence[int] | None) -> None:

@@ -1,7 +1,7 @@
 """Calibration of the student: the probability that its labelling is right.
 
 A student gives its labelling, as a whole, a raw probability (`Codec.decode_scores_with_probability`). Isotonic
-regression (Zadrozny and Elkan 2002) on gold rows that the student has not learned from maps it to the observed share of
+regression (Zadrozny and Elkan 2002) on gold rows that the student was not trained on maps it to the observed share of
 right labellings. The map is kept as JSON and applied without scikit-learn, in the gateway.
 """
 

@@ -1,10 +1,10 @@
 """Near-duplicate queries: they differ in word order, plural endings, blanks or one typing error only.
 
 Two queries are near-duplicates if they have the same words apart from plural endings, or the same letters apart from
-blanks, or all words but one in common and that one, of five letters or more, one edit apart (Damerau 1964: a letter
-missing, added, changed, or two swapped). A cluster is a connected component of such pairs. Typing errors cannot be told
-from other words, so `honey` and `money` are near-duplicates too: this excludes a few rows from training, but leaks no
-near-duplicate.
+blanks, or all words but one in common and the remaining word, of five letters or more, one edit apart (Damerau 1964: a
+letter missing, added, changed, or two swapped). A cluster is a connected component of such pairs. Typing errors cannot
+be told from other words, so `honey` and `money` are near-duplicates too: this excludes a few rows from training, but
+leaks no near-duplicate.
 """
 
 from __future__ import annotations

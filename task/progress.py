@@ -31,7 +31,7 @@ quiet: Progress = _Quiet()
 
 @contextlib.contextmanager
 def looking(look: Callable[[], None], every_s: float = 0.5) -> Iterator[None]:
-    """Call `look` every `every_s` seconds while the block runs and once when it ends: to watch other processes."""
+    """Call `look` every `every_s` seconds while the block runs and once when it ends, to monitor other processes."""
     ended = threading.Event()
 
     def run() -> None:

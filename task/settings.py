@@ -271,8 +271,8 @@ class Cost(Strict):
     """Prices for the cost section; prices that are not given come from the dated list `eval/prices.yaml`.
 
     `*_hour` are dollars for an hour of the machine that labels, trains, serves; `log_days` is the period that the query
-    log covers; `cache_rate` is how many cache hits a second the serving machine answers; `teacher_per_query` is the
-    price of a teacher for which the ledger has none.
+    log covers; `cache_rate` is the number of cache hits per second that the serving machine answers;
+    `teacher_per_query` is the price of a teacher for which the ledger has none.
     """
 
     label_hour: Annotated[float, Field(ge=0.0)] | None = None

@@ -82,7 +82,7 @@ class SymbolTable:
 
     Attributes:
         roles: Open roles, in the order of their states.
-        single: Those of them that take one value at most.
+        single: The open roles that take at most one value.
         symbol_ids: Token ids of outside, of (begin, continue) per open role, then of the closed roles' symbols.
         separator: Token ids between the query and what follows it.
         prefix: Token ids that the base expects before any text.
@@ -160,8 +160,8 @@ class SymbolTable:
     def decode_scores_with_probability(self, query: str, scores: npt.ArrayLike) -> tuple[Labelling, float]:
         """What `decode_scores` gives, and the probability of that labelling as a whole, in [0, 1].
 
-        The latter is the share of the best symbols among all consistent ones, times that of each closed role's answer:
-        it is defined for a query without labels too.
+        The probability is the share of the best symbol sequence among all consistent ones, times the probability of
+        each closed role's answer; it is also defined for a query without labels.
         """
         spans = units(query, self.segmentation)
         table = np.asarray(scores, dtype=np.float64).reshape(-1, len(self.symbol_ids))
@@ -218,7 +218,7 @@ class SymbolTable:
     ) -> tuple[Labelling, float]:
         """What `decode_symbols` gives, and the probability of that labelling as a whole.
 
-        The probability that a generated token leaves over is spread evenly over the other symbols.
+        The probability that remains beside a generated token's is spread evenly over the other symbols.
         """
         index = {token: i for i, token in enumerate(self.symbol_ids)}
         rows = self.symbol_count(query)

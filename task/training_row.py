@@ -14,7 +14,7 @@ class TrainingRow:
     """One labelling to learn from.
 
     Attributes:
-        confidence: Probability in [0, 1] that the labelling as a whole is right; weighs what has no label.
+        confidence: Probability in [0, 1] that the labelling as a whole is right; the weight of words without a label.
         cluster: Name of its cluster of near-duplicates.
         difficulty: In [0, 1]: long queries, many labels and rare words are hard.
         stratum: `head`, `torso` or `tail` by traffic rank in the log.

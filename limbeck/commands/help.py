@@ -1,7 +1,7 @@
 """`limbeck --help`: commands by panel, as plain text.
 
 Typer formats help with rich, whose Markdown and traceback modules take twice as long to import as everything else that
-the command line needs. Plain text is answered at once, and reads the same in a terminal, a pipe and a log.
+the command line needs. Plain text is printed at once, and looks the same in a terminal, a pipe and a log.
 """
 
 from __future__ import annotations

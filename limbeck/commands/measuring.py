@@ -38,7 +38,7 @@ def bench(
     ] = None,
     speed: Annotated[float, typer.Option(help="Speed-up of the replay", min=0.001)] = 1.0,
     slo_ms: Annotated[float | None, typer.Option("--slo-ms", help="Latency target (SLO)", min=0.001)] = None,
-    percentile: Annotated[str, typer.Option(help="The percentile that the SLO is about: p50, p95 or p99")] = "p99",
+    percentile: Annotated[str, typer.Option(help="The percentile that the SLO limits: p50, p95 or p99")] = "p99",
     api: Annotated[str, typer.Option(help="`label`: our gateway; `chat`: any server with OpenAI's chat completions")]
     = "label",
     model: Annotated[str, typer.Option(help="Model name, for `chat`")] = "student",

@@ -80,7 +80,7 @@ def release(
     keep_s: Annotated[
         float, typer.Option(help="Seconds for which the old engine keeps running, for a fast rollback", min=0)
     ] = 120.0,
-    ungated: Annotated[bool, typer.Option("--ungated", help="Release a bundle that no gate has passed")] = False,
+    ungated: Annotated[bool, typer.Option("--ungated", help="Release a bundle that has not passed a gate")] = False,
 ) -> None:
     """Verify a bundle that passed its gate and point to it; services that follow the pointer switch to it."""
     from serving.release.pointer import release as point
@@ -107,7 +107,7 @@ def verify(folder: BundleFolder) -> None:
     from serving.release.bundle import open_bundle
 
     bundle = open_bundle(folder)
-    print(f"{bundle.id}: {len(bundle.manifest['files'])} files, {bundle.model_name}, form {bundle.codec.form}, whole")
+    print(f"{bundle.id}: {len(bundle.manifest['files'])} files, {bundle.model_name}, form {bundle.codec.form}, intact")
 
 
 @app.command(rich_help_panel=PANEL)

@@ -22,7 +22,7 @@ RUNS = Path("runs")
 
 @contextlib.contextmanager
 def opened(task: Path, overrides: list[str] | None, runs: Path) -> Iterator[Run]:
-    """The run of a task, with its progress on the screen and nothing executed."""
+    """The run of a task with a progress display; no stage is run."""
     from limbeck.progress_display import ProgressDisplay
     from limbeck.run import Run
     from task.load import load_task

@@ -112,7 +112,7 @@ def compose(
     method: Annotated[
         list[str] | None, typer.Option(help="linear, ties, dare_linear, dare_ties, cat; default: all but cat")
     ] = None,
-    weight: Annotated[list[float] | None, typer.Option(help="One for each task; default: all alike")] = None,
+    weight: Annotated[list[float] | None, typer.Option(help="One for each task; default: equal weights")] = None,
     density: Annotated[float, typer.Option(help="Share of an adapter that TIES and DARE keep", min=0.01, max=1)] = 0.5,
     max_rows: Annotated[int | None, typer.Option(help="Maximum number of gold rows of each task", min=1)] = None,
 ) -> None:

@@ -23,7 +23,7 @@ def compose(
     own adapter, with a paired interval.
 
     Args:
-        weights: One for each task; None weighs all alike.
+        weights: One for each task; None weights all equally.
         density: Share of each adapter that TIES and DARE keep.
         max_rows: Most gold rows of each task.
 
@@ -74,7 +74,7 @@ def _check(runs: Sequence[Run], weights: Sequence[float] | None) -> None:
         raise InputError("the tasks' students have different bases", field="student.base", found=sorted(bases))
     if weights is not None and len(weights) != len(runs):
         raise InputError(
-            "a weight for each task is wanted", field="--weight", found=len(weights), expected=str(len(runs))
+            "not one weight for each task", field="--weight", found=len(weights), expected=str(len(runs))
         )
 
 

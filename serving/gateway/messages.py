@@ -24,7 +24,7 @@ class LabelRequest(Body):
 
     query: str
     task: TaskName = None
-    use_cache: Annotated[bool, Field(description="False asks the student even where a cache has the answer")] = True
+    use_cache: Annotated[bool, Field(description="If false, the student answers even if a cache has the answer")] = True
 
 
 class BatchRequest(Body):
@@ -32,7 +32,7 @@ class BatchRequest(Body):
 
     queries: list[str]
     task: TaskName = None
-    use_cache: Annotated[bool, Field(description="False asks the student even where a cache has the answer")] = True
+    use_cache: Annotated[bool, Field(description="If false, the student answers even if a cache has the answer")] = True
 
 
 class Label(BaseModel):
@@ -59,7 +59,7 @@ class LabelResponse(BaseModel):
         Field(description="The head cache, a kept answer of the student, the student, or a teacher in its place"),
     ]
     probability: Annotated[
-        float | None, Field(description="That the labelling as a whole is right; null from a cache")
+        float | None, Field(description="Probability that the labelling as a whole is right; null from a cache")
     ]
     task: str
     bundle: str

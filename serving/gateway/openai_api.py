@@ -13,7 +13,7 @@ from serving.routing.task_routes import Choice, Routes
 
 
 def choice(routes: Routes, model: str) -> Choice:
-    """The task that a model name stands for: a task's name, `student@…`, or `student` where only one is served."""
+    """The task that a model name selects: a task's name, `student@…`, or `student` where only one is served."""
     found = routes.of(model) or next((c for c in routes.tasks.values() if c.active.bundle.model_name == model), None)
     if found is None and model == "student":
         found = routes.of(None)

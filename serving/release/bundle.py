@@ -207,10 +207,10 @@ def gate_failure(bundle: Bundle) -> str | None:
 def copy_small(bundle: Bundle, target: Path) -> Path:
     """Copy the small files, and verify the copy.
 
-    A gateway maps the cache for as long as it serves, so it needs files that nobody else writes to.
+    A gateway maps the cache for as long as it serves, so it needs files that no other process writes.
 
     Raises:
-        InputError: A file is no longer what it was when the bundle was opened.
+        InputError: A file has changed since the bundle was opened.
     """
     shutil.rmtree(target, ignore_errors=True)
     for name, digest in bundle.small_files.items():

@@ -1,6 +1,6 @@
 """The release pointer: a small file that names the bundle that is served and the previous one.
 
-`limbeck release` writes it, `limbeck rollback` swaps the two, and a service that was started with it follows.
+`limbeck release` writes it, `limbeck rollback` swaps the two, and a service that was started with it follows it.
 """
 
 from __future__ import annotations
@@ -61,13 +61,13 @@ def read_pointer(path: Path) -> Pointer:
 
 
 def release(pointer: Path, *, bundle: Path, change: Change, ungated: bool = False) -> Pointer:
-    """Point to a bundle, once everything in it has been verified and the gate has passed it.
+    """Point to a bundle, after all of its files have been verified and if it has passed the gate.
 
     Args:
         pointer: The file to write.
         bundle: The bundle's folder.
         change: How running services change to it.
-        ungated: Release it whatever the gate found.
+        ungated: Release it even if it has not passed the gate.
 
     Raises:
         InputError: The bundle is not fit to be served, or has not passed; the pointer stays as it was.
@@ -76,7 +76,7 @@ def release(pointer: Path, *, bundle: Path, change: Change, ungated: bool = Fals
     reason = None if ungated else gate_failure(opened)
     if reason is not None:
         raise InputError(
-            f"the bundle is not released: {reason}", file=bundle, expected="a bundle that `limbeck gate` has passed",
+            f"the bundle is not released: {reason}", file=bundle, expected="a bundle that has passed `limbeck gate`",
             fix="Run `limbeck gate BUNDLE --gold FILE`, or release it anyway with --ungated",
         )
     new = Release(bundle=bundle.resolve(), id=opened.id)

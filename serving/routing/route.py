@@ -36,7 +36,7 @@ class Answer:
 
     Attributes:
         labels: JSON in UTF-8; an empty list where the student abstained.
-        probability: That the labelling is right as a whole, calibrated where the bundle is; None where it is unknown.
+        probability: Probability that the labelling as a whole is right, calibrated if the bundle is; None if unknown.
     """
 
     query: str

@@ -3,7 +3,8 @@
     client → worker 1…n (one socket) → engine → bundles of all tasks that share its model
 
 The supervisor starts engines and workers, restarts them when they die or hang, follows release pointers, and answers
-operators on a port of its own. Clients never wait for it: workers serve by the last desired state that they read.
+operators on a port of its own. Clients never wait for the supervisor: workers serve according to the last desired state
+that they read.
 """
 
 from __future__ import annotations
@@ -152,7 +153,7 @@ class Supervisor:
         return self.rollouts[path]
 
     async def _watch(self) -> None:
-        """Raise what ended a rollout; in a folder of pointers, add and remove tasks as files come and go."""
+        """Raise the error that ended a rollout; in a folder of pointers, add and remove tasks as files come and go."""
         refused: dict[Path, int] = {}
         while True:
             for follower in self._followers.values():

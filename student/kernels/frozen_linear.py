@@ -1,9 +1,9 @@
 """Matrix products with a frozen weight, whose memory layout is prepared once for the processor's kernels.
 
-A bf16 product on a CPU starts by reordering its weight into blocks, every time anew, which at a few hundred tokens is a
-tenth of its time. oneDNN also takes a weight that is reordered already; this is how torch's own compiler calls it. The
-results were bit-identical on every machine tested. The cost is twice the weight's memory in addition, because the
-backward pass needs the transpose as well.
+A bf16 product on a CPU reorders its weight into blocks each time, which at a few hundred tokens takes a tenth of its
+time. oneDNN also takes a weight that is reordered already; this is how torch's own compiler calls it. The results were
+bit-identical on every machine tested. The cost is twice the weight's memory in addition, because the backward pass
+needs the transpose as well.
 
 `torch.ops.mkldnn._*` are private; they are called as in torch 2.13, which the requirements pin.
 `tests/student/kernels/test_frozen_linear.py` compares them with plain products.

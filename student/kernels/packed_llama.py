@@ -1,9 +1,9 @@
 """A Llama with LoRA over packed rows (concatenated without padding) and a hand-written backward pass, for CPUs.
 
-A step over thirty queries is a few hundred tokens, and batches of uneven queries are half padding. What a layer
-computes and why it is faster is in `student.kernels.decoder_layer`; `benchmarks/training.py` measures the speed-up. A
-thread for each half of the rows, instead of all threads for every operation, was tried and is no faster: it does every
-small operation twice.
+A step over thirty queries has a few hundred tokens, and in batches of queries of different lengths half of all tokens
+are padding. What a layer computes and why it is faster is in `student.kernels.decoder_layer`; `benchmarks/training.py`
+measures the speed-up. A thread for each half of the rows, instead of all threads for every operation, was tried and is
+no faster: it does every small operation twice.
 
 `pack` relies on the module names of transformers 5.19 and PEFT 0.21, which the requirements pin, and sets the attribute
 `packed` on the base model, which `TargetLogits` looks for. `tests/student/kernels/test_packed_llama.py` compares logits

@@ -28,7 +28,7 @@ def supervise(codec: Codec, tokenizer: Tokenizer, row: TrainingRow, *, by_confid
 
     Parts that `row.doubts` names have weight 0. With `by_confidence` the other targets have the confidence of their
     label, or of the row where there is no label; otherwise 1. Generated text (the form `json`) has one weight for all
-    its tokens, the least among its labels.
+    its tokens, the minimum over its labels.
 
     Raises:
         ValueError: The codec cannot represent the row's labels.

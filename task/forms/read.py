@@ -1,7 +1,7 @@
 """The `read` answer form: nothing is generated, symbols are read in one forward pass over the prompt.
 
-The prompt is the query twice. In the second copy every unit has seen the whole query, so its symbol can be read at its
-last token; closed roles are read at probe tokens after it.
+The prompt contains the query twice. In the second copy every unit has seen the whole query, so its symbol can be read
+at its last token; closed roles are read at probe tokens after it.
 """
 
 from __future__ import annotations

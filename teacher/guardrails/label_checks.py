@@ -22,7 +22,7 @@ from task.spec import Role, Task
 from teacher.guardrails import span_matching as spans
 from teacher.guardrails.catalogue_values import Grounding
 
-# To be raised when a rule below changes: all stored replies are then validated again, which costs nothing.
+# Increase this when a rule below changes: all stored replies are then validated again, which costs nothing.
 VERSION = 2
 _NUMBER = re.compile(r"(\d+(?:[.,]\d+)?)\s*([^\d\s.,]+)")
 Relevance = Callable[[str, str], float]  # cosine similarity of a query and a value
@@ -57,7 +57,7 @@ class PassedLabel:
 
 
 def checks_relevance(task: Task) -> bool:
-    """Whether a role of the task has `guard.relevance`, the least similarity of a value to the query."""
+    """Whether a role of the task has `guard.relevance`, the minimum similarity of a value to the query."""
     return any(r.guard.relevance is not None for r in task.roles)
 
 
@@ -159,7 +159,7 @@ class Guardrails:
         return placed, found.similarity, [f"span: {found.kind}"]
 
     def _checked(self, role: Role, query: str, text: str) -> float:
-        """The least margin of the checks on a value.
+        """The minimum margin of the checks on a value.
 
         Raises:
             _RejectedError: A check fails.

@@ -139,7 +139,7 @@ class Ledger:
             lock.release()
 
     def replies(self, requests: Iterable[str]) -> dict[str, Reply]:
-        """The stored replies to requests: the first usable one, else one that was cut; without those that have none."""
+        """The stored replies to requests: the first usable one, else one that was cut; without one, no entry."""
         out: dict[str, Reply] = {}
         for part in _parts(list(requests)):
             marks = ",".join("?" * len(part))
@@ -164,7 +164,7 @@ class Ledger:
         return out
 
     def rows(self, queries: Iterable[str]) -> dict[str, LedgerRow]:
-        """The rows of queries; without those that have none."""
+        """The rows of queries; queries without a row are left out."""
         out: dict[str, LedgerRow] = {}
         for part in _parts(list(queries)):
             marks = ",".join("?" * len(part))

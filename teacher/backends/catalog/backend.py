@@ -125,8 +125,8 @@ class CatalogTeacher:
     def reply(self, query: str) -> tuple[str, dict[str, Any]]:
         """The reply for a query of the log, as JSON, and its evidence in short form.
 
-        The confidence of the whole is that of its weakest part. A word without a label is a part too, with less
-        confidence the fewer queries leave it unlabelled (fillers are common, unknown brands are rare).
+        The confidence of a labelling is the minimum over its labels and its words without a label. The confidence of
+        such a word is lower the fewer queries leave it unlabelled (fillers are common, unknown brands are rare).
         """
         row = self._rows[query]
         result, evidence = self._results[row], self._evidence[row]

@@ -88,7 +88,7 @@ def _first(prompter: Prompter, with_context: Sequence[Block]) -> Iterator[list[R
 
 
 def _missing(prompter: Prompter, ledger: Ledger, with_context: Sequence[Block]) -> list[Request]:
-    """The requests without a reply, each once; also those that depend on replies which are there."""
+    """The requests without a reply, each once; including those that depend on stored replies."""
     out: dict[str, Request] = {}
     for block in with_context:
         groups = list(_first(prompter, [block]))

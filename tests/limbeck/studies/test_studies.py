@@ -94,7 +94,7 @@ def test_composed_adapters_stand_beside_each_tasks_own(tiny_llama: Path, tmp_pat
             for run in composed:
                 run_up_to(run, "train")
         page = compose(composed, methods=["linear", "cat"], weights=None, density=0.5, max_rows=10)
-        with pytest.raises(InputError, match="--weight: a weight for each task is wanted; found 1; expected 2"):
+        with pytest.raises(InputError, match="--weight: not one weight for each task; found 1; expected 2"):
             compose(composed, methods=["linear"], weights=[1.0], density=0.5, max_rows=10)
     found = read_json(page.with_name("composition.json"))
     assert [a["name"] for a in found["adapters"]] == ["one", "other", "linear", "cat"]
