@@ -23,7 +23,7 @@ def test_an_engine_must_agree_with_the_trained_student(harness: Open) -> None:
             await check(h.route.student, said, min_agreement=1.0)
             one_off = [Example(QUERIES[0]), *said[1:]]
             await check(h.route.student, one_off, min_agreement=0.9)
-            with pytest.raises(EngineError, match=r"gives 90\.0% of the labels .* to 10 queries.*asks for 95%"):
+            with pytest.raises(EngineError, match=r"gives 90\.0% of the labels .* to 10 queries.*requires 95%"):
                 await check(h.route.student, one_off, min_agreement=0.95)
 
     asyncio.run(run())

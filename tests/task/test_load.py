@@ -93,7 +93,7 @@ def test_extends_merges_mappings_and_keeps_places(tmp_path: Path) -> None:
     task = load_task(child).task
     assert (task.name, task.student.batch_size, task.data.dir) == ("child", 4, tmp_path / "data")
     child.write_text("extends: child.yaml\n", encoding="utf-8")
-    with pytest.raises(InputError, match="circle"):
+    with pytest.raises(InputError, match="circular"):
         load_task(child)
 
 

@@ -93,7 +93,7 @@ def test_remote_code_is_refused_wherever_it_is_asked_for(folder: Path, name: str
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "weights.pkl", "modeling_evil.py", "lib.so"])
 def test_what_could_run_code_has_no_place_in_a_model(folder: Path, tiny_llama: Path, name: str) -> None:
     replaced(folder, f"model/{name}", b"cos\nsystem\n")
-    with pytest.raises(InputError, match=f"{name}: a file that has no place"):
+    with pytest.raises(InputError, match=f"{name}: a file that does not belong"):
         open_bundle(folder)
 
 
