@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 
 FAILURES = 5
-# A trial request every two seconds costs an engine nothing, and a longer pause would be added to every restart.
+# A trial request every two seconds is cheap, and a longer pause would delay every restart.
 FIRST_PAUSE, MAX_PAUSE = 0.5, 2.0
 
 

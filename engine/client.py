@@ -38,9 +38,9 @@ class VllmClient:
 
         Args:
             name: The model, or the adapter, to ask for.
-            timeout_s: Of a request; by default what the task says.
+            timeout_s: Of a request; by default the task's.
             head: Token ids of the columns of the model's scores, where it serves more tasks than this one.
-            max_tokens: What the engine takes, prompt and answer together; by default what the task says.
+            max_tokens: The engine's limit for prompt and answer together; by default the task's.
             runs_as: How the engine runs the model (`Servable.runs_as`); by default as the codec's form says.
         """
         self._url, self._name, self._task, self._codec, self._tokenizer = url, name, task, codec, tokenizer

@@ -1,4 +1,4 @@
-"""What every kind of engine offers; `engine.kind` says which kind the settings ask for.
+"""The interface of every kind of engine; `engine.kind` chooses the kind that the settings name.
 
 The watchdog, the pool, the local teacher and the gateway depend on these protocols only, not on an implementation.
 """
@@ -117,7 +117,7 @@ class EngineKind(Protocol):
 
         Args:
             timeout_s: Of a request; by default `serving.request_timeout_s` of the task.
-            max_tokens: What the engine takes, prompt and answer together; by default `serving.max_model_len`.
+            max_tokens: The engine's limit for prompt and answer together; by default `serving.max_model_len`.
         """
 
 

@@ -24,7 +24,7 @@ class Placement:
     hosted: HostedModel
 
     async def wait_ready(self) -> None:
-        """Wait until the model has passed its check; raises `EngineError` where it never will."""
+        """Wait until the model has passed its check; raises `EngineError` if it never can."""
         await asyncio.shield(self.hosted.ready)
 
     @property

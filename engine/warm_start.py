@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 SERVER = "vllm.entrypoints.openai.api_server"
-# What the three processes import in the course of a start; a module that a version of vLLM lacks is skipped.
+# The modules that the three processes import at a start; a module that a version of vLLM lacks is skipped.
 _PRELOADED = (
     SERVER, "vllm.v1.engine.async_llm", "vllm.v1.engine.core", "vllm.v1.core.sched.scheduler",
     "vllm.v1.executor.multiproc_executor", "vllm.v1.worker.cpu_worker", "vllm.v1.worker.cpu_model_runner",
@@ -186,7 +186,7 @@ _lock = threading.Lock()
 def warm_start_process(environment: dict[str, str], log: Path, *, nice: int) -> WarmStartProcess:
     """The warm-start process for engines with this number of OpenMP threads, which OpenMP reads when it is loaded.
 
-    One for each number in this process; a new one where it has ended.
+    There is one for each number in this process; one that has ended is replaced.
     """
     threads = environment.get("OMP_NUM_THREADS", "")
     with _lock:

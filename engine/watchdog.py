@@ -41,7 +41,7 @@ class HostedModel:
     Attributes:
         tokenizer: Read early, like the queries, while the files are still as verified: a restart of the engine must not
             depend on later changes of the files.
-        ready: Done once the engine has passed the check for it; with `EngineError` where it never will.
+        ready: Done once the engine has passed the check for it; with `EngineError` if it never can.
         checked_in: The run of the engine in which it last passed the check.
     """
 

@@ -1,7 +1,7 @@
 """Agreement of human annotators on the gold rows: an upper bound for what a student can be expected to reach.
 
-Where annotators disagree, no answer is right for all of them. So an F1 at the level of their agreement is no failure,
-and one far above it means that the student has learned one annotator's habits.
+Where annotators disagree, no answer is right for all of them. So an F1 at the level of their agreement is not a
+failure, and an F1 far above it means that the student has learned one annotator's habits.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from task.spec import Task
 def ceiling(
     gold: Sequence[Example], annotations: Sequence[Sequence[Example]], task: Task, by: Scheme = "span"
 ) -> Agreement:
-    """F1 between every two annotators, and of each against gold, on the queries that all of them labelled.
+    """F1 between each pair of annotators, and of each annotator against gold, on the queries that all of them labelled.
 
     Args:
         annotations: One set of labels for each annotator.

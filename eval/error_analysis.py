@@ -33,7 +33,7 @@ class Mistake:
 
     @property
     def role(self) -> str:
-        """The role that is wrong: gold's where there is one."""
+        """The role of the error: that of the gold label if there is one."""
         label = self.gold or self.predicted
         return label.role if label else ""
 

@@ -118,7 +118,7 @@ def summarise(
 
 
 def _head(runs: Sequence[tuple[Plan, Samples]], whole: Samples, seconds: float) -> LatencyHead:
-    """Whether the runs are valid, offered and achieved rate, and what the generator itself took."""
+    """Whether the runs are valid, offered and achieved rate, and the figures of the generator."""
     planned = sum(len(p) for p, _ in runs)
     late = float((whole.delay > LATE_S).mean()) if len(whole) else 1.0
     ends = [float((s.scheduled + s.latency)[np.isfinite(s.latency)].max(initial=p.seconds)) for p, s in runs]

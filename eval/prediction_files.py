@@ -14,9 +14,9 @@ from task.spec import Task
 def read_predictions(source: Path, task: Task) -> list[tuple[Example, bool]]:
     """Rows `{"query", "labels": [{"role", "text", "start"?, "end"?}]}`, each with whether it is invalid.
 
-    An answer is invalid, and then empty, where `labels` is no list of labels, a role is none of the task's, a closed
-    value is none of its set, or offsets do not hold their text. A value of an open role that the query does not have
-    stays, without a span: it is wrong, and a hallucination.
+    An answer is invalid, and replaced by an empty one, if `labels` is not a list of labels, the task lacks a role or a
+    closed value, or the text at the offsets differs. A value of an open role that does not occur in the query is kept
+    without a span: it counts as wrong and as hallucinated.
 
     Raises:
         InputError: A row without a query, or two rows for one.
@@ -42,7 +42,7 @@ def read_predictions(source: Path, task: Task) -> list[tuple[Example, bool]]:
 
 
 def _label(query: str, raw: object, task: Task) -> Label | None:
-    """None where it is no label of the task."""
+    """None if it is not a label of the task."""
     if not isinstance(raw, Mapping):
         return None
     role, text, start, end = (raw.get(k) for k in ("role", "text", "start", "end"))
@@ -59,7 +59,10 @@ def _label(query: str, raw: object, task: Task) -> Label | None:
 
 
 def _located(query: str, labels: list[Label]) -> list[Label]:
-    """Spans for labels that state none, as for gold; what is not (often enough) words of the query stays without."""
+    """Spans for labels without offsets, as for gold.
+
+    A text that does not occur (often enough) in the query gets no span.
+    """
     out: list[Label] = []
     for label in labels:
         try:

@@ -146,7 +146,7 @@ class RiskPoint(TypedDict):
 
 
 class Calibration(TypedDict):
-    """How well probabilities discriminate and how well they are calibrated; only counts where there is no label."""
+    """How well probabilities discriminate and how well they are calibrated; only the counts if there are no labels."""
 
     labels: int
     right: int

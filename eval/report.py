@@ -31,7 +31,7 @@ def write(folder: Path, report: Report, samples: Mapping[str, Sequence[Samples]]
     """Write `report.json`, `.html`, `.md`, `.csv` and, where latency was measured, the raw `samples.npz`.
 
     Args:
-        report: The templates read nothing else.
+        report: The only input of the templates.
         samples: Raw samples of the latency run by phase, for the plots.
     """
     write_json(folder / "report.json", report)

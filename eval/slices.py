@@ -25,7 +25,7 @@ def slices_of(
     Args:
         log: The query log; gives `traffic` where it has query counts.
         train: The training rows; gives `values`: whether they contain all values of a row.
-        columns: A value per gold row of further columns of the data.
+        columns: Further columns of the data: a value for each gold row.
 
     Returns:
         Dimensions `traffic`, `words`, `labels`, `values` and the columns; a dimension with one part only is left out.

@@ -59,7 +59,7 @@ class MergeFolder(Folder):
     classifier = Entry("classifier")  # the same as a token classifier, for the form `read`
     codec = Entry("codec.json")
     parity = Entry("parity.json")  # how far the merged model's answers are from the adapter's
-    forgetting = Entry("forgetting.json")  # what the base answered before and answers after the merge
+    forgetting = Entry("forgetting.json")  # perplexity and general answers of base and merged model
 
 
 class BundleFolder(Folder):

@@ -1,4 +1,4 @@
-"""What a result was computed with: versions, processor, memory, GPUs, commit."""
+"""The environment of a result: versions, processor, memory, GPUs, commit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the client records of every call, and what is known of a request that was answered."""
+"""The record of every call, and the reply to a request."""
 
 from __future__ import annotations
 

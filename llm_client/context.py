@@ -1,8 +1,8 @@
 """The retrieved context that a prompt is rendered from.
 
 Its kinds: `examples`, the nearest gold rows; `bought`, items bought after the query; `converted`, for each catalogue
-role the values bought most after the query and its neighbours; `similar`, values of a grounded role (brands) nearest
-to the query by embedding; `items`, found by hybrid search; `neighbours`, similar queries that led to purchases.
+role the values bought most often after the query and its neighbours; `similar`, values of a grounded role (brands)
+nearest to the query by embedding; `items`, found by hybrid search; `neighbours`, similar queries that led to purchases.
 """
 
 from __future__ import annotations

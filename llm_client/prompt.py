@@ -1,8 +1,8 @@
 """The requests of one query, rendered from the task's Jinja template.
 
 Six purposes. `label` asks for the labels. `samples` asks the same at a higher temperature: labels that are in all
-samples are more likely right. `bare` asks without context: it tells which labels the context caused. `verify` shows the
-labels and asks yes or no for each. `repair` sends an unparseable answer back, without context. `review` shows the
+samples are more likely right. `bare` asks without context: it shows which labels depend on the context. `verify` shows
+the labels and asks yes or no for each. `repair` sends an unparseable answer back, without context. `review` shows the
 teacher its labels and the doubts about them.
 """
 

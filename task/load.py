@@ -1,4 +1,4 @@
-"""From a YAML file and overrides to a validated `Task`, with errors that name file, line, key, found and expected.
+"""Loads a YAML file and overrides into a validated `Task`; errors name file, line, key, found and expected value.
 
 `extends` and `--set` are implemented here rather than with OmegaConf or pydantic-settings. Neither keeps the line of a
 key, which the errors name, so this module would have to compose the YAML anyway; neither has `extends` (Hydra does);

@@ -59,7 +59,7 @@ def label(
     set_: Overrides = None,
     runs: Runs = RUNS,
     plan_only: Annotated[
-        bool, typer.Option("--plan", help="Only show what would be asked again, validated again free, or kept")
+        bool, typer.Option("--plan", help="Only show which queries would be asked again, validated again or kept")
     ] = False,
 ) -> None:
     """Label the query log: every query gets a status, and no reply is paid for twice.

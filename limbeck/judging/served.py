@@ -1,4 +1,4 @@
-"""The bundle as a client sees it: started, queried with the gold rows, and load-tested."""
+"""The bundle served over HTTP: started, queried with the gold rows, and load-tested."""
 
 from __future__ import annotations
 

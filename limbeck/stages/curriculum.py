@@ -41,7 +41,7 @@ def _work(run: Run, folder: Path) -> Figures:
 
 
 def _threshold(run: Run) -> float:
-    """The confidence below which a label of the teacher's is doubtful."""
+    """The confidence below which a label of the teacher is doubtful."""
     path = run.files.label.confidence
     found = read_json(path)["threshold"] if path.exists() else run.task.teacher.confidence.threshold
     return float(found or 0.0)

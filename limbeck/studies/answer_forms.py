@@ -20,7 +20,8 @@ from task.spec import Task
 
 _PATIENCE_S = 600.0
 _IDLE: Mapping[Output, int] = {"scores": 60, "symbols": 60, "text": 30}
-# Forms that generate are slow: dev F1 during training is of few rows, text is generated for some of the gold only.
+# Forms that generate are slow: dev F1 during training is of few rows, text is generated for a part of the gold rows
+# only.
 _GENERATED_EVAL_ROWS, _TEXT_ROWS = 60, 300
 
 

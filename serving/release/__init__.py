@@ -1,1 +1,1 @@
-"""What is released: the bundle, its head-query cache, and the pointer that names the current bundle."""
+"""Releases: the bundle, its head-query cache, and the pointer that names the current bundle."""

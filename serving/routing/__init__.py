@@ -1,1 +1,1 @@
-"""From a query to its answer: head cache, kept answers, student, live teacher."""
+"""The route of a query to its answer: head cache, kept answers, student, live teacher."""

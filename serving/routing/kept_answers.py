@@ -28,7 +28,7 @@ _REFRESH_S = 0.1
 
 @dataclass(slots=True)
 class Purges:
-    """What no cache may answer.
+    """The answers that no cache may give.
 
     Attributes:
         texts: Normalised queries.

@@ -40,7 +40,7 @@ class LiveTeacher:
 
         Args:
             processes: Processes that share the budget; each has an equal part of it.
-            on_outcome: Called for every query with what came of it: `answered`, `failed`, `budget`.
+            on_outcome: Called with the outcome of every query: `answered`, `failed`, `budget`.
         """
         self._settings, self._task, self._on_outcome = settings, task, on_outcome
         self._url = f"{settings.base_url.rstrip('/')}/chat/completions"

@@ -1,4 +1,4 @@
-"""From a query to its answer through one bundle: head cache, kept answers, student, live teacher.
+"""The route of a query to its answer through one bundle: head cache, kept answers, student, live teacher.
 
 Equal queries that are in flight at the same time are sent to the student once.
 """

@@ -1,4 +1,4 @@
-"""What one task is served with: a bundle, and the change to the next one without a failed request.
+"""The bundle that a task is served with, and the change to the next one without a failed request.
 
 Follows a release pointer: the new bundle is verified, placed on an engine, warmed up, tried by shadow and canary if the
 pointer asks for that, and takes over in all workers; the previous one finishes its requests in flight and keeps its
@@ -239,7 +239,7 @@ class Rollout:
         self.kept, self._keep_until = old, time.monotonic() + change.keep_s
 
     async def _drained(self, deployed: Deployed) -> None:
-        """Wait until no request waits for its student, at most for the time-out of a request."""
+        """Wait until no request waits for the bundle's student, at most for the time-out of a request."""
         until = time.monotonic() + deployed.settings.request_timeout_s
         while time.monotonic() < until and self._context.workers.waiting(deployed.bundle.id):
             await asyncio.sleep(POLL_S)

@@ -1,4 +1,4 @@
-"""What the supervisor wants its workers to serve, and what they report: files in the service's state folder.
+"""The desired state of the workers, and their reports: files in the service's state folder.
 
 The desired state is complete and written atomically; a worker that is restarted reads it again and serves what the
 others serve.

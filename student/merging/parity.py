@@ -26,7 +26,7 @@ def parity(
     """Compare base and adapter with the merged model on the same queries, both computed in fp32.
 
     Args:
-        settings: How the adapter was trained, so that it is loaded on the base that it was trained against.
+        settings: How the adapter was trained, so that the adapter is loaded on the base that it was trained against.
 
     Returns:
         `max_logit_delta` and `mean_logit_delta` over the logits at the targets, `mean_kl` (nats, adapter ‖ merged),

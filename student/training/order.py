@@ -1,4 +1,4 @@
-"""The order in which rows reach the optimiser: planned before training, recorded during it."""
+"""The order in which rows reach the optimiser: planned before training, recorded during training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The input of a labelling job, for every backend, and the plan of what it would do."""
+"""The input of a labelling job, for every backend, and the plan of the job."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What a job would do.
+    """The work that a job would do.
 
     Attributes:
         ask: Queries with a request that has no reply in the ledger.

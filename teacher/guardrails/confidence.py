@@ -1,4 +1,4 @@
-"""Confidence: from cheap signals to the probability that a label is right.
+"""Confidence: the probability that a label is right, from cheap signals.
 
 Every backend attaches signals in [0, 1] to each label: token probability, agreement of further samples, agreement
 without context, the verdict of a verification call, support by retrieval, margin of the guardrails. The confidence that

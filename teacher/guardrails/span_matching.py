@@ -31,7 +31,7 @@ def find(query: str, *, text: str, least: float, taken: frozenset[int] = frozens
     """The span of the query that a value refers to.
 
     Args:
-        least: Edit similarity in [0, 1] from which a span is taken; 1 allows other case and blanks only, 0 nothing.
+        least: Minimum edit similarity of a span, in [0, 1]; 1 allows differences in case and blanks only, 0 none.
         taken: Starts of occurrences that belong to other labels.
 
     Returns:

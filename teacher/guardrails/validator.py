@@ -1,4 +1,4 @@
-"""From a teacher's answer to a row of the ledger: labels, verdicts, and signals for the confidence."""
+"""Turns a teacher's answer into a row of the ledger: labels, verdicts, and signals for the confidence."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ _GATHER_S = 0.002
 
 
 class GroupCommit:
-    """Writes to a ledger in a thread, so that a slow disk delays no call; a caller waits for its own commit."""
+    """Writes to a ledger in a thread, so that a slow disk delays no other call; a caller waits for its own commit."""
 
     def __init__(self, ledger: LedgerAccess) -> None:
         self._ledger = ledger

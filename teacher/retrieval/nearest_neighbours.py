@@ -1,6 +1,6 @@
 """Exact nearest neighbours by cosine similarity, with a part of the vectors in memory at a time.
 
-Why no approximate index is used is measured in docs/benchmarks.md.
+docs/benchmarks.md compares exact search with approximate indexes.
 """
 
 from __future__ import annotations

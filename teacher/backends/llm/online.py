@@ -34,10 +34,10 @@ Work = tuple[Example, Context, Sequence[Request], Mapping[str, Reply]]
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where calls go.
+    """The endpoint of the calls.
 
     Attributes:
-        address: Returns the base URL where it is not known before the first call.
+        address: Returns the base URL, if it is not known before the first call.
     """
 
     settings: OpenAI
@@ -45,7 +45,7 @@ class Endpoint:
 
 
 class LLMBackend:
-    """What `openai`, `openai-batch` and `vllm` share: prompts with retrieved context."""
+    """The base of `openai`, `openai-batch` and `vllm`: prompts with retrieved context."""
 
     asks_llm = True
     local = False

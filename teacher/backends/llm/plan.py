@@ -1,4 +1,4 @@
-"""What an LLM backend would ask: its requests compared with the replies in the ledger."""
+"""The plan of an LLM backend: its requests compared with the replies in the ledger."""
 
 from __future__ import annotations
 
