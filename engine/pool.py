@@ -34,7 +34,7 @@ class Placement:
 
 
 class EnginePool:
-    """The watchdogs, keyed by the model that their engines run; belongs to one event loop."""
+    """The watchdogs, keyed by model and engine settings; belongs to one event loop."""
 
     def __init__(self, logs: Path, *, answered: Callable[[str], int], waiting: Callable[[str], int]) -> None:
         """Make an empty pool.

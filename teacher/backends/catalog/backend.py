@@ -125,7 +125,7 @@ class CatalogTeacher:
     def reply(self, query: str) -> tuple[str, dict[str, Any]]:
         """The reply for a query of the log, as JSON, and its evidence in short form.
 
-        The confidence of a labelling is the minimum over its labels and its words without a label. The confidence of
+        The signal `weakest` is the minimum confidence over the labels and the words without a label. The confidence of
         such a word is lower the fewer queries leave it unlabelled (fillers are common, unknown brands are rare).
         """
         row = self._rows[query]
