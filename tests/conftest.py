@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import string
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,15 @@ def make_task(**changes: Any) -> Task:
 @pytest.fixture
 def task() -> Task:
     return make_task()
+
+
+@pytest.fixture(scope="module")
+def shared_ray() -> Iterator[None]:
+    """One Ray for all tests of a module: starting it takes longer than training a tiny model."""
+    from student.ray_connection import connected
+
+    with connected(make_task(student={"cpus_per_worker": 1}).student, cpus=3):
+        yield
 
 
 @pytest.fixture(scope="session")

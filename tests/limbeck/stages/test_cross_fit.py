@@ -55,6 +55,7 @@ def planted(tmp_path: Path, tiny_llama: Path, steps: int, progress: ProgressDisp
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("shared_ray")
 def test_planted_errors_are_found_and_not_learned_from(tiny_llama: Path, tmp_path: Path) -> None:
     with ProgressDisplay() as progress:
         run = planted(tmp_path, tiny_llama, 60, progress)

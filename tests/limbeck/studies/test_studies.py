@@ -15,7 +15,6 @@ from limbeck.run import Run
 from limbeck.studies.ablate import ablate, verdict
 from limbeck.studies.compose import compose
 from limbeck.studies.sweep import recommended, sweep
-from student.ray_connection import connected
 from task.errors import InputError
 from task.files import read_json
 from task.load import load_task
@@ -44,6 +43,7 @@ def run_of(folder: Path, base: Path, progress: ProgressDisplay, *, name: str = "
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("shared_ray")
 def test_an_ablation_compares_and_goes_on(tiny_llama: Path, tmp_path: Path) -> None:
     with ProgressDisplay() as progress:
         run = run_of(tmp_path, tiny_llama, progress)
@@ -67,6 +67,7 @@ def test_an_ablation_compares_and_goes_on(tiny_llama: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("shared_ray")
 def test_a_sweep_recommends_and_is_not_run_twice(tiny_llama: Path, tmp_path: Path) -> None:
     with ProgressDisplay() as progress:
         run = run_of(tmp_path, tiny_llama, progress)
@@ -84,15 +85,15 @@ def test_a_sweep_recommends_and_is_not_run_twice(tiny_llama: Path, tmp_path: Pat
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("shared_ray")
 def test_composed_adapters_stand_beside_each_tasks_own(tiny_llama: Path, tmp_path: Path) -> None:
     with ProgressDisplay() as progress:
         composed = []
         for name in ("one", "other"):
             (tmp_path / name).mkdir()
             composed.append(run_of(tmp_path / name, tiny_llama, progress, name=name))
-        with connected(composed[0].task.student):
-            for run in composed:
-                run_up_to(run, "train")
+        for run in composed:
+            run_up_to(run, "train")
         page = compose(composed, methods=["linear", "cat"], weights=None, density=0.5, max_rows=10)
         with pytest.raises(InputError, match="--weight: not one weight for each task; found 1; expected 2"):
             compose(composed, methods=["linear"], weights=[1.0], density=0.5, max_rows=10)

@@ -20,12 +20,12 @@ from task.tokenizer import FastTokenizer
 from tests.processes import ancestors
 from tests.student.training.test_train import job, losses, weights
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.usefixtures("shared_ray")]
 
 
 @pytest.fixture(scope="module")
 def unbroken(
-    tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path, tokenizer: FastTokenizer
+    tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path, tokenizer: FastTokenizer, shared_ray: None
 ) -> dict[int, TrainingJob]:
     """Uninterrupted runs, by their number of workers."""
     out = {}
