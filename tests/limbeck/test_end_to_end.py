@@ -236,21 +236,6 @@ def test_health_readiness_metrics_and_nothing_else(url: str) -> None:
         assert call(url, path, {})[0] == 404
 
 
-def test_predict_and_score_from_files(run: Path, tmp_path: Path) -> None:
-    gold = run / "sample" / "gold_test.jsonl"
-    rows = gold.read_text().splitlines(keepends=True)[:40]
-    (tmp_path / "gold.jsonl").write_text("".join(rows))
-    subprocess.run(command(
-        "predict", run / "bundle" / "bundle", "--in", tmp_path / "gold.jsonl", "--out", tmp_path / "found.jsonl",
-        "--no-cache", "--log", tmp_path / "engine.log",
-    ), check=True)
-    done = subprocess.run(command(
-        "score", tmp_path / "gold.jsonl", tmp_path / "found.jsonl", "--json", tmp_path / "score.json"
-    ), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert read_json(tmp_path / "score.json")["rows"] == 40
-
-
 def test_only_the_engine_of_the_running_service_is_left(run: Path, url: str) -> None:
     """The runs, the prediction and the killed attempts have all ended theirs."""
     found = subprocess.run(["pgrep", "-af", f"VLLM::APIServer.*{run}"], capture_output=True, text=True, check=False)
@@ -276,6 +261,11 @@ def test_a_student_served_otherwise_is_as_good(run: Path, tmp_path: Path, settin
         "predict", again / "bundle" / "bundle", "--in", tmp_path / "gold.jsonl", "--out", tmp_path / "found.jsonl",
         "--no-cache", "--log", tmp_path / "engine.log",
     ), check=True)
+    scored = subprocess.run(command(
+        "score", tmp_path / "gold.jsonl", tmp_path / "found.jsonl", "--json", tmp_path / "score.json"
+    ), capture_output=True, text=True, check=False)
+    assert scored.returncode == 0, scored.stderr
+    assert read_json(tmp_path / "score.json")["rows"] == 60
     merged = run / "evaluate" / "predictions" / "student-merged-and-served.jsonl"
     truth, ours, theirs = (
         [Example(r["query"], tuple(Label.from_json(x) for x in r["labels"]))
