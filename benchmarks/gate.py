@@ -147,10 +147,10 @@ def verdict(
     task: Task, gold: Sequence[Example], candidate: Sequence[Example], released: Sequence[Example], slower: Any
 ) -> list[Check]:
     """The rules that compare with the released bundle."""
-    from eval.gate import Evidence
+    from eval.gate import GateEvidence
 
     less = {s: paired_difference(gold, candidate, released, task, s) for s in ("f1", "recall")}
-    checks = judge(task.gates, Evidence(released=less, slower=slower, first_release=False))
+    checks = judge(task.gates, GateEvidence(released=less, slower=slower, first_release=False))
     return [c for c in checks if c.rule in RULES]
 
 

@@ -17,7 +17,7 @@ _SHOWN = "seconds, or a time such as 2026-11-22T10:00:00.250"
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ArrivalPlan:
     """Requests in order of departure.
 
     Attributes:
@@ -37,15 +37,17 @@ class Plan:
     def __len__(self) -> int:
         return len(self.at)
 
-    def share(self, part: int, of: int) -> Plan:
+    def share(self, part: int, of: int) -> ArrivalPlan:
         """Every `of`-th request, from `part` on, for one of `of` processes."""
-        return Plan(self.at[part::of], self.queries[part::of], self.use_cache[part::of], self.rate / of, self.seconds)
+        return ArrivalPlan(
+            self.at[part::of], self.queries[part::of], self.use_cache[part::of], self.rate / of, self.seconds
+        )
 
 
 def poisson(
     rate: float, seconds: float, misses: Sequence[str], seed: int, *, hits: Sequence[str] = (), hit_share: float = 0.0,
     to: float | None = None,
-) -> Plan:
+) -> ArrivalPlan:
     """Independent arrivals: exponential gaps of 1/rate seconds in the mean.
 
     Args:
@@ -64,10 +66,10 @@ def poisson(
     at = unit / rate if rise == 0.0 else (np.sqrt(rate**2 + 2 * rise * unit) - rate) / rise
     hit = rng.random(len(at)) < (hit_share if hits else 0.0)
     pools = {True: _Endless(hits, rng), False: _Endless(misses, rng)}
-    return Plan(at, [next(pools[bool(h)]) for h in hit], hit, mean, seconds)
+    return ArrivalPlan(at, [next(pools[bool(h)]) for h in hit], hit, mean, seconds)
 
 
-def replay(source: Path, speed: float = 1.0) -> Plan:
+def replay(source: Path, speed: float = 1.0) -> ArrivalPlan:
     """A traffic log with its own timing: rows `{"query", "at"}`, `at` in seconds or as a time of day.
 
     Args:
@@ -95,7 +97,7 @@ def replay(source: Path, speed: float = 1.0) -> Plan:
         queries.append(str(row["query"]))
     offsets = (np.array(at) - at[0]) / speed
     seconds = float(offsets[-1]) if len(at) > 1 else 1.0
-    return Plan(offsets, queries, np.ones(len(at), dtype=bool), len(at) / max(seconds, 1e-9), seconds)
+    return ArrivalPlan(offsets, queries, np.ones(len(at), dtype=bool), len(at) / max(seconds, 1e-9), seconds)
 
 
 def _seconds(value: object) -> float | None:

@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from eval.arrivals import Plan, poisson
+from eval.arrivals import ArrivalPlan, poisson
 from eval.endpoint import Target
 from eval.latency import percentiles, summarise
 from eval.latency_schema import (
@@ -64,7 +64,7 @@ class Settings:
     processes: int | None = None
     timeout_s: float = 30.0
     seed: int = 0
-    plan: Plan | None = None
+    plan: ArrivalPlan | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ def bench(
 def _steady(
     target: Target, queries: Sequence[str], hits: Sequence[str], s: Settings, rate: float, processes: int,
     progress: Progress,
-) -> list[tuple[Plan, Samples]]:
+) -> list[tuple[ArrivalPlan, Samples]]:
     runs = []
     for number in range(s.repeats):
         plan = s.plan or poisson(
@@ -223,7 +223,7 @@ def _turned(queries: Sequence[str], part: int, parts: int) -> list[str]:
     return [*queries[at:], *queries[:at]]
 
 
-def _repeated(plan: Plan) -> float:
+def _repeated(plan: ArrivalPlan) -> float:
     return 1 - len(set(plan.queries)) / len(plan) if len(plan) else 0.0
 
 

@@ -28,7 +28,7 @@ class Margins(TypedDict):
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
+class GateEvidence:
     """What an evaluation measured; None for figures that were not measured.
 
     Attributes:
@@ -87,7 +87,7 @@ class Check:
         }
 
 
-def judge(gates: Gates, e: Evidence) -> list[Check]:
+def judge(gates: Gates, e: GateEvidence) -> list[Check]:
     """Apply every rule that the task file sets."""
     out: list[Check] = []
     if gates.engine_label_agreement is not None:

@@ -14,7 +14,7 @@ from typing import Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from eval.arrivals import Plan
+from eval.arrivals import ArrivalPlan
 from eval.bootstrap import estimate
 from eval.latency_schema import (
     CacheGroups,
@@ -91,7 +91,7 @@ def _over_runs(runs: Sequence[npt.NDArray[np.float64]], name: Percentile, whole:
 
 
 def summarise(
-    runs: Sequence[tuple[Plan, Samples]], *, slo_ms: float | None = None, kinds: bool = True
+    runs: Sequence[tuple[ArrivalPlan, Samples]], *, slo_ms: float | None = None, kinds: bool = True
 ) -> LatencySummary:
     """All latency figures of runs of one plan (or of several plans with the same rate).
 
@@ -117,7 +117,7 @@ def summarise(
     }
 
 
-def _head(runs: Sequence[tuple[Plan, Samples]], whole: Samples, seconds: float) -> LatencyHead:
+def _head(runs: Sequence[tuple[ArrivalPlan, Samples]], whole: Samples, seconds: float) -> LatencyHead:
     """Whether the runs are valid, offered and achieved rate, and the figures of the generator."""
     planned = sum(len(p) for p, _ in runs)
     late = float((whole.delay > LATE_S).mean()) if len(whole) else 1.0

@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from eval.arrivals import Plan
+from eval.arrivals import ArrivalPlan
 from eval.endpoint import Target
 from eval.load_connections import CONNECTIONS, Sender
 from eval.load_samples import Samples, empty, joined
@@ -30,7 +30,7 @@ _START_S: Final = 0.25  # from the last process being ready to the first departu
 
 
 def run(
-    plan: Plan, target: Target, *, processes: int = 1, timeout_s: float = 30.0,
+    plan: ArrivalPlan, target: Target, *, processes: int = 1, timeout_s: float = 30.0,
     on_done: Callable[[int], None] = lambda _: None,
 ) -> Samples:
     """Send the requests of a plan.
@@ -95,7 +95,7 @@ def _ready(_: int) -> int:
 
 
 def _sent(
-    plan: Plan, target: Target, timeout_s: float, start: float, on_done: Callable[[int], None] = lambda _: None
+    plan: ArrivalPlan, target: Target, timeout_s: float, start: float, on_done: Callable[[int], None] = lambda _: None
 ) -> Samples:
     async def send() -> Samples:
         known: dict[tuple[str, bool], bytes] = {}

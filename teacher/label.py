@@ -11,7 +11,7 @@ from task.labels import Example
 from task.progress import Progress, quiet
 from task.spec import Task
 from teacher.backends.backend import Backend, backend_of
-from teacher.backends.job import Job, Plan, Sources
+from teacher.backends.job import LabellingJob, LabellingPlan, Sources
 from teacher.guardrails.confidence import Calibration, apply, calibrate, gold_of
 from teacher.guardrails.label_checks import VerdictCounts
 from teacher.guardrails.validator import make_validator, skipped
@@ -77,7 +77,7 @@ def label_queries(
 def plan_labelling(
     task: Task, sources: Sources, ledger: Ledger, folder: Path, fetch: Callable[[str], Path],
     progress: Progress = quiet,
-) -> Plan:
+) -> LabellingPlan:
     """What `label_queries` would do; makes no calls and writes nothing."""
     backend = backend_of(task)
     job = _job(
@@ -89,7 +89,7 @@ def plan_labelling(
 def _job(
     task: Task, sources: Sources, log: Sequence[Example], ledger: Ledger, backend: Backend, *, folder: Path,
     fetch: Callable[[str], Path], progress: Progress,
-) -> Job:
+) -> LabellingJob:
     """The queries to label: those of the log, and the calibration rows that are not in it.
 
     With too few rows to calibrate on, these are examples for the prompt only, and labelling them would serve no
@@ -101,7 +101,7 @@ def _job(
     enough = len(calibration) >= task.teacher.confidence.min_rows
     wanted = extra if enough and backend.estimates_confidence else []
     queries = [q for q in (*log, *wanted) if _problem(task, q) is None]
-    return Job(task, sources, queries, ledger=ledger, folder=folder, fetch=fetch, progress=progress)
+    return LabellingJob(task, sources, queries, ledger=ledger, folder=folder, fetch=fetch, progress=progress)
 
 
 def _problem(task: Task, query: Example) -> str | None:
@@ -121,7 +121,7 @@ def _skipped(task: Task, log: Sequence[Example]) -> Iterator[LedgerRow]:
             yield skipped(q, why)
 
 
-def _finish(job: Job, log: Sequence[Example], backend: Backend) -> Labelled:
+def _finish(job: LabellingJob, log: Sequence[Example], backend: Backend) -> Labelled:
     """Calibrate on gold, then give every row its confidence and its final status."""
     ledger, task = job.ledger, job.task
     gold = gold_of(job.sources.calibration)

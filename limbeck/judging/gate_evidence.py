@@ -10,7 +10,7 @@ from task.labels import Example
 from task.spec import Task
 
 if TYPE_CHECKING:
-    from eval.gate import Evidence, Margins
+    from eval.gate import GateEvidence, Margins
     from eval.quality_schema import Calibration, Estimate, Quality
 
 
@@ -19,7 +19,7 @@ def evidence_of(
     teacher: Sequence[Example] | None = None,
     traffic: Sequence[str] | None = None, agreement: float | None = None, released: Sequence[Example] | None = None,
     slower: Estimate | None = None,
-) -> Evidence:
+) -> GateEvidence:
     """Evidence for `eval.gate.judge`.
 
     Args:
@@ -31,7 +31,7 @@ def evidence_of(
         released: Answers of the bundle that is released now.
         slower: Relative latency difference to that bundle (`eval.latency.times_as_slow`).
     """
-    from eval.gate import Evidence
+    from eval.gate import GateEvidence
     from eval.quality import paired_difference
     from eval.slices import parts
 
@@ -46,7 +46,7 @@ def evidence_of(
         for name in parts("traffic", traffic)
     } if teacher and traffic else None
     steady = served.bench.figures["steady"] if served.bench else None
-    return Evidence(
+    return GateEvidence(
         f1=quality["value"]["f1"], engine_agreement=None if agreement is None else round(agreement, 6),
         invalid=quality.get("invalid"), teacher=difference(teacher, everywhere) if teacher else None,
         teacher_slices=by_slice, released=difference(released, everywhere) if released else None, slower=slower,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from limbeck.run import Run
 from task.errors import InputError
-from teacher.backends.job import Plan
+from teacher.backends.job import LabellingPlan
 from teacher.ledger.ledger import Ledger
 from teacher.ledger.records import STATUSES, LedgerRow
 
@@ -120,7 +120,7 @@ def export(rows: Iterator[LedgerRow], path: Path) -> int:
     return count
 
 
-def print_plan(plan: Plan) -> None:
+def print_plan(plan: LabellingPlan) -> None:
     """What `limbeck label` would do now."""
     from rich.console import Console
 

@@ -27,7 +27,7 @@ from task.errors import GateError
 from task.files import read_json, sha256_file, write_jsonl
 
 if TYPE_CHECKING:
-    from eval.gate import Evidence
+    from eval.gate import GateEvidence
     from eval.latency_schema import LatencyBench
     from eval.quality_schema import NamedDifference, Quality
     from eval.report_schema import Report
@@ -136,7 +136,7 @@ def _work(run: Run, files: EvaluateFolder, before: Sequence[Stage]) -> Figures:
     return figures | {"checks": checks}
 
 
-def _figures(systems: Mapping[str, Quality], evidence: Evidence, bench: LatencyBench | None) -> dict[str, Any]:
+def _figures(systems: Mapping[str, Quality], evidence: GateEvidence, bench: LatencyBench | None) -> dict[str, Any]:
     """Figures and summary for the manifest of the stage."""
     def f1(name: str) -> float | None:
         return systems[name]["value"]["f1"]["value"] if name in systems else None

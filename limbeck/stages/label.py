@@ -10,10 +10,10 @@ from limbeck.artefacts import LabelFolder
 from limbeck.run import Run
 from limbeck.stage import Figures, Stage
 from task.files import sha256_file, write_json, write_jsonl
-from teacher.backends.job import Plan
+from teacher.backends.job import LabellingPlan
 
 
-def plan(run: Run) -> Plan:
+def plan(run: Run) -> LabellingPlan:
     """What the stage would ask the LLM, validate again at no cost, and leave unchanged; makes no call."""
     from task.model_store import fetch
     from teacher.label import plan_labelling

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from task.spec import Task
-from teacher.backends.job import Job, Plan
+from teacher.backends.job import LabellingJob, LabellingPlan
 from teacher.guardrails.validator import Validator
 from teacher.ledger.ledger import Ledger
 
@@ -34,10 +34,10 @@ class Backend(Protocol):
     def estimates_confidence(self) -> bool:
         """Whether confidences are computed from signals and calibrated on gold; imported labels keep their own."""
 
-    def plan(self, job: Job, validator: Validator) -> Plan:
+    def plan(self, job: LabellingJob, validator: Validator) -> LabellingPlan:
         """What `label` would do; makes no calls and writes nothing."""
 
-    def label(self, job: Job, validator: Validator, ledger: Ledger) -> None:
+    def label(self, job: LabellingJob, validator: Validator, ledger: Ledger) -> None:
         """Write a validated row into the ledger for every query of the job.
 
         Args:

@@ -9,7 +9,7 @@ from typing import Any
 
 from llm_client.attempt import Attempt
 from task.spec import Task
-from teacher.backends.job import Job, Plan
+from teacher.backends.job import LabellingJob, LabellingPlan
 from teacher.guardrails.validator import TeacherAnswer, Validator
 from teacher.ledger.ledger import Ledger
 
@@ -27,22 +27,22 @@ class ComputedBackend(ABC):
     estimates_confidence = True
 
     @abstractmethod
-    def keys(self, job: Job) -> dict[str, str]:
+    def keys(self, job: LabellingJob) -> dict[str, str]:
         """Query → hash of everything that its reply depends on."""
 
     @abstractmethod
-    def replies(self, job: Job) -> Replies:
+    def replies(self, job: LabellingJob) -> Replies:
         """Computes replies; called only if the ledger lacks one."""
 
-    def plan(self, job: Job, validator: Validator) -> Plan:
+    def plan(self, job: LabellingJob, validator: Validator) -> LabellingPlan:
         """See `Backend`."""
         keys = self.keys(job)
         rows = job.ledger.rows(keys)
         unchanged = {q for q, r in rows.items() if (r.request, r.rules) == (keys[q], validator.fingerprint)}
         changed = [q for q in keys if q not in unchanged]
-        return Plan(ask=[], revalidate=changed, unchanged=len(keys) - len(changed))
+        return LabellingPlan(ask=[], revalidate=changed, unchanged=len(keys) - len(changed))
 
-    def label(self, job: Job, validator: Validator, ledger: Ledger) -> None:
+    def label(self, job: LabellingJob, validator: Validator, ledger: Ledger) -> None:
         """See `Backend`."""
         keys = self.keys(job)
         missing = len(keys) - len(ledger.answered(keys.values()))

@@ -37,7 +37,7 @@ class Sources:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class LabellingJob:
     """One labelling job.
 
     Attributes:
@@ -61,7 +61,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class LabellingPlan:
     """The work that a job would do.
 
     Attributes:

@@ -7,7 +7,7 @@ import json
 from task.files import sha256_json
 from task.labels import Example
 from teacher.backends.computed import ComputedBackend, Replies
-from teacher.backends.job import Job
+from teacher.backends.job import LabellingJob
 
 
 class ImportedLabels(ComputedBackend):
@@ -15,7 +15,7 @@ class ImportedLabels(ComputedBackend):
 
     estimates_confidence = False
 
-    def keys(self, job: Job) -> dict[str, str]:
+    def keys(self, job: LabellingJob) -> dict[str, str]:
         """Query → hash of its imported labels."""
         imported = {e.query: e for e in job.sources.imported}
         return {
@@ -23,7 +23,7 @@ class ImportedLabels(ComputedBackend):
             for q in job.queries
         }
 
-    def replies(self, job: Job) -> Replies:
+    def replies(self, job: LabellingJob) -> Replies:
         """Looks a query up."""
         imported = {e.query: e for e in job.sources.imported}
         return lambda query: (_reply(imported[query]), {})

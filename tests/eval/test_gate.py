@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from eval.gate import Evidence, judge, junit, passed
+from eval.gate import GateEvidence, judge, junit, passed
 from task.settings import Gates, Slo
 
 
@@ -29,11 +29,11 @@ ALL = Gates(
 
 
 def failing(gates: Gates, **changed: object) -> list[str]:
-    return [c.rule for c in judge(gates, Evidence(**GOOD | changed)) if not c.ok]  # type: ignore[arg-type]
+    return [c.rule for c in judge(gates, GateEvidence(**GOOD | changed)) if not c.ok]  # type: ignore[arg-type]
 
 
 def test_a_good_student_passes_every_rule() -> None:
-    checks = judge(ALL, Evidence(**GOOD))  # type: ignore[arg-type]
+    checks = judge(ALL, GateEvidence(**GOOD))  # type: ignore[arg-type]
     assert passed(checks)
     assert {c.rule for c in checks} == {
         "engine_label_agreement", "min_f1", "teacher_margin", "slice_margin", "released_margin", "max_slower",
@@ -75,12 +75,12 @@ def test_too_few_rows_do_not_pass_and_small_slices_are_not_judged() -> None:
 def test_a_first_release_has_nothing_to_be_compared_with_and_rules_can_be_left_out() -> None:
     assert not failing(ALL, first_release=True, released=None, slower=None)
     bare = Gates(released_margin=None, max_slower=None, max_invalid=None)
-    assert [c.rule for c in judge(bare, Evidence(**GOOD))] == ["engine_label_agreement"]  # type: ignore[arg-type]
-    assert judge(bare.model_copy(update={"engine_label_agreement": None}), Evidence()) == []
+    assert [c.rule for c in judge(bare, GateEvidence(**GOOD))] == ["engine_label_agreement"]  # type: ignore[arg-type]
+    assert judge(bare.model_copy(update={"engine_label_agreement": None}), GateEvidence()) == []
 
 
 def test_junit_says_what_failed() -> None:
-    checks = judge(ALL, Evidence(**GOOD | {"released": WORSE}))  # type: ignore[arg-type]
+    checks = judge(ALL, GateEvidence(**GOOD | {"released": WORSE}))  # type: ignore[arg-type]
     root = ET.fromstring(junit(checks, "gate"))
     assert (root.get("tests"), root.get("failures")) == (str(len(checks)), "2")
     messages = [f.get("message") or "" for f in root.iter("failure")]

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eval.arrivals import Plan, poisson, replay
+from eval.arrivals import ArrivalPlan, poisson, replay
 from eval.bench import Settings, bench, sweep
 from eval.endpoint import Target, streamed_tokens
 from eval.latency import hdr, over_repeats, percentiles, saturated, slower_by, summarise, times_as_slow
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.alone
 QUERIES = [f"oat milk {i}" for i in range(500)]
 
 
-def samples_of(latency: np.ndarray, delay: np.ndarray | None = None, rate: float = 10.0) -> tuple[Plan, Samples]:
+def samples_of(latency: np.ndarray, delay: np.ndarray | None = None, rate: float = 10.0) -> tuple[ArrivalPlan, Samples]:
     n = len(latency)
     at = np.arange(n) / rate
     none = np.full(n, np.nan)
@@ -32,7 +32,7 @@ def samples_of(latency: np.ndarray, delay: np.ndarray | None = None, rate: float
         at, np.full(n, 0.001) if delay is None else delay, latency, none, zeros, np.full(n, 200), zeros.astype(bool),
         np.zeros(1),
     )
-    return Plan(at, ["x"] * n, zeros.astype(bool), rate, n / rate), found
+    return ArrivalPlan(at, ["x"] * n, zeros.astype(bool), rate, n / rate), found
 
 
 # -- when requests leave ----------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from eval.calibration import assess
 from eval.cost import Measured, cost
 from eval.error_analysis import by_kind
 from eval.formatting import percent
-from eval.gate import Evidence, judge
+from eval.gate import GateEvidence, judge
 from eval.latency import percentiles, summarise
 from eval.latency_schema import LatencyBench
 from eval.load_samples import Samples
@@ -64,7 +64,7 @@ def content() -> tuple[dict[str, Any], dict[str, list[Samples]]]:
     cut = slices_of(gold, task, log=[*gold[:100], gold[0].__class__("x", count=7)], train=gold[:200])
     runs = [samples(i) for i in range(5)]
     steady = summarise(runs, slo_ms=100)
-    checks = judge(Gates(min_f1=0.99, max_ece=0.5), Evidence(
+    checks = judge(Gates(min_f1=0.99, max_ece=0.5), GateEvidence(
         f1=quality(gold, student, task)["value"]["f1"], engine_agreement=1.0, invalid={"value": 0, "low": 0, "high": 0},
     ))
     rng = np.random.default_rng(0)

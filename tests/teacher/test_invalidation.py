@@ -12,7 +12,7 @@ from task.labels import Example
 from task.model_store import fetch
 from task.readers import Conversion, Item
 from task.spec import Task
-from teacher.backends.job import Plan, Sources
+from teacher.backends.job import LabellingPlan, Sources
 from teacher.label import label_queries, plan_labelling
 from teacher.ledger.ledger import Ledger
 from tests.conftest import make_task
@@ -32,7 +32,7 @@ def make(url: str, **openai: Any) -> Task:
     return make_task(roles=ROLES, teacher={"backend": "openai", "openai": settings, "retrieval": retrieval})
 
 
-def plan(task: Task, sources: Sources, folder: Path) -> Plan:
+def plan(task: Task, sources: Sources, folder: Path) -> LabellingPlan:
     with Ledger(folder / "ledger.sqlite") as ledger:
         return plan_labelling(task, sources, ledger, folder, fetch)
 

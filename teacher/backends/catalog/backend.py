@@ -17,7 +17,7 @@ from task.spec import Task
 from teacher.backends.catalog.lexicon import Lexicon
 from teacher.backends.catalog.segmenter import Segmented, Segmenter
 from teacher.backends.computed import ComputedBackend, Replies
-from teacher.backends.job import Job
+from teacher.backends.job import LabellingJob
 from teacher.retrieval.embedding_store import EmbeddingStore
 from teacher.retrieval.evidence import Evidence, EvidenceFinder
 from teacher.retrieval.index import Index, build_index
@@ -32,7 +32,7 @@ class CatalogBackend(ComputedBackend):
 
     uses_whole_log = True
 
-    def keys(self, job: Job) -> dict[str, str]:
+    def keys(self, job: LabellingJob) -> dict[str, str]:
         """Query → hash of version, settings, roles, all input files and the query."""
         task = job.task
         settings = task.teacher.model_dump(mode="json", include={"retrieval", "fuzzy", "min_confidence"})
@@ -43,7 +43,7 @@ class CatalogBackend(ComputedBackend):
         })
         return {q.query: sha256_json([base, q.query]) for q in job.queries}
 
-    def replies(self, job: Job) -> Replies:
+    def replies(self, job: LabellingJob) -> Replies:
         """Fits a `CatalogTeacher` on the job's queries."""
         model = job.fetch(job.task.teacher.retrieval.embedder)
         sources = job.sources

@@ -27,7 +27,7 @@ from llm_client.request import Request
 from task.errors import ComponentError
 from task.progress import Progress
 from task.settings import OpenAI
-from teacher.backends.job import Job
+from teacher.backends.job import LabellingJob
 from teacher.backends.llm.contexts import Block, blocks
 from teacher.backends.llm.conversation import QueryLabeller, is_parseable, stored_replies, verify_request
 from teacher.backends.llm.online import LLMBackend
@@ -47,12 +47,12 @@ class BatchBackend(LLMBackend):
 
     batch = True
 
-    def label(self, job: Job, validator: Validator, ledger: Ledger) -> None:
+    def label(self, job: LabellingJob, validator: Validator, ledger: Ledger) -> None:
         """See `teacher.backends.backend.Backend`."""
         asyncio.run(_label(job, ledger, validator))
 
 
-async def _label(job: Job, ledger: Ledger, validator: Validator) -> None:
+async def _label(job: LabellingJob, ledger: Ledger, validator: Validator) -> None:
     settings = job.task.teacher.openai
     prompter = Prompter(job.task, settings)
     with_context = list(blocks(job))

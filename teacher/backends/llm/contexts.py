@@ -9,7 +9,7 @@ from pathlib import Path
 
 from llm_client.context import Context
 from task.labels import Example
-from teacher.backends.job import Job
+from teacher.backends.job import LabellingJob
 from teacher.guardrails.label_checks import checks_relevance
 from teacher.retrieval.context import ContextFinder
 from teacher.retrieval.embedding_store import EmbeddingStore
@@ -18,7 +18,7 @@ from teacher.retrieval.index import Index, build_index
 Block = list[tuple[Example, Context]]
 
 
-async def blocks_ahead(job: Job) -> AsyncIterator[Block]:
+async def blocks_ahead(job: LabellingJob) -> AsyncIterator[Block]:
     """Blocks of queries with their contexts; while one is in use, the next is retrieved in a thread."""
     found = blocks(job)
     ahead = asyncio.create_task(asyncio.to_thread(next, found, None))
@@ -31,7 +31,7 @@ async def blocks_ahead(job: Job) -> AsyncIterator[Block]:
             await ahead
 
 
-def blocks(job: Job) -> Iterator[Block]:
+def blocks(job: LabellingJob) -> Iterator[Block]:
     """The job's queries with their contexts, in blocks."""
     at = 0
     finder = job.finder or open_finder(job, index=make_index(job), model=embedder_of(job))
@@ -40,7 +40,7 @@ def blocks(job: Job) -> Iterator[Block]:
         at += len(found)
 
 
-def make_index(job: Job) -> Path | None:
+def make_index(job: LabellingJob) -> Path | None:
     """The folder of the job's index, built if it is missing; None if there is nothing to search."""
     model = embedder_of(job)
     sources = job.sources
@@ -51,7 +51,7 @@ def make_index(job: Job) -> Path | None:
     )
 
 
-def open_finder(job: Job, *, index: Path | None, model: Path | None, shared: bool = False) -> ContextFinder:
+def open_finder(job: LabellingJob, *, index: Path | None, model: Path | None, shared: bool = False) -> ContextFinder:
     """Opens the context finder of an index.
 
     Args:
@@ -64,13 +64,13 @@ def open_finder(job: Job, *, index: Path | None, model: Path | None, shared: boo
     return ContextFinder(job.task, job.sources.calibration, job.sources.held_out, opened, store)
 
 
-def embedder_of(job: Job) -> Path | None:
+def embedder_of(job: LabellingJob) -> Path | None:
     """The folder of the embedder, or None if nothing is to be embedded."""
     wanted = _searches(job) or checks_relevance(job.task)
     return job.fetch(job.task.teacher.retrieval.embedder) if wanted else None
 
 
-def _searches(job: Job) -> bool:
+def _searches(job: LabellingJob) -> bool:
     """Whether there is anything to retrieve for a context."""
     sources, openai = job.sources, job.task.teacher.openai
     return bool(openai.context and (sources.catalogue or (sources.calibration and openai.few_shot)))

@@ -19,7 +19,7 @@ from llm_client.request import Request
 from task.labels import Example
 from task.settings import OpenAI
 from task.spec import Task
-from teacher.backends.job import Job, Plan
+from teacher.backends.job import LabellingJob, LabellingPlan
 from teacher.backends.llm.contexts import Block, blocks_ahead
 from teacher.backends.llm.conversation import QueryLabeller, is_parseable, stored_replies
 from teacher.backends.llm.plan import plan_calls
@@ -53,11 +53,11 @@ class LLMBackend:
     uses_whole_log = False
     estimates_confidence = True
 
-    def endpoint(self, job: Job) -> AbstractContextManager[Endpoint]:
+    def endpoint(self, job: LabellingJob) -> AbstractContextManager[Endpoint]:
         """The endpoint of the job, for as long as it is needed."""
         return contextlib.nullcontext(Endpoint(job.task.teacher.openai))
 
-    def plan(self, job: Job, validator: Validator) -> Plan:
+    def plan(self, job: LabellingJob, validator: Validator) -> LabellingPlan:
         """See `teacher.backends.backend.Backend`."""
         with self.endpoint(job) as endpoint:
             return plan_calls(job, validator, endpoint.settings, batch=self.batch)
@@ -75,7 +75,7 @@ class LLMBackend:
 class OpenAIBackend(LLMBackend):
     """An OpenAI-compatible endpoint."""
 
-    def label(self, job: Job, validator: Validator, ledger: Ledger) -> None:  # noqa: ARG002 (of the interface)
+    def label(self, job: LabellingJob, validator: Validator, ledger: Ledger) -> None:  # noqa: ARG002 (of the interface)
         """See `teacher.backends.backend.Backend`; raises what `label_online` raises."""
         with self.endpoint(job) as endpoint:
             label_online(job, validator, endpoint, lambda _: None)
@@ -87,7 +87,7 @@ class VllmBackend(OpenAIBackend):
     local = True
 
     @contextlib.contextmanager
-    def endpoint(self, job: Job) -> Iterator[Endpoint]:
+    def endpoint(self, job: LabellingJob) -> Iterator[Endpoint]:
         """The endpoint of an engine that starts with the first call."""
         from teacher.backends.llm.local_model import LocalTeacher
 
@@ -98,7 +98,9 @@ class VllmBackend(OpenAIBackend):
 ONLINE: Mapping[str, OpenAIBackend] = {"openai": OpenAIBackend(), "vllm": VllmBackend()}
 
 
-def label_online(job: Job, validator: Validator, endpoint: Endpoint, done: Callable[[LedgerRow], None]) -> None:
+def label_online(
+    job: LabellingJob, validator: Validator, endpoint: Endpoint, done: Callable[[LedgerRow], None]
+) -> None:
     """Label every query of the job, from stored replies where there are any.
 
     Args:
@@ -111,7 +113,7 @@ def label_online(job: Job, validator: Validator, endpoint: Endpoint, done: Calla
 
 
 @contextlib.asynccontextmanager
-async def open_client(job: Job, endpoint: Endpoint) -> AsyncIterator[tuple[Client, GroupCommit, SpendLimiter]]:
+async def open_client(job: LabellingJob, endpoint: Endpoint) -> AsyncIterator[tuple[Client, GroupCommit, SpendLimiter]]:
     """A client for the job's calls, the recorder of its attempts and its budget; at exit all records are on disk."""
     recorder = GroupCommit(job.ledger)
     settings = endpoint.settings
@@ -127,7 +129,9 @@ async def open_client(job: Job, endpoint: Endpoint) -> AsyncIterator[tuple[Clien
             await recorder.flush()
 
 
-async def _label(job: Job, validator: Validator, endpoint: Endpoint, done: Callable[[LedgerRow], None]) -> None:
+async def _label(
+    job: LabellingJob, validator: Validator, endpoint: Endpoint, done: Callable[[LedgerRow], None]
+) -> None:
     settings = endpoint.settings
     queue: asyncio.Queue[Work | None] = asyncio.Queue(2 * settings.concurrency)
     rows: list[LedgerRow] = []
@@ -177,7 +181,7 @@ async def _label(job: Job, validator: Validator, endpoint: Endpoint, done: Calla
         raise failures[0]
 
 
-def _requests(job: Job, prompter: Prompter, block: Block) -> tuple[list[list[Request]], Mapping[str, Reply]]:
+def _requests(job: LabellingJob, prompter: Prompter, block: Block) -> tuple[list[list[Request]], Mapping[str, Reply]]:
     """The first requests of a block's queries, and the stored replies to them."""
     requests = [prompter.first(query.query, context) for query, context in block]
     return requests, stored_replies(job.ledger, requests)

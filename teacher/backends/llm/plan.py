@@ -8,7 +8,7 @@ from llm_client.prices import price_of
 from llm_client.prompt import Prompter
 from llm_client.request import Request
 from task.settings import OpenAI
-from teacher.backends.job import Job, Plan
+from teacher.backends.job import LabellingJob, LabellingPlan
 from teacher.backends.llm.contexts import blocks
 from teacher.backends.llm.conversation import stored_replies, verify_request
 from teacher.guardrails.validator import Validator
@@ -17,7 +17,7 @@ from teacher.ledger.records import LedgerRow
 _LIKELY_ANSWER_TOKENS = 16  # per role of the task, where no answers are known yet
 
 
-def plan_calls(job: Job, validator: Validator, settings: OpenAI, *, batch: bool) -> Plan:
+def plan_calls(job: LabellingJob, validator: Validator, settings: OpenAI, *, batch: bool) -> LabellingPlan:
     """The queries to ask, to validate again, and to leave as they are; makes no calls.
 
     Args:
@@ -55,7 +55,7 @@ def plan_calls(job: Job, validator: Validator, settings: OpenAI, *, batch: bool)
     tokens_out = calls * min(settings.max_tokens, _LIKELY_ANSWER_TOKENS * len(job.task.roles))
     price = price_of(settings, batch=batch)
     cost = None if price is None else price.of(prompt=tokens_in, completion=tokens_out)
-    return Plan(
+    return LabellingPlan(
         ask=ask, revalidate=revalidate, unchanged=unchanged, calls=calls, tokens=(tokens_in, tokens_out), cost=cost,
         reasons=reasons,
     )

@@ -19,7 +19,7 @@ from task.errors import InputError
 from task.labels import Example
 from task.progress import quiet
 from task.spec import Task
-from teacher.backends.job import Job, Sources
+from teacher.backends.job import LabellingJob, Sources
 from teacher.backends.llm.contexts import embedder_of, make_index, open_finder
 from teacher.backends.llm.online import Endpoint, LLMBackend, label_online
 from teacher.guardrails.validator import Validator, make_validator
@@ -124,7 +124,7 @@ class LabelBlock:
         fetch = functools.partial(_given, work.model)
         self._validator = make_validator(work.task, work.sources.catalogue, work.folder, fetch, shared=True)
         limiter = _RemoteLimiter(owner) if work.task.teacher.openai.budget else None
-        job = Job(
+        job = LabellingJob(
             work.task, work.sources, (), ledger=_RemoteLedger(owner), folder=work.folder, fetch=fetch, progress=quiet,
             limiter=limiter,
         )
@@ -158,12 +158,12 @@ class LabelBlock:
 class RayWorkersBackend(LLMBackend):
     """`openai` on `teacher.workers` Ray Data workers."""
 
-    def label(self, job: Job, validator: Validator, ledger: Ledger) -> None:  # noqa: ARG002 (each worker makes its own)
+    def label(self, job: LabellingJob, validator: Validator, ledger: Ledger) -> None:  # noqa: ARG002 (each worker makes its own)
         """See `teacher.backends.backend.Backend`."""
         _label(job, ledger)
 
 
-def _label(job: Job, ledger: Ledger) -> None:
+def _label(job: LabellingJob, ledger: Ledger) -> None:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 

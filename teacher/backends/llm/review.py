@@ -19,7 +19,7 @@ from llm_client.request import Request
 from task.labels import Doubt, Example
 from task.progress import Progress, quiet
 from task.spec import Task
-from teacher.backends.job import Job, Sources
+from teacher.backends.job import LabellingJob, Sources
 from teacher.backends.llm.contexts import blocks_ahead
 from teacher.backends.llm.conversation import stored_replies
 from teacher.backends.llm.online import ONLINE, Endpoint, open_client
@@ -60,7 +60,7 @@ def review(
         BudgetSpentError: After the calls in flight have been recorded.
     """
     with ledger.writing():
-        job = Job(
+        job = LabellingJob(
             task, sources, [Example(q) for q in questions], ledger=ledger, folder=folder, fetch=fetch, progress=progress
         )
         validator = make_validator(task, sources.catalogue, folder, fetch)
@@ -69,7 +69,7 @@ def review(
 
 
 async def _review(
-    job: Job, validator: Validator, questions: Mapping[str, Sequence[str]], endpoint: Endpoint
+    job: LabellingJob, validator: Validator, questions: Mapping[str, Sequence[str]], endpoint: Endpoint
 ) -> dict[str, LedgerRow]:
     settings = endpoint.settings
     prompter = Prompter(job.task, settings)
