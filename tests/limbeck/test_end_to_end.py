@@ -28,7 +28,8 @@ from task.labels import Example, Label
 from tests.conftest import FIXTURES
 from tests.processes import gone
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+# Alone: a gate compares the latency of two services.
+pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(1500)]
 TASK = FIXTURES / "tiny-market.yaml"
 
 
