@@ -56,7 +56,7 @@ def _card(
         f"{len(train):,} training rows in the order `{task.curriculum.order}`, {len(dev):,} development rows.",
         "Clusters of near-duplicates are in one split only; none holds a gold query. Traffic counts are kept.",
         "",
-        "Each row has two scores:",
+        "Two scores a row, which say different things:",
         "",
         "- `difficulty`, how much there is to learn: the mean of length (10 words = 1), labels (6 = 1) and the share",
         "  of words in fewer than 5 rows.",
