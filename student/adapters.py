@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from pathlib import Path
@@ -59,6 +60,19 @@ def check(base: Path, settings: Student) -> None:
         return
     with torch.device("meta"):
         add_adapter(empty_model(base), settings)
+
+
+def write_adapter(model: Any, folder: Path) -> None:
+    """Save an adapter in PEFT's format; equal adapters give equal files.
+
+    PEFT (0.21.2) writes `target_modules` in the order of a set, which differs from process to process.
+    """
+    model.save_pretrained(str(folder), safe_serialization=True)
+    path = folder / "adapter_config.json"
+    config = read_json(path)
+    if isinstance(config.get("target_modules"), list):
+        config["target_modules"].sort()
+        path.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
 
 
 def load_adapter(base: PreTrainedModel, folder: Path, *, trainable: bool = False) -> Any:

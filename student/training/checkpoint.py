@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from student.adapters import write_adapter
 from student.training.optimizer import restore, state_tensors
 from task.files import read_json, write_json
 
@@ -32,7 +33,7 @@ def save(folder: Path, step: int, model: Any, optimizer: torch.optim.Optimizer, 
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(parents=True)
     try:
-        model.save_pretrained(str(staged / "adapter"), safe_serialization=True)
+        write_adapter(model, staged / "adapter")
         save_file(state_tensors(optimizer), str(staged / "optimizer.safetensors"))
         write_json(staged / "state.json", {**state, "step": step})
         _flush(staged)
@@ -72,7 +73,7 @@ def save_adapter(folder: Path, model: Any) -> None:
     """Replace the adapter in `folder`; a kill leaves the old one, the new one or none, never half of one."""
     staged = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(staged, ignore_errors=True)
-    model.save_pretrained(str(staged), safe_serialization=True)
+    write_adapter(model, staged)
     _flush(staged)
     shutil.rmtree(folder, ignore_errors=True)
     staged.rename(folder)

@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from student.adapters import add_adapter, load_adapter
+from student.adapters import add_adapter, load_adapter, write_adapter
 from student.inference import predict
 from student.kernels.fused_lora import fuse
 from student.kernels.packed_llama import pack
@@ -169,7 +169,7 @@ def _finish(job: TrainingJob, model: Any, selection: Selection, steps: int, orde
     if job.task.student.keep_best and best.exists():
         shutil.copytree(best, chosen, dirs_exist_ok=True)
     else:
-        model.save_pretrained(str(chosen), safe_serialization=True)
+        write_adapter(model, chosen)
     kept = selection.step if job.task.student.keep_best and best.exists() else steps
     write_json(job.folder / "order.json", {"steps": steps, "adapter_of_step": kept, **order})
 

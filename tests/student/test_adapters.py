@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from student.adapters import add_adapter, check, layers_of
+from student.adapters import add_adapter, check, layers_of, load_adapter
 from student.estimate import Architecture, adapter_parameters, architecture
 from student.model import empty_model, load_base
 from student.training.train import train
@@ -33,6 +36,28 @@ def test_target_groups_and_their_size(tiny_llama: Path, targets: Any) -> None:
     mlp = {"gate_proj", "up_proj", "down_proj"}
     wanted = {"all-linear": attention | mlp, "attention": attention, "mlp": mlp}
     assert names == (wanted[targets] if isinstance(targets, str) else set(targets))
+
+
+def test_equal_adapters_have_equal_files_whatever_the_order_of_a_set(tiny_llama: Path, tmp_path: Path) -> None:
+    """PEFT keeps the target modules in a set, whose order changes with the hash seed of the process."""
+    script = (
+        "import sys, torch; from pathlib import Path; from student.adapters import add_adapter, write_adapter; "
+        "from student.model import load_base; from task.settings import Student; torch.manual_seed(0); "
+        "write_adapter(add_adapter(load_base(Path(sys.argv[1]), torch.float32), Student()), Path(sys.argv[2]))"
+    )
+    folders = [tmp_path / seed for seed in "123"]
+    for folder in folders:
+        subprocess.run(
+            [sys.executable, "-c", script, str(tiny_llama), str(folder)], check=True,
+            env={**os.environ, "PYTHONHASHSEED": folder.name},
+        )
+    contents = [{p.name: p.read_bytes() for p in folder.iterdir()} for folder in folders]
+    assert contents[0].keys() >= {"adapter_config.json", "adapter_model.safetensors"}
+    assert contents[0] == contents[1] == contents[2]
+    model = load_adapter(load_base(tiny_llama, torch.float32), folders[0])
+    assert trained_parameters(add_adapter(load_base(tiny_llama, torch.float32), Student())) == sum(
+        p.numel() for n, p in model.named_parameters() if "lora_" in n
+    )
 
 
 def test_the_groups_are_found_in_other_architectures() -> None:
