@@ -38,6 +38,7 @@ def test_target_groups_and_their_size(tiny_llama: Path, targets: Any) -> None:
     assert names == (wanted[targets] if isinstance(targets, str) else set(targets))
 
 
+@pytest.mark.slow
 def test_equal_adapters_have_equal_files_whatever_the_order_of_a_set(tiny_llama: Path, tmp_path: Path) -> None:
     """PEFT keeps the target modules in a set, whose order changes with the hash seed of the process."""
     script = (
@@ -45,7 +46,7 @@ def test_equal_adapters_have_equal_files_whatever_the_order_of_a_set(tiny_llama:
         "from student.model import load_base; from task.settings import Student; torch.manual_seed(0); "
         "write_adapter(add_adapter(load_base(Path(sys.argv[1]), torch.float32), Student()), Path(sys.argv[2]))"
     )
-    folders = [tmp_path / seed for seed in "123"]
+    folders = [tmp_path / seed for seed in "12"]
     for folder in folders:
         subprocess.run(
             [sys.executable, "-c", script, str(tiny_llama), str(folder)], check=True,
@@ -53,7 +54,7 @@ def test_equal_adapters_have_equal_files_whatever_the_order_of_a_set(tiny_llama:
         )
     contents = [{p.name: p.read_bytes() for p in folder.iterdir()} for folder in folders]
     assert contents[0].keys() >= {"adapter_config.json", "adapter_model.safetensors"}
-    assert contents[0] == contents[1] == contents[2]
+    assert contents[0] == contents[1]
     model = load_adapter(load_base(tiny_llama, torch.float32), folders[0])
     assert trained_parameters(add_adapter(load_base(tiny_llama, torch.float32), Student())) == sum(
         p.numel() for n, p in model.named_parameters() if "lora_" in n
