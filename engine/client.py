@@ -125,7 +125,7 @@ class VllmClient:
             scores = table.reshape(len(prompt.ids), self._width)[prompt.positions]
             if self._columns is not None:
                 scores = scores[:, self._columns]
-            out.append(Decoded(*self._codec.decode_scores_with_probability(query, scores)))
+            out.append(self._codec.decode(query, scores, self._task))
         return out
 
     async def _read_likeliest(self, queries: Sequence[str], prompts: Sequence[Encoded]) -> list[Decoded]:
@@ -150,7 +150,7 @@ class VllmClient:
                 # An upper bound for all others; sorted, because vLLM gives the actual token beside the likeliest.
                 least = sorted(told.values())[-asked]
                 scores[row] = [told.get(s, least) for s in symbols]
-            out.append(Decoded(*self._codec.decode_scores_with_probability(query, scores)))
+            out.append(self._codec.decode(query, scores, self._task))
         return out
 
     async def _written(self, query: str, prompt: Encoded) -> Decoded:

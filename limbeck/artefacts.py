@@ -5,6 +5,7 @@ A stage writes into a folder with a temporary name, later stages read the finish
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,10 +47,10 @@ class TrainFolder(Folder):
     resources = Entry("resources.json")  # the plan's estimates beside what was measured
     predictions = Entry("predictions.jsonl")  # of a study's variant, on the gold rows
 
-    @property
-    def temporary(self) -> tuple[Path, ...]:
-        """Folders that are of no use once the run has finished."""
-        return self.folder / "checkpoints", self.folder / "best", self.folder / "ray"
+    def remove_temporary(self) -> None:
+        """Delete what is of no use once the run has finished: checkpoints, the best adapter so far, Ray's files."""
+        for name in ("checkpoints", "best", "ray"):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
 
 
 class MergeFolder(Folder):

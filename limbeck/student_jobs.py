@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -75,8 +74,7 @@ def trained_and_asked(
         run.progress.begin("labelling gold", len(gold))
         found = answers(job, gold, progress=run.progress.advance)
         write_jsonl(files.predictions, (x.to_json() for x in found))
-        for done in files.temporary:
-            shutil.rmtree(done, ignore_errors=True)
+        files.remove_temporary()
         return {"steps": len(history), "loss": history[-1]["loss"]}
 
     done = execute(Stage(

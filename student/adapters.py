@@ -68,6 +68,11 @@ def write_adapter(model: Any, folder: Path) -> None:
     PEFT (0.21.2) writes `target_modules` in the order of a set, which differs from process to process.
     """
     model.save_pretrained(str(folder), safe_serialization=True)
+    sort_targets(folder)
+
+
+def sort_targets(folder: Path) -> None:
+    """Sort the target modules in a saved adapter's configuration."""
     path = folder / "adapter_config.json"
     config = read_json(path)
     if isinstance(config.get("target_modules"), list):

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from task.files import read_json
-from task.forms import FORMS, AnswerForm, Decoded, json_text
-from task.labels import Example, Labelling
+from task.forms import FORMS, AnswerForm, Decoded
+from task.labels import Example
 from task.segmentation import choose_segmentation
 from task.spec import Task
 from task.symbols import ClosedRole, Encoded, SymbolTable, Tokenizer
@@ -112,11 +112,6 @@ class Codec(SymbolTable):
     def decode(self, query: str, output: Any, task: Task) -> Decoded:
         """Labels from the model's output for a query; `answer_form.output` is the kind of this output."""
         return self.answer_form.decode(self, query, output, task)
-
-    def decode_text(self, query: str, text: str, task: Task) -> Labelling | None:
-        """Labels from a generated JSON answer, or None when it is not one."""
-        labels = json_text.parse(query, text, task)
-        return None if labels is None else self.enforce_constraints(labels)
 
     # -- storage --------------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from task.labels import Example
 if TYPE_CHECKING:
     from limbeck.run import Run
     from task.codec import Codec
+    from task.forms import Decoded
 
 _FOLDS = 5
 
@@ -39,14 +40,14 @@ def calibrate_student(run: Run, model: Path, codec: Codec) -> tuple[Calibrator, 
     if codec.answer_form.output != "scores" or not rows:
         return Calibrator(), []
     normalise = normaliser(run.task.normaliser)
-    judged = _judged(run, model, codec, rows)
-    right = [exact(labels, row.labels, normalise) for row, (labels, _) in zip(rows, judged, strict=True)]
-    raw_probabilities = [c for _, c in judged]
-    answers = [Example(row.query, labels) for row, (labels, _) in zip(rows, judged, strict=True)]
+    found = _predicted(run, model, codec, rows)
+    right = [exact(x.labels, row.labels, normalise) for row, x in zip(rows, found, strict=True)]
+    raw_probabilities = [float(x.raw_probability or 0.0) for x in found]
+    answers = [Example(row.query, x.labels) for row, x in zip(rows, found, strict=True)]
     return Calibrator.fit(raw_probabilities, right, _report(raw_probabilities, right, source)), answers
 
 
-def _judged(run: Run, model: Path, codec: Codec, rows: Sequence[Example]) -> list[tuple[Any, float]]:
+def _predicted(run: Run, model: Path, codec: Codec, rows: Sequence[Example]) -> list[Decoded]:
     from student.inference import all_scores
     from student.model import DTYPES, accelerator, load_base
     from task.tokenizer import load_tokenizer
@@ -57,7 +58,7 @@ def _judged(run: Run, model: Path, codec: Codec, rows: Sequence[Example]) -> lis
         load_base(model, DTYPES[run.task.serving.dtype]).to(device), codec, load_tokenizer(model),
         [r.query for r in rows], device=device, progress=run.progress.advance,
     )
-    return [codec.decode_scores_with_probability(r.query, s) for r, s in zip(rows, scores, strict=True)]
+    return [codec.decode(r.query, s, run.task) for r, s in zip(rows, scores, strict=True)]
 
 
 def _report(raw_probabilities: Sequence[float], right: Sequence[bool], source: str) -> dict[str, Any]:

@@ -31,5 +31,5 @@ def _work(run: Run, folder: Path) -> Figures:
 
 STAGE = Stage(
     name="sample", config=_settings, inputs=_inputs, work=_work, wanted=lambda task: task.data.sample is not None,
-    headline=lambda f: ", ".join(f"{v:,} {k.replace('_', ' ')}" for k, v in f.items() if isinstance(v, int)),
+    headline=lambda f: ", ".join(f"{v:,} {k.replace('_', ' ')}" for k, v in f.items()),
 )

@@ -55,8 +55,7 @@ def _work(run: Run, folder: Path) -> Figures:
     order = read_json(files.order)
     if order["sha256"] != order["planned"]:
         raise RuntimeError("the order that reached the optimiser is not the curriculum's")
-    for done in files.temporary:
-        shutil.rmtree(done, ignore_errors=True)
+    files.remove_temporary()
     shutil.copy2(files.history, files.curve)
     write_json(files.resources, beside(task, read_json(files.measured)))
     scores = [h["dev_f1"] for h in history if "dev_f1" in h]

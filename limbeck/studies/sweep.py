@@ -13,6 +13,7 @@ from typing import Any
 from eval.formatting import points
 from eval.page_schema import AdapterFigures, SweepVariant
 from eval.quality_schema import Estimate
+from limbeck.artefacts import TrainFolder
 from limbeck.environment import device, git_commit, versions
 from limbeck.run import Run
 from limbeck.student_jobs import answers, make_job, read_predictions
@@ -128,7 +129,7 @@ def _run(run: Run, trials: Mapping[str, Path], settings: Student) -> None:
             tune.with_resources(_trial, resources),
             param_space={"folder": tune.grid_search(todo), "threads": settings.cpus_per_worker},
             run_config=tune.RunConfig(
-                name="ray", storage_path=str((run.files.sweep).resolve()), verbose=0,
+                name="ray", storage_path=str(run.files.sweep.resolve()), verbose=0,
                 failure_config=tune.FailureConfig(max_failures=settings.max_failures),
             ),
         )
@@ -160,8 +161,8 @@ def _trial(config: Mapping[str, Any]) -> dict[str, Any]:
     gpu = job.task.student.use_gpu
     train(job, device="cuda" if gpu else "cpu", threads=None if gpu else config["threads"])
     found = answers(job, job.dev)
-    write_jsonl(folder / "predictions.jsonl", (x.to_json() for x in found))
-    history = read_history(folder / "history.jsonl")
+    write_jsonl(TrainFolder(folder).predictions, (x.to_json() for x in found))
+    history = read_history(TrainFolder(folder).history)
     seconds = sum(h["seconds"] for h in history)
     write_json(folder / _DONE, {"rows_per_s": round(sum(h["rows"] for h in history) / seconds, 2)})
     return {"done": 1}
@@ -172,15 +173,15 @@ def _figures(name: str, where: Path, dev: Sequence[Example], task: Task) -> Adap
 
     from eval.seeds import over_seeds
 
-    with safe_open(str(where / "adapter" / "adapter_model.safetensors"), "pt") as file:
+    with safe_open(str(TrainFolder(where).adapter / "adapter_model.safetensors"), "pt") as file:
         shapes = [file.get_slice(k).get_shape() for k in file.keys()]  # noqa: SIM118 (not a mapping)
     trained = sum(a * b for a, b in (s if len(s) == 2 else (*s, 1) for s in shapes))
-    f1 = over_seeds(dev, [read_predictions(where / "predictions.jsonl")], task)
+    f1 = over_seeds(dev, [read_predictions(TrainFolder(where).predictions)], task)
     return {"name": name, "trained": trained, "f1": f1, "rows_per_s": read_json(where / _DONE)["rows_per_s"]}
 
 
 def _difference(a: Path, b: Path, dev: Sequence[Example], task: Task) -> Estimate:
     from eval.quality import paired_difference
 
-    one, other = (read_predictions(where / "predictions.jsonl") for where in (a, b))
+    one, other = (read_predictions(TrainFolder(where).predictions) for where in (a, b))
     return paired_difference(dev, one, other, task)

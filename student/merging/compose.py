@@ -9,7 +9,7 @@ from typing import Final
 
 import torch
 
-from student.adapters import load_adapter
+from student.adapters import load_adapter, sort_targets
 from student.model import load_base
 from task.errors import InputError
 from task.files import read_json
@@ -45,6 +45,7 @@ def compose(
     staged = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(staged, ignore_errors=True)
     model.save_pretrained(str(staged), selected_adapters=["composed"])
+    sort_targets(staged / "composed")
     shutil.rmtree(out, ignore_errors=True)
     (staged / "composed").rename(out)
     shutil.rmtree(staged)
