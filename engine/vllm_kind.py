@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from engine.client import VllmClient
-from engine.process import VllmProcess, ready_to_start
+from engine.vllm_process import VllmProcess, ready_to_start
 from engine.servable import Servable
 from task.serving_settings import Adapters
 from task.settings import EngineSettings

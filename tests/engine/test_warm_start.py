@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from engine.interface import EngineError
-from engine.process import VllmProcess, ready_to_start
+from engine.vllm_process import VllmProcess, ready_to_start
 from engine.warm_start import LaunchRequest, WarmStartError, WarmStartProcess, warm_start_process
 from task.serving_settings import Serving
 from tests.processes import gone

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.process import arguments
+from engine.vllm_process import arguments
 from serving.release.bundle import _digest, build, copy_small, open_bundle, open_copy
 from serving.release.head_cache import HeadCache
 from task.codec import Codec

@@ -1,0 +1,78 @@
+"""Export of a token classifier to OpenVINO, the engine of machines without a GPU.
+
+transformers' own modelling code is traced, so every architecture that it computes without data-dependent branches can
+be exported. Prompts of a batch are padded on the right; in a causal model no token sees the padding, so the exported
+model takes token ids and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from engine.openvino_runtime import MODEL_FILE, import_openvino
+from student.merging.openvino_int8 import quantise
+
+_EXAMPLE: Final = (2, 8)  # any size: both dimensions of the exported model are dynamic
+
+
+class ExportError(ValueError):
+    """OpenVINO cannot express the model; the message says why."""
+
+
+def export(classifier: Path, out: Path, *, prompts: Sequence[Sequence[int]] | None = None) -> dict[str, Any]:
+    """Write a token classifier in OpenVINO's format.
+
+    Args:
+        classifier: A `…ForSequenceClassification` as `student.merging.token_classifier` writes it.
+        out: The folder to make.
+        prompts: Token ids of typical prompts, from which the activations' ranges are taken; with them the matrix
+            products are computed in 8 bits, without them in the precision that the engine chooses.
+
+    Returns:
+        `matrices`: how many products are quantised in which way (`openvino_int8.quantise`); empty without prompts.
+
+    Raises:
+        ExportError: The architecture cannot be exported.
+    """
+    ov = import_openvino()
+    model = _traced(ov, classifier)
+    figures = quantise(model, prompts) if prompts is not None else {}
+    out.mkdir(parents=True)
+    ov.save_model(model, str(out / MODEL_FILE), compress_to_fp16=True)
+    return {"matrices": figures}
+
+
+class _Scores(torch.nn.Module):
+    """Token ids → scores of the symbols at every position."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.backbone = getattr(model, model.base_model_prefix)
+        self.score = model.score
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """Scores, shape (batch, tokens, symbols), of ids of shape (batch, tokens)."""
+        # A mask of four dimensions is used as it is; without one transformers inspects the position ids, which OpenVINO
+        # 2026.4 cannot express (`aten::diff`).
+        at = torch.arange(ids.shape[1])
+        mask = (at[None, :] <= at[:, None])[None, None]
+        states = self.backbone(input_ids=ids, attention_mask=mask, position_ids=at[None], use_cache=False)
+        return self.score(states.last_hidden_state)  # type: ignore[no-any-return]
+
+
+def _traced(ov: Any, classifier: Path) -> Any:
+    from transformers import AutoModelForSequenceClassification
+
+    model = AutoModelForSequenceClassification.from_pretrained(
+        classifier, dtype=torch.float32, attn_implementation="sdpa"
+    ).eval()
+    example = torch.zeros(_EXAMPLE, dtype=torch.int64)
+    try:
+        with torch.inference_mode():
+            return ov.convert_model(_Scores(model), example_input=(example,), input=[([-1, -1], ov.Type.i64)])
+    except Exception as error:  # OpenVINO raises what its front end happens to raise
+        raise ExportError(f"{model.config.architectures[0]}: {str(error).strip().splitlines()[-1]}") from error
