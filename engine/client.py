@@ -15,7 +15,7 @@ import aiohttp
 import numpy as np
 
 from engine.interface import EngineUnavailableError
-from engine.vllm_process import KEEP_ALIVE_S
+from engine.process import KEEP_ALIVE_S
 from engine.servable import Servable
 from task.codec import Codec, Encoded, Tokenizer
 from task.forms import Decoded, is_token_classifier

@@ -23,6 +23,7 @@ from engine.loopback import LOOPBACK, free_port
 from engine.process_guard import Guard, die_with_parent
 from engine.warm_start import ForkedProcess
 
+KEEP_ALIVE_S: Final = 60  # an engine closes a connection that is idle for longer
 NICE: Final = 5  # below the gateway, above training
 
 

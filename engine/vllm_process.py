@@ -17,7 +17,7 @@ from typing import ClassVar
 
 from engine.interface import EngineError
 from engine.loopback import LOOPBACK
-from engine.process import NICE, EngineProcess, has_gpu, log_tail, spawn
+from engine.process import KEEP_ALIVE_S, NICE, EngineProcess, has_gpu, log_tail, spawn
 from engine.warm_start import (
     SERVER,
     ForkedProcess,
@@ -31,7 +31,6 @@ from task.forms import is_token_classifier
 from task.serving_settings import Adapters
 from task.settings import EngineSettings
 
-KEEP_ALIVE_S = 60  # vLLM closes a connection that is idle for longer
 _ADAPTER_S = 60.0  # an adapter is some megabytes, but the engine may be busy
 
 
