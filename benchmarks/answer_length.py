@@ -20,7 +20,7 @@ from typing import Any
 import aiohttp
 
 from engine.client import VllmClient
-from engine.process import VllmProcess
+from engine.vllm_process import VllmProcess
 from eval.latency import percentiles
 from limbeck.environment import device, git_commit, versions
 from serving.release.bundle import Bundle, open_bundle

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from engine.client import VllmClient
-from engine.process import ready_to_start
 from engine.startup import start_engine
+from engine.vllm_process import ready_to_start
 from limbeck.environment import device, git_commit, versions
 from serving.release.bundle import Bundle, open_bundle
 from task.files import write_json

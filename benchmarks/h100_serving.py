@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.h100_student import SIZES
-from engine.process import VllmProcess
+from engine.vllm_process import VllmProcess
 from eval.arrivals import poisson
 from eval.endpoint import Target
 from eval.latency import summarise

@@ -39,7 +39,7 @@ from typing import Any
 import torch
 
 from engine.client import VllmClient
-from engine.process import VllmProcess
+from engine.vllm_process import VllmProcess
 from eval.latency import percentiles
 from eval.quality import label_agreement
 from eval.seeds import difference_over_seeds, over_seeds

@@ -32,8 +32,8 @@ from typing import Any
 import yaml
 
 from engine.loopback import free_port
-from engine.process import VllmProcess
 from engine.process_guard import die_with_parent
+from engine.vllm_process import VllmProcess
 from eval.arrivals import poisson
 from eval.endpoint import Target
 from eval.latency import percentiles, summarise

@@ -88,6 +88,9 @@ class StudentClient(Protocol):
 class EngineKind(Protocol):
     """A kind of engine: starts engines and makes clients for them."""
 
+    def model_folder(self, servable: Servable) -> Path:
+        """The folder that an engine of this kind loads."""
+
     def ready_to_start(self, settings: EngineSettings, log: Path) -> bool:
         """Whether `start` would return at once; prepares what it would wait for. Raises `EngineError`."""
 

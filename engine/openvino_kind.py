@@ -12,6 +12,7 @@ from engine.client import VllmClient
 from engine.interface import EngineError
 from engine.process import EngineProcess, spawn
 from engine.servable import Servable
+from task.openvino_runtime import precision_of
 from task.serving_settings import Adapters
 from task.settings import EngineSettings
 from task.tokenizer import FastTokenizer
@@ -29,7 +30,7 @@ class OpenVinoProcess(EngineProcess):
         options = [
             "--model", str(model), "--name", name, "--rows", str(settings.max_num_seqs),
             "--max-tokens", str(settings.max_model_len),
-            "--precision", "float32" if settings.dtype == "float32" else "bfloat16",
+            "--precision", precision_of(settings.dtype),
         ]
         if settings.cpu_threads:
             options += ["--threads", str(settings.cpu_threads)]
@@ -52,6 +53,11 @@ class OpenVinoProcess(EngineProcess):
 class OpenVinoKind:
     """See `engine.interface.EngineKind`."""
 
+    def model_folder(self, servable: Servable) -> Path:
+        """The exported model."""
+        assert servable.openvino is not None  # `engine.kind` chooses this kind only where there is one
+        return servable.openvino
+
     def ready_to_start(self, _settings: EngineSettings, _log: Path) -> bool:
         """Yes: a process is ready in a second or two."""
         return True
@@ -60,7 +66,7 @@ class OpenVinoKind:
         self, model: Path, *, name: str, runs_as: str, settings: EngineSettings, log: Path, port: int | None = None,
         adapters: Adapters | None = None,
     ) -> OpenVinoProcess:
-        """Start a process; `model` is an exported one (`engine.openvino_runtime`)."""
+        """Start a process; `model` is an exported one (`task.openvino_runtime`)."""
         if runs_as != "read" or adapters is not None:
             raise EngineError(f"OpenVINO serves merged students of the form `read` only, not `{runs_as}` with adapters")
         return OpenVinoProcess(model, name=name, settings=settings, log=log, port=port)

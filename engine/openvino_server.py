@@ -22,8 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.loopback import LOOPBACK
-from engine.openvino_runtime import TokenClassifier
 from engine.process import KEEP_ALIVE_S
+from task.openvino_runtime import TokenClassifier
 
 Scores = npt.NDArray[np.float32]
 Forward = Callable[[Sequence[Sequence[int]]], list[Scores]]
@@ -84,7 +84,7 @@ class Batches:
                 continue
             try:
                 found = await loop.run_in_executor(self._thread, self._forward, [p for _, _, p in batch])
-            except Exception as error:  # the runtime raises RuntimeError; whatever it is, it belongs to these requests
+            except (RuntimeError, ValueError, MemoryError) as error:
                 for request, _, _ in batch:
                     request.waiting.clear()
                     if not request.done.done():
@@ -139,7 +139,7 @@ class Server:
         except RequestError as error:
             return 400, _error(str(error))
         rows = [
-            {"index": i, "data": base64.b64encode(np.ascontiguousarray(x, np.float32)).decode()}
+            {"index": i, "data": base64.b64encode(x.tobytes()).decode()}
             for i, x in enumerate(found)
         ]
         return 200, json.dumps({"object": "list", "data": rows}).encode()
@@ -159,7 +159,8 @@ class Server:
             raise RequestError("input: expected a list of lists of token ids")
         if any(len(p) > self._max_tokens for p in prompts):
             raise RequestError(f"input: a prompt has more than {self._max_tokens} tokens")
-        return prompts
+        checked: list[list[int]] = prompts
+        return checked
 
 
 async def _body(receive: Callable[[], Any]) -> bytes:

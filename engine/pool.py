@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.kind import kind_name
 from engine.servable import Servable, StartupQueries
 from engine.watchdog import HostedModel, Watchdog
 from task.forms import is_token_classifier
@@ -86,4 +87,5 @@ def _key(servable: Servable, settings: Serving) -> _Key:
     same = EngineSettings.model_validate(settings.model_dump(include=set(EngineSettings.model_fields)))
     adapters = settings.adapters.model_dump_json() if servable.adapter is not None else ""
     pooled = is_token_classifier(servable.runs_as)
-    return servable.engine_name, pooled, same.model_dump_json() + settings.quantization + adapters
+    kind = kind_name(servable, settings)
+    return servable.engine_name, pooled, same.model_dump_json() + kind + settings.quantization + adapters

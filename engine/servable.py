@@ -24,8 +24,12 @@ class Servable(Protocol):
         """The folder that the engine loads."""
 
     @property
+    def openvino(self) -> Path | None:
+        """The folder of the same model, exported for OpenVINO; None where there is none."""
+
+    @property
     def engine_name(self) -> str:
-        """Name of what is in `model`: servables that have it in common can share an engine."""
+        """Name of the weights: servables that have it in common can share an engine."""
 
     @property
     def model_name(self) -> str:

@@ -35,9 +35,10 @@ def start_engine(
     settings = settings or servable.task.serving
     if settings.quantization == "fp8":
         settings = settings.model_copy(update={"extra_args": (*settings.extra_args, "--quantization", "fp8")})
-    return engine_kind(settings).start(
-        servable.model, name=servable.engine_name, runs_as=servable.runs_as, settings=settings, log=log, port=port,
-        adapters=settings.adapters if servable.adapter is not None else None,
+    kind = engine_kind(servable, settings)
+    return kind.start(
+        kind.model_folder(servable), name=servable.engine_name, runs_as=servable.runs_as, settings=settings, log=log,
+        port=port, adapters=settings.adapters if servable.adapter is not None else None,
     )
 
 
@@ -50,7 +51,7 @@ def start_checked_engine(servable: Servable, queries: StartupQueries, log: Path)
     settings = servable.task.serving
 
     async def warm_up() -> None:
-        client = engine_kind(settings).connect(
+        client = engine_kind(servable, settings).connect(
             servable, engine.url, load_tokenizer(servable.model), timeout_s=_TIMEOUT_S
         )
         try:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from engine.client import VllmClient
-from engine.vllm_process import VllmProcess, ready_to_start
 from engine.servable import Servable
+from engine.vllm_process import VllmProcess, ready_to_start
 from task.serving_settings import Adapters
 from task.settings import EngineSettings
 from task.tokenizer import FastTokenizer
@@ -14,6 +14,10 @@ from task.tokenizer import FastTokenizer
 
 class VllmKind:
     """See `engine.interface.EngineKind`."""
+
+    def model_folder(self, servable: Servable) -> Path:
+        """The checkpoint."""
+        return servable.model
 
     def ready_to_start(self, settings: EngineSettings, log: Path) -> bool:
         """Whether an engine would start at once: the warm-start process, if one is used, has imported vLLM."""

@@ -131,7 +131,7 @@ class Watchdog:
     async def _run_once(self) -> None:
         """Start the engine and watch it; raises `EngineError` when it has ended or hangs."""
         self._run += 1
-        while not engine_kind(self.settings).ready_to_start(self.settings, self.log):
+        while not engine_kind(self.hosted[0].servable, self.settings).ready_to_start(self.settings, self.log):
             await asyncio.sleep(0.1)
         # Started by this thread: the kernel may end a process when the thread that started it ends.
         engine = self._engine = start_engine(
@@ -208,7 +208,7 @@ class Watchdog:
 
     @asynccontextmanager
     async def _client(self, hosted: HostedModel) -> AsyncIterator[StudentClient]:
-        client = engine_kind(self.settings).connect(
+        client = engine_kind(hosted.servable, self.settings).connect(
             hosted.servable, self.url, hosted.tokenizer, timeout_s=self.settings.hang_s
         )
         try:

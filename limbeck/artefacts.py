@@ -68,6 +68,7 @@ class BundleFolder(Folder):
 
     bundle = Entry("bundle")
     manifest = Entry("bundle/manifest.json")  # the bundle's own, which also holds the verdict of its gate
+    openvino = Entry("openvino")  # the model exported for OpenVINO while the bundle is being built
     engine = Entry("engine")  # the exported model while the bundle is being built; the bundle links to its files
 
 

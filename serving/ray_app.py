@@ -83,7 +83,7 @@ class EngineReplica:
         self._hang_s = bundle.task.serving.hang_s
         log = Path(tempfile.gettempdir()) / f"limbeck-engine-{os.getpid()}.log"
         self._engine = start_checked_engine(bundle, startup_queries(bundle), log)
-        self._client = engine_kind(bundle.task.serving).connect(
+        self._client = engine_kind(bundle, bundle.task.serving).connect(
             bundle, self._engine.url, load_tokenizer(bundle.model)
         )
 

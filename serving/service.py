@@ -35,7 +35,7 @@ def serve(source: Path, *, state: Path, override: Callable[[Serving], Serving]) 
                 with _listening(LOOPBACK, settings.admin_port, field="serving.admin_port"):
                     pass
             address = "http://{}:{}".format(*listener.getsockname()[:2])
-            _print(f"starting vLLM; its log, all others and status.json are in {state}")
+            _print(f"starting the engine; its log, all others and status.json are in {state}")
             await supervisor.run(
                 listener,
                 admin=lambda s: listen(

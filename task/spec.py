@@ -211,11 +211,24 @@ class Task(Strict):
                 raise ValueError(f"curriculum.pattern_roles: {name!r} is not a role; expected some of: {valid}")
         if self.serving.weights == "adapter" and self.serving.quantization == "int8":
             raise ValueError("serving.quantization `int8` is for a merged student; leave it out with weights `adapter`")
+        self._check_openvino()
         if self.serving.weights == "adapter" and (self.student.quantization != "none" or self.student.peft):
             raise ValueError("serving.weights `adapter` takes plain LoRA on a base that is not quantised; merge others")
         if self.curriculum.max_per_pattern and not self.curriculum.pattern_roles:
             raise ValueError("curriculum.max_per_pattern needs pattern_roles, the roles whose values a pattern ignores")
         return self
+
+    def _check_openvino(self) -> None:
+        serving = self.serving
+        if serving.engine != "openvino":
+            return
+        if self.student.form != "read" or serving.weights != "merged" or serving.reader != "classifier":
+            raise ValueError(
+                "serving.engine `openvino` serves the form `read` with weights `merged` and reader `classifier`; take "
+                "`vllm` for others"
+            )
+        if serving.quantization == "fp8":
+            raise ValueError("serving.engine `openvino` has no quantization `fp8`; take `int8`, or the engine `vllm`")
 
     def _check_teacher(self) -> None:
         """Check what the teacher's backend needs in the rest of the file."""

@@ -29,7 +29,7 @@ def predict(
     Raises:
         EngineError: It did not start, or its labels differ from those of the trained student.
     """
-    progress.begin("starting vLLM")
+    progress.begin("starting the engine")
     with start_checked_engine(bundle, startup_queries(bundle), log) as engine:
         progress.begin("labelling", len(examples))
         return asyncio.run(through_engine(bundle, engine.url, examples, use_cache, progress.advance))
@@ -39,7 +39,7 @@ async def through_engine(
     bundle: Bundle, url: str, examples: Sequence[Example], use_cache: bool, done: Callable[[int], None]
 ) -> list[Example]:
     """Label queries through a running engine, a few batches in flight."""
-    client = engine_kind(bundle.task.serving).connect(
+    client = engine_kind(bundle, bundle.task.serving).connect(
         bundle, url, load_tokenizer(bundle.model), timeout_s=_PATIENCE_S
     )
     patient = bundle.task.serving.model_copy(update={

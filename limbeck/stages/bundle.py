@@ -21,27 +21,37 @@ def _inputs(run: Run) -> dict[str, str]:
 
 
 def _work(run: Run, folder: Path) -> Figures:
+    from limbeck import openvino_model
     from limbeck.judging.student_calibration import calibrate_student
     from serving.release.bundle import build
 
     files, merged = BundleFolder(folder), MergeFolder(run.finished("merge"))
     codec, head_queries = load_codec(merged.folder), _head_queries(run)
     shutil.rmtree(files.bundle, ignore_errors=True)
-    shutil.rmtree(files.engine, ignore_errors=True)
+    for folder in (files.engine, files.openvino):
+        shutil.rmtree(folder, ignore_errors=True)
     if run.task.serving.weights == "merged":
         model, adapter = _merged(run, codec, merged, files.engine), None
     else:
         model, adapter = _base_and_adapter(run, codec, files.engine)
     parity = read_json(merged.parity)
     calibrator, answers = calibrate_student(run, merged.model, codec)
+    exported = None
+    if openvino_model.is_wanted(run.task, codec):
+        exported = openvino_model.make(
+            run, codec, classifier=merged.classifier, out=files.openvino, reference=answers
+        )
     run.progress.begin("head cache", len(head_queries))
     made = build(
         files.bundle, run.task, codec, model, head_queries, {"merge": parity}, calibrator=calibrator,
         done=run.progress.advance, adapter=adapter, reference=answers,
+        openvino=files.openvino if exported else None,
     )
-    shutil.rmtree(files.engine, ignore_errors=True)  # the bundle has links to its files
+    for folder in (files.engine, files.openvino):  # the bundle has links to their files
+        shutil.rmtree(folder, ignore_errors=True)
     return {
         "id": made.id, "model": made.model_name, "head_queries": len(head_queries),
+        **({"openvino": exported} if exported else {}),
         "calibration": {k: calibrator.report[k] for k in ("auroc", "ece") if k in calibrator.report},
     }
 

@@ -6,6 +6,7 @@ codec.json      the codec that the student was trained with
 confidence.json calibration: accuracy by predicted probability (`task.calibration`)
 reference.jsonl labels that the trained student gave outside of any engine, which an engine must reproduce
 model/          what the engine loads: a token classifier (`read`) or a causal LM (`write`, `json`)
+openvino/       the same model exported for OpenVINO, where the bundle can be served without a GPU
 adapter/        a LoRA adapter that the engine adds to it while it runs, where the student was not merged
 cache/          head queries with their labels (`serving.release.head_cache`)
 
@@ -29,6 +30,7 @@ from task.codec import Codec
 from task.errors import InputError
 from task.files import read_json, sha256_file, sha256_json, write_json, write_jsonl
 from task.labels import Example
+from task.openvino_runtime import EXPORTED, MODEL_FILE
 from task.readers import rows_of
 from task.spec import Task
 
@@ -84,15 +86,23 @@ class Bundle:
         return [Example.from_json(row) for _, row in rows_of(path)] if path.stat().st_size else []
 
     @property
+    def openvino(self) -> Path | None:
+        """The folder of the model that was exported for OpenVINO, None where there is none."""
+        return self.folder / "openvino" if f"openvino/{MODEL_FILE}" in self.manifest["files"] else None
+
+    @property
     def small_files(self) -> dict[str, str]:
         """SHA-256 by name of all files that a gateway reads: all but the weights."""
-        return {k: v for k, v in self.manifest["files"].items() if not k.endswith(".safetensors")}
+        return {
+            k: v for k, v in self.manifest["files"].items()
+            if not k.endswith(".safetensors") and not k.startswith("openvino/")
+        }
 
 
 def build(
     folder: Path, task: Task, codec: Codec, model: Path, head: Iterable[Example], quality: Mapping[str, Any],
     *, calibrator: Calibrator | None = None, done: Callable[[int], None] = lambda _: None,
-    adapter: Path | None = None, reference: Iterable[Example] = (),
+    adapter: Path | None = None, reference: Iterable[Example] = (), openvino: Path | None = None,
 ) -> Bundle:
     """Write a bundle into `folder`, which must not exist.
 
@@ -104,6 +114,7 @@ def build(
         done: Called with the number of head queries as they are written.
         adapter: A trained LoRA adapter for `model`, which is then the base that tasks share.
         reference: Queries with the labels that the trained student gives them outside of any engine.
+        openvino: The folder of the same model, exported for OpenVINO.
 
     Raises:
         InputError: The adapter is of a kind that the engine cannot add while it runs.
@@ -117,6 +128,10 @@ def build(
         (folder / "adapter").mkdir()
         for name in ADAPTER_FILES:
             _link(adapter / name, target=folder / "adapter" / name)
+    if openvino is not None:
+        (folder / "openvino").mkdir()
+        for name in EXPORTED:
+            _link(openvino / name, target=folder / "openvino" / name)
     write_json(folder / "task.json", task.model_dump(mode="json"))
     write_json(folder / "codec.json", codec.to_json())
     write_json(folder / "confidence.json", (calibrator or Calibrator()).to_json())
@@ -159,6 +174,8 @@ def open_bundle(folder: Path) -> Bundle:
             kind = "missing" if name not in found else "not in the manifest" if name not in expected else "changed"
             raise InputError(f"the bundle is damaged: {name} is {kind}", file=folder, fix="Make or fetch it again")
     _refuse_code(folder / "model")
+    if (folder / "openvino").exists():
+        _refuse_other_files(folder / "openvino", EXPORTED)
     if (folder / "adapter").exists():
         _refuse_code(folder / "adapter")
         require_plain_lora(folder / "adapter")
@@ -248,8 +265,8 @@ def _runs_as(model: Path, codec: Codec) -> str:
 
 
 def _names(files: Mapping[str, str]) -> tuple[str, str]:
-    """The engine's name, from the model alone; the digest of all weights, the adapter's as well."""
-    model = {k: v for k, v in files.items() if k.startswith("model/")}
+    """The engine's name, from the model and its export; the digest of all weights, the adapter's as well."""
+    model = {k: v for k, v in files.items() if k.startswith(("model/", "openvino/"))}
     adapter = {k: v for k, v in files.items() if k.startswith("adapter/")}
     kind = "base" if adapter else "student"
     return f"{kind}@{_digest(model)}", _digest(model | adapter)
@@ -265,6 +282,15 @@ def _refuse_code(model: Path) -> None:
             )
         if path.suffix == ".json" and "auto_map" in _keys(read_json(path)):
             raise InputError("the model asks for remote code (auto_map)", file=path, fix="Use a model without it")
+
+
+def _refuse_other_files(folder: Path, names: Sequence[str]) -> None:
+    for path in sorted(folder.rglob("*")):
+        if path.name not in names or not path.is_file():
+            raise InputError(
+                "a file that does not belong in an exported model", file=path, found=path.name,
+                expected="only " + ", ".join(names), fix="Make or fetch the bundle again",
+            )
 
 
 def _keys(value: object) -> set[str]:

@@ -110,7 +110,7 @@ class Worker:
 
         bundle, cache, tokenizer = await asyncio.to_thread(read)
         settings = wanted.settings
-        client = engine_kind(settings).connect(
+        client = engine_kind(bundle, settings).connect(
             bundle, wanted.engine, tokenizer, timeout_s=settings.request_timeout_s, max_tokens=settings.max_model_len
         )
         route = Route(

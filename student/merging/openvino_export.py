@@ -13,8 +13,8 @@ from typing import Any, Final
 
 import torch
 
-from engine.openvino_runtime import MODEL_FILE, import_openvino
 from student.merging.openvino_int8 import quantise
+from task.openvino_runtime import MODEL_FILE, import_openvino
 
 _EXAMPLE: Final = (2, 8)  # any size: both dimensions of the exported model are dynamic
 

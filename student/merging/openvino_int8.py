@@ -16,15 +16,15 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from engine.openvino_runtime import import_openvino
+from task.openvino_runtime import import_openvino
 
 Floats = npt.NDArray[np.float32]
 
 _ALPHAS: Final = (0.5, 0.65, 0.8, 0.9)
 _LARGEST_ERROR: Final = 0.02
 """Of a matrix's outputs, relative: above it activations are quantised at run time. On the market's student these are 54
-of 210 matrices, and 99.6 % of the labels are those of the model in fp32, as many as with all 210; with 0.05 it is 99.3 %,
-and a query takes no less time."""
+of 210 matrices, and 99.6 % of the labels are those of the model in fp32, as many as with all 210; with 0.05 it is
+99.3 %, and a query takes no less time."""
 _SAMPLED: Final = 256  # tokens on which the errors are measured
 _LEAST_OUTPUTS: Final = 64  # smaller matrices, as the scores' one, stay as they are
 _HEADROOM: Final = 1.02  # for activations larger than any that was measured
@@ -137,7 +137,8 @@ def _range(activations: _Activations, scale: Floats) -> np.float32:
 
 
 def _rows_range(weights: Floats) -> Floats:
-    return np.maximum(np.abs(weights).max(1, keepdims=True), 1e-12)
+    largest: Floats = np.abs(weights).max(1, keepdims=True)
+    return np.maximum(largest, np.float32(1e-12))
 
 
 def _compute_in_8_bits(op: Any, product: _Product, activations: _Activations, scale: Floats) -> None:

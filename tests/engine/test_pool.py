@@ -62,6 +62,9 @@ class FakeKind:
     engines: list[FakeEngine] = field(default_factory=list)
     labels: tuple[Label, ...] = ()
 
+    def model_folder(self, servable: Servable) -> Path:
+        return servable.model
+
     def ready_to_start(self, _settings: object, _log: Path) -> bool:
         return True
 
@@ -95,7 +98,7 @@ class FakeClient:
 def kind(monkeypatch: pytest.MonkeyPatch) -> FakeKind:
     found = FakeKind()
     for module in ("engine.watchdog", "engine.startup"):
-        monkeypatch.setattr(f"{module}.engine_kind", lambda _settings: found)
+        monkeypatch.setattr(f"{module}.engine_kind", lambda _servable, _settings: found)
     monkeypatch.setattr(watchdog, "FIRST_PAUSE_S", 0.01)
     return found
 

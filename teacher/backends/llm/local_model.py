@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Self
 
 from engine.interface import Engine
-from engine.kind import engine_kind
+from engine.vllm_kind import VllmKind
 from task.files import sha256_file, sha256_json
 from task.settings import OpenAI
 from task.spec import Task
@@ -62,7 +62,7 @@ class LocalTeacher:
             if self._engine is None:
                 own = self._task.teacher.vllm
                 settings = own.model_copy(update={"extra_args": (*_ARGUMENTS, *own.extra_args)})
-                self._engine = engine_kind(settings).start(
+                self._engine = VllmKind().start(
                     self._model, name=self.settings().model, runs_as="json", settings=settings, log=self._log
                 )
                 self._engine.wait_ready()

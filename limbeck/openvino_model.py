@@ -1,0 +1,100 @@
+"""The student exported for OpenVINO, which serves bundles on machines without a GPU."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from engine.process import has_gpu
+from limbeck.run import Run
+from task.codec import Codec
+from task.errors import InputError
+from task.labels import Example
+from task.spec import Task
+
+_CALIBRATION_ROWS: Final = 256
+_LEAST_AGREEMENT: Final = 0.99
+"""With `serving.quantization: auto`, 8 bits are used where they keep this share of the trained student's labels."""
+_BATCH: Final = 16
+
+
+def is_wanted(task: Task, codec: Codec) -> bool:
+    """Whether a bundle gets an exported model: where it is asked for, or can be used and there is no GPU."""
+    settings = task.serving
+    servable = (
+        codec.answer_form.token_classifier and settings.weights == "merged" and settings.reader == "classifier"
+    )
+    return settings.engine == "openvino" or (settings.engine == "auto" and servable and not has_gpu())
+
+
+def make(
+    run: Run, codec: Codec, *, classifier: Path, out: Path, reference: Sequence[Example]
+) -> dict[str, Any] | None:
+    """Export the merged student, in 8 bits if the task allows that and the labels stay the same.
+
+    Args:
+        reference: Queries with the labels that the trained student gave.
+
+    Returns:
+        `bits`, `agreement` with the reference (None without one), and `matrices` by kind of quantisation; None where
+        the architecture cannot be exported and `serving.engine` does not insist.
+
+    Raises:
+        InputError: It cannot be exported, and `serving.engine` insists.
+    """
+    from student.merging.openvino_export import ExportError, export
+
+    settings = run.task.serving
+    eight_bits = settings.quantization in {"auto", "int8"}
+    try:
+        while True:
+            run.progress.begin(f"exporting the student for OpenVINO{' in 8 bits' if eight_bits else ''}")
+            shutil.rmtree(out, ignore_errors=True)
+            figures = export(classifier, out, prompts=_prompts(run, codec, classifier) if eight_bits else None)
+            agreement = _agreement(run.task, codec, classifier, out, reference)
+            kept = agreement is None or agreement >= _LEAST_AGREEMENT
+            if kept or not eight_bits or settings.quantization == "int8":
+                return {"bits": 8 if eight_bits else 16, "agreement": agreement, **figures}
+            eight_bits = False
+    except ExportError as error:
+        shutil.rmtree(out, ignore_errors=True)
+        if settings.engine == "openvino":
+            raise InputError(
+                f"the student cannot be exported for OpenVINO: {error}", field="serving.engine", found="openvino",
+                expected="vllm, or another base", fix="Set serving.engine: vllm",
+            ) from error
+        run.progress.begin(f"no export for OpenVINO, vLLM will serve the student: {error}")
+        return None
+
+
+def _prompts(run: Run, codec: Codec, classifier: Path) -> list[list[int]]:
+    """Prompts of curriculum rows, evenly spaced over the file."""
+    from task.tokenizer import load_tokenizer
+    from teacher.curriculum.rows import read
+
+    rows = read(run.finished("curriculum"), "train")
+    tokenizer = load_tokenizer(classifier)
+    step = max(1, len(rows) // _CALIBRATION_ROWS)
+    return [codec.prompt(r.example.query, tokenizer).ids for r in rows[::step][:_CALIBRATION_ROWS]]
+
+
+def _agreement(
+    task: Task, codec: Codec, classifier: Path, exported: Path, reference: Sequence[Example]
+) -> float | None:
+    from eval.quality import label_agreement
+    from task.openvino_runtime import TokenClassifier, precision_of
+    from task.tokenizer import load_tokenizer
+
+    if not reference:
+        return None
+    tokenizer = load_tokenizer(classifier)
+    model = TokenClassifier(exported, precision=precision_of(task.serving.dtype))
+    answers = []
+    for at in range(0, len(reference), _BATCH):
+        part = reference[at : at + _BATCH]
+        prompts = [codec.prompt(x.query, tokenizer) for x in part]
+        for row, prompt, scores in zip(part, prompts, model.scores([p.ids for p in prompts]), strict=True):
+            answers.append(Example(row.query, codec.decode(row.query, scores[prompt.positions], task).labels))
+    return round(label_agreement(reference, answers), 6)
