@@ -63,6 +63,7 @@ def label_queries(
     Raises:
         InputError: Another job is labelling into the same ledger.
         BudgetSpentError: After the calls in flight have been recorded.
+        ProviderError: Every call to the LLM fails alike; what was answered is in the ledger.
     """
     with ledger.writing():
         backend = backend_of(task)
