@@ -164,6 +164,15 @@ class Ledger:
             out.update(r for (r,) in self._read(sql, part))
         return out
 
+    def errors(self, requests: Iterable[str]) -> dict[str, str]:
+        """Why the last attempt at each request failed; requests without a failure are left out."""
+        out: dict[str, str] = {}
+        for part in _parts(list(requests)):
+            marks = ",".join("?" * len(part))
+            sql = f"SELECT request, error FROM attempts WHERE error IS NOT NULL AND request IN ({marks}) ORDER BY id"
+            out.update(self._read(sql, part))
+        return out
+
     def rows(self, queries: Iterable[str]) -> dict[str, LedgerRow]:
         """The rows of queries; queries without a row are left out."""
         stored = {repaired(q): q for q in queries}

@@ -50,7 +50,7 @@ class FailureWatch:
         self._answered = False
         self._asked = 0  # queries that are being asked, counted until the first answer
         self._changed = asyncio.Condition()
-        self._errors: dict[str, str] = {}  # of requests whose last attempt failed
+        self._failed: dict[str, Attempt] = {}  # request → its last attempt, if that gave no reply
         self._kind, self._alike = "", 0
         self._stopped: ProviderError | None = None
 
@@ -62,12 +62,13 @@ class FailureWatch:
         """
         await self._recorder.record(attempts, rows)
         for a in attempts:
+            self._failed[a.request] = a
+            if a.outcome in {"ok", "truncated"}:
+                del self._failed[a.request]
             if a.outcome == "error":
-                self._errors[a.request] = a.error or ""
                 if self._stopped:
                     raise self._stopped
             else:
-                self._errors.pop(a.request, None)
                 self._alike = 0
                 if not self._answered:
                     self._answered = self._ever_answered = True
@@ -98,14 +99,15 @@ class FailureWatch:
                     self._changed.notify_all()
 
     def gave_up(self, request: str) -> str | None:
-        """Count a request that no attempt got an answer to; returns why, None if it did not fail.
+        """Count a request that no attempt got a usable answer to; returns why, None if it did not fail.
 
         Raises:
             ProviderError: It is one too many.
         """
-        error = self._errors.pop(request, None)
-        if error is None:
-            return None
+        failed = self._failed.pop(request, None)
+        error = "" if failed is None else failed.error or ""
+        if failed is None or failed.outcome != "error":
+            return words_of(error) or None
         kind = error.partition(":")[0]
         self._alike = self._alike + 1 if kind == self._kind else 1
         self._kind = kind
