@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 # `json.dumps` escapes all control characters below U+0020, but not these three, at which `str.splitlines` and the
 # readers built on it (httpx's `iter_lines` is one) end a line as well. Inside JSON they stand in strings only.
@@ -31,6 +32,20 @@ def repaired(text: str) -> str:
     if not has_half_character(text):
         return text
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def repaired_object(row: dict[str, Any]) -> dict[str, Any]:
+    """A JSON object with `repaired` keys and texts: an `object_hook`, because escapes in JSON can hold halves."""
+    return {repaired(k): repaired(v) if isinstance(v, str) else v for k, v in row.items()}
+
+
+def repaired_json(value: Any) -> Any:
+    """A JSON value with all its keys and texts `repaired`."""
+    if isinstance(value, str):
+        return repaired(value)
+    if isinstance(value, Mapping):
+        return {repaired(k): repaired_json(v) for k, v in value.items()}
+    return [repaired_json(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 def one_line(text: str) -> str:
