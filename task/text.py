@@ -10,6 +10,7 @@ from typing import Any, Final
 # readers built on it (httpx's `iter_lines` is one) end a line as well. Inside JSON they stand in strings only.
 _BREAKS: Final = {"\x85": "\\u0085", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 _ANY_BREAK: Final = re.compile(f"[{''.join(_BREAKS)}]")
+_CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _BREAK_BYTES: Final = tuple((raw.encode(), escape.encode()) for raw, escape in _BREAKS.items())
 
 
@@ -46,6 +47,11 @@ def repaired_json(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {repaired(k): repaired_json(v) for k, v in value.items()}
     return [repaired_json(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def printable(text: str) -> str:
+    r"""A text for a terminal: control characters, line separators and half characters as escapes such as `\x1b`."""
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def one_line(text: str) -> str:
