@@ -9,6 +9,7 @@ from task.errors import InputError
 from task.labels import Example, Label, locate, ordered
 from task.readers import rows_of
 from task.spec import Task
+from task.text import has_half_character
 
 
 def read_predictions(source: Path, task: Task) -> list[tuple[Example, bool]]:
@@ -25,7 +26,7 @@ def read_predictions(source: Path, task: Task) -> list[tuple[Example, bool]]:
     seen: dict[str, int] = {}
     for line, row in rows_of(source):
         query = row.get("query")
-        if not isinstance(query, str):
+        if not isinstance(query, str) or has_half_character(query):
             raise InputError("no text", file=source, line=line, field="query", found=query, expected="the query")
         if query in seen:
             raise InputError(
@@ -47,7 +48,7 @@ def _label(query: str, raw: object, task: Task) -> Label | None:
         return None
     role, text, start, end = (raw.get(k) for k in ("role", "text", "start", "end"))
     found = next((r for r in task.roles if r.name == role), None)
-    if found is None or not isinstance(text, str) or not text.strip():
+    if found is None or not isinstance(text, str) or not text.strip() or has_half_character(text):
         return None
     if found.kind == "closed":
         return Label(found.name, text) if text in found.values else None

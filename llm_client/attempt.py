@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from task.text import has_half_character, repaired, repaired_json
+
 Outcome = Literal["ok", "invalid", "truncated", "error"]
 
 
@@ -38,6 +40,12 @@ class Attempt:
     completion_tokens: int = 0
     cost: float = 0.0
     latency_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Repair half characters in the reply and its tokens: it is sent on to be repaired or reviewed, and stored."""
+        if self.reply is not None and has_half_character(self.reply):
+            object.__setattr__(self, "reply", repaired(self.reply))
+            object.__setattr__(self, "details", repaired_json(self.details))
 
 
 @dataclass(frozen=True, slots=True)

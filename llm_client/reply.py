@@ -8,8 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
+from task.text import repaired_object
+
 _THINKING = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
-_DECODER = json.JSONDecoder()
+_DECODER = json.JSONDecoder(object_hook=repaired_object)
 
 
 def rows_of(content: str) -> list[dict[str, Any]] | None:

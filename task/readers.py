@@ -6,6 +6,7 @@ error that names file, line and field; rows are never skipped silently.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
 import logging
@@ -15,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from task.errors import InputError
+from task.fields import Fields, Row, Total, Unique
 from task.labels import Example, Label, locate, ordered
 from task.spec import Task
-
-Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +89,11 @@ def _not_empty(path: Path, rows: Iterator[tuple[int, Row]]) -> Iterator[tuple[in
 def _jsonl(path: Path) -> Iterator[tuple[int, Row]]:
     with path.open("rb") as file:
         for number, raw in enumerate(file, 1):
+            raw = raw.removeprefix(codecs.BOM_UTF8)  # of the file, or of a file that was appended to it
             if not raw.strip():
                 continue
             try:
-                row = json.loads(raw.decode("utf-8-sig" if number == 1 else "utf-8"))
+                row = json.loads(raw.decode())
             except UnicodeDecodeError as error:
                 raise InputError(
                     "not UTF-8", file=path, line=number, found=raw[error.start : error.end],
@@ -103,6 +104,9 @@ def _jsonl(path: Path) -> Iterator[tuple[int, Row]]:
                     f"not JSON: {error.msg} at column {error.colno}", file=path, line=number,
                     found=raw.decode(errors="replace").strip(), expected="one JSON object a line",
                 ) from error
+            except (ValueError, RecursionError) as error:  # a number of thousands of digits; thousands of brackets
+                problem = "nested too deeply" if isinstance(error, RecursionError) else str(error).partition(";")[0]
+                raise InputError(f"not JSON: {problem}", file=path, line=number) from error
             if not isinstance(row, dict):
                 raise InputError("not an object", file=path, line=number, found=row, expected="one JSON object a line")
             yield number, row
@@ -130,7 +134,7 @@ def _json_cell(text: str) -> Any:
     if text[:1] in "[{":
         try:
             return json.loads(text)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             return text
     return text
 
@@ -201,51 +205,14 @@ def _from_tags(row: Row, name: Callable[[Any], str]) -> Row:
     return {"query": query, "labels": [{"role": r, "text": query[s:e], "start": s, "end": e} for r, s, e in spans]}
 
 
-class _Fields:
-    """Typed access to a row's fields, with errors that name file, line and field."""
-
-    def __init__(self, source: Path | str, line: int, row: Row) -> None:
-        self.source, self.line, self.row = source, line, row
-
-    def error(self, name: str, problem: str, expected: str | None = None, **more: Any) -> InputError:
-        found = self.row.get(name) if "found" not in more else more.pop("found")
-        return InputError(
-            problem, file=self.source, line=self.line, field=name, found=found, expected=expected, **more
-        )
-
-    def text(self, name: str) -> str:
-        value = self.row.get(name)
-        if value is None:
-            raise self.error(name, "field is missing", "a text", found=sorted(map(str, self.row)))
-        if not isinstance(value, str):
-            raise self.error(name, "not a text", "a text")
-        return value
-
-    def optional(self, name: str) -> str | None:
-        value = self.row.get(name)
-        if value is None or isinstance(value, str):
-            return value
-        if isinstance(value, int):
-            return str(value)
-        raise self.error(name, "not a text", "a text or nothing")
-
-    def count(self, name: str, default: int | None = None) -> int:
-        value = self.row.get(name, default)
-        if isinstance(value, str) and value.strip().isdigit():
-            value = int(value)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise self.error(name, "not a count", "a whole number, 0 or more")
-        return value
-
-
 def read_queries(source: Path | str) -> list[Example]:
     """A query log: `{"query", "count" = 1, "id"?}`; the labels of the examples are empty."""
-    out, ids = [], _Unique(source, "id")
+    out, ids, total = [], Unique(source, "id"), Total()
     for line, row in rows_of(source):
-        f = _Fields(source, line, row)
+        f = Fields(source, line, row)
         id_ = f.optional("id")
         ids.add(id_, line)
-        out.append(Example(f.text("query"), (), f.count("count", 1), id_))
+        out.append(Example(f.text("query"), (), total.count(f), id_))
     return out
 
 
@@ -256,9 +223,9 @@ def read_labels(source: Path | str, task: Task) -> list[Example]:
         InputError: A role or closed value that the task does not have, a text that does not occur, offsets that
             do not match the text, a duplicate id.
     """
-    out, ids = [], _Unique(source, "id")
+    out, ids, total = [], Unique(source, "id"), Total()
     for line, row in rows_of(source):
-        f = _Fields(source, line, row)
+        f = Fields(source, line, row)
         query = f.text("query")
         if len(query) > task.data.max_query_chars:
             raise f.error(
@@ -272,7 +239,7 @@ def read_labels(source: Path | str, task: Task) -> list[Example]:
             raise f.error("labels", "not a list", 'a list of {"role", "text"}')
         read = [_label(f, task, query, n, label) for n, label in enumerate(labels)]
         try:
-            out.append(Example(query, ordered(locate_open(task, query, read)), f.count("count", 1), id_))
+            out.append(Example(query, ordered(locate_open(task, query, read)), total.count(f), id_))
         except ValueError as error:
             raise f.error("labels", str(error), found=labels, fix="A value must be words of its query") from error
     return out
@@ -284,10 +251,12 @@ def locate_open(task: Task, query: str, labels: list[Label]) -> tuple[Label, ...
     return (*locate(query, [x for x in labels if x.role not in closed]), *(x for x in labels if x.role in closed))
 
 
-def _label(f: _Fields, task: Task, query: str, number: int, raw: object) -> Label:
+def _label(f: Fields, task: Task, query: str, number: int, raw: object) -> Label:
     name = f"labels.{number}"
     if not isinstance(raw, dict) or not isinstance(raw.get("role"), str) or not isinstance(raw.get("text"), str):
         raise f.error(name, "not a label", '{"role": text, "text": text, "start"?: int, "end"?: int}', found=raw)
+    for text in (raw["role"], raw["text"]):
+        f.whole(name, text)
     problem = task.label_problem(query, raw["role"], raw["text"])
     if problem:
         raise f.error(name, problem, found=raw)
@@ -301,9 +270,9 @@ def _label(f: _Fields, task: Task, query: str, number: int, raw: object) -> Labe
 
 def read_catalogue(source: Path | str) -> list[Item]:
     """The catalogue: `{"id", "title", "brand"?, "category"?, "attributes"?: {name: value}}`."""
-    out, ids = [], _Unique(source, "id")
+    out, ids = [], Unique(source, "id")
     for line, row in rows_of(source):
-        f = _Fields(source, line, row)
+        f = Fields(source, line, row)
         attributes = row.get("attributes") or {}
         if isinstance(attributes, list):  # Arrow's map type
             attributes = dict(attributes)
@@ -313,35 +282,22 @@ def read_catalogue(source: Path | str) -> list[Item]:
         if id_ is None:
             raise f.error("id", "field is missing", "a unique id", found=sorted(map(str, row)))
         ids.add(id_, line)
-        plain = {str(k): str(v) for k, v in attributes.items() if v is not None}
+        plain = {
+            f.whole("attributes", str(k)): f.whole(f"attributes.{k}", str(v))
+            for k, v in attributes.items() if v is not None
+        }
         out.append(Item(id_, f.text("title"), f.optional("brand"), f.optional("category"), plain))
     return out
 
 
 def read_conversions(source: Path | str, items: Mapping[str, Any]) -> list[Conversion]:
     """Conversions: `{"query", "item_id", "count" = 1}`; rows of items that are not in the catalogue are skipped."""
-    out = []
+    out, total = [], Total()
     for line, row in rows_of(source):
-        f = _Fields(source, line, row)
+        f = Fields(source, line, row)
         item_id = f.optional("item_id")
         if item_id is None:
             raise f.error("item_id", "field is missing", "an item's id", found=sorted(map(str, row)))
         if item_id in items:
-            out.append(Conversion(f.text("query"), item_id, f.count("count", 1)))
+            out.append(Conversion(f.text("query"), item_id, total.count(f)))
     return out
-
-
-class _Unique:
-    def __init__(self, source: Path | str, name: str) -> None:
-        self.source, self.name = source, name
-        self.seen: dict[str, int] = {}
-
-    def add(self, value: str | None, line: int) -> None:
-        if value is None:
-            return
-        if value in self.seen:
-            raise InputError(
-                "duplicate id", file=self.source, line=line, field=self.name, found=value,
-                expected=f"unique ids (first seen in line {self.seen[value]})",
-            )
-        self.seen[value] = line

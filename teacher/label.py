@@ -10,6 +10,7 @@ from typing import Any
 from task.labels import Example
 from task.progress import Progress, quiet
 from task.spec import Task
+from task.text import has_half_character
 from teacher.backends.backend import Backend, backend_of
 from teacher.backends.job import LabellingJob, LabellingPlan, Sources
 from teacher.guardrails.confidence import Calibration, apply, calibrate, gold_of
@@ -63,6 +64,7 @@ def label_queries(
     Raises:
         InputError: Another job is labelling into the same ledger.
         BudgetSpentError: After the calls in flight have been recorded.
+        ProviderError: Every call to the LLM fails alike; what was answered is in the ledger.
     """
     with ledger.writing():
         backend = backend_of(task)
@@ -109,6 +111,8 @@ def _problem(task: Task, query: Example) -> str | None:
     longest = task.data.max_query_chars
     if not query.query.strip():
         return "empty query"
+    if has_half_character(query.query):
+        return "half a character (a lone surrogate)"
     if len(query.query) > longest:
         return f"{len(query.query)} characters, more than data.max_query_chars = {longest}"
     return None

@@ -28,6 +28,7 @@ from serving.telemetry.logs import LineLog
 from serving.telemetry.metrics import Metrics
 from serving.telemetry.traces import Traces
 from task.serving_settings import Serving
+from task.text import one_line_bytes
 
 _Model = TypeVar("_Model", bound=BaseModel)
 NDJSON = b"application/x-ndjson"
@@ -157,7 +158,7 @@ class Gateway:
         def line(index: int, answer: Answer, route: Route) -> bytes:
             self.metrics.count(self.metrics.answers, route.bundle.id, answer.source, answer.status)
             counts[answer.source] = counts.get(answer.source, 0) + 1
-            return answer_json(answer, route) + b',"index":%d}\n' % index
+            return one_line_bytes(answer_json(answer, route)) + b',"index":%d}\n' % index
 
         misses: dict[Route, dict[str, list[int]]] = {}  # indices of each distinct query
         lines = []
@@ -181,7 +182,7 @@ class Gateway:
                     error = unavailable(exchange, outcome)
                     self.metrics.count(self.metrics.refused, exchange.notes["refused"])
                     problem = error.body()[:-1]
-                    text = json.dumps(query, ensure_ascii=False).encode()
+                    text = json.dumps(query).encode()
                     out = b"".join(problem + b',"query":%s,"index":%d}\n' % (text, i) for i in missing[query])
                 await exchange.write(out)
         exchange.notes["answers"] = counts

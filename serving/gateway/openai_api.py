@@ -10,6 +10,7 @@ from serving.gateway.http_exchange import HttpError
 from serving.gateway.messages import ChatRequest
 from serving.routing.route import Answer, Route
 from serving.routing.task_routes import Choice, Routes
+from task.text import one_line_bytes
 
 
 def choice(routes: Routes, model: str) -> Choice:
@@ -54,7 +55,7 @@ def events(name: str, route: Route, answer: Answer) -> bytes:
         {**head, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]},
         {**head, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]},
     ]
-    return b"".join(b"data: " + _dumped(c) + b"\n\n" for c in chunks) + b"data: [DONE]\n\n"
+    return b"".join(b"data: " + one_line_bytes(_dumped(c)) + b"\n\n" for c in chunks) + b"data: [DONE]\n\n"
 
 
 def models(routes: Routes) -> bytes:

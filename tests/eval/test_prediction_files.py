@@ -35,6 +35,7 @@ def labels(*pairs: tuple[str, Any]) -> list[dict[str, Any]]:
     (None, True, 0),
     ([], False, 0),
     (labels(("product", 3)), True, 0),
+    (labels(("product", "\ud83e")), True, 0),
 ])
 def test_what_an_answer_is_taken_for(said: Any, invalid: bool, kept: int, tmp_path: Path) -> None:
     source = write(tmp_path / "p.jsonl", [{"query": "oat milk", "labels": said}])

@@ -52,6 +52,18 @@ def test_datasets_from_disk_with_tokens_and_tags(tmp_path: Path, task: Task) -> 
     ('{"count": 1}\n', ":1: query: field is missing"),
     ('{"query": 5}\n', ":1: query: not a text; found 5"),
     ('{"query": "a", "count": -1}\n', ":1: count: not a count; found -1"),
+    ('{"query": "a"}\n{"query": "a", "count": 100000000000000000000}\n', ":2: count: not a count; found 1000"),
+    ('{"query": "a", "count": 9223372036854775808}\n', "a whole number from 0 to 9223372036854775807"),
+    ('{"query": "a", "count": 9223372036854775807}\n{"query": "b"}\n', ":2: count: the counts add up to more than"),
+    ('{"query": "a", "count": "²"}\n', ":1: count: not a count; found '²'"),
+    ('{"query": "a", "count": "1e3"}\n', ":1: count: not a count; found '1e3'"),
+    ('{"query": "a", "count": 1e3}\n', ":1: count: not a count; found 1000.0"),
+    ('{"query": "a", "count": NaN}\n', ":1: count: not a count; found nan"),
+    ('{"query": "a", "count": "' + "9" * 5000 + '"}\n', ":1: count: not a count; found '999"),
+    ('{"query": "a", "count": ' + "9" * 5000 + "}\n", ":1: not JSON: Exceeds the limit"),
+    ('{"query": "a", "n": ' + "[" * 10_000 + "]" * 10_000 + "}\n", ":1: not JSON: nested too deeply"),
+    ('{"query": "ok"}\n{"query": "milk \\ud83e"}\n', ":2: query: half a character (a lone surrogate)"),
+    ('{"query": "milk", "id": "\\udd5b1"}\n', ":1: id: half a character (a lone surrogate)"),
     ('{"query": "a", "id": "x"}\n{"query": "b", "id": "x"}\n', ":2: id: duplicate id; found 'x'"),
 ])
 def test_bad_query_files(tmp_path: Path, text: str, expected: str) -> None:
@@ -86,6 +98,9 @@ def test_missing_and_unknown_files(tmp_path: Path) -> None:
     ({"query": "oat milk", "labels": [{"role": "brand", "text": "oat"}] * 2}, "does not occur again"),
     ({"query": "oat milk", "labels": [{"text": "oat"}]}, "not a label"),
     ({"query": "oat milk"}, "labels: not a list"),
+    ({"query": "oat \ud83e", "labels": [{"role": "brand", "text": "oat"}]}, "query: half a character"),
+    ({"query": "oat milk", "labels": [{"role": "brand", "text": "\ud83e"}]}, "labels.0: half a character"),
+    ({"query": "oat milk", "labels": [{"role": "\ud83e", "text": "oat"}]}, "labels.0: half a character"),
     ({"query": "x" * 10_000, "labels": []}, "10000 characters long"),
 ])
 def test_bad_labels(tmp_path: Path, task: Task, row: dict[str, object], expected: str) -> None:
@@ -114,3 +129,61 @@ def test_catalogue_and_conversions(tmp_path: Path) -> None:
     rows = [{"query": "oat", "item_id": "7", "count": 2}, {"query": "oat", "item_id": "gone"}]
     path = write(tmp_path / "v.jsonl", "".join(json.dumps(r) + "\n" for r in rows))
     assert [(c.item_id, c.count) for c in read_conversions(path, {found.id: found})] == [("7", 2)]
+
+
+@pytest.mark.parametrize(("item", "field"), [
+    ({"id": "1", "title": "Milk \ud83e"}, "title"), ({"id": "\ud83e", "title": "Milk"}, "id"),
+    ({"id": "1", "title": "Milk", "brand": "\ud83e"}, "brand"),
+    ({"id": "1", "title": "Milk", "attributes": {"size": "1 \ud83e"}}, "attributes.size"),
+    ({"id": "1", "title": "Milk", "attributes": {"\ud83e": "1 l"}}, "attributes"),
+])
+def test_half_characters_in_a_catalogue(tmp_path: Path, item: dict[str, object], field: str) -> None:
+    path = write(tmp_path / "c.jsonl", json.dumps({"id": "0", "title": "ok"}) + "\n" + json.dumps(item) + "\n")
+    with pytest.raises(InputError, match=rf"c\.jsonl:2: {field}: half a character") as caught:
+        read_catalogue(path)
+    assert str(caught.value).encode()
+
+
+def test_conversions_that_add_up_to_more_than_64_bits(tmp_path: Path) -> None:
+    row = {"query": "oat", "item_id": "7", "count": 2**62}
+    path = write(tmp_path / "v.jsonl", (json.dumps(row) + "\n") * 2)
+    with pytest.raises(InputError, match=r"v\.jsonl:2: count: the counts add up to more than"):
+        read_conversions(path, {"7": None})
+    half = write(tmp_path / "h.jsonl", json.dumps({"query": "\ud83e", "item_id": "7"}))
+    with pytest.raises(InputError, match=r"h\.jsonl:1: query: half a character"):
+        read_conversions(half, {"7": None})
+
+
+def test_half_characters_in_a_csv_cell_that_holds_json(tmp_path: Path, task: Task) -> None:
+    cell = '[{""role"": ""brand"", ""text"": ""\\ud83e""}]'
+    path = write(tmp_path / "g.csv", f'query,labels\noat milk,"{cell}"\n')
+    with pytest.raises(InputError, match=r"g\.csv:2: labels\.0: half a character"):
+        read_labels(path, task)
+
+
+def test_a_half_character_in_a_column_that_nobody_reads_is_no_error(tmp_path: Path) -> None:
+    path = write(tmp_path / "q.jsonl", json.dumps({"query": "milk", "session": "\ud83e"}))
+    assert [q.query for q in read_queries(path)] == ["milk"]
+
+
+@pytest.mark.parametrize("raw", [
+    b'\xef\xbb\xbf{"query": "a"}\r\n\r\n{"query": "b"}\r\n\r\n', b'\xef\xbb\xbf\n{"query": "a"}\n{"query": "b"}',
+    b'{"query": "a"}\n\xef\xbb\xbf{"query": "b"}\n \t\n',
+])
+def test_blank_lines_crlf_and_byte_order_marks_are_no_rows(tmp_path: Path, raw: bytes) -> None:
+    path = tmp_path / "q.jsonl"
+    path.write_bytes(raw)
+    assert [q.query for q in read_queries(path)] == ["a", "b"]
+
+
+@pytest.mark.parametrize("name", ["q.jsonl", "q.csv", "q.parquet"])
+def test_line_separators_inside_a_query_do_not_end_it(tmp_path: Path, name: str) -> None:
+    texts = ["rice\u2028milk", "oat\u0085milk", "soy\u2029milk", "a\x0bb\x0cc\x1cd"]
+    path = tmp_path / name
+    if name == "q.jsonl":
+        write(path, "".join(json.dumps({"query": t}, ensure_ascii=False) + "\n" for t in texts))
+    elif name == "q.csv":
+        write(path, "query\n" + "".join(f'"{t}"\n' for t in texts))
+    else:
+        pq.write_table(pa.Table.from_pylist([{"query": t} for t in texts]), path)
+    assert [q.query for q in read_queries(path)] == texts

@@ -22,6 +22,7 @@ from task.spec import Task
 from teacher.backends.job import LabellingJob, Sources
 from teacher.backends.llm.contexts import embedder_of, make_index, open_finder
 from teacher.backends.llm.online import Endpoint, LLMBackend, label_online
+from teacher.backends.llm.provider_failures import ProviderError
 from teacher.guardrails.validator import Validator, make_validator
 from teacher.ledger.ledger import Ledger
 from teacher.ledger.records import LedgerRow
@@ -131,15 +132,15 @@ class LabelBlock:
         self._endpoint = Endpoint(work.task.teacher.openai)
         self._job = replace(job, finder=open_finder(job, index=work.index, model=work.model, shared=True))
 
-    def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[str]]:
+    def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
         """Label a block.
 
         Args:
             batch: Columns `query` and `count`.
 
         Returns:
-            Columns `status` and `problem`: an error that the user can act on, such as a spent budget. It is returned as
-            text because Ray wraps exceptions and loses their type.
+            Columns `status`, `problem` and `refused`: an error that the user can act on, such as a spent budget, and
+            whether it is a `ProviderError`. It is returned as text because Ray wraps exceptions and loses their type.
         """
         queries = [Example(str(q), (), int(n)) for q, n in zip(batch["query"], batch["count"], strict=True)]
         found: dict[str, str] = {}
@@ -147,12 +148,14 @@ class LabelBlock:
         def done(row: LedgerRow) -> None:
             found[row.query] = row.status
 
-        problem = ""
+        problem, refused = "", False
         try:
             label_online(replace(self._job, queries=queries), self._validator, self._endpoint, done)
-        except InputError as error:
-            problem = str(error)
-        return {"status": [found.get(q.query, "") for q in queries], "problem": [problem] * len(queries)}
+        except (InputError, ProviderError) as error:
+            problem, refused = str(error), isinstance(error, ProviderError)
+        count = len(queries)
+        status = [found.get(q.query, "") for q in queries]
+        return {"status": status, "problem": [problem] * count, "refused": [refused] * count}
 
 
 class RayWorkersBackend(LLMBackend):
@@ -200,9 +203,9 @@ def _label(job: LabellingJob, ledger: Ledger) -> None:
         )
         job.progress.begin(f"asking {settings.openai.model} on {settings.workers} workers", len(job.queries))
         for part in results.iter_batches(batch_size=None):
-            for problem in part["problem"]:
+            for problem, refused in zip(part["problem"], part["refused"], strict=True):
                 if problem:
-                    raise InputError(str(problem))
+                    raise ProviderError(str(problem)) if refused else InputError(str(problem))
             job.progress.advance(len(part["status"]))
         ray.kill(owner)
     finally:
