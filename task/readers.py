@@ -94,7 +94,8 @@ class _Fields:
 
 def _rows(source: Path | str, *known: str, passed_over: Collection[str] = ()) -> Iterator[_Fields]:
     """The rows of a table; after the last one, the columns that are neither known nor passed over are told."""
-    unread = UnreadNames(source, dict.fromkeys(known, True) | {name: False for name in passed_over if name not in known})
+    others = {name: False for name in passed_over if name not in known}
+    unread = UnreadNames(source, dict.fromkeys(known, True) | others)
     for file, line, row in located_rows(source):
         unread.see(row)
         yield _Fields(file, line, row)
