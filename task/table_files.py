@@ -138,9 +138,10 @@ def _text_lines(path: Path) -> Iterator[tuple[int, str]]:
                 raise InputError(f"not {encoding.upper()}: {error}", file=path) from error
         return
     with path.open("rb") as file:
-        for number, raw in enumerate(file, 1):
+        for number, line in enumerate(file, 1):
+            raw = line.removeprefix(codecs.BOM_UTF8)  # of the file, or of a file that was appended to it
             try:
-                yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
+                yield number, raw.decode()
             except UnicodeDecodeError as error:
                 raise InputError(
                     "not UTF-8", file=path, line=number, found=raw[error.start : error.end],
@@ -159,6 +160,9 @@ def _jsonl(path: Path) -> Iterator[tuple[int, Row]]:
                 f"not JSON: {error.msg} at column {error.colno}", file=path, line=number, found=text.strip(),
                 expected="one JSON object a line",
             ) from error
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits; thousands of brackets
+            problem = "nested too deeply" if isinstance(error, RecursionError) else str(error).partition(";")[0]
+            raise InputError(f"not JSON: {problem}", file=path, line=number) from error
         if not isinstance(row, dict):
             raise InputError("not an object", file=path, line=number, found=row, expected="one JSON object a line")
         yield number, row
@@ -213,7 +217,7 @@ def _json_cell(text: str) -> Any:
     """The value of a CSV cell in a column of lists or mappings; text that is not JSON stays text."""
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 
