@@ -52,6 +52,7 @@ def test_datasets_from_disk_with_tokens_and_tags(tmp_path: Path, task: Task) -> 
     ('{"count": 1}\n', ":1: query: field is missing"),
     ('{"query": 5}\n', ":1: query: not a text; found 5"),
     ('{"query": "a", "count": -1}\n', ":1: count: not a count; found -1"),
+    ('{"query": "a", "id": true}\n', ":1: id: not a text; found True"),
     ('{"query": "a", "id": "x"}\n{"query": "b", "id": "x"}\n', ":2: id: duplicate id; found 'x'"),
 ])
 def test_bad_query_files(tmp_path: Path, text: str, expected: str) -> None:
