@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from task.errors import InputError
-from task.labels import Example, Label, locate, ordered
-from task.readers import rows_of
+from task.labels import Example, Label, locate, ordered, span_problem
 from task.spec import Task
+from task.table_files import rows_of
 from task.text import has_half_character
 
 
@@ -16,8 +16,8 @@ def read_predictions(source: Path, task: Task) -> list[tuple[Example, bool]]:
     """Rows `{"query", "labels": [{"role", "text", "start"?, "end"?}]}`, each with whether it is invalid.
 
     An answer is invalid, and replaced by an empty one, if `labels` is not a list of labels, the task lacks a role or a
-    closed value, or the text at the offsets differs. A value of an open role that does not occur in the query is kept
-    without a span: it counts as wrong and as hallucinated.
+    closed value, or the offsets are not those of the text (`task.labels.span_problem`). A value of an open role that
+    does not occur in the query is kept without a span: it counts as wrong and as hallucinated.
 
     Raises:
         InputError: A row without a query, or two rows for one.
@@ -52,9 +52,9 @@ def _label(query: str, raw: object, task: Task) -> Label | None:
         return None
     if found.kind == "closed":
         return Label(found.name, text) if text in found.values else None
-    if start is None:
+    if start is None and end is None:
         return Label(found.name, text)
-    if not isinstance(start, int) or not isinstance(end, int) or query[start:end] != text:
+    if span_problem(query, text, start=start, end=end) is not None:
         return None
     return Label(found.name, text, start, end)
 

@@ -12,8 +12,9 @@ from eval.quality_schema import Agreement, Quality
 from eval.slices import slices_of
 from task.errors import InputError
 from task.labels import Example
-from task.readers import read_labels, rows_of
+from task.readers import read_labels
 from task.spec import Task
+from task.table_files import rows_of
 
 
 class Score(Quality):
@@ -36,7 +37,7 @@ def score_files(
         InputError: Gold is malformed, a prediction has no query or one that gold lacks, or a column does not exist.
     """
     task = task_of(gold, predictions, *annotations, resamples=resamples)
-    truth = read_labels(gold, task)
+    truth = read_labels(gold, task, columns=by)
     rows, invalid, missing = aligned(truth, predictions, task)
     columns = {name: _column(gold, name) for name in by}
     slices = slices_of(truth, task, columns=columns)

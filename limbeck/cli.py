@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+import warnings
+from typing import Annotated, TextIO
 
 import typer
 
@@ -36,9 +37,12 @@ for part in (stages, studies, measuring, operations):
 
 
 def main() -> None:
-    """Entry point: errors that a person can act on become one line and an exit code."""
-    from task.errors import ComponentError, GateError, InputError
+    """Entry point: errors and warnings that a person can act on become one line each, errors an exit code too."""
+    from task.errors import ComponentError, GateError, InputError, InputWarning
 
+    # A table is read by several stages; what there is to say of it is said once.
+    warnings.filterwarnings("once", category=InputWarning)
+    warnings.showwarning = _show_warning
     try:
         app()
     except InputError as error:
@@ -52,6 +56,20 @@ def main() -> None:
         _fail(f"{place}{error.strerror or error}. Is the disk full, or the folder not writable?", 2)
     except KeyboardInterrupt:
         _fail("stopped; run the same command to resume", 130)
+
+
+def _show_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Ours as one line on standard error, above the progress display; others as Python shows them."""
+    from task.errors import InputWarning
+
+    text = (
+        f"limbeck: warning: {message}\n" if issubclass(category, InputWarning)
+        else warnings.formatwarning(message, category, filename, lineno, line)
+    )
+    (file or sys.stderr).write(text)
 
 
 def _fail(text: str, code: int) -> None:

@@ -2,11 +2,12 @@
 
 The program ends with `InputError` (exit code 2: something that the user provided is wrong), `GateError` (exit code 1:
 the run worked and its result is not good enough) or `ComponentError` (exit code 1: vLLM or Ray failed). Any other
-exception is a bug.
+exception is a bug. `InputWarning` is for input that is used, though perhaps not as its author meant it.
 """
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 
@@ -54,6 +55,28 @@ class InputError(Exception):
         if self.fix:
             text += f". {self.fix}"
         return text
+
+
+class InputWarning(UserWarning):
+    """Input of which a part is not used, or is used in a way that its author may not expect.
+
+    The command line prints each text once; a program that imports our modules can filter the category.
+    """
+
+
+def warn(
+    problem: str,
+    *,
+    file: str | Path | None = None,
+    line: int | None = None,
+    field: str | None = None,
+    found: object = None,
+    expected: str | None = None,
+    fix: str | None = None,
+) -> None:
+    """Issue an `InputWarning`, with the parts and the form of an `InputError`."""
+    error = InputError(problem, file=file, line=line, field=field, found=found, expected=expected, fix=fix)
+    warnings.warn(InputWarning(str(error)), stacklevel=2)
 
 
 class ComponentError(Exception):

@@ -51,7 +51,7 @@ class Fields:
             return None
         if isinstance(value, str):
             return self.whole(name, value)
-        if isinstance(value, int):
+        if isinstance(value, int) and not isinstance(value, bool):
             return str(value)
         raise self.error(name, "not a text", "a text or nothing")
 
@@ -83,17 +83,16 @@ class Total:
 class Unique:
     """The ids of a table: none comes twice."""
 
-    def __init__(self, source: Path | str, name: str) -> None:
-        self.source, self.name = source, name
-        self.seen: dict[str, int] = {}
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.seen: dict[str, tuple[Path | str, int]] = {}
 
-    def add(self, value: str | None, line: int) -> None:
+    def add(self, value: str | None, f: Fields) -> None:
         """Note the id of a row; None is none."""
         if value is None:
             return
         if value in self.seen:
-            raise InputError(
-                "duplicate id", file=self.source, line=line, field=self.name, found=value,
-                expected=f"unique ids (first seen in line {self.seen[value]})",
-            )
-        self.seen[value] = line
+            file, line = self.seen[value]
+            where = f"line {line}" if file == f.source else f"line {line} of {file}"
+            raise f.error(self.name, "duplicate id", f"unique ids (first seen in {where})", found=value)
+        self.seen[value] = f.source, f.line

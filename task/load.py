@@ -193,7 +193,7 @@ def _set(config: dict[str, Any], keys: tuple[str, ...], value: Any, override: st
     for depth, key in enumerate(keys):
         last = depth == len(keys) - 1
         if isinstance(node, list):
-            if not key.isdigit() or int(key) >= len(node):
+            if not key.isdecimal() or len(key) > 9 or int(key) >= len(node):
                 raise InputError(
                     "no such list entry", file="--set", field=".".join(keys[: depth + 1]), found=key,
                     expected=f"a number below {len(node)}",
@@ -262,7 +262,7 @@ def _lookup(config: Any, keys: Sequence[str]) -> object:
     for key in keys:
         if isinstance(config, dict) and key in config:
             config = config[key]
-        elif isinstance(config, list) and key.isdigit() and int(key) < len(config):
+        elif isinstance(config, list) and key.isdecimal() and int(key) < len(config):
             config = config[int(key)]
         else:
             return _MISSING
@@ -275,7 +275,7 @@ def _valid_keys(keys: Sequence[str]) -> list[str]:
     node: dict[str, Any] = schema
     for key in keys:
         node = _deref(schema, node)
-        node = node["items"] if key.isdigit() and "items" in node else node.get("properties", {}).get(key, {})
+        node = node["items"] if key.isdecimal() and "items" in node else node.get("properties", {}).get(key, {})
     return list(_deref(schema, node).get("properties", {}))
 
 

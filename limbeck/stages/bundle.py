@@ -93,7 +93,7 @@ def _base_and_adapter(run: Run, codec: Codec, made: Path) -> tuple[Path, Path]:
 
 def _head_queries(run: Run) -> list[Example]:
     """The most frequent queries with their labels, those that the teacher is confident of."""
-    from task.readers import rows_of
+    from task.table_files import rows_of
     from teacher.ledger.records import LedgerRow
 
     rows = [LedgerRow.from_json(r) for _, r in rows_of(run.files.label.labels)]

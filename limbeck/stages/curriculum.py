@@ -21,7 +21,7 @@ def _inputs(run: Run) -> dict[str, str]:
 
 
 def _work(run: Run, folder: Path) -> Figures:
-    from task.readers import rows_of
+    from task.table_files import rows_of
     from teacher.curriculum.build import build
     from teacher.curriculum.rows import write
     from teacher.ledger.records import LedgerRow
@@ -35,6 +35,12 @@ def _work(run: Run, folder: Path) -> Figures:
         raise InputError(
             "no labelling was accepted: there is nothing to learn from", file=labels, found=made.left_out,
             fix="Lower curriculum.min_confidence, or look at verdicts.json beside the labels",
+        )
+    if not any(r.example.labels for r in made.train):
+        raise InputError(
+            "no row has a label: there is nothing to learn from", file=labels,
+            found=f"{len(made.train):,} rows without labels", expected="labels in some of the rows",
+            fix="Look at verdicts.json beside the labels: it counts what was rejected and why",
         )
     write(made, run.task, folder)
     return {"train": len(made.train), "dev": len(made.dev), "left_out": made.left_out}

@@ -26,7 +26,7 @@ def plan(run: Run) -> LabellingPlan:
 def _config(run: Run) -> object:
     return run.task.model_dump(
         mode="json", include={"instructions", "roles", "examples", "normaliser", "teacher"}
-    ) | {"max_query_chars": run.task.data.max_query_chars}
+    ) | run.task.data.model_dump(mode="json", include={"max_query_chars", "conflicts"})
 
 
 def _inputs(run: Run) -> dict[str, str]:

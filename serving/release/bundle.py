@@ -29,8 +29,8 @@ from task.codec import Codec
 from task.errors import InputError
 from task.files import read_json, sha256_file, sha256_json, write_json, write_jsonl
 from task.labels import Example
-from task.readers import rows_of
 from task.spec import Task
+from task.table_files import rows_of
 
 FORMAT = 4
 _MODEL_FILES = {".json", ".safetensors", ".jinja", ".txt", ".model"}

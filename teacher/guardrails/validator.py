@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from task.labels import Example, Label
+from task.labels import Example, Label, span_problem
 from task.readers import Item
 from task.settings import Confidence
 from task.spec import Task
@@ -53,7 +53,7 @@ class Validator:
                 query.query, query.count, answer.request, "failed", (), 0.0, reason=answer.reason,
                 rules=self.fingerprint,
             )
-        given = [_label(r) for r in answer.labels]
+        given = [_label(query.query, r) for r in answer.labels]
         kept, verdicts = self._guardrails.check(query.query, given)
         signals = [{**answer.labels[k.index].get("signals", {}), "guardrails": k.margin} for k in kept]
         rejected = [v for v in verdicts if v.verdict == "rejected"]
@@ -90,12 +90,15 @@ def make_validator(
     return Validator(Guardrails(task, catalogue, relevance), task.teacher.confidence)
 
 
-def _label(row: Mapping[str, Any]) -> Label:
-    """A label as the teacher gave it; a value of the wrong type becomes text, which the guardrails reject."""
-    start, end, confidence = row.get("start"), row.get("end"), row.get("confidence")
-    spanned = isinstance(start, int) and isinstance(end, int)
+def _label(query: str, row: Mapping[str, Any]) -> Label:
+    """A label as the teacher gave it; a value of the wrong type becomes text, which the guardrails reject.
+
+    Offsets that are not those of the text are left out: the guardrails look for the text.
+    """
+    text, start, end, confidence = str(row.get("text")), row.get("start"), row.get("end"), row.get("confidence")
+    spanned = span_problem(query, text, start=start, end=end) is None
     return Label(
-        str(row.get("role")), str(row.get("text")), start if spanned else None, end if spanned else None,
+        str(row.get("role")), text, start if spanned else None, end if spanned else None,
         float(confidence) if isinstance(confidence, int | float) else None,
     )
 

@@ -78,6 +78,13 @@ def test_broken_yaml_names_the_line(tmp_path: Path) -> None:
     assert "task.yaml:3: not YAML" in problem(tmp_path, "name: x\nroles: [\n  - a: b\n")
 
 
+@pytest.mark.parametrize("key", ["x", "²", "7", "9" * 5000])
+def test_an_entry_that_a_list_does_not_have(tmp_path: Path, key: str) -> None:
+    """`"²".isdigit()` is true, and `int` refuses it; `int` refuses thousands of digits too."""
+    said = problem(tmp_path, GOOD, f"roles.{key}.kind=open")
+    assert f"--set: roles.{key}: no such list entry; found " in said
+
+
 def test_overrides_are_yaml_and_win(tmp_path: Path) -> None:
     load(tmp_path, GOOD, "student.lora.rank=4", "roles.0.multiple=false")
     loaded = load_task(tmp_path / "task.yaml", ["student.lora.rank=4"]).task

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from task.errors import InputError
+from task.errors import InputError, InputWarning
 from task.labels import Label
 from task.readers import read_catalogue, read_conversions, read_labels, read_queries
 from task.spec import Task
@@ -52,6 +52,7 @@ def test_datasets_from_disk_with_tokens_and_tags(tmp_path: Path, task: Task) -> 
     ('{"count": 1}\n', ":1: query: field is missing"),
     ('{"query": 5}\n', ":1: query: not a text; found 5"),
     ('{"query": "a", "count": -1}\n', ":1: count: not a count; found -1"),
+    ('{"query": "a", "id": true}\n', ":1: id: not a text; found True"),
     ('{"query": "a"}\n{"query": "a", "count": 100000000000000000000}\n', ":2: count: not a count; found 1000"),
     ('{"query": "a", "count": 9223372036854775808}\n', "a whole number from 0 to 9223372036854775807"),
     ('{"query": "a", "count": 9223372036854775807}\n{"query": "b"}\n', ":2: count: the counts add up to more than"),
@@ -128,7 +129,111 @@ def test_catalogue_and_conversions(tmp_path: Path) -> None:
                       "attributes.size": ("1 l",), "attributes.x": ()}
     rows = [{"query": "oat", "item_id": "7", "count": 2}, {"query": "oat", "item_id": "gone"}]
     path = write(tmp_path / "v.jsonl", "".join(json.dumps(r) + "\n" for r in rows))
-    assert [(c.item_id, c.count) for c in read_conversions(path, {found.id: found})] == [("7", 2)]
+    with pytest.warns(InputWarning, match=r"1 of 2 conversions are of items that .* left out; .*\['gone'\].*\['7'\]"):
+        assert [(c.item_id, c.count) for c in read_conversions(path, {found.id: found})] == [("7", 2)]
+
+
+@pytest.mark.parametrize(("id_", "item", "why"), [
+    ("123", "00123", "leading zeros were lost"), ("123.0", "123", "floating numbers"),
+    ("ab ", "AB", "blanks or capitals"), ("x", "y", None), ("x", None, "a catalogue that has items"),
+])
+def test_conversions_of_no_item_at_all_are_refused(tmp_path: Path, id_: str, item: str | None, why: str | None) -> None:
+    path = write(tmp_path / "v.csv", f"query,item_id,count\noat,{id_},3\nrye,{id_},1\n")
+    with pytest.raises(InputError) as caught:
+        read_conversions(path, {} if item is None else {item: None})
+    said = str(caught.value)
+    assert f"2 of 2 conversions are of items that the catalogue does not have; found ['{id_}']" in said
+    assert ("would meet" in said) == (item is not None and why is not None)
+    assert why is None or why in said
+
+
+OFFSETS = "start and end of the text in characters"
+
+
+@pytest.mark.parametrize(("place", "said"), [
+    ({"text": "milk", "start": 4, "end": 99}, "[4:99] is not inside the query 'oat milk' of 8 characters"),
+    ({"text": "oat", "start": -8, "end": -5}, "[-8:-5] is not inside"),
+    ({"text": "oat", "start": 0, "end": -5}, "[0:-5] is not inside"),
+    ({"text": "milk", "start": 4}, "end is None, not a whole number"),
+    ({"text": "milk", "end": 8}, "start is None, not a whole number"),
+    ({"text": "at milk", "start": True, "end": 8}, "start is True, not a whole number"),
+    ({"text": "o", "start": 0, "end": True}, "end is True, not a whole number"),
+    ({"text": "oat", "start": 0.0, "end": 3.0}, "start is 0.0, not a whole number"),
+    ({"text": "oat", "start": "0", "end": "3"}, "start is '0', not a whole number"),
+    ({"text": "oat", "start": 0, "end": 2}, "`end` is one past the last character"),
+    ({"text": "oat", "start": 1, "end": 3}, "`start` is counted from 0"),
+])
+def test_offsets_are_those_of_the_text(tmp_path: Path, task: Task, place: dict[str, object], said: str) -> None:
+    row = {"query": "oat milk", "labels": [{"role": "product", **place}]}
+    with pytest.raises(InputError) as caught:
+        read_labels(write(tmp_path / "g.jsonl", json.dumps(row)), task)
+    assert "g.jsonl:1: labels.0: " in str(caught.value)
+    assert OFFSETS in str(caught.value)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(("start", "end", "unit"), [(3, 7, "UTF-16 units"), (5, 9, "bytes"), (2, 6, None)])
+def test_offsets_that_count_something_else_are_named(
+    tmp_path: Path, task: Task, start: int, end: int, unit: str | None
+) -> None:
+    label = {"role": "product", "text": "milk", "start": start, "end": end}
+    path = write(tmp_path / "g.jsonl", json.dumps({"query": "🥛 milk", "labels": [label]}))
+    if unit is None:
+        (found,) = read_labels(path, task)
+        assert found.labels[0].start == start
+    else:
+        with pytest.raises(InputError, match=f"These count {unit}"):
+            read_labels(path, task)
+
+
+def test_columns_that_nobody_reads_are_named_once(tmp_path: Path, task: Task) -> None:
+    path = write(tmp_path / "q.csv", ",query,Count,freq\n0,oat,7,8\n1,rye,7,8\n")
+    with pytest.warns(InputWarning) as told:
+        assert [q.count for q in read_queries(path)] == [1, 1]
+    (only,) = told
+    assert "q.csv: columns not read: Count, freq; expected query, count, id" in str(only.message)
+    assert "'Count' is probably meant as 'count'" in str(only.message)
+    label = {"role": "product", "text": "milk", "start_offset": 9, "end_offset": 13}
+    path = write(tmp_path / "g.jsonl", json.dumps({"query": "milk and milk", "labels": [label], "shop": 1}))
+    with pytest.warns(InputWarning) as told:
+        read_labels(path, task)
+    assert [str(w.message).split(": ", 1)[1].split(";")[0] for w in told] == [
+        "columns not read: shop", "keys of labels not read: start_offset, end_offset"
+    ]
+    items = write(tmp_path / "c.csv", "id,title,Brand,price\n1,Oat,Oatly,3\n")
+    with pytest.warns(InputWarning, match="columns not read: Brand, price;.*'Brand' is probably meant as 'brand'"):
+        read_catalogue(items)
+
+
+def test_columns_that_are_read_or_our_own_are_not_named(
+    tmp_path: Path, task: Task, recwarn: pytest.WarningsRecorder
+) -> None:
+    label = {"role": "product", "text": "oat", "start": 0, "end": 3}
+    row = {"query": "oat", "count": 1, "status": "accepted", "reason": "", "confidence": 1.0, "labels": [label]}
+    row["shop"] = 1
+    path = write(tmp_path / "g.jsonl", json.dumps(row))
+    read_labels(path, task, columns=["shop"])
+    del row["shop"]
+    read_queries(write(path, json.dumps(row)))
+    assert not list(recwarn)
+
+
+def test_rows_of_a_labelling_job_without_labels_are_left_out_and_told(tmp_path: Path, task: Task) -> None:
+    kinds = [("accepted", [{"role": "product", "text": "oat"}]), ("failed", []), ("skipped", []), ("partial", [])]
+    rows = [{"query": f"oat {n}", "status": s, "labels": x} for n, (s, x) in enumerate(kinds)]
+    path = write(tmp_path / "labels.jsonl", "".join(json.dumps(r) + "\n" for r in rows))
+    with pytest.warns(InputWarning) as told:
+        assert [x.query for x in read_labels(path, task)] == ["oat 0", "oat 3"]
+    left, unsure = (str(w.message) for w in told)
+    assert "2 of 4 rows have no labels, for their status is failed or skipped; they are left out" in left
+    assert "1 rows have the status partial or uncertain" in unsure
+    with pytest.raises(InputError, match="1 of 1 rows have no labels"):
+        read_labels(write(path, json.dumps(rows[1])), task)
+
+
+def test_a_file_without_any_label_is_told(tmp_path: Path, task: Task) -> None:
+    with pytest.warns(InputWarning, match=r"g\.jsonl: labels: no row has a label"):
+        read_labels(write(tmp_path / "g.jsonl", json.dumps({"query": "oat", "labels": []})), task)
 
 
 @pytest.mark.parametrize(("item", "field"), [

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from task.files import write_jsonl
-from task.readers import rows_of
+from task.table_files import rows_of
 from task.text import has_half_character, one_line, one_line_bytes, repaired
 from tests.teacher.ledger.test_any_text import ANY_TEXT
 
