@@ -246,8 +246,9 @@ class Batches:
             problem = row.get("error") or response.get("body")
             return attempt("error", f"HTTP {status}: {json.dumps(problem)[:500]}"), status in _FINAL
         raw = json.dumps(response["body"]).encode()
-        read = read_completion(raw, attempt, purpose=purpose, parseable=is_parseable, price=self._price)
-        return read.attempt, read.attempt.outcome == "truncated"
+        asked = request or Request(query=query, purpose=purpose, content=b"", key=row["custom_id"])
+        read = read_completion(raw, attempt, request=asked, parseable=is_parseable, price=self._price)
+        return read.attempt, read.wait is None and read.attempt.outcome in {"truncated", "error"}
 
     async def _call(self, method: str, path: str, **body: Any) -> Any:
         return json.loads(await self._text(path, method, **body))
