@@ -54,15 +54,15 @@ def proxy_for(url: str) -> str | None:
 
 def _excepted(host: str, port: int | None, no_proxy: str) -> bool:
     """Whether NO_PROXY has a host: `*`, names with their subdomains, `host:port`, addresses, and networks as /N."""
-    if urllib.request.proxy_bypass_environment(f"{host}:{port}" if port else host, {"no": no_proxy}):
-        return True
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
-        return False
-    for entry in no_proxy.split(","):
+        address = None
+    for entry in (e.strip().lower().lstrip(".") for e in no_proxy.split(",")):
+        if entry and (entry == "*" or entry == f"{host}:{port}" or f".{host}".endswith(f".{entry}")):
+            return True
         try:
-            if address in ipaddress.ip_network(entry.strip(), strict=False):
+            if address is not None and address in ipaddress.ip_network(entry, strict=False):
                 return True
         except ValueError:  # a name
             continue

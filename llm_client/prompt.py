@@ -23,16 +23,17 @@ from task.errors import InputError
 from task.settings import OpenAI
 from task.spec import Task
 
-_VERIFY = (
+VERIFY = (
     "You check labels of search queries. For each numbered label say whether it is right: its role fits, and its "
     "text is exactly the words of the query that belong to it.\n\nRoles:\n{roles}\n\n"
     'Answer with JSON: {{"right": [true or false for each label, in order]}}.'
 )
-_REPAIR = (
+VERIFY_QUERY = "Query: {query}\nLabels:\n{labels}"
+REPAIR = (
     "The text that follows should be JSON of this schema, and is not. Answer with the same content as valid JSON and "
     "nothing else.\n\nSchema: {schema}"
 )
-_REVIEW = (
+REVIEW = (
     "Models that learned from many labels like these, but not from this one, doubt some of it:\n{doubts}\n"
     "They may be wrong and so may you. Look again, and answer with all labels of the query, in the same form."
 )
@@ -90,8 +91,8 @@ class Prompter:
         """Asks whether each label is right."""
         labels = "\n".join(f"{i}. {r.get('role')}: {r.get('text')}" for i, r in enumerate(rows, 1))
         messages = [
-            {"role": "system", "content": _VERIFY.format(roles=self._roles)},
-            {"role": "user", "content": f"Query: {query}\nLabels:\n{labels}"},
+            {"role": "system", "content": VERIFY.format(roles=self._roles)},
+            {"role": "user", "content": VERIFY_QUERY.format(query=query, labels=labels)},
         ]
         return self._request(
             query, "verify", messages, temperature=0.0, max_tokens=32 + _VERIFY_TOKENS * len(rows),
@@ -108,7 +109,7 @@ class Prompter:
         asked = json.loads(first)["messages"]
         messages = [
             *asked, {"role": "assistant", "content": answer},
-            {"role": "user", "content": _REVIEW.format(doubts="\n".join(doubts))},
+            {"role": "user", "content": REVIEW.format(doubts="\n".join(doubts))},
         ]
         return self._request(asked[-1]["content"], "review", messages, temperature=self.settings.temperature)
 
@@ -116,7 +117,7 @@ class Prompter:
         """An unparseable answer, sent back without the context, which would be paid for twice."""
         schema = json.dumps(self._labels_format.sent["json_schema"]["schema"], ensure_ascii=False)
         messages = [
-            {"role": "system", "content": _REPAIR.format(schema=schema)},
+            {"role": "system", "content": REPAIR.format(schema=schema)},
             {"role": "user", "content": answer},
         ]
         return self._request(query, "repair", messages, temperature=0.0)
@@ -125,7 +126,7 @@ class Prompter:
         messages = [
             {"role": "system", "content": self._render(context)}, {"role": "user", "content": query},
         ]
-        more = {"n": n} if n > 1 else {}
+        more: dict[str, Any] = {"n": n} if n > 1 else {}
         more |= self._logprobs() if purpose == "label" else {}
         return self._request(query, purpose, messages, temperature=temperature, evidence=context, **more)
 

@@ -21,8 +21,8 @@ REPAIRED = json.dumps({"labels": []})
 
 class FakeApi:
     """Runs in a thread. `behaviour(query, nth call for it)` names what happens:
-    ok, fenced, 400, 429, 500, disconnect, timeout, truncated, not-json, wrong-role, slow. `delay_s` is what an answer
-    takes. What never leaves the server is not charged. `refusal(body)` says why a body is answered with 400, and
+    ok, fenced, 400, 429, 500, moved, disconnect, timeout, truncated, not-json, wrong-role, slow. `delay_s` is what an
+    answer takes. What never leaves the server is not charged. `refusal(body)` says why a body is answered with 400, and
     `shape(body, completion)` changes a completion before it is sent, in a batch as well.
     """
 
@@ -103,6 +103,8 @@ class FakeApi:
             return web.Response()
         if what == "429":
             return web.json_response({"error": "slow down"}, status=429, headers=self.slow_down)
+        if what == "moved":
+            return web.Response(status=301, headers={"Location": "/v1/elsewhere"})
         if what in {"400", "500"}:
             return web.json_response({"error": "no"}, status=int(what))
         if what == "timeout":

@@ -12,6 +12,7 @@ import pytest
 from task.errors import InputError
 from task.labels import Example
 from teacher.ledger.ledger import Ledger
+from tests.conftest import make_task
 from tests.llm_client import strict_schema
 from tests.llm_client.fake_api import FakeApi
 from tests.teacher.test_label import llm_task, run
@@ -98,6 +99,33 @@ def test_a_reasoning_model_is_sent_neither_max_tokens_nor_a_temperature(
         api.refusal = refusal
         assert labelled(api, tmp_path, batch=batch, extra_body=extra, verify=True) == ("accepted", "", ["milk"])
         assert {b.get("max_completion_tokens") for b in api.bodies} <= {extra.get("max_completion_tokens")}
+
+
+def test_a_server_that_knows_no_response_format_is_sent_none(tmp_path: Path) -> None:
+    with FakeApi() as api:
+        api.refusal = lambda body: "unknown field" if "response_format" in body else None
+        assert labelled(api, tmp_path, structured_output=False) == ("accepted", "", ["milk"])
+
+
+def test_a_closed_role_with_more_values_than_a_server_takes_is_labelled_without_a_schema(tmp_path: Path) -> None:
+    many = [{"name": "shade", "kind": "closed", "values": [f"shade {i}" for i in range(1_001)]}]
+    with FakeApi() as api:
+        api.refusal = strict_schema.refusal
+        api.shape = lambda _, completion: message(
+            content=json.dumps({"labels": [{"role": "shade", "text": "Shade 7"}, {"role": "shade", "text": "mauve"}]})
+        )(completion)
+        for structured, values in ((True, []), (False, ["shade 7"])):
+            teacher = llm_task(api.url, max_attempts=1, structured_output=structured).teacher.model_dump()
+            (row,) = run(make_task(roles=many, teacher=teacher), LOG, tmp_path).rows
+            assert [x.text for x in row.labels] == values
+    assert "too many enum values" in outcomes(tmp_path)[0][2]
+
+
+def test_an_error_after_a_redirect_names_the_address(tmp_path: Path) -> None:
+    with FakeApi(lambda query, nth: "moved") as api:
+        assert labelled(api, tmp_path)[0] == "failed"
+    ((_, _, error),) = outcomes(tmp_path)
+    assert error.startswith(f"HTTP 404 after a redirect to {api.url}/elsewhere")
 
 
 def test_a_budget_counts_the_limit_that_is_sent_and_needs_one(tmp_path: Path) -> None:
@@ -288,6 +316,14 @@ def test_an_error_in_a_200_that_is_final_is_not_asked_again(tmp_path: Path) -> N
         assert "no credits" in outcomes(tmp_path)[0][2]
 
 
+def test_fewer_choices_than_asked_for_are_the_samples(tmp_path: Path) -> None:
+    with FakeApi() as api:
+        api.shape = lambda _, completion: completion | {"choices": completion["choices"][:1]}
+        assert labelled(api, tmp_path, samples=4)[0] == "accepted"
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        assert ledger.rows(["oat milk"])["oat milk"].label_signals[0]["agreement"] == 1.0
+
+
 def test_samples_count_those_that_are_complete(tmp_path: Path) -> None:
     def shape(_: dict[str, Any], completion: dict[str, Any]) -> Any:
         for choice, reason in zip(completion["choices"][1:], ("content_filter", "length"), strict=False):
@@ -299,75 +335,3 @@ def test_samples_count_those_that_are_complete(tmp_path: Path) -> None:
         assert labelled(api, tmp_path, samples=4)[0] == "accepted"
     with Ledger(tmp_path / "ledger.sqlite") as ledger:
         assert ledger.rows(["oat milk"])["oat milk"].label_signals[0]["agreement"] == 1.0
-
-
-# -- what comes with an answer -----------------------------------------------------------------------------------------
-
-
-def logprobs(change: Callable[[list[dict[str, Any]]], Any]) -> Shape:
-    def shape(completion: dict[str, Any]) -> Any:
-        choice = completion["choices"][0]
-        choice["logprobs"] = change(choice["logprobs"]["content"])
-        return completion
-    return shape
-
-
-def each(value: Any) -> Callable[[list[dict[str, Any]]], Any]:
-    return lambda tokens: {"content": [t | {"logprob": value} for t in tokens]}
-
-
-ODD = {
-    "null": (each(None), None), "text": (each("-0.1"), None), "positive": (each(0.7), None), "true": (each(True), None),
-    "-9999": (each(-9999.0), None), "-1e30": (each(-1e30), None), "-inf": (each(float("-inf")), None),
-    "nan": (each(float("nan")), None), "missing": (lambda t: {"content": [{"token": x["token"]} for x in t]}, None),
-    "no token": (lambda t: {"content": [{"logprob": -0.01} for x in t]}, None),
-    "empty": (lambda t: {"content": []}, None), "null list": (lambda t: {"content": None}, None),
-    "null object": (lambda t: None, None), "list of numbers": (lambda t: [-0.1, -0.2], None),
-    "list of null": (lambda t: {"content": [None]}, None),
-    "uneven": (lambda t: {"tokens": ["a"], "token_logprobs": []}, None),
-    "list": (lambda t: t, 0.96), "rounding": (each(1e-7), 1.0),
-    "older": (lambda t: {"tokens": [x["token"] for x in t], "token_logprobs": [x["logprob"] for x in t]}, 0.96),
-    "thinking before it": (lambda t: {"content": [{"token": '<think>"milk"', "logprob": -3.0}, *t]}, 0.96),
-    "null elsewhere": (lambda t: {"content": [t[0] | {"logprob": None}, *t[1:]]}, 0.96),
-}
-
-
-@pytest.mark.parametrize(("change", "expected"), ODD.values(), ids=ODD.keys())
-@pytest.mark.parametrize("batch", [False, True])
-def test_odd_log_probabilities_give_no_signal_and_lose_no_label(
-    tmp_path: Path, change: Callable[[list[dict[str, Any]]], Any], expected: float | None, batch: bool
-) -> None:
-    with FakeApi() as api:
-        api.shape = lambda _, completion: logprobs(change)(completion)
-        assert labelled(api, tmp_path, logprobs=True, batch=batch) == ("accepted", "", ["milk"])
-    with Ledger(tmp_path / "ledger.sqlite") as ledger:
-        found = ledger.rows(["oat milk"])["oat milk"].label_signals[0].get("token probability")
-    assert found == (None if expected is None else pytest.approx(expected, abs=0.01))
-
-
-@pytest.mark.parametrize("usage", [None, [], {}, *({"prompt_tokens": x} for x in ("many", -1, 1e30, True))])
-def test_a_server_that_does_not_tell_its_tokens_is_charged_at_the_most(tmp_path: Path, usage: Any) -> None:
-    with FakeApi() as api:
-        api.shape = lambda _, completion: completion | {"usage": usage}
-        assert labelled(api, tmp_path)[0] == "accepted"
-        most = len(json.dumps(api.bodies[0]).encode()) / 1e6 + 512 * 2.0 / 1e6
-    with Ledger(tmp_path / "ledger.sqlite") as ledger:
-        assert ledger.spent()["cost"] == pytest.approx(most, rel=0.2)
-
-
-def test_more_cached_tokens_than_tokens_cost_no_less_than_nothing(tmp_path: Path) -> None:
-    usage = {"prompt_tokens": 100, "completion_tokens": 0, "prompt_tokens_details": {"cached_tokens": 900}}
-    with FakeApi() as api:
-        api.shape = lambda _, completion: completion | {"usage": usage}
-        assert labelled(api, tmp_path)[0] == "accepted"
-    with Ledger(tmp_path / "ledger.sqlite") as ledger:
-        (attempt,) = ledger.attempts()
-    assert (attempt["prompt_tokens"], attempt["cached_tokens"]) == (100, 100)
-
-
-def test_a_ledger_does_not_mix_probabilities_with_and_without_a_grammar(tmp_path: Path) -> None:
-    """vLLM 0.32 renormalises over what the grammar allows, so the two are on different scales: each is asked for."""
-    with FakeApi() as api:
-        for structured in (True, False):
-            labelled(api, tmp_path, logprobs=True, structured_output=structured)
-        assert sum(api.calls.values()) == 2

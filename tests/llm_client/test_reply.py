@@ -54,6 +54,8 @@ def test_verdicts_are_read_the_same_way(reply: str, verdicts: list[bool] | None)
     ('{"labels": [{"role": "a", "text": "</think>"}]}', 1),
     ('{"labels": {"role": "a"}}', None),
     ('{"type": "object", "properties": {"labels": {"type": "array"}}}', None),
+    ('the note says [enricher], see [1]: {"labels": [{"role": "a"}]}', 1),
+    ('{"labels": [{"role": "a"}]}}}\n</action_output>\n</action_output>', 1),
 ])
 def test_replies_are_read_tolerantly_and_never_guessed(reply: str, rows: int | None) -> None:
     found = rows_of(reply)

@@ -20,10 +20,11 @@ import aiohttp
 
 from llm_client.attempt import Attempt, Outcome
 from llm_client.budget import Budget, raise_if_spent
-from llm_client.client import open_session, read_completion
+from llm_client.client import is_retried, open_session, read_completion
 from llm_client.prices import needed_price, price_of
 from llm_client.prompt import Prompter
 from llm_client.request import Request
+from llm_client.retry_after import retry_after
 from task.errors import ComponentError
 from task.progress import Progress
 from task.settings import OpenAI
@@ -263,12 +264,13 @@ class Batches:
                     if response.status == 200:
                         return text
                     problem = f"HTTP {response.status}: {text[:300]}"
-                    if response.status < 500 and response.status != 429:
+                    if not is_retried(response.status):
                         break
+                    wait = retry_after(response.headers)
             except (aiohttp.ClientError, TimeoutError) as error:
-                problem = f"{type(error).__name__}: {error}"
+                problem, wait = f"{type(error).__name__}: {error}", 0.0
             if number < tries:
-                await asyncio.sleep(min(30.0, 0.5 * 2.0**number))
+                await asyncio.sleep(max(wait, min(30.0, 0.5 * 2.0**number)))
         raise ComponentError(
             f"{method} {self._base}{path}: {problem}. Run the same command to continue: batches that were made are kept"
         )
