@@ -120,6 +120,17 @@ class LiveTeacher:
         await self._session.close()
 
 
+def check_environment(settings: Consult) -> None:
+    """Refuse a key or a proxy of the environment that no `LiveTeacher` could use; checked before workers start.
+
+    Raises:
+        InputError: The key or the proxy cannot be used.
+    """
+    if settings.per_hour:
+        authorization(settings.api_key_env)
+        proxy_for(settings.base_url)
+
+
 def _answer(example: ExampleSpec) -> str:
     rows = [{"role": x.role, "text": x.text} for x in example.labels]
     return json.dumps({"labels": rows}, ensure_ascii=False)
