@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Self
 
 from engine.interface import EngineError
-from engine.loopback import LOOPBACK, free_port
+from engine.loopback import LOOPBACK, free_port, open_url
 from engine.process_guard import Guard, die_with_parent
 from engine.warm_start import (
     SERVER,
@@ -134,7 +134,7 @@ class VllmProcess:
                 self.close()
                 raise EngineError(f"vLLM did not answer within {self._timeout:.0f} s; {self._log_tail()}")
             try:
-                with urllib.request.urlopen(f"{self.url}/health", timeout=2) as response:
+                with open_url(f"{self.url}/health", timeout_s=2) as response:
                     if response.status == 200:
                         return self
             except (urllib.error.URLError, OSError):
@@ -160,7 +160,7 @@ class VllmProcess:
             self.url + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
         try:
-            with urllib.request.urlopen(request, timeout=_ADAPTER_S):
+            with open_url(request, timeout_s=_ADAPTER_S):
                 pass
         except urllib.error.HTTPError as error:
             text = error.read().decode(errors="replace")[:500]

@@ -19,7 +19,8 @@ class Attempt:
         request: SHA-256 of everything that could change the reply.
         purpose: `label`, `samples`, `bare` (without context), `verify`, `review` or `repair`.
         evidence: What retrieval gave for the query; the ledger stores each distinct content once.
-        outcome: `ok`; `invalid`, an answer that cannot be parsed; `truncated`, cut by the token limit; `error`.
+        outcome: `ok`; `invalid`, an answer that cannot be parsed; `truncated`, cut by the token limit or withheld by
+            the provider; `error`.
         reply: The raw answer, kept even when it cannot be used: reading it again costs nothing.
         details: What else came with the reply, such as token log-probabilities and further samples.
         cost: In the currency of the price, USD in the price list.
@@ -53,12 +54,18 @@ class Reply:
     """The reply to a request.
 
     Attributes:
-        cut: The token limit cut it. It cannot be used, and sending the same request again would pay for the same cut.
+        cut: The token limit cut it, or the provider withheld it (a refusal, a content filter). It cannot be used, and
+            sending the same request again would pay for the same.
     """
 
     content: str
     details: Mapping[str, Any] = field(default_factory=dict)
     cut: bool = False
+
+    @property
+    def why_cut(self) -> str:
+        """Why a reply that is cut cannot be used."""
+        return str(self.details.get("withheld") or "cut by max_tokens")
 
 
 class AttemptRecorder(Protocol):

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from engine.interface import EngineError
-from engine.loopback import LOOPBACK, free_port
+from engine.loopback import LOOPBACK, free_port, open_url
 from engine.process_guard import die_with_parent
 from task.labels import Example, Label
 
@@ -84,7 +84,7 @@ def answer_all(
         body = json.dumps({"queries": [r.query for r in part], "use_cache": False}).encode()
         request = urllib.request.Request(f"{url}/v1/label:batch", body, {"Content-Type": "application/json"})
         try:
-            with urllib.request.urlopen(request, timeout=timeout_s) as response:
+            with open_url(request, timeout_s=timeout_s) as response:
                 results = sorted(map(json.loads, response), key=lambda x: int(x["index"]))
         except urllib.error.HTTPError as error:
             text = error.read().decode(errors="replace")[:500]
@@ -106,7 +106,7 @@ def _wait_ready(process: subprocess.Popen[bytes], url: str, log: Path, on_wait: 
         if process.poll() is not None or waited > _START_S:
             raise EngineError(f"the service did not start; see {log}\n{log.read_text(errors='replace')[-2000:]}")
         try:
-            with urllib.request.urlopen(f"{url}/readyz", timeout=5) as response:
+            with open_url(f"{url}/readyz", timeout_s=5) as response:
                 if response.status == 200:
                     return
         except (urllib.error.URLError, OSError):

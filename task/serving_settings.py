@@ -10,6 +10,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from task.endpoint import BaseUrl, ExtraBody
 from task.settings import EngineSettings, Fraction, Positive, Strict
 
 Seconds = Annotated[float, Field(ge=0.0)]
@@ -48,14 +49,17 @@ class Consult(Strict):
     """A teacher LLM that is asked while the client waits, at most `per_hour` times, if the student is uncertain.
 
     Any OpenAI-compatible endpoint; the key is read from the environment variable `api_key_env`. If one query in a
-    hundred waits for an LLM, the service's p99 is the LLM's latency; with 0, the default, no query does.
+    hundred waits for an LLM, the service's p99 is the LLM's latency; with 0, the default, no query does. The fields of
+    `extra_body` are added to every request; null leaves a field out.
     """
 
     per_hour: Annotated[int, Field(ge=0)] = 0
-    base_url: str = "https://api.openai.com/v1"
+    base_url: BaseUrl = "https://api.openai.com/v1"
     model: str = "gpt-4.1-mini"
     api_key_env: str = "OPENAI_API_KEY"
     timeout_s: Annotated[float, Field(gt=0.0)] = 3.0
+    # Left out where it is empty: bundles and stages of before have no such field, and are not to be made again for it.
+    extra_body: ExtraBody = Field(default={}, exclude_if=lambda value: not value)
 
 
 class Change(Strict):

@@ -152,11 +152,12 @@ def _operator(url: str, body: dict[str, Any] | None = None) -> Any:
     import urllib.error
     import urllib.request
 
+    from engine.loopback import open_url
     from task.errors import InputError
 
     data = None if body is None else json.dumps(body).encode()
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, data), timeout=30) as response:
+        with open_url(urllib.request.Request(url, data), timeout_s=30) as response:
             return json.load(response)
     except urllib.error.HTTPError as error:
         raise InputError(json.load(error)["error"]["message"], field="limbeck purge") from error

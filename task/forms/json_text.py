@@ -108,13 +108,17 @@ def parse(query: str, text: str, task: Task) -> Labelling | None:
 
 
 def schema(task: Task) -> dict[str, Any]:
-    """The JSON schema of an answer, for engines and teachers that constrain their output."""
+    """The JSON schema of an answer, for engines and teachers that constrain their output.
+
+    It holds what strict modes of providers accept: `type` beside every `enum`, no `const`, every property required, no
+    other property, no bounds.
+    """
     labels = []
     for role in task.roles:
         text: dict[str, Any] = {"type": "string", "enum": list(role.values)} if role.values else {"type": "string"}
         labels.append({
             "type": "object",
-            "properties": {"role": {"const": role.name}, "text": text},
+            "properties": {"role": {"type": "string", "enum": [role.name]}, "text": text},
             "required": ["role", "text"],
             "additionalProperties": False,
         })

@@ -20,10 +20,11 @@ import aiohttp
 
 from llm_client.attempt import Attempt, Outcome
 from llm_client.budget import Budget, raise_if_spent
-from llm_client.client import open_session, read_completion
+from llm_client.client import is_retried, open_session, read_completion
 from llm_client.prices import needed_price, price_of
 from llm_client.prompt import Prompter
 from llm_client.request import Request
+from llm_client.retry_after import retry_after
 from task.errors import ComponentError
 from task.progress import Progress
 from task.settings import OpenAI
@@ -270,8 +271,9 @@ class Batches:
             head = "no response" if status is None else f"HTTP {status}"
             return attempt("error", f"{head}: {json.dumps(problem)[:500]}"), status in _FINAL
         raw = json.dumps(response["body"]).encode()
-        read = read_completion(raw, attempt, purpose=purpose, parseable=is_parseable, price=self._price)
-        return read.attempt, read.attempt.outcome == "truncated"
+        asked = request or Request(query=query, purpose=purpose, content=b"", key=row["custom_id"])
+        read = read_completion(raw, attempt, request=asked, parseable=is_parseable, price=self._price)
+        return read.attempt, read.wait is None and read.attempt.outcome in {"truncated", "error"}
 
     async def _call(self, method: str, path: str, *, field: str = "id", **body: Any) -> Any:
         """The object that a call returns, which has a field."""
@@ -295,10 +297,11 @@ class Batches:
                     if response.status == 200:
                         return raw
                     problem = f"HTTP {response.status}: {raw[:300].decode(errors='replace')}"
-                    if response.status < 500 and response.status != 429:
+                    if not is_retried(response.status):
                         break
+                    wait = retry_after(response.headers)
             except (aiohttp.ClientError, TimeoutError) as error:
-                problem = f"{type(error).__name__}: {error}"
+                problem, wait = f"{type(error).__name__}: {error}", 0.0
             if number < tries:
-                await asyncio.sleep(min(30.0, 0.5 * 2.0**number))
+                await asyncio.sleep(max(wait, min(30.0, 0.5 * 2.0**number)))
         raise ComponentError(f"{method} {self._base}{path}: {problem}. {_CONTINUE}")
