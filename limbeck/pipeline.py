@@ -16,7 +16,12 @@ STAGES: Final = (*_MAKING, evaluate.stage(_MAKING))
 
 
 def run_up_to(run: Run, last: str) -> Result:
-    """Run every stage of the task up to and including `last`; those that are done and unchanged are skipped."""
+    """Run every stage of the task up to and including `last`; those that are done and unchanged are skipped.
+
+    Raises:
+        IncompleteError: A stage did so little that the next one would make no sense. If it did most, the run goes on,
+            and `Run.end` raises the error at the end.
+    """
     names = [s.name for s in STAGES]
     stages = [s for s in STAGES[: names.index(last) + 1] if s.wanted(run.task)]
     run.files.folder.mkdir(parents=True, exist_ok=True)
@@ -26,7 +31,11 @@ def run_up_to(run: Run, last: str) -> Result:
         run.progress.stage(stage.name, number, len(stages))
         result = execute(stage, run)
         state = "unchanged, not run again" if result.skipped else f"done in {result.manifest['wall_s']:,.0f} s"
-        run.progress.finished(f"{state} · {stage.headline(result.figures)}")
+        short = result.shortfall
+        headline = stage.headline(result.figures) + (f" · not finished: {short.text}" if short else "")
+        run.progress.finished(f"{state} · {headline}")
+        if short is not None:
+            run.note(short)
     return result
 
 

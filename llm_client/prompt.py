@@ -22,16 +22,17 @@ from task.errors import InputError
 from task.settings import OpenAI
 from task.spec import Task
 
-_VERIFY = (
+VERIFY = (
     "You check labels of search queries. For each numbered label say whether it is right: its role fits, and its "
     "text is exactly the words of the query that belong to it.\n\nRoles:\n{roles}\n\n"
     'Answer with JSON: {{"right": [true or false for each label, in order]}}.'
 )
-_REPAIR = (
+VERIFY_QUERY = "Query: {query}\nLabels:\n{labels}"
+REPAIR = (
     "The text that follows should be JSON of this schema, and is not. Answer with the same content as valid JSON and "
     "nothing else.\n\nSchema: {schema}"
 )
-_REVIEW = (
+REVIEW = (
     "Models that learned from many labels like these, but not from this one, doubt some of it:\n{doubts}\n"
     "They may be wrong and so may you. Look again, and answer with all labels of the query, in the same form."
 )
@@ -89,8 +90,8 @@ class Prompter:
         """Asks whether each label is right."""
         labels = "\n".join(f"{i}. {r.get('role')}: {r.get('text')}" for i, r in enumerate(rows, 1))
         messages = [
-            {"role": "system", "content": _VERIFY.format(roles=self._roles)},
-            {"role": "user", "content": f"Query: {query}\nLabels:\n{labels}"},
+            {"role": "system", "content": VERIFY.format(roles=self._roles)},
+            {"role": "user", "content": VERIFY_QUERY.format(query=query, labels=labels)},
         ]
         schema = {
             "type": "object", "properties": {"right": {"type": "array", "items": {"type": "boolean"}}},
@@ -110,7 +111,7 @@ class Prompter:
         asked = json.loads(first)["messages"]
         messages = [
             *asked, {"role": "assistant", "content": answer},
-            {"role": "user", "content": _REVIEW.format(doubts="\n".join(doubts))},
+            {"role": "user", "content": REVIEW.format(doubts="\n".join(doubts))},
         ]
         body = self._body(messages, self.settings.temperature, self.settings.max_tokens, self._labels_format)
         return Request.make(
@@ -121,7 +122,7 @@ class Prompter:
         """An unparseable answer, sent back without the context, which would be paid for twice."""
         schema = json.dumps(self._labels_format["json_schema"]["schema"], ensure_ascii=False)
         messages = [
-            {"role": "system", "content": _REPAIR.format(schema=schema)},
+            {"role": "system", "content": REPAIR.format(schema=schema)},
             {"role": "user", "content": answer},
         ]
         body = self._body(messages, 0.0, self.settings.max_tokens, self._labels_format)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from limbeck.run import Run
 from limbeck.stage import Figures, Stage
+from limbeck.staleness import Rules
 from limbeck.student_jobs import trained
 from task.files import write_jsonl
 from task.labels import Doubt, Example
@@ -41,6 +42,20 @@ def _settings(run: Run) -> CrossFit:
 def _config(run: Run) -> object:
     included = run.task.model_dump(mode="json", include={"student", "roles", "normaliser"})
     return included | {"cross_fit": _settings(run).model_dump(mode="json")}
+
+
+def _rules(run: Run) -> Rules:
+    import student
+    from llm_client.prompt_rules import review_rules
+    from student import training
+    from task import codec
+    from teacher.backends.backend import backend_of
+    from teacher.guardrails import label_checks
+
+    own = {"codec": codec.VERSION, "label errors": student.LABEL_ERRORS, "training": training.VERSION}
+    if _settings(run).action != "ask":
+        return own
+    return {**own, "guardrails": label_checks.VERSION, **backend_of(run.task).rules(run.task), **review_rules()}
 
 
 def _work(run: Run, folder: Path) -> Figures:
@@ -103,8 +118,8 @@ def cleaned(
 
 
 STAGE = Stage(
-    name="cross-fit", config=_config, inputs=lambda run: {"curriculum": run.digest("curriculum")}, work=_work,
-    headline=lambda f: f"{f['suspects']:,} labels contradicted, {f['train']:,} train rows", phase="train",
+    name="cross-fit", config=_config, inputs=lambda run: {"curriculum": run.digest("curriculum")}, rules=_rules,
+    work=_work, headline=lambda f: f"{f['suspects']:,} labels contradicted, {f['train']:,} train rows", phase="train",
     wanted=lambda task: task.curriculum.cross_fit is not None,
 )
 

@@ -251,6 +251,10 @@ class Ledger:
                     fix="Free some disk, then run the same command",
                 ) from error
 
+    def select(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """The rows of a SELECT over the tables above."""
+        return self._read(sql, values)
+
     def _read(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         with self._lock:
             return self._db.execute(sql, values).fetchall()
