@@ -1,12 +1,16 @@
-"""The stages in their order, and running them up to one of them."""
+"""The stages in their order, running them up to one of them, and which of them a run would do again."""
 
 from __future__ import annotations
 
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, Literal
 
 from limbeck.run import Run
-from limbeck.stage import Result, execute
+from limbeck.stage import Result, Stage, execute, ingredients
 from limbeck.stages import bundle, cross_fit, curriculum, evaluate, label, merge, sample, train
+from limbeck.staleness import reasons
+from task.errors import InputError
+from task.files import read_json
 from task.model_store import fetch_ahead
 
 _MAKING: Final = (
@@ -37,6 +41,48 @@ def run_up_to(run: Run, last: str) -> Result:
         if short is not None:
             run.note(short)
     return result
+
+
+@dataclass(frozen=True, slots=True)
+class StageState:
+    """What a run would do with a stage now.
+
+    Attributes:
+        state: `waits`: nothing that it depends on has changed yet, but a stage before it will be run, and the result
+            of that one decides.
+        why: A phrase for each reason; none for `unchanged`, `not run` and `waits`.
+    """
+
+    name: str
+    state: Literal["unchanged", "stale", "not finished", "not run", "waits"]
+    why: tuple[str, ...] = ()
+
+
+def states(run: Run) -> list[StageState]:
+    """The state of every stage of the task; reads only."""
+    out: list[StageState] = []
+    waits = False
+    for stage in STAGES:
+        if stage.wanted(run.task):
+            out.append(_state(stage, run, waits=waits))
+            waits = waits or out[-1].state != "unchanged"
+    return out
+
+
+def _state(stage: Stage, run: Run, *, waits: bool) -> StageState:
+    manifest = run.files.folder / stage.name / "manifest.json"
+    if not manifest.exists():
+        return StageState(stage.name, "not run")
+    found = read_json(manifest)
+    try:
+        why = reasons(found, ingredients(stage, run))
+    except InputError as error:
+        return StageState(stage.name, "stale", (str(error),))
+    if why:
+        return StageState(stage.name, "stale", tuple(why))
+    if (left := stage.missing(found["figures"])) is not None:
+        return StageState(stage.name, "not finished", (left.text,))
+    return StageState(stage.name, "waits" if waits else "unchanged")
 
 
 def prepare_inputs(run: Run) -> None:

@@ -57,12 +57,23 @@ def run(task: TaskFile, set_: Overrides = None, runs: Runs = RUNS) -> None:
 
 
 @app.command()
-def plan(task: TaskFile, set_: Overrides = None) -> None:
-    """Estimate a run: calls, tokens, money, parameters, memory, time. Spends and downloads nothing."""
+def plan(task: TaskFile, set_: Overrides = None, runs: Runs = RUNS) -> None:
+    """Estimate a run: calls, tokens, money, parameters, memory, time. Spends and downloads nothing.
+
+    If there is a run folder: which stages would be run again, and why.
+    """
+    from limbeck.operations.tables import render_states
+    from limbeck.pipeline import states
     from limbeck.plan import print_plan
+    from limbeck.progress_display import ProgressDisplay
+    from limbeck.run import Run
     from task.load import load_task
 
-    print_plan(load_task(task, set_ or ()))
+    loaded = load_task(task, set_ or ())
+    print_plan(loaded)
+    run = Run.of(loaded.task, runs, ProgressDisplay())
+    if run.files.folder.exists():
+        print(f"\nStages in {run.files.folder}\n{render_states(states(run))}")
 
 
 @app.command()

@@ -9,7 +9,6 @@ from limbeck.artefacts import BundleFolder, MergeFolder
 from limbeck.run import Run
 from limbeck.stage import Figures, Stage
 from limbeck.staleness import Rules
-from task import READERS
 from task.codec import Codec, load_codec
 from task.errors import InputError
 from task.files import read_json
@@ -34,7 +33,7 @@ def _rules(_run: Run) -> Rules:
     from limbeck.judging import student_calibration
     from serving.release import bundle
     from student import merging
-    from task import codec
+    from task import READERS, codec
 
     return {
         "bundle format": bundle.FORMAT, "calibration of the student": student_calibration.VERSION,

@@ -7,7 +7,6 @@ from pathlib import Path
 from limbeck.run import Run
 from limbeck.stage import Figures, Stage
 from limbeck.staleness import Rules
-from task import READERS
 from task.errors import InputError
 from task.files import read_json
 
@@ -23,6 +22,7 @@ def _inputs(run: Run) -> dict[str, str]:
 
 
 def _rules(_run: Run) -> Rules:
+    from task import READERS
     from teacher import curriculum
 
     return {"curriculum": curriculum.VERSION, "readers": READERS}

@@ -24,7 +24,6 @@ from limbeck.judging.served import SERVED, serve_and_ask
 from limbeck.run import Run
 from limbeck.stage import Figures, Result, Stage
 from limbeck.staleness import Rules
-from task import READERS
 from task.errors import GateError
 from task.files import read_json, sha256_file, write_jsonl
 
@@ -76,6 +75,7 @@ def _inputs(run: Run) -> dict[str, str]:
 def _rules(_run: Run) -> Rules:
     import eval as measures
     from eval.report_schema import SCHEMA
+    from task import READERS
 
     return {"metrics": measures.VERSION, "readers": READERS, "report": SCHEMA}
 

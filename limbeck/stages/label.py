@@ -10,7 +10,6 @@ from limbeck.artefacts import LabelFolder
 from limbeck.run import Run, Shortfall
 from limbeck.stage import Figures, Stage
 from limbeck.staleness import Rules
-from task import READERS
 from task.files import sha256_file, write_json, write_jsonl
 from teacher.backends.job import LabellingPlan
 
@@ -38,6 +37,7 @@ def _config(run: Run) -> object:
 
 
 def _rules(run: Run) -> Rules:
+    from task import READERS
     from teacher.backends.backend import backend_of
     from teacher.guardrails import confidence, label_checks
 
