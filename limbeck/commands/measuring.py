@@ -124,8 +124,12 @@ def compare(
 def gate(
     folder: BundleFolder,
     gold: Annotated[Path, typer.Option("--gold", help="Gold labels that were not used for training")],
-    teacher: Annotated[Path | None, typer.Option(help="The teacher's labels of these queries")] = None,
-    log: Annotated[Path | None, typer.Option(help="The query log, for rules by traffic slice")] = None,
+    teacher: Annotated[
+        Path | None, typer.Option(help="The teacher's labels of these queries; default: those of the bundle's run")
+    ] = None,
+    log: Annotated[
+        Path | None, typer.Option(help="The query log, for rules by traffic slice; default: the run's")
+    ] = None,
     released: Annotated[
         Path | None, typer.Option(help="The bundle that is released now, or the pointer to it")
     ] = None,
