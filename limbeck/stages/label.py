@@ -70,6 +70,7 @@ def _work(run: Run, folder: Path) -> Figures:
         rows = write_jsonl(files.labels, (r.to_json() for r in done.rows))
     write_json(files.verdicts, done.verdicts)
     confidence = None if done.calibration is None else done.calibration.to_json()
+    files.confidence.unlink(missing_ok=True)  # of an attempt before, with fewer answers
     if confidence is not None:
         write_json(files.confidence, confidence)
     statuses: dict[str, Any] = {s: done.statuses.get(s, 0) for s in STATUSES}

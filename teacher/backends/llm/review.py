@@ -27,6 +27,8 @@ from teacher.guardrails.validator import TeacherAnswer, Validator, make_validato
 from teacher.ledger.ledger import Ledger
 from teacher.ledger.records import LedgerRow
 
+CUT = "the second reply was cut by max_tokens"  # it would be cut again
+
 
 def question(query: str, doubt: Doubt, *, said: str, instead: str) -> str:
     """One doubt as a line of the prompt.
@@ -80,7 +82,8 @@ async def _review(
         async def ask(query: Example, request: Request, held: Reply | None) -> None:
             reply = held or await client.ask(request, lambda answer: prompter.repair(query.query, answer=answer))
             rows = None if reply is None or reply.cut else rows_of(reply.content)
-            reason = "" if rows is not None else "no usable reply to the second look"
+            cut = reply is not None and reply.cut
+            reason = "" if rows is not None else CUT if cut else "no usable reply to the second look"
             given = TeacherAnswer(query=query.query, request=request.key, labels=rows, reason=reason)
             out[query.query] = validator.row(query, given)
             job.progress.advance()
