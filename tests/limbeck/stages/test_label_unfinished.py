@@ -44,14 +44,14 @@ def command(tmp_path: Path, api: Provider) -> tuple[str | Path, ...]:
     return path, "--runs", tmp_path / "runs"
 
 
-@pytest.mark.parametrize("last", ["label", "curriculum"])
+@pytest.mark.parametrize(("last", "fault"), [("label", "500"), ("curriculum", "429")])
 def test_queries_without_an_answer_are_asked_again_and_no_others(
-    api: Provider, command: tuple[str | Path, ...], last: str
+    api: Provider, command: tuple[str | Path, ...], last: str, fault: str
 ) -> None:
-    api.faults = {"thing1 milk": "500"}
+    api.faults = {"thing1 milk": fault}
     first = limbeck("label", *command)
     assert first.returncode == 1
-    assert "1 of 4 queries have no answer (most often: HTTP 500: " in first.stderr
+    assert f"1 of 4 queries have no answer (most often: HTTP {fault}: " in first.stderr
     assert "Run the same command again" in first.stderr
     assert "ask again: 1 calls" in limbeck("label", *command, "--plan").stdout
     api.faults = {}
@@ -115,3 +115,30 @@ def test_a_run_of_before_with_failed_rows_is_not_finished_either(
     api.faults = {}
     done = limbeck("label", *command)
     assert (done.returncode, api.calls["thing1 milk"], api.calls["thing0 milk"]) == (0, 2, 1)
+
+
+def test_a_batch_that_leaves_queries_out_is_not_finished(api: Provider, command: tuple[str | Path, ...]) -> None:
+    """One query is in the error file, another in neither file, as with a batch that has expired."""
+    batch = ("--set", "teacher.backend=openai-batch", "--set", "teacher.openai.batch_poll_s=0.05")
+    api.faults = {"thing1 milk": "500", "thing2 milk": "expired"}
+    first = limbeck("label", *command, *batch)
+    assert first.returncode == 1
+    assert "2 of 4 queries have no answer" in first.stderr
+    assert "ask again: 2 calls" in limbeck("label", *command, *batch, "--plan").stdout
+    api.faults = {}
+    second = limbeck("label", *command, *batch)
+    assert second.returncode == 0, second.stderr
+    assert [api.calls[q] for q in QUERIES] == [1, 2, 2, 1]
+
+
+def test_a_calibration_of_an_attempt_before_is_not_kept(tmp_path: Path, command: tuple[str | Path, ...]) -> None:
+    """An unfinished stage goes on in a copy of its folder; what it does not write again must not stay there."""
+    label = tmp_path / "runs" / "shop" / "label"
+    limbeck("label", *command)
+    (label / "confidence.json").write_text("{}")
+    manifest = label / "manifest.json"
+    content = json.loads(manifest.read_text())
+    content["figures"]["missing"]["unanswered"] = 1
+    manifest.write_text(json.dumps(content))
+    assert limbeck("label", *command).returncode == 0
+    assert not (label / "confidence.json").exists()
