@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -91,6 +92,14 @@ def _unanswered_since(ledger: Ledger, attempt: int) -> list[str]:
     return [q for (q,) in ledger.select(sql, (attempt,))]
 
 
-def _one_line(text: str) -> str:
-    short = " ".join(text.split())
+def _one_line(error: str) -> str:
+    """An attempt's error on one line, with the message of a JSON body in place of the body."""
+    head, _, body = error.partition(": ")
+    try:
+        found = json.loads(body)
+    except ValueError:
+        found = None
+    while isinstance(found, dict):
+        found = next((found[k] for k in ("error", "message", "detail") if found.get(k)), None)
+    short = " ".join((f"{head}: {found}" if isinstance(found, str) else error).split())
     return short if len(short) <= _CAUSE_CHARS else f"{short[:_CAUSE_CHARS]}…"
