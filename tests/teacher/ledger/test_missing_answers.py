@@ -39,7 +39,8 @@ def test_the_commonest_cause_is_named_in_the_providers_words(tmp_path: Path) -> 
 
 def test_errors_that_differ_by_an_id_or_a_time_are_one_cause(tmp_path: Path) -> None:
     with Ledger(tmp_path / "ledger.sqlite") as ledger:
-        said = [f"HTTP 429: try again in {s}, request req-{i}" for s, i in (("1.2s", "3f9a2b7711"), ("9s", "88aa2b77aa"))]
+        ids = (("1.2s", "3f9a2b7711"), ("9s", "88aa2b77aa"))
+        said = [f"HTTP 429: try again in {seconds}, request req-{name}" for seconds, name in ids]
         ledger.record(
             [*(attempt(q, "error", e) for q, e in zip("ab", said, strict=True)), attempt("c", "error", "HTTP 500: x")],
             [row(q, "failed") for q in "abc"],
