@@ -39,6 +39,8 @@ def score_files(
     task = task_of(gold, predictions, *annotations, resamples=resamples)
     truth = read_labels(gold, task, columns=by)
     rows, invalid, missing = aligned(truth, predictions, task)
+    if truth and missing == len(truth):
+        raise InputError("no gold query has a prediction", file=predictions, expected="the gold file's queries")
     columns = {name: _column(gold, name) for name in by}
     slices = slices_of(truth, task, columns=columns)
     people = ceiling(truth, [read_labels(a, task) for a in annotations], task) if annotations else None

@@ -24,7 +24,8 @@ app = typer.Typer(
     name="limbeck",
     help="Distil an expensive labelling LLM into a small student that answers in milliseconds.\n\n"
     "Start with `limbeck plan configs/market.yaml`, then `limbeck run configs/market.yaml`.",
-    epilog="Exit codes: 0 done; 1 a gate failed; 2 usage or bad input; 3 the measurement is invalid.",
+    epilog="Exit codes: 0 done; 1 a gate failed, a component failed, or less was done than was given: the same command "
+    "does the rest; 2 usage or bad input; 3 the measurement is invalid; 130 stopped.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -38,7 +39,7 @@ for part in (stages, studies, measuring, operations):
 
 def main() -> None:
     """Entry point: errors and warnings that a person can act on become one line each, errors an exit code too."""
-    from task.errors import ComponentError, GateError, InputError, InputWarning
+    from task.errors import ComponentError, GateError, IncompleteError, InputError, InputWarning
 
     # A table is read by several stages; what there is to say of it is said once.
     warnings.filterwarnings("once", category=InputWarning)
@@ -47,7 +48,7 @@ def main() -> None:
         app()
     except InputError as error:
         _fail(str(error), 2)
-    except (GateError, ComponentError) as error:
+    except (GateError, IncompleteError, ComponentError) as error:
         _fail(str(error), 1)
     except OSError as error:
         if error.filename is None and error.errno is None:

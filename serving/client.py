@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import signal
@@ -76,7 +77,8 @@ def answer_all(
     The cache is not used; `batch` queries go in a request. `done` is called with the number of queries answered.
 
     Raises:
-        EngineError: The service answered with an error, which is in the message.
+        EngineError: The service answered with an error, which is in the message, or not at all. Answers to the queries
+            before are lost: a figure of a part of the rows would be no figure of the student.
     """
     out: list[tuple[Example, float | None]] = []
     for at in range(0, len(rows), batch):
@@ -89,6 +91,13 @@ def answer_all(
         except urllib.error.HTTPError as error:
             text = error.read().decode(errors="replace")[:500]
             raise EngineError(f"the service answered {error.code} to {len(part)} queries: {text}") from error
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            raise EngineError(
+                f"the service did not answer {len(part)} queries after {at:,} of {len(rows):,}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        if len(results) < len(part):
+            raise EngineError(f"the service answered {len(results)} of {len(part)} queries and ended the answer")
         for row, result in zip(part, results, strict=True):
             if "error" in result:
                 raise EngineError(f"no labels for {row.query!r}: {result['error']['message']}")

@@ -1,8 +1,9 @@
 """Errors that users can act on.
 
 The program ends with `InputError` (exit code 2: something that the user provided is wrong), `GateError` (exit code 1:
-the run worked and its result is not good enough) or `ComponentError` (exit code 1: vLLM or Ray failed). Any other
-exception is a bug. `InputWarning` is for input that is used, though perhaps not as its author meant it.
+the run worked and its result is not good enough), `IncompleteError` (exit code 1: a part of what was given could not be
+done) or `ComponentError` (exit code 1: vLLM or Ray failed). Any other exception is a bug. `InputWarning` is for input
+that is used, though perhaps not as its author meant it.
 """
 
 from __future__ import annotations
@@ -87,6 +88,12 @@ class ComponentError(Exception):
 
 class GateError(Exception):
     """A run finished and its result fails a gate of the task file."""
+
+    exit_code = 1
+
+
+class IncompleteError(Exception):
+    """A command did less than it was given, such as queries that got no answer; run again, it does the rest."""
 
     exit_code = 1
 

@@ -10,6 +10,7 @@ pydantic-settings 2.16 takes 0.24 s, on top of 0.10 s for PyYAML and pydantic.
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,7 @@ def load_task(path: str | Path, overrides: Sequence[str] = ()) -> LoadedTask:
         keys, value = _parse_override(override)
         _set(config, keys, value, override)
         changed[keys] = f"--set {override}"
+    _anchor_student(config, Path())
     try:
         return LoadedTask(Task.model_validate(config), path)
     except ValidationError as error:
@@ -167,15 +169,35 @@ def _anchor_paths(config: dict[str, Any], folder: Path) -> None:
     data = config.get("data")
     if isinstance(data, dict) and isinstance(data.get("dir"), str):
         data["dir"] = str(folder / data["dir"])
-    student = config.get("student")
-    if isinstance(student, dict):
-        for key in ("base", "init_adapter"):
-            if isinstance(student.get(key), str) and student[key].startswith("."):
-                student[key] = str(folder / student[key])
+    _anchor_student(config, folder)
     teacher = config.get("teacher")
     openai = teacher.get("openai") if isinstance(teacher, dict) else None
     if isinstance(openai, dict) and isinstance(openai.get("prompt"), str):
         openai["prompt"] = str(folder / openai["prompt"])
+
+
+def _anchor_student(config: dict[str, Any], folder: Path) -> None:
+    """Make the paths of the student absolute: they are read in workers too, which run in another directory.
+
+    An adapter is looked for beside the file and, where it is not there, in the working directory, where run folders
+    are: `runs/NAME/train/adapter`. A base is a folder if it begins with a dot or is one in the working directory, and
+    otherwise the name of a model.
+    """
+    student = config.get("student")
+    if not isinstance(student, dict):
+        return
+    adapter, base = student.get("init_adapter"), student.get("base")
+    if isinstance(adapter, str) and not Path(adapter).is_absolute() and "://" not in adapter:
+        beside = folder / adapter
+        here = beside.exists() or adapter.startswith(".")
+        student["init_adapter"] = _absolute(beside if here else Path(adapter))
+    if isinstance(base, str) and not Path(base).is_absolute() and (base.startswith(".") or Path(base).is_dir()):
+        student["base"] = _absolute(folder / base if base.startswith(".") else Path(base))
+
+
+def _absolute(path: Path) -> str:
+    """The path from the root, without `..`; links are kept, as the folder's name is what the user knows."""
+    return os.path.normpath(Path.cwd() / path)
 
 
 def _parse_override(override: str) -> tuple[tuple[str, ...], Any]:

@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from engine.interface import EngineError, EngineUnavailableError
 from engine.kind import engine_kind
 from engine.startup import start_checked_engine
 from serving.release.bundle import Bundle
 from serving.release.head_cache import HeadCache
 from serving.release.startup_queries import startup_queries
-from serving.routing.route import Route
+from serving.routing.route import RefusedError, Route
 from task.labels import Example
 from task.progress import Progress, quiet
 from task.tokenizer import load_tokenizer
@@ -38,7 +39,11 @@ def predict(
 async def through_engine(
     bundle: Bundle, url: str, examples: Sequence[Example], use_cache: bool, done: Callable[[int], None]
 ) -> list[Example]:
-    """Label queries through a running engine, a few batches in flight."""
+    """Label queries through a running engine, a few batches in flight.
+
+    Raises:
+        EngineError: A batch got no answer: a file of a part of the queries would look like one of all.
+    """
     client = engine_kind(bundle.task.serving).connect(
         bundle, url, load_tokenizer(bundle.model), timeout_s=_PATIENCE_S
     )
@@ -51,7 +56,13 @@ async def through_engine(
 
     async def batch(part: Sequence[Example]) -> list[Example]:
         async with gate:
-            answers = await route.answers([x.query[:limit] for x in part], use_cache=use_cache)
+            try:
+                answers = await route.answers([x.query[:limit] for x in part], use_cache=use_cache)
+            except (RefusedError, EngineUnavailableError) as error:
+                raise EngineError(
+                    f"no labels for {len(part)} of {len(examples):,} queries, from {part[0].query!r} on: {error}. "
+                    "Nothing was written"
+                ) from error
             done(len(part))
             return [Example(x.query, a.decoded(), x.count, x.id) for x, a in zip(part, answers, strict=True)]
 

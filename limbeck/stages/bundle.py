@@ -8,6 +8,7 @@ from pathlib import Path
 from limbeck.artefacts import BundleFolder, MergeFolder
 from limbeck.run import Run
 from limbeck.stage import Figures, Stage
+from limbeck.staleness import Rules
 from task.codec import Codec, load_codec
 from task.errors import InputError
 from task.files import read_json
@@ -17,6 +18,26 @@ from task.labels import Example
 def _inputs(run: Run) -> dict[str, str]:
     return {
         "model": run.digest("merge"), "labels": run.digest("label"), "gold": run.inputs.fingerprint("calibration"),
+    }
+
+
+def _config(run: Run) -> object:
+    """The whole task, which the bundle holds, less what only judges it, and less where its data lies."""
+    places = {"sample", "dir", "hub", "queries", "labels", "catalogue", "conversions", "gold"}
+    return run.task.model_dump(
+        mode="json", exclude={"gates": True, "eval": True, "data": places, "teacher": {"openai": {"prompt"}}}
+    )
+
+
+def _rules(_run: Run) -> Rules:
+    from limbeck.judging import student_calibration
+    from serving.release import bundle
+    from student import merging
+    from task import READERS, codec
+
+    return {
+        "bundle format": bundle.FORMAT, "calibration of the student": student_calibration.VERSION,
+        "codec": codec.VERSION, "merge": merging.VERSION, "readers": READERS,
     }
 
 
@@ -103,6 +124,6 @@ def _head_queries(run: Run) -> list[Example]:
 
 
 STAGE = Stage(
-    name="bundle", config=lambda run: run.task.model_dump(mode="json", exclude={"gates", "eval"}), inputs=_inputs,
-    work=_work, headline=lambda f: f"bundle {f['id']}, {f['head_queries']:,} head queries cached", phase="train",
+    name="bundle", config=_config, inputs=_inputs, rules=_rules, work=_work,
+    headline=lambda f: f"bundle {f['id']}, {f['head_queries']:,} head queries cached", phase="train",
 )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from limbeck.run import Run
 from limbeck.stage import Figures, Stage
+from limbeck.staleness import Rules
 from task.errors import InputError
 from task.files import read_json
 
@@ -18,6 +19,13 @@ def _config(run: Run) -> object:
 
 def _inputs(run: Run) -> dict[str, str]:
     return {"labels": run.digest("label"), "gold": run.inputs.fingerprint("calibration", "test")}
+
+
+def _rules(_run: Run) -> Rules:
+    from task import READERS
+    from teacher import curriculum
+
+    return {"curriculum": curriculum.VERSION, "readers": READERS}
 
 
 def _work(run: Run, folder: Path) -> Figures:
@@ -54,6 +62,6 @@ def _threshold(run: Run) -> float:
 
 
 STAGE = Stage(
-    name="curriculum", config=_config, inputs=_inputs, work=_work, phase="train",
+    name="curriculum", config=_config, inputs=_inputs, rules=_rules, work=_work, phase="train",
     headline=lambda f: f"{f['train']:,} train and {f['dev']:,} dev rows",
 )

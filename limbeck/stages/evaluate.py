@@ -23,6 +23,7 @@ from limbeck.judging.report_content import (
 from limbeck.judging.served import SERVED, serve_and_ask
 from limbeck.run import Run
 from limbeck.stage import Figures, Result, Stage
+from limbeck.staleness import Rules
 from task.errors import GateError
 from task.files import read_json, sha256_file, write_jsonl
 
@@ -41,7 +42,7 @@ def stage(before: Sequence[Stage]) -> Stage:
     """
     return Stage(
         name="evaluate", config=lambda run: run.task.model_dump(mode="json", include={"eval", "gates", "serving"}),
-        inputs=_inputs, work=lambda run, folder: _work(run, EvaluateFolder(folder), before),
+        inputs=_inputs, rules=_rules, work=lambda run, folder: _work(run, EvaluateFolder(folder), before),
         headline=lambda f: str(f["summary"]), scratch=frozenset({"serve", "report.html"}),
     )
 
@@ -69,6 +70,14 @@ def _inputs(run: Run) -> dict[str, str]:
     if run.files.answer_forms.exists():
         inputs["forms"] = sha256_file(run.files.answer_forms)
     return inputs | {"gold": run.inputs.fingerprint("test")}
+
+
+def _rules(_run: Run) -> Rules:
+    import eval as measures
+    from eval.report_schema import SCHEMA
+    from task import READERS
+
+    return {"metrics": measures.VERSION, "readers": READERS, "report": SCHEMA}
 
 
 def _work(run: Run, files: EvaluateFolder, before: Sequence[Stage]) -> Figures:

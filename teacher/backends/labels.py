@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 
 from task.errors import InputError, warn
 from task.files import sha256_json
 from task.labels import Example
+from task.spec import Task
 from teacher.backends.computed import ComputedBackend, Replies
 from teacher.backends.job import LabellingJob, LabellingPlan
 from teacher.guardrails.validator import Validator, skipped
@@ -16,11 +18,18 @@ from teacher.ledger.ledger import Ledger
 
 _SHOWN = 3
 
+# Increase this when the same file gives other labels.
+VERSION = 1
+
 
 class ImportedLabels(ComputedBackend):
     """Returns the imported labels. A query of the log that has none is skipped."""
 
     estimates_confidence = False
+
+    def rules(self, task: Task) -> Mapping[str, int | str]:  # noqa: ARG002 (of the interface)
+        """See `Backend`."""
+        return {"imported labels": VERSION}
 
     def plan(self, job: LabellingJob, validator: Validator) -> LabellingPlan:
         """See `Backend`. Raises like `label`."""

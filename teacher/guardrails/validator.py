@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llm_client import reply
+from task.files import sha256_json
 from task.labels import Example, Label, span_problem
 from task.readers import Item
 from task.settings import Confidence
@@ -41,10 +43,17 @@ class Validator:
         fingerprint: Changes with the rules; a row that has another one is out of date.
     """
 
-    def __init__(self, guardrails: Guardrails, settings: Confidence) -> None:
+    def __init__(self, guardrails: Guardrails, settings: Confidence, parser: int = 1) -> None:
+        """Begin.
+
+        Args:
+            parser: Version of `llm_client.reply` where answers are read by it; its first is left out of the
+                fingerprint, as before it had one.
+        """
         self._guardrails = guardrails
         self._settings = settings
-        self.fingerprint = guardrails.fingerprint()
+        rules = guardrails.fingerprint()
+        self.fingerprint = rules if parser == 1 else sha256_json([rules, parser])
 
     def row(self, query: Example, answer: TeacherAnswer) -> LedgerRow:
         """The row of a query; its confidence is not calibrated yet."""
@@ -78,6 +87,7 @@ def make_validator(
         shared: Leave the embeddings on disk as they are: another process writes them.
     """
     relevance = None
+    parser = 1 if task.teacher.openai.prompt is None else reply.VERSION  # only LLM teachers have a prompt
     if checks_relevance(task):
         from teacher.retrieval.embedding_store import EmbeddingStore
 
@@ -87,7 +97,7 @@ def make_validator(
             a, b = store.vectors([query, value])
             return float(a @ b)
 
-    return Validator(Guardrails(task, catalogue, relevance), task.teacher.confidence)
+    return Validator(Guardrails(task, catalogue, relevance), task.teacher.confidence, parser)
 
 
 def _label(query: str, row: Mapping[str, Any]) -> Label:

@@ -257,6 +257,10 @@ class Ledger:
                     fix="Check that the disk is neither full nor read-only, then run the same command",
                 ) from error
 
+    def select(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """The rows of a SELECT over the tables above."""
+        return self._read(sql, values)
+
     def _read(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         with self._lock:
             return self._db.execute(sql, values).fetchall()

@@ -149,6 +149,10 @@ def test_score_compares_two_files(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "out.json").read_text())
     assert (found["value"]["f1"]["value"], found["rows"], found["missing"]) == (1.0, 2, 1)
+    assert "1 of 2 gold queries have no prediction: they count as empty answers" in done.stderr
+    (tmp_path / "found.jsonl").write_text("")
+    none = limbeck("score", tmp_path / "gold.jsonl", tmp_path / "found.jsonl")
+    assert none.returncode == 2, none.stdout
     (tmp_path / "found.jsonl").write_text(json.dumps({"query": "stray", "labels": []}) + "\n")
     stray = limbeck("score", tmp_path / "gold.jsonl", tmp_path / "found.jsonl")
     assert (stray.returncode, "'stray'" in stray.stderr) == (2, True)

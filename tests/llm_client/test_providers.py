@@ -192,7 +192,8 @@ def test_without_an_answer_the_error_says_what_there_is_and_nothing_is_repaired(
         api.shape = lambda _, completion: message(**fields)(completion)
         status, reason, labels = labelled(api, tmp_path, batch=batch)
         assert (status, labels) == ("failed", [])
-        assert reason.startswith("no usable reply: no text in the answer") and error in reason
+        assert reason.startswith("no usable reply: no text in the answer")
+        assert error in reason
         ((purpose, outcome, problem),) = outcomes(tmp_path)
         assert (purpose, outcome) == ("label", "error")
         assert error in problem

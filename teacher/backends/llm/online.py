@@ -10,15 +10,18 @@ from dataclasses import dataclass, replace
 
 import uvloop
 
+from llm_client import reply
 from llm_client.attempt import Reply
 from llm_client.budget import Budget, SpendLimiter
 from llm_client.client import Client, open_session
 from llm_client.context import Context
 from llm_client.prompt import Prompter
+from llm_client.prompt_rules import prompt_rules
 from llm_client.request import Request
 from task.labels import Example
 from task.settings import OpenAI
 from task.spec import Task
+from teacher import retrieval
 from teacher.backends.job import LabellingJob, LabellingPlan
 from teacher.backends.llm.contexts import Block, blocks_ahead
 from teacher.backends.llm.conversation import QueryLabeller, is_parseable, stored_replies
@@ -28,6 +31,7 @@ from teacher.guardrails.validator import Validator
 from teacher.ledger.ledger import Ledger
 from teacher.ledger.recorder import GroupCommit
 from teacher.ledger.records import LedgerRow
+from teacher.retrieval import context
 
 _ROWS_PER_WRITE = 200
 Work = tuple[Example, Context, Sequence[Request], Mapping[str, Reply]]
@@ -53,6 +57,12 @@ class LLMBackend:
     batch = False
     uses_whole_log = False
     estimates_confidence = True
+
+    def rules(self, task: Task) -> Mapping[str, int | str]:
+        """See `teacher.backends.backend.Backend`."""
+        settings = task.teacher.openai
+        shown = {"context": context.VERSION, "retrieval": retrieval.VERSION} if settings.context else {}
+        return {"answer parser": reply.VERSION, **shown, **prompt_rules(settings)}
 
     def endpoint(self, job: LabellingJob) -> AbstractContextManager[Endpoint]:
         """The endpoint of the job, for as long as it is needed."""

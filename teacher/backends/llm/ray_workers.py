@@ -190,7 +190,8 @@ def _label(job: LabellingJob, ledger: Ledger) -> None:
             ledger.path.resolve(), settings.openai.budget
         )
         work = _Work(
-            task=job.task, sources=_sent(job.sources, index), folder=job.folder.resolve(), index=index, model=model
+            task=_with_absolute_prompt(job.task), sources=_sent(job.sources, index), folder=job.folder.resolve(),
+            index=index, model=model,
         )
         rows = ray.data.from_items(
             [{"query": q.query, "count": q.count} for q in job.queries],
@@ -211,6 +212,14 @@ def _label(job: LabellingJob, ledger: Ledger) -> None:
     finally:
         if started_here:
             ray.shutdown()
+
+
+def _with_absolute_prompt(task: Task) -> Task:
+    """The task as a worker reads it, which may run in another directory."""
+    openai = task.teacher.openai
+    prompt = None if openai.prompt is None else str(Path(openai.prompt).resolve())
+    teacher = task.teacher.model_copy(update={"openai": openai.model_copy(update={"prompt": prompt})})
+    return task.model_copy(update={"teacher": teacher})
 
 
 def _sent(sources: Sources, index: Path | None) -> Sources:

@@ -27,6 +27,8 @@ from teacher.guardrails.validator import TeacherAnswer, Validator, make_validato
 from teacher.ledger.ledger import Ledger
 from teacher.ledger.records import LedgerRow
 
+CUT = "the second reply was cut by max_tokens"  # it would be cut again
+
 
 def question(query: str, doubt: Doubt, *, said: str, instead: str) -> str:
     """One doubt as a line of the prompt.
@@ -83,7 +85,9 @@ async def _review(
                 reply = held or await client.ask(request, lambda answer: prompter.repair(query.query, answer=answer))
                 why = recorder.gave_up(request.key) if reply is None else None
             rows = None if reply is None or reply.cut else rows_of(reply.content)
-            reason = "" if rows is not None else "no usable reply to the second look" + (f": {why}" if why else "")
+            cut = reply is not None and reply.cut
+            reason = "no usable reply to the second look" + (f": {why}" if why else "")
+            reason = "" if rows is not None else CUT if cut else reason
             given = TeacherAnswer(query=query.query, request=request.key, labels=rows, reason=reason)
             out[query.query] = validator.row(query, given)
             job.progress.advance()

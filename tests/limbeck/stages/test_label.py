@@ -100,3 +100,28 @@ def test_the_audit_says_what_context_is_worth(task_file: Path, api: FakeApi, tmp
     assert "| all queries, 5 | all of it | 100.0" in done.stdout
     assert sum(api.calls.values()) == 5  # with no context to leave out all variants are one request
     assert (tmp_path / "runs" / "shop" / "audit" / "audit.html").exists()
+
+
+def test_an_audit_with_unanswered_queries_says_so_and_asks_them_again(
+    task_file: Path, api: FakeApi, tmp_path: Path
+) -> None:
+    (tmp_path / "gold.jsonl").write_text("".join(
+        json.dumps({"query": f"gold{i} milk", "labels": [{"role": "product", "text": "milk"}]}) + "\n" for i in range(4)
+    ))
+    command = (
+        "audit-context", task_file, "--set", "data.gold.calibration=gold.jsonl", "--runs", tmp_path / "runs",
+        "--set", "teacher.openai.context=[]", "--set", "teacher.openai.max_attempts=1",
+    )
+    api.behaviour = lambda query, nth: "400"
+    none = limbeck(*command)
+    assert (none.returncode, "4 of 4 gold queries have no usable answer" in none.stderr) == (1, True)
+    assert not (tmp_path / "runs" / "shop" / "audit").exists()
+    api.behaviour = lambda query, nth: "400" if query == "gold1 milk" else "ok"
+    some = limbeck(*command)
+    assert some.returncode == 1
+    assert "1 of 4 gold queries have no usable answer and count as wrong (most often: HTTP 400" in some.stderr
+    asked = sum(api.calls.values())
+    api.behaviour = lambda query, nth: "ok"
+    done = limbeck(*command)
+    assert (done.returncode, sum(api.calls.values())) == (0, asked + 1)
+    assert "| all queries, 4 | all of it | 100.0" in done.stdout
