@@ -85,7 +85,7 @@ def check_options(config: Mapping[str, Any], *, field: str, file: Path | None = 
             file=file, field=f"{field}.peft_type", found=method, expected="one of: LORA, " + ", ".join(sorted(METHODS)),
         )
     for key, value in config.items():
-        why = _objection(key, value, lora=method in {"LORA", "ADALORA"})
+        why = _objection(key, value, method)
         if why is not None:
             raise InputError(
                 f"the adapter could not be merged into the base: {why}", file=file, field=f"{field}.{key}",
@@ -99,9 +99,9 @@ _EXPECTED: Final[Mapping[str, str]] = {
 }
 
 
-def _objection(key: str, value: Any, *, lora: bool) -> str | None:
-    """Why an option's value cannot be merged; None if it can."""
-    if key == "init_lora_weights" and lora:
+def _objection(key: str, value: Any, method: str) -> str | None:
+    """Why an option's value cannot be merged; None if it can. Other methods' own options are left to PEFT."""
+    if key == "init_lora_weights":
         if any(value is x or (isinstance(x, str) and value == x) for x in INITIALISATIONS):
             return None
         return _OTHER_INITIALISATIONS.get(str(value).lower().split("_niter_")[0], "this initialisation is not known")
@@ -109,7 +109,7 @@ def _objection(key: str, value: Any, *, lora: bool) -> str | None:
         return None
     if key in OFF:
         return OFF[key]
-    return "this option is not known, so it would be left out of the merged model" if lora else None
+    return "this option is not known, so it would be left out of the merged model" if method == "LORA" else None
 
 
 def _is_off(key: str, value: Any) -> bool:
