@@ -95,7 +95,7 @@ def check_options(config: Mapping[str, Any], *, field: str, file: Path | None = 
 
 
 _EXPECTED: Final[Mapping[str, str]] = {
-    "bias": "none", "init_lora_weights": "one of: " + ", ".join(str(x).lower() for x in INITIALISATIONS),
+    "bias": "none", "lora_alpha": "a positive number", "init_lora_weights": "one of: " + ", ".join(str(x).lower() for x in INITIALISATIONS),
 }
 
 
@@ -105,6 +105,8 @@ def _objection(key: str, value: Any, method: str) -> str | None:
         if any(value is x or (isinstance(x, str) and value == x) for x in INITIALISATIONS):
             return None
         return _OTHER_INITIALISATIONS.get(str(value).lower().split("_niter_")[0], "this initialisation is not known")
+    if key == "lora_alpha" and not value:
+        return "with an alpha of 0 the adapter has no effect and learns nothing"
     if _is_off(key, value) or key in FREE:
         return None
     if key in OFF:

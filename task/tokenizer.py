@@ -52,7 +52,7 @@ class FastTokenizer:
         """The largest id that can occur in a prompt or an answer; special tokens are encoded as plain text."""
         added = self._tokenizer.get_added_tokens_decoder()
         special = {i for i, token in added.items() if token.special} - {self.eos_id, *self.prefix}
-        ids = set(self._tokenizer.get_vocab(with_added_tokens=True).values()) - special
+        ids: set[int] = set(self._tokenizer.get_vocab(with_added_tokens=True).values()) - special
         return max(*ids, self.eos_id, *self.prefix)
 
     def symbol_candidates(self) -> tuple[list[int], list[int]]:

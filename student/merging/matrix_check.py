@@ -71,7 +71,7 @@ def _adapted(layer: Any, weight: Tensor) -> Tensor:
     if adapter in layer.lora_magnitude_vector:
         magnitude: Tensor = layer.lora_magnitude_vector[adapter].weight.float()
         whole = whole * (magnitude / whole.norm(dim=1))[:, None]
-    return whole
+    return torch.as_tensor(whole)
 
 
 def _error(found: Tensor, exact: Tensor, *, as_is: bool) -> float:

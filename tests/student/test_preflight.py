@@ -266,7 +266,7 @@ def test_an_adapter_made_elsewhere_is_taken_if_it_can_be_merged(tiny_llama: Path
 
 @pytest.mark.parametrize(("key", "value"), [
     ("init_lora_weights", "pissa"), ("modules_to_save", ["lm_head"]), ("bias", "all"), ("lora_bias", True),
-    ("layer_replication", [[0, 2]]), ("of_2027", {}), ("kasa_config", {}), ("trainable_token_indices", [3]),
+    ("layer_replication", [[0, 2]]), ("of_2027", {}), ("lora_alpha", 0), ("trainable_token_indices", [3]),
 ])
 def test_the_configuration_of_an_adapter_made_elsewhere_is_read(
     tiny_llama: Path, adapter: Path, key: str, value: Any
