@@ -95,7 +95,8 @@ def check_options(config: Mapping[str, Any], *, field: str, file: Path | None = 
 
 
 _EXPECTED: Final[Mapping[str, str]] = {
-    "bias": "none", "lora_alpha": "a positive number", "init_lora_weights": "one of: " + ", ".join(str(x).lower() for x in INITIALISATIONS),
+    "bias": "none", "lora_alpha": "a positive number",
+    "init_lora_weights": "one of: " + ", ".join(str(x).lower() for x in INITIALISATIONS),
 }
 
 
