@@ -20,6 +20,7 @@ CHARS_PER_TOKEN: Final = 4.0
 QUERY_TOKENS: Final = 9  # a shopping query of five words; the log is used if available
 LABEL_SHARE: Final = 0.75  # assumed share of the log that the curriculum keeps
 CATALOG_QUERIES_PER_S: Final = 220.0
+_UNKNOWN_SHAPES: Final = "shapes unknown: estimates need a local folder whose config.json has a Llama's keys"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ def make_plan(loaded: LoadedTask) -> dict[str, list[Line]]:
     shape = estimate.architecture(task.student.base)
     sections = {"teacher": _teacher(task, queries, source)}
     if shape is None:
-        sections["student"] = [Line("base", task.student.base, "shapes unknown: give a local folder to plan for it")]
+        sections["student"] = [Line("base", task.student.base, _UNKNOWN_SHAPES)]
         return sections
     training = _training(task, shape, queries, tokens)
     sections["student"] = _student(task, shape, training)

@@ -78,6 +78,11 @@ def _work(run: Run, trained: TrainFolder, files: MergeFolder) -> Figures:
 def _check(report: Mapping[str, Any], task: Task) -> None:
     """Raise `GateError` where the merged model differs from the adapter by more than the task's gates allow."""
     gates = task.gates
+    if not report["matrix_error"] <= 1:
+        raise GateError(
+            f"merged ≠ trained: {report['worst_tensor']} differs from base + adapter by {report['matrix_error']} times "
+            "what rounding explains; nothing is served. Run the same command again; if it fails again, this is a bug"
+        )
     if report["max_logit_delta"] > gates.merge_max_logit_delta:
         raise GateError(
             f"merged ≠ trained: max |Δlogit| is {report['max_logit_delta']}, the gate "

@@ -29,6 +29,7 @@ from task.codec import Codec
 from task.errors import InputError
 from task.files import read_json, sha256_file, sha256_json, write_json, write_jsonl
 from task.labels import Example
+from task.model_folder import spare_weights
 from task.spec import Task
 from task.table_files import rows_of
 
@@ -109,7 +110,7 @@ def build(
         InputError: The adapter is of a kind that the engine cannot add while it runs.
     """
     (folder / "model").mkdir(parents=True)
-    for path in sorted(model.iterdir()):
+    for path in sorted(set(model.iterdir()) - spare_weights(model)):
         if path.is_file() and path.suffix in _MODEL_FILES:
             _link(path, target=folder / "model" / path.name)
     if adapter is not None:

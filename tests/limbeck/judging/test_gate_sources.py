@@ -91,7 +91,8 @@ def test_gold_that_the_teacher_never_saw_names_the_option(run: Run) -> None:
 
 def test_labels_that_the_bundle_was_not_made_of_are_left(run: Run, tmp_path: Path) -> None:
     bundle = bundle_of(run)
-    (tmp_path / "labels.jsonl").write_text('{"query": "thing0 milk", "labels": [{"role": "brand", "text": "thing0"}]}\n')
+    other = {"query": "thing0 milk", "labels": [{"role": "brand", "text": "thing0"}]}
+    (tmp_path / "labels.jsonl").write_text(json.dumps(other) + "\n")
     run_up_to(Run.of(run.task, tmp_path / "runs", ProgressDisplay()), "label")
     with pytest.raises(InputError, match="--teacher"):
         sources_of(bundle, run.task, GOLD, teacher_file=None, log_file=None)
