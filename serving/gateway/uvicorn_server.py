@@ -84,7 +84,8 @@ class GatewayProtocol(HttpToolsProtocol):
             b"HTTP/1.1 431 Request Header Fields Too Large", b"content-type: application/json",
             b"content-length: %d" % len(text), b"connection: close", b"", text,
         ]
-        self.transport.write(b"\r\n".join(lines))
+        if self.cycle is None or self.cycle.response_complete:  # else it would be read as part of that response
+            self.transport.write(b"\r\n".join(lines))
         self.transport.close()
 
     def on_message_begin(self) -> None:
