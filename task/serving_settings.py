@@ -5,15 +5,26 @@ A bundle contains the section that it was made with; `limbeck serve … --set` o
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from task.endpoint import BaseUrl, ExtraBody
 from task.settings import EngineSettings, Fraction, Positive, Strict
 
 Seconds = Annotated[float, Field(ge=0.0)]
+
+
+def _origin(value: str) -> str:
+    if value != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\sA-Z/?#@*,]+", value):
+        raise ValueError(f"expected a scheme, a host and perhaps a port, as https://shop.example, or *; found {value}")
+    return value
+
+
+# As browsers send it: in small letters, with neither a path nor a slash at the end.
+Origin = Annotated[str, AfterValidator(_origin)]
 
 
 class Certain(Strict):
@@ -102,10 +113,11 @@ class Serving(EngineSettings):
     `workers` gateway processes share one port; `admin_port` (0 takes a free one) is for operators. `request_timeout_s`
     is a request's deadline; a client may ask for a shorter one. At most `max_waiting` queries of a worker wait for the
     student; more are refused. `keys` names the file of API keys that `limbeck key` writes; without it no key is
-    required. `traces` is the OTLP/HTTP address of an OpenTelemetry collector; of the requests without a trace the share
-    `trace_share` is traced. An engine that does not answer for `hang_s` seconds is killed and started again. At each
-    start an engine labels queries that are stored in the bundle, and must reproduce at least the share `self_check` of
-    the labels that the trained student gave in transformers.
+    required. `cors_origins` are the origins, such as `https://shop.example`, whose web pages may send requests (CORS);
+    `"*"` are all; by default there are none. `traces` is the OTLP/HTTP address of an OpenTelemetry collector; of the
+    requests without a trace the share `trace_share` is traced. An engine that does not answer for `hang_s` seconds is
+    killed and started again. At each start an engine labels queries that are stored in the bundle, and must reproduce
+    at least the share `self_check` of the labels that the trained student gave in transformers.
     """
 
     weights: Literal["merged", "adapter"] = "merged"
@@ -123,6 +135,7 @@ class Serving(EngineSettings):
     admin_port: Annotated[int, Field(ge=0, le=65_535)] = 8081
     workers: Positive = 1
     keys: Path | None = None
+    cors_origins: tuple[Origin, ...] = ()
     access_log: bool = True
     traces: str | None = None
     trace_share: Fraction = 1.0

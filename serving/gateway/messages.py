@@ -100,6 +100,16 @@ class Message(BaseModel):
     content: str | list[TextPart] | None = None
 
 
+class StreamOptions(BaseModel):
+    """Options of a streamed chat response."""
+
+    model_config = ConfigDict(strict=True)
+
+    include_usage: Annotated[
+        bool | None, Field(description="Whether a last chunk, without choices, has the usage")
+    ] = None
+
+
 class ChatRequest(BaseModel):
     """OpenAI's chat request. The last user message is the query; sampling parameters are ignored."""
 
@@ -108,6 +118,7 @@ class ChatRequest(BaseModel):
     model: str
     messages: Annotated[list[Message], Field(min_length=1)]
     stream: bool | None = None
+    stream_options: StreamOptions | None = None
     n: Annotated[int | None, Field(ge=1, le=1)] = None
 
 

@@ -15,7 +15,7 @@ from task.serving_settings import Serving
 _REF = "#/components/schemas/{model}"
 _BODIES: tuple[type[BaseModel], ...] = (m.LabelRequest, m.BatchRequest, m.ChatRequest)
 _ANSWERS: tuple[type[BaseModel], ...] = (
-    m.LabelResponse, m.BatchLine, m.ChatResponse, m.ModelList, m.ErrorResponse,
+    m.LabelResponse, m.BatchLine, m.ChatResponse, m.ModelList, m.Model, m.ErrorResponse,
 )
 _REFUSALS = {
     "400": "A header, the number of queries or the task is not valid",
@@ -23,6 +23,7 @@ _REFUSALS = {
     "404": "No such task or model",
     "408": "The body did not come in time",
     "413": "The body is too large",
+    "415": "A content encoding other than gzip and deflate",
     "422": "The body does not match the schema, or a query is too long",
     "429": "Over the rate or the concurrency of the key; see Retry-After",
     "431": "The headers are too large",
@@ -53,6 +54,7 @@ def document(settings: Serving) -> bytes:
                 body=m.ChatRequest, answer=m.ChatResponse,
             )},
             "/v1/models": {"get": _without_body("The models that can be asked", m.ModelList, guarded=True)},
+            "/v1/models/{id}": {"get": _with_name(_without_body("One of them", m.Model, guarded=True))},
             "/healthz": {"get": _without_body("This process is alive")},
             "/readyz": {"get": _without_body("Every engine has answered once", "503")},
             "/metrics": {"get": _without_body("Prometheus' text format", kind="text/plain", guarded=True)},
@@ -90,11 +92,20 @@ def _with_body(
     }
     return {
         "summary": summary, "parameters": [timeout],
-        "requestBody": {"required": True, **_content("application/json", _ref(body))},
+        "requestBody": {
+            "required": True, "description": "May be compressed, with `Content-Encoding: gzip` or `deflate`",
+            **_content("application/json", _ref(body)),
+        },
         "responses": {
             "200": {"description": "Labelled", **_content(kind, _ref(answer))}, **_refusals(*_REFUSALS),
         },
     }
+
+
+def _with_name(operation: dict[str, Any]) -> dict[str, Any]:
+    """An operation on a model that is named in the path."""
+    name = {"name": "id", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+    return operation | {"parameters": [name], "responses": operation["responses"] | _refusals("404")}
 
 
 def _without_body(

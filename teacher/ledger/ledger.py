@@ -278,7 +278,7 @@ class Ledger:
         column = {"day": "date(created, 'unixepoch')"}.get(by, by)
         sql = (
             f"SELECT {column}, COUNT(*), SUM(prompt_tokens), SUM(completion_tokens), SUM(cost), AVG(latency_s) "
-            "FROM attempts GROUP BY 1 ORDER BY 5 DESC, 2 DESC"
+            "FROM attempts GROUP BY 1 ORDER BY 5 DESC, 2 DESC, 1"
         )
         names = (by, "attempts", "prompt_tokens", "completion_tokens", "cost", "latency_s")
         return [dict(zip(names, r, strict=True)) for r in self._read(sql)]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,6 +12,7 @@ import pytest
 
 from engine.client import VllmClient
 from serving.gateway.app import Gateway
+from serving.gateway.uvicorn_server import EmbeddedServer, server_config
 from serving.release.bundle import Bundle, build
 from serving.release.head_cache import HeadCache
 from serving.routing.kept_answers import Store
@@ -76,3 +79,16 @@ def harness(bundle: Bundle, tokenizer: FastTokenizer, tmp_path: Path) -> Open:
     return opened
 
 
+@asynccontextmanager
+async def listening(app: Any) -> AsyncIterator[str]:
+    """An ASGI application on a free port, served as a worker serves the gateway; gives its URL."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        server = EmbeddedServer(server_config(app))
+        task = asyncio.create_task(server.serve([listener]))
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = server.force_exit = True
+            await task

@@ -7,6 +7,7 @@ the workers start, in a folder that all of them can read.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from llm_client.budget import Budget, raise_if_spent
 from task.errors import InputError
 from task.labels import Example
 from task.progress import quiet
+from task.ray_start import ray_running
 from task.spec import Task
 from teacher.backends.job import LabellingJob, Sources
 from teacher.backends.llm.contexts import embedder_of, make_index, open_finder
@@ -176,13 +178,10 @@ def _label(job: LabellingJob, ledger: Ledger) -> None:
     index = None if index is None else index.resolve()
     model = embedder_of(job)
     open_finder(job, index=index, model=model)  # embeds gold rows and catalogue values before the workers start
-    started_here = not ray.is_initialized()
-    if started_here:
-        ray.init(
-            address=settings.ray_address, log_to_driver=False, include_dashboard=False,
-            runtime_env={"env_vars": {"RAY_worker_niceness": "0"}},  # the default, 15, yields to all other processes
-        )
-    try:
+    with contextlib.nullcontext() if ray.is_initialized() else ray_running(
+        settings.ray_address, field="teacher.ray_address", log_to_driver=False, include_dashboard=False,
+        variables={"RAY_worker_niceness": "0"},  # the default, 15, yields to all other processes
+    ):
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -209,9 +208,6 @@ def _label(job: LabellingJob, ledger: Ledger) -> None:
                     raise ProviderError(str(problem)) if refused else InputError(str(problem))
             job.progress.advance(len(part["status"]))
         ray.kill(owner)
-    finally:
-        if started_here:
-            ray.shutdown()
 
 
 def _with_absolute_prompt(task: Task) -> Task:
