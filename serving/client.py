@@ -14,11 +14,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from engine.interface import EngineError
 from engine.loopback import LOOPBACK, free_port
 from engine.process_guard import die_with_parent
 from task.labels import Example, Label
+from task.validation import FaultKind
 
 _START_S = 600.0  # an 8B model takes minutes to load
 
@@ -61,24 +63,38 @@ def served(
             process.wait(10)
 
 
+class ServedAnswer(NamedTuple):
+    """An answer of a service.
+
+    Attributes:
+        row: The query with the labels.
+        probability: Probability that the labelling is right; None where the service gives none.
+        fault: Why the answer is invalid; `rule` where the service does not say. None for a valid one.
+    """
+
+    row: Example
+    probability: float | None
+    fault: FaultKind | None
+
+
 def label_all(
     url: str, rows: Sequence[Example], *, batch: int, done: Callable[[int], None], timeout_s: float = 120.0
 ) -> list[Example]:
-    """`answer_all` without the probabilities."""
-    return [row for row, _ in answer_all(url, rows, batch=batch, done=done, timeout_s=timeout_s)]
+    """The rows of `answer_all`."""
+    return [answer.row for answer in answer_all(url, rows, batch=batch, done=done, timeout_s=timeout_s)]
 
 
 def answer_all(
     url: str, rows: Sequence[Example], *, batch: int, done: Callable[[int], None], timeout_s: float = 120.0
-) -> list[tuple[Example, float | None]]:
-    """Rows with the student's labels for their queries, and the probability that each labelling is right.
+) -> list[ServedAnswer]:
+    """The student's answers to the rows' queries, in order.
 
     The cache is not used; `batch` queries go in a request. `done` is called with the number of queries answered.
 
     Raises:
         EngineError: The service answered with an error, which is in the message.
     """
-    out: list[tuple[Example, float | None]] = []
+    out: list[ServedAnswer] = []
     for at in range(0, len(rows), batch):
         part = rows[at : at + batch]
         body = json.dumps({"queries": [r.query for r in part], "use_cache": False}).encode()
@@ -93,7 +109,8 @@ def answer_all(
             if "error" in result:
                 raise EngineError(f"no labels for {row.query!r}: {result['error']['message']}")
             labels = tuple(Label.from_json(x) for x in result["labels"])
-            out.append((replace(row, labels=labels), result["probability"]))
+            fault = (result.get("fault") or "rule") if result["status"] == "invalid" else None
+            out.append(ServedAnswer(replace(row, labels=labels), result["probability"], fault))
         done(len(part))
     return out
 

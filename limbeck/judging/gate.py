@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from limbeck.judging.gate_evidence import evidence_of, student_confidence
+from limbeck.judging.gate_evidence import agreement_on, evidence_of, student_confidence
 from limbeck.judging.served import UNCHECKED, Served, ask
 from task.errors import InputError
 from task.labels import Example
@@ -40,7 +40,7 @@ def gate(
         InputError: The bundle is damaged, or a file is malformed.
     """
     from eval.gate import judge
-    from eval.quality import label_agreement, quality
+    from eval.quality import quality
     from eval.slices import traffic as by_traffic
     from serving.release.bundle import open_bundle, stamp
     from task.load import override_judging
@@ -56,11 +56,11 @@ def gate(
     served, said, before, slower = _measured(
         bundle, other, gold=gold, reference=reference, task=task, pairs=pairs, progress=progress
     )
-    agreement = label_agreement(reference, said) if reference else _engine_agreement(bundle)
+    agreement = agreement_on(reference, said) if reference else _engine_agreement(bundle)
     found = quality(gold, served.rows, task, invalid=served.invalid)
     checks = judge(task.gates, evidence_of(
         task, gold, served, found, student_confidence(task, gold, served), teacher=teacher, traffic=slices,
-        agreement=agreement, released=before, slower=slower,
+        agreement=agreement, released=before, slower=slower, constrained=bundle.codec.answer_form.constrained,
     ))
     stamp(bundle.folder, [c.to_json() for c in checks])
     return checks
@@ -115,7 +115,7 @@ def _of_gold(source: Path, gold: Sequence[Example], task: Task) -> list[Example]
     """Labels of the gold queries; a query without a prediction has none."""
     from eval.prediction_files import read_predictions
 
-    found = {x.query: x for x, _ in read_predictions(source, task)}
+    found = {p.row.query: p.row for p in read_predictions(source, task)}
     return [found.get(g.query, Example(g.query)) for g in gold]
 
 

@@ -295,7 +295,7 @@ class Gateway:
                 async with asyncio.timeout(self.settings.request_timeout_s):
                     other = await trial.answer(answer.query, use_cache=False)
                 same = {x.key for x in other.decoded()} == {x.key for x in answer.decoded()}
-                result = "same" if same else "different"
+                result = "invalid" if other.fault else "same" if same else "different"
             self.metrics.count(self.metrics.shadowed, trial.bundle.id, result)
 
         task = asyncio.get_running_loop().create_task(compare())
@@ -305,10 +305,13 @@ class Gateway:
 
 def answer_json(answer: Answer, route: Route) -> bytes:
     """An answer as JSON, without its closing brace."""
-    return b'{"query":%s,"labels":%s,"status":"%s","source":"%s","probability":%s,"task":%s,"bundle":"%s"' % (
+    return (
+        b'{"query":%s,"labels":%s,"status":"%s","fault":%s,"source":"%s","probability":%s,"task":%s,"bundle":"%s"'
+    ) % (
         json.dumps(answer.query, ensure_ascii=False).encode(), answer.labels, answer.status.encode(),
-        answer.source.encode(), b"null" if answer.probability is None else b"%g" % answer.probability,
-        route.task_json, route.bundle.id.encode(),
+        b"null" if answer.fault is None else b'"%s"' % answer.fault.encode(), answer.source.encode(),
+        b"null" if answer.probability is None else b"%g" % answer.probability, route.task_json,
+        route.bundle.id.encode(),
     )
 
 

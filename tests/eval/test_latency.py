@@ -30,7 +30,7 @@ def samples_of(latency: np.ndarray, delay: np.ndarray | None = None, rate: float
     zeros = np.zeros(n, dtype=np.int64)
     found = Samples(
         at, np.full(n, 0.001) if delay is None else delay, latency, none, zeros, np.full(n, 200), zeros.astype(bool),
-        np.zeros(1),
+        zeros.astype(bool), np.zeros(1),
     )
     return ArrivalPlan(at, ["x"] * n, zeros.astype(bool), rate, n / rate), found
 
