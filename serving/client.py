@@ -109,7 +109,9 @@ def answer_all(
             if "error" in result:
                 raise EngineError(f"no labels for {row.query!r}: {result['error']['message']}")
             labels = tuple(Label.from_json(x) for x in result["labels"])
-            fault = (result.get("fault") or "rule") if result["status"] == "invalid" else None
+            fault: FaultKind | None = None
+            if result["status"] == "invalid":
+                fault = result.get("fault", "rule")
             out.append(ServedAnswer(replace(row, labels=labels), result["probability"], fault))
         done(len(part))
     return out
