@@ -115,7 +115,7 @@ def test_a_student_that_writes_nonsense_fails_the_gate(
                 stand_in.choice = choice
                 served, checks = await asyncio.to_thread(judged, bundle, url)
                 (check,) = checks
-                assert (check.rule, check.ok) == ("max_invalid", False)
+                assert (check.rule, check.ok, passed(checks)) == ("max_invalid", False, False)
                 assert check.found == f"invalid answers ({kind.replace('_', ' ')} 3) 100.0 %"
                 assert served.invalid == [kind] * 3
             metrics = await asyncio.to_thread(lambda: urllib.request.urlopen(f"{url}/metrics").read().decode())

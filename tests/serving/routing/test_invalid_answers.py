@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from task.forms import Decoded
+from task.labels import Label
 from tests.serving.conftest import Harness, Open
 
 LIST = '[{"role":"product","text":"MILK"}]'
@@ -105,6 +107,17 @@ def test_scores_that_are_no_numbers_are_an_invalid_answer(harness: Open) -> None
                 assert (found.json()["status"], found.json()["fault"]) == ("invalid", "unreadable")
                 assert (found.json()["source"], found.json()["probability"]) == ("student", 0.0)
             assert await counted(h) == {"unreadable": 2.0}
+
+    asyncio.run(run())
+
+
+def test_the_gateway_checks_the_labels_of_every_engine(harness: Open) -> None:
+    """Another engine, or a codec of another task, may give labels that were never checked."""
+    async def run() -> None:
+        async with harness() as h:
+            found = h.route.judge("oat milk", Decoded((Label("aisle", "moon", confidence=0.9),), 0.99))
+            assert (found.status, found.fault, found.labels) == ("invalid", "unknown_value", b"[]")
+            assert await counted(h) == {"unknown_value": 1.0}
 
     asyncio.run(run())
 
