@@ -303,14 +303,14 @@ def test_a_sweep_finds_the_rate_at_which_a_server_gives_in() -> None:
 
 def test_a_rate_at_which_one_answer_in_forty_fails_is_not_sustained() -> None:
     with known("fail", 40) as url:
-        found = sweep(Target(url), QUERIES, (), Settings(rate=120, sweep_seconds=1.0))
+        found = sweep(Target(url), QUERIES, (), Settings(rate=200, sweep_seconds=0.5))
     worst = found["rates"][-1]
     assert (worst["valid"], worst["saturated"], worst["holds"]) == (True, False, False)
 
 
 def test_an_objective_that_is_missed_is_not_sustained_however_low_the_rate() -> None:
     with known("constant", 0.05) as url:
-        found = sweep(Target(url), QUERIES, (), Settings(rate=80, sweep_seconds=1.0, slo_ms=20, percentile="p50"))
+        found = sweep(Target(url), QUERIES, (), Settings(rate=80, sweep_seconds=0.5, slo_ms=20, percentile="p50"))
     assert found["sustained"] is None
 
 

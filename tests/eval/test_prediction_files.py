@@ -87,5 +87,8 @@ def test_an_invalid_answer_costs_recall_and_is_counted(tmp_path: Path) -> None:
     assert (found["value"]["precision"]["value"], found["value"]["recall"]["value"]) == (1.0, 0.5)
     assert (found["invalid"]["value"], found["invalid_kinds"]) == (0.5, {"unreadable": 1})
     assert found["slices"]["shop"]["a"]["f1"]["value"] == 1.0
+    stray = write(tmp_path / "s.jsonl", [{"query": "oat mlik", "labels": []}])
+    with pytest.raises(InputError, match="a prediction for a query that gold does not have"):
+        score_files(gold, stray, resamples=50)
     with pytest.raises(InputError, match="no row has this column"):
         score_files(gold, said, resamples=50, by=["town"])
