@@ -14,12 +14,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from engine.interface import EngineError
 from engine.loopback import LOOPBACK, free_port, open_url
 from engine.process_guard import die_with_parent
 from task.labels import Example, Label
 from task.python_process import environment, python
+from task.validation import FaultKind
 
 _START_S = 600.0  # an 8B model takes minutes to load
 
@@ -62,17 +64,31 @@ def served(
             process.wait(10)
 
 
+class ServedAnswer(NamedTuple):
+    """An answer of a service.
+
+    Attributes:
+        row: The query with the labels.
+        probability: Probability that the labelling is right; None where the service gives none.
+        fault: Why the answer is invalid; `rule` where the service does not say. None for a valid one.
+    """
+
+    row: Example
+    probability: float | None
+    fault: FaultKind | None
+
+
 def label_all(
     url: str, rows: Sequence[Example], *, batch: int, done: Callable[[int], None], timeout_s: float = 120.0
 ) -> list[Example]:
-    """`answer_all` without the probabilities."""
-    return [row for row, _ in answer_all(url, rows, batch=batch, done=done, timeout_s=timeout_s)]
+    """The rows of `answer_all`."""
+    return [answer.row for answer in answer_all(url, rows, batch=batch, done=done, timeout_s=timeout_s)]
 
 
 def answer_all(
     url: str, rows: Sequence[Example], *, batch: int, done: Callable[[int], None], timeout_s: float = 120.0
-) -> list[tuple[Example, float | None]]:
-    """Rows with the student's labels for their queries, and the probability that each labelling is right.
+) -> list[ServedAnswer]:
+    """The student's answers to the rows' queries, in order.
 
     The cache is not used; `batch` queries go in a request. `done` is called with the number of queries answered.
 
@@ -80,7 +96,7 @@ def answer_all(
         EngineError: The service answered with an error, which is in the message, or not at all. Answers to the queries
             before are lost: a figure of a part of the rows would be no figure of the student.
     """
-    out: list[tuple[Example, float | None]] = []
+    out: list[ServedAnswer] = []
     for at in range(0, len(rows), batch):
         part = rows[at : at + batch]
         body = json.dumps({"queries": [r.query for r in part], "use_cache": False}).encode()
@@ -102,7 +118,10 @@ def answer_all(
             if "error" in result:
                 raise EngineError(f"no labels for {row.query!r}: {result['error']['message']}")
             labels = tuple(Label.from_json(x) for x in result["labels"])
-            out.append((replace(row, labels=labels), result["probability"]))
+            fault: FaultKind | None = None
+            if result["status"] == "invalid":
+                fault = result.get("fault", "rule")
+            out.append(ServedAnswer(replace(row, labels=labels), result["probability"], fault))
         done(len(part))
     return out
 

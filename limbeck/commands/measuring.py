@@ -199,6 +199,7 @@ def score(
     people = {"people": found["people"]} if found["people"] else {}
     print(json.dumps({
         "rows": found["rows"], "missing": found["missing"], "invalid": found.get("invalid"),
+        "invalid_kinds": found.get("invalid_kinds"),
         "hallucinated": found["hallucinated"], **people,
         **{scheme: {k: v for k, v in found[scheme].items() if k != "roles"} for scheme in SCHEMES},
     }, indent=2))
@@ -241,6 +242,8 @@ def _print_bench(found: LatencyBench) -> None:
     ]
     said += [f"✗ {steady['problem']}"] if steady["problem"] else []
     said += ["✗ the server is saturated at this rate"] if steady["saturated"] else []
+    invalid = steady.get("invalid_answers", 0)
+    said += [f"✗ {invalid:,} of {steady['requests']:,} answers are invalid: they have no labels"] if invalid else []
     if found["sweep"]:
         said.append(f"highest sustained rate: {found['sweep']['sustained'] or 'none'}/s")
     if found["slo"]:

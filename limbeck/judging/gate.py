@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from limbeck.judging.gate_evidence import evidence_of, student_confidence
+from limbeck.judging.gate_evidence import agreement_on, evidence_of, student_confidence
 from limbeck.judging.gate_sources import sources_of
 from limbeck.judging.served import UNCHECKED, Served, ask
 from task.errors import InputError
@@ -41,7 +41,7 @@ def gate(
         InputError: The bundle is damaged, a file is malformed, or a rule needs one that is missing.
     """
     from eval.gate import judge
-    from eval.quality import label_agreement, quality
+    from eval.quality import quality
     from serving.release.bundle import open_bundle, stamp
     from task.load import override_judging
     from task.readers import read_labels
@@ -56,12 +56,12 @@ def gate(
     served, said, before, slower = _measured(
         bundle, other, gold=gold, reference=reference, task=task, pairs=pairs, progress=progress
     )
-    agreement = label_agreement(reference, said) if reference else _engine_agreement(bundle)
+    agreement = agreement_on(reference, said) if reference else _engine_agreement(bundle)
     found = quality(gold, served.rows, task, invalid=served.invalid)
     checks = judge(task.gates, evidence_of(
         task, gold, served, found, student_confidence(task, gold, served), teacher=found_for.teacher,
-        traffic=found_for.traffic,
-        agreement=agreement, released=before, slower=slower,
+        traffic=found_for.traffic, agreement=agreement, released=before, slower=slower,
+        constrained=bundle.codec.answer_form.constrained,
     ))
     stamp(bundle.folder, [c.to_json() for c in checks])
     return checks

@@ -95,5 +95,5 @@ def _of_gold(source: Path, gold: Sequence[Example], task: Task) -> list[Example]
     """Labels of the gold queries; a query without a prediction has none."""
     from eval.prediction_files import read_predictions
 
-    found = {x.query: x for x, _ in read_predictions(source, task)}
+    found = {p.row.query: p.row for p in read_predictions(source, task)}
     return [found.get(g.query, Example(g.query)) for g in gold]

@@ -56,13 +56,20 @@ def _work(run: Run, folder: Path) -> Figures:
     parity = read_json(merged.parity)
     calibrator, answers = calibrate_student(run, merged.model, codec)
     run.progress.begin("head cache", len(head_queries))
+    cached = 0
+
+    def done(rows: int) -> None:
+        nonlocal cached
+        cached += rows
+        run.progress.advance(rows)
+
     made = build(
-        files.bundle, run.task, codec, model, head_queries, {"merge": parity}, calibrator=calibrator,
-        done=run.progress.advance, adapter=adapter, reference=answers,
+        files.bundle, run.task, codec, model, head_queries, {"merge": parity}, calibrator=calibrator, done=done,
+        adapter=adapter, reference=answers,
     )
     shutil.rmtree(files.engine, ignore_errors=True)  # the bundle has links to its files
     return {
-        "id": made.id, "model": made.model_name, "head_queries": len(head_queries),
+        "id": made.id, "model": made.model_name, "head_queries": cached,
         "calibration": {k: calibrator.report[k] for k in ("auroc", "ece") if k in calibrator.report},
     }
 

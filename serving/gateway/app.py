@@ -18,6 +18,7 @@ from typing import Any
 from engine.interface import EngineUnavailableError
 from serving.gateway import cross_origin, openai_api, openapi
 from serving.gateway.admission import Callers, admit, unavailable
+from serving.gateway.answer_json import answer_json
 from serving.gateway.http_exchange import ClientGoneError, Exchange, HttpError, lifespan
 from serving.gateway.messages import BatchRequest, ChatRequest, LabelRequest
 from serving.gateway.request_body import parsed
@@ -286,21 +287,12 @@ class Gateway:
                 async with asyncio.timeout(self.settings.request_timeout_s):
                     other = await trial.answer(answer.query, use_cache=False)
                 same = {x.key for x in other.decoded()} == {x.key for x in answer.decoded()}
-                result = "same" if same else "different"
+                result = "invalid" if other.fault else "same" if same else "different"
             self.metrics.count(self.metrics.shadowed, trial.bundle.id, result)
 
         task = asyncio.get_running_loop().create_task(compare())
         self._shadows.add(task)
         task.add_done_callback(self._shadows.discard)
-
-
-def answer_json(answer: Answer, route: Route) -> bytes:
-    """An answer as JSON, without its closing brace."""
-    return b'{"query":%s,"labels":%s,"status":"%s","source":"%s","probability":%s,"task":%s,"bundle":"%s"' % (
-        json.dumps(answer.query, ensure_ascii=False).encode(), answer.labels, answer.status.encode(),
-        answer.source.encode(), b"null" if answer.probability is None else b"%g" % answer.probability,
-        route.task_json, route.bundle.id.encode(),
-    )
 
 
 async def not_found(_gateway: Gateway, _exchange: Exchange) -> None:

@@ -101,7 +101,10 @@ def _head(name: str, route: Route, kind: str) -> dict[str, Any]:
 
 def _content(answer: Answer) -> str:
     return json.dumps(
-        {"labels": json.loads(answer.labels), "status": answer.status, "probability": answer.probability},
+        {
+            "labels": json.loads(answer.labels), "status": answer.status, "probability": answer.probability,
+            "fault": answer.fault,
+        },
         ensure_ascii=False,
     )
 

@@ -32,6 +32,7 @@ from task.labels import Example
 from task.model_folder import spare_weights
 from task.spec import Task
 from task.table_files import rows_of
+from task.validation import violation
 
 FORMAT = 4
 _MODEL_FILES = {".json", ".safetensors", ".jinja", ".txt", ".model"}
@@ -99,7 +100,7 @@ def build(
 
     Args:
         model: The exported model; its files are linked where the file system can, else copied.
-        head: Accepted labellings of the most frequent queries.
+        head: Accepted labellings of the most frequent queries; one that the task does not allow is left out.
         quality: The student's measured quality, kept in the manifest.
         calibrator: Turns the student's raw probability into a calibrated one; None leaves it as it is.
         done: Called with the number of head queries as they are written.
@@ -124,7 +125,8 @@ def build(
     write_jsonl(folder / "reference.jsonl", (x.to_json() for x in reference))
     engine, weights = _names(_hashes(folder))
     cache.build(
-        folder / "cache", head, normaliser_name=task.normaliser, key=_cache_key(task, codec, weights), done=done
+        folder / "cache", (x for x in head if violation(task, x.query, x.labels) is None),
+        normaliser_name=task.normaliser, key=_cache_key(task, codec, weights), done=done,
     )
     files = _hashes(folder)
     write_json(folder / "manifest.json", {

@@ -117,6 +117,7 @@ class Worker:
             on_uncertain=lambda query, probability: self.uncertain.add(
                 bundle=bundle.id, query=query, probability=probability, settings=settings.certain
             ),
+            on_invalid=lambda kind: self.metrics.count(self.metrics.invalid, bundle.id, kind),
         )
         if settings.consult.per_hour:
             route.use_teacher(LiveTeacher(

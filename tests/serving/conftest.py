@@ -18,6 +18,7 @@ from serving.release.head_cache import HeadCache
 from serving.routing.kept_answers import Store
 from serving.routing.route import Route
 from serving.routing.task_routes import Choice, Routes
+from serving.telemetry.metrics import Metrics
 from task.codec import Codec
 from task.labels import Example, Label
 from task.serving_settings import Serving
@@ -43,8 +44,14 @@ Open = Callable[..., Any]
 
 
 @pytest.fixture
-def bundle(tmp_path: Path, task: Task, tiny_llama: Path, tokenizer: FastTokenizer) -> Bundle:
-    return build(tmp_path / "bundle", task, Codec.compile(task, [], tokenizer), tiny_llama, HEAD, {})
+def form() -> str:
+    """The student's answer form; a test that parametrises it gets another one."""
+    return "read"
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, task: Task, tiny_llama: Path, tokenizer: FastTokenizer, form: str) -> Bundle:
+    return build(tmp_path / "bundle", task, Codec.compile(task, [], tokenizer, form), tiny_llama, HEAD, {})
 
 
 @pytest.fixture
@@ -61,11 +68,13 @@ def harness(bundle: Bundle, tokenizer: FastTokenizer, tmp_path: Path) -> Open:
             )
             store = Store(tmp_path / "store.sqlite", ttl_s=s.write_back.ttl_s, max_rows=s.write_back.rows)
             uncertain: list[tuple[str, float]] = []
+            metrics = Metrics()
             route = Route(
                 bundle, HeadCache(bundle.folder / "cache"), client, s, store=store,
                 on_uncertain=lambda q, p: uncertain.append((q, p)),
+                on_invalid=lambda kind: metrics.count(metrics.invalid, bundle.id, kind),
             )
-            gateway = Gateway(Routes({bundle.task.name: Choice(route)}), s)
+            gateway = Gateway(Routes({bundle.task.name: Choice(route)}), s, metrics=metrics)
             transport = httpx.ASGITransport(app=gateway)  # type: ignore[arg-type]
             async with httpx.AsyncClient(transport=transport, base_url="http://test", timeout=30) as http:
                 found = Harness(gateway, route, stand_in, http)

@@ -107,6 +107,7 @@ def test_a_budget_that_is_spent_leaves_the_students_answer(harness: Open) -> Non
     {"finish": "content_filter"}, {"finish": "abort"}, {"reply": None, "fields": {"refusal": "No."}},
     {"reply": '<think>{"labels": []}'}, {"reply": "Rejected: []"}, {"reply": '{"labels": 1}'}, {"reply": "[[[["},
     {"reply": json.dumps({"labels": [{"role": "brand", "text": "rice"}, {"role": "brand", "text": "milk"}]})},
+    {"reply": json.dumps({"labels": [{"role": "price", "text": "rice"}]})},  # nothing of it is left
 ])
 def test_a_faulty_teacher_leaves_the_students_answer(harness: Open, change: dict[str, Any]) -> None:
     async def run() -> None:
@@ -173,6 +174,17 @@ def test_labels_that_the_task_does_not_know_are_left_out(harness: Open) -> None:
         async with harness(**DOUBT) as h, consulting(h, Llm(reply=json.dumps({"labels": rows}))):
             found = (await h.label("rice milk")).json()
             assert [x["text"] for x in found["labels"]] == ["milk", "dairy"]
+
+    asyncio.run(run())
+
+
+def test_an_invalid_answer_is_asked_about_too_and_counted(harness: Open) -> None:
+    async def run() -> None:
+        async with harness(write_back={"ttl_s": 600.0}) as h, consulting(h, Llm()):
+            h.engine.mood = "nan"
+            found = (await h.label("rice milk")).json()
+            assert (found["source"], found["status"], found["fault"]) == ("teacher", "ok", None)
+            assert 'kind="unreadable"} 1.0' in (await h.client.get("/metrics")).text
 
     asyncio.run(run())
 
