@@ -106,7 +106,7 @@ def _objection(key: str, value: Any, method: str) -> str | None:
         if any(value is x or (isinstance(x, str) and value == x) for x in INITIALISATIONS):
             return None
         return _OTHER_INITIALISATIONS.get(str(value).lower().split("_niter_")[0], "this initialisation is not known")
-    if key == "lora_alpha" and not value:
+    if key == "lora_alpha" and not value and method == "LORA":
         return "with an alpha of 0 the adapter has no effect and learns nothing"
     if _is_off(key, value) or key in FREE:
         return None

@@ -31,9 +31,13 @@ _REFUSALS = {
 }
 
 
-@functools.lru_cache
 def document(settings: Serving) -> bytes:
     """The document as JSON."""
+    return _document(settings.max_batch, needs_key=settings.keys is not None)
+
+
+@functools.lru_cache
+def _document(max_batch: int, *, needs_key: bool) -> bytes:
     _, schemas = models_json_schema(
         [*((b, "validation") for b in _BODIES), *((a, "serialization") for a in _ANSWERS)], ref_template=_REF
     )
@@ -46,7 +50,7 @@ def document(settings: Serving) -> bytes:
         "paths": {
             "/v1/label": {"post": _with_body("Label one query", body=m.LabelRequest, answer=m.LabelResponse)},
             "/v1/label:batch": {"post": _with_body(
-                f"Label at most {settings.max_batch} queries; a line of JSON for each as soon as it is ready",
+                f"Label at most {max_batch} queries; a line of JSON for each as soon as it is ready",
                 body=m.BatchRequest, answer=m.BatchLine, kind="application/x-ndjson",
             )},
             "/v1/chat/completions": {"post": _with_body(
@@ -65,7 +69,7 @@ def document(settings: Serving) -> bytes:
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
     }
-    if settings.keys is not None:
+    if needs_key:
         value["security"] = [{"key": []}]
     return json.dumps(value, ensure_ascii=False).encode()
 

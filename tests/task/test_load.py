@@ -118,12 +118,12 @@ def test_paths_of_the_student_are_the_same_in_every_process(
     home = tmp_path / "configs" if where == "beside the file" else tmp_path
     (home / "runs" / "a" / "adapter").mkdir(parents=True)
     student = "student: {init_adapter: runs/a/adapter, base: ./models/b}\n"
-    (tmp_path / "configs" / "task.yaml").write_text(GOOD + student)
+    (tmp_path / "configs" / "TASK.yaml").write_text(GOOD + student)
     monkeypatch.chdir(tmp_path)
-    task = load_task("configs/task.yaml").task
+    task = load_task("configs/TASK.yaml").task
     assert task.student.init_adapter == str(home / "runs" / "a" / "adapter")
     assert task.student.base == str(tmp_path / "configs" / "models" / "b")
-    other = load_task("configs/task.yaml", ["student.init_adapter=x/../y", "student.base=./c"]).task
+    other = load_task("configs/TASK.yaml", ["student.init_adapter=x/../y", "student.base=./c"]).task
     assert (other.student.init_adapter, other.student.base) == (str(tmp_path / "y"), str(tmp_path / "c"))
 
 
