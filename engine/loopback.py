@@ -26,5 +26,7 @@ def open_url(request: urllib.request.Request | str, *, timeout_s: float) -> HTTP
     """
     url = request if isinstance(request, str) else request.full_url
     here = urlsplit(url).hostname in {LOOPBACK, "localhost", "::1"}
-    opened: HTTPResponse = (_DIRECT.open if here else urllib.request.urlopen)(request, timeout=timeout_s)
+    # Not `urlopen`, which keeps for the whole process the proxies that the environment names at its first call.
+    opener = _DIRECT if here else urllib.request.build_opener()
+    opened: HTTPResponse = opener.open(request, timeout=timeout_s)
     return opened
