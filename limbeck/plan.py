@@ -21,7 +21,7 @@ QUERY_TOKENS: Final = 9  # a shopping query of five words; the log is used if av
 LABEL_SHARE: Final = 0.75  # assumed share of the log that the curriculum keeps
 # Measured label stages: the rates of these kept runs (a test compares them), for backends that ask no LLM.
 QUERIES_PER_S: Final[Mapping[str, tuple[float, str]]] = {
-    "catalog": (335.0, "benchmarks/results/market.json"), "labels": (4_430.0, "benchmarks/results/queryner.json"),
+    "catalog": (360.0, "benchmarks/results/market.json"), "labels": (4_430.0, "benchmarks/results/queryner.json"),
 }
 _UNKNOWN_SHAPES: Final = "shapes unknown: estimates need a local folder whose config.json has a Llama's keys"
 
