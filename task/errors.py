@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 
-class InputError(Exception):
-    """Invalid input, described so that it can be corrected without reading our code.
+class Details(TypedDict, total=False):
+    """Where a problem is, and what to do about it.
 
-    Args:
-        problem: What is wrong, as a short clause.
+    Attributes:
         file: The file that holds it.
         line: Its line, counted from 1.
         field: The field or config key, dotted.
@@ -25,21 +25,28 @@ class InputError(Exception):
         fix: What to do about it.
     """
 
+    file: str | Path | None
+    line: int | None
+    field: str | None
+    found: object
+    expected: str | None
+    fix: str | None
+
+
+class InputError(Exception):
+    """Invalid input, described so that it can be corrected without reading our code.
+
+    Args:
+        problem: What is wrong, as a short clause.
+        details: See `Details`.
+    """
+
     exit_code = 2
 
-    def __init__(
-        self,
-        problem: str,
-        *,
-        file: str | Path | None = None,
-        line: int | None = None,
-        field: str | None = None,
-        found: object = None,
-        expected: str | None = None,
-        fix: str | None = None,
-    ) -> None:
-        self.problem, self.file, self.line, self.field = problem, file, line, field
-        self.found, self.expected, self.fix = found, expected, fix
+    def __init__(self, problem: str, **details: Unpack[Details]) -> None:
+        self.problem = problem
+        self.file, self.line, self.field = details.get("file"), details.get("line"), details.get("field")
+        self.found, self.expected, self.fix = details.get("found"), details.get("expected"), details.get("fix")
         super().__init__(self.render())
 
     def render(self) -> str:
@@ -65,19 +72,9 @@ class InputWarning(UserWarning):
     """
 
 
-def warn(
-    problem: str,
-    *,
-    file: str | Path | None = None,
-    line: int | None = None,
-    field: str | None = None,
-    found: object = None,
-    expected: str | None = None,
-    fix: str | None = None,
-) -> None:
+def warn(problem: str, **details: Unpack[Details]) -> None:
     """Issue an `InputWarning`, with the parts and the form of an `InputError`."""
-    error = InputError(problem, file=file, line=line, field=field, found=found, expected=expected, fix=fix)
-    warnings.warn(InputWarning(str(error)), stacklevel=2)
+    warnings.warn(InputWarning(str(InputError(problem, **details))), stacklevel=2)
 
 
 class ComponentError(Exception):

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from llm_client.error_text import short_error
 from teacher.ledger.ledger import Ledger
 
 _NO_ATTEMPT = "the provider returned nothing"
 _BLOCK = 500
-_CAUSE_CHARS = 200
 # Ids, times and amounts differ in answers that say the same.
 _VARIES = re.compile(r"\b(?=\w*\d)[\w-]{8,}\b|\d+(?:\.\d+)?(?=\s*(?:m?s\b|seconds|minutes|tokens))")
 
@@ -57,7 +56,7 @@ def missing_answers(ledger: Ledger, queries: Sequence[str], since: int) -> Missi
         for query in open_:
             outcome, error = last.get(query, ("error", None))
             unusable += outcome == "invalid"
-            text = _one_line(error or _NO_ATTEMPT)
+            text = short_error(error or _NO_ATTEMPT)
             kind = _VARIES.sub("…", text)
             causes[kind] += 1
             examples.setdefault(kind, text)
@@ -90,16 +89,3 @@ def _unanswered_since(ledger: Ledger, attempt: int) -> list[str]:
         "WHERE b.request = a.request AND b.outcome IN ('ok', 'truncated'))"
     )
     return [q for (q,) in ledger.select(sql, (attempt,))]
-
-
-def _one_line(error: str) -> str:
-    """An attempt's error on one line, with the message of a JSON body in place of the body."""
-    head, _, body = error.partition(": ")
-    try:
-        found = json.loads(body)
-    except ValueError:
-        found = None
-    while isinstance(found, dict):
-        found = next((found[k] for k in ("error", "message", "detail") if found.get(k)), None)
-    short = " ".join((f"{head}: {found}" if isinstance(found, str) else error).split())
-    return short if len(short) <= _CAUSE_CHARS else f"{short[:_CAUSE_CHARS]}…"

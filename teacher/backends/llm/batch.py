@@ -21,6 +21,7 @@ import aiohttp
 from llm_client.attempt import Attempt, Outcome
 from llm_client.budget import Budget, raise_if_spent
 from llm_client.client import is_retried, open_session, read_completion
+from llm_client.error_text import short_error
 from llm_client.prices import needed_price, price_of
 from llm_client.prompt import Prompter
 from llm_client.request import Request
@@ -33,7 +34,6 @@ from teacher.backends.llm.batch_output import OutputLine, read_lines
 from teacher.backends.llm.contexts import Block, blocks
 from teacher.backends.llm.conversation import QueryLabeller, is_parseable, stored_replies, verify_request
 from teacher.backends.llm.online import LLMBackend
-from teacher.backends.llm.provider_failures import words_of
 from teacher.guardrails.validator import Validator
 from teacher.ledger.ledger import Ledger
 from teacher.ledger.records import Batch, LedgerRow
@@ -79,7 +79,7 @@ async def _label(job: LabellingJob, ledger: Ledger, validator: Validator) -> Non
         for (query, context), group in zip(block, groups, strict=True):
             answer = await labeller.label(query, context, group, known)
             if answer.request in errors:
-                answer = replace(answer, reason=f"{answer.reason}: {words_of(errors[answer.request])}")
+                answer = replace(answer, reason=f"{answer.reason}: {short_error(errors[answer.request])}")
             rows.append(validator.row(query, answer))
         if len(rows) >= _ROWS_PER_WRITE:
             ledger.write_rows(rows)

@@ -7,28 +7,25 @@ reason. Until the first answer has come, no more queries are asked than are need
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Final
 
 from llm_client.attempt import Attempt
+from llm_client.error_text import short_error
 from task.errors import ComponentError
 from task.settings import OpenAI
-from task.text import repaired
 from teacher.ledger.recorder import GroupCommit
 from teacher.ledger.records import LedgerRow
 
 ALIKE: Final = 10
-_LONGEST: Final = 200
 # These may be about the query (a content filter, a prompt that is too long). They end a job only if nothing was ever
 # answered: otherwise refused queries of earlier runs, which are asked first, would keep all others from being asked.
 _OF_THE_QUERY: Final = frozenset({
     "HTTP 400", "HTTP 403", "HTTP 413", "HTTP 414", "HTTP 422", "HTTP 451", "no text in the answer",
 })
 _STATUS: Final = re.compile(r"HTTP (\d{3})")
-_MESSAGE: Final = re.compile(r'"(?:message|msg|error|detail)"\s*:\s*"((?:[^"\\]|\\.)*)')
 
 
 class ProviderError(ComponentError):
@@ -107,14 +104,14 @@ class FailureWatch:
         failed = self._failed.pop(request, None)
         error = "" if failed is None else failed.error or ""
         if failed is None or failed.outcome != "error":
-            return words_of(error) or None
+            return short_error(error) or None
         kind = error.partition(":")[0]
         self._alike = self._alike + 1 if kind == self._kind else 1
         self._kind = kind
         if self._counting >= ALIKE:
-            self._stopped = ProviderError(self._message(kind, words_of(error)))
+            self._stopped = ProviderError(self._message(kind, short_error(error)))
             raise self._stopped
-        return words_of(error)
+        return short_error(error)
 
     @property
     def _counting(self) -> int:
@@ -142,31 +139,3 @@ def _advice(kind: str, settings: OpenAI) -> str:
     if number >= 500 or kind.startswith("Timeout"):
         return "Wait until the server is well, or check teacher.openai.base_url and .concurrency"
     return "Check teacher.openai.base_url and .model"
-
-
-def words_of(error: str) -> str:
-    """An attempt's error, short: the provider's message without the JSON or HTML around it."""
-    head, _, body = error.partition(": ")
-    text = _message_in(body)
-    if text is None:
-        text = re.sub(r"<[^>]*>", " ", body)
-    text = " ".join(repaired(text).split())
-    text = text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
-    return f"{head[:_LONGEST]}: {text}" if text else head.rstrip(": ")[:_LONGEST]
-
-
-def _message_in(body: str) -> str | None:
-    """The message in a JSON body, also in one that was cut; None if there is none."""
-    try:
-        value: Any = json.loads(body)
-    except (ValueError, RecursionError):
-        found = _MESSAGE.search(body)
-        return found[1] if found else None
-    for _ in range(4):
-        if isinstance(value, list) and value:
-            value = value[0]
-        elif isinstance(value, dict):
-            value = next((value[k] for k in ("error", "message", "detail", "msg") if value.get(k)), None)
-        else:
-            break
-    return value if isinstance(value, str) else None

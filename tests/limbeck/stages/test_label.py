@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 
+from tests.limbeck.stages.shop import write_shop
 from tests.limbeck.test_cli import limbeck
 from tests.llm_client.fake_api import FakeApi
-from tests.teacher.test_label import PROMPT
 
 QUERIES = [f"thing{i} milk" for i in range(12)]
 
@@ -24,17 +23,7 @@ def api() -> Iterator[FakeApi]:
 
 @pytest.fixture
 def task_file(tmp_path: Path, api: FakeApi) -> Path:
-    rows = "".join(json.dumps({"query": q, "count": 20 - i}) + "\n" for i, q in enumerate(QUERIES))
-    (tmp_path / "queries.jsonl").write_text(rows)
-    path = tmp_path / "shop.yaml"
-    path.write_text(yaml.safe_dump({
-        "name": "shop", "roles": [{"name": "product"}], "data": {"dir": ".", "queries": "queries.jsonl"},
-        "teacher": {"backend": "openai", "openai": {
-            "base_url": api.url, "model": "m", "prompt": str(PROMPT), "price_input_per_million": 1.0,
-            "price_output_per_million": 2.0,
-        }},
-    }))
-    return path
+    return write_shop(tmp_path, QUERIES, api.url, price_input_per_million=1.0, price_output_per_million=2.0)
 
 
 def test_plan_label_look_and_export(task_file: Path, api: FakeApi, tmp_path: Path) -> None:

@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 
+from tests.limbeck.stages.shop import write_shop
 from tests.limbeck.test_cli import limbeck
 from tests.llm_client.fake_api import FakeApi
-from tests.teacher.test_label import PROMPT
 
 QUERIES = [f"thing{i} milk" for i in range(4)]
 
@@ -32,15 +31,7 @@ def api() -> Iterator[Provider]:
 
 @pytest.fixture
 def command(tmp_path: Path, api: Provider) -> tuple[str | Path, ...]:
-    rows = "".join(json.dumps({"query": q, "count": 20 - i}) + "\n" for i, q in enumerate(QUERIES))
-    (tmp_path / "queries.jsonl").write_text(rows)
-    path = tmp_path / "shop.yaml"
-    path.write_text(yaml.safe_dump({
-        "name": "shop", "roles": [{"name": "product"}], "data": {"dir": ".", "queries": "queries.jsonl"},
-        "teacher": {"backend": "openai", "openai": {
-            "base_url": api.url, "model": "m", "prompt": str(PROMPT), "max_attempts": 1, "repair": False,
-        }},
-    }))
+    path = write_shop(tmp_path, QUERIES, api.url, max_attempts=1, repair=False)
     return path, "--runs", tmp_path / "runs"
 
 

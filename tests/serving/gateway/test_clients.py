@@ -45,6 +45,11 @@ async def output_of(*command: str | Path, given: bytes = b"") -> str:
     return out.decode()
 
 
+async def answers_of(*command: str | Path) -> dict[str, str]:
+    """Request → answer, of a program that prints one of each on a line."""
+    return dict(line.split(" ", 1) for line in (await output_of(*command)).splitlines())
+
+
 def labelled(text: str) -> None:
     found = json.loads(text)
     assert (found["query"], [x["text"] for x in found["labels"]]) == ("crème MILK", ["MILK"])
@@ -54,8 +59,7 @@ def labelled(text: str) -> None:
 @pytest.mark.skipif(shutil.which("javac") is None, reason="no JDK here: apt-get install default-jdk-headless")
 def test_the_jdks_http_client(harness: Open) -> None:
     async def client(url: str, _: Harness) -> None:
-        lines = (await output_of("java", CLIENTS / "Client.java", url)).splitlines()
-        said = dict(line.split(" ", 1) for line in lines)
+        said = await answers_of("java", CLIENTS / "Client.java", url)
         for name in ("sized", "chunked", "gzip", "expect", "http/1.1"):
             status, version, body = said[name].split(" ", 2)
             assert (status, version) == ("200", "HTTP_1_1"), name
@@ -73,8 +77,7 @@ def test_the_jdks_http_client(harness: Open) -> None:
 @pytest.mark.skipif(shutil.which("node") is None, reason="no Node here: apt-get install nodejs")
 def test_nodes_fetch(harness: Open) -> None:
     async def client(url: str, _: Harness) -> None:
-        lines = (await output_of("node", CLIENTS / "client.mjs", url)).splitlines()
-        said = dict(line.split(" ", 1) for line in lines)
+        said = await answers_of("node", CLIENTS / "client.mjs", url)
         for name in ("sized", "chunked", "gzip", "untyped"):
             status, body = said[name].split(" ", 1)
             assert status == "200", name

@@ -11,8 +11,9 @@ import pytest
 from aiohttp import web
 
 from engine.loopback import free_port
+from llm_client.error_text import short_error
 from task.errors import ComponentError
-from teacher.backends.llm.provider_failures import ALIKE, ProviderError, words_of
+from teacher.backends.llm.provider_failures import ALIKE, ProviderError
 from teacher.ledger.ledger import Ledger
 from tests.llm_client.fake_api import FakeApi
 from tests.teacher.test_label import llm_task, queries, run
@@ -110,7 +111,7 @@ def test_queries_that_a_filter_refuses_do_not_keep_the_others_from_being_asked(t
     ('HTTP 400: ["\\ud83e"]', "HTTP 400: \ufffd"), ("HTTP 400: [[[" * 9000, None),
 ])
 def test_the_providers_own_words(error: str, words: str | None) -> None:
-    found = words_of(error)
+    found = short_error(error)
     assert found.encode()
     assert len(found) < 250
     assert words is None or found == words
