@@ -6,9 +6,11 @@ then taken for ours, a `types.py` for Python's.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import sysconfig
+from collections.abc import Iterator
 from pathlib import Path
 
 # The folder with our packages: `site-packages`, or a checkout.
@@ -32,3 +34,20 @@ def environment() -> dict[str, str]:
     if not path:
         del found["PYTHONPATH"]
     return found
+
+
+@contextlib.contextmanager
+def without_current_folder() -> Iterator[None]:
+    """Children that a library starts inside this block, with this process's own environment, do not see their folder.
+
+    The environment is as before afterwards: what a caller starts later is the caller's own.
+    """
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = before

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from task.python_process import PACKAGES, environment, python
+from task.python_process import PACKAGES, environment, python, without_current_folder
 
 NAMES = ("engine", "eval", "limbeck", "llm_client", "samples", "serving", "student", "task", "teacher", "types", "json")
 
@@ -52,6 +54,21 @@ def test_python_m_limbeck_starts_there(trap: Path) -> None:
     (trap / "limbeck.py").unlink()  # Python itself finds this one before ours
     said = ended([sys.executable, "-m", "limbeck", "--help"], environment() | {"PYTHONSAFEPATH": ""})
     assert "Usage: " in said, said
+
+
+@pytest.mark.parametrize("before", [None, "", "1"])
+def test_processes_that_a_library_starts_skip_it_and_later_ones_are_as_before(
+    trap: Path, before: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    if before is not None:
+        monkeypatch.setenv("PYTHONSAFEPATH", before)
+    monkeypatch.setenv("PYTHONPATH", str(PACKAGES))
+    variables = dict(os.environ)
+    context = multiprocessing.get_context("spawn")
+    with without_current_folder(), ProcessPoolExecutor(1, mp_context=context) as pool:
+        assert pool.submit(os.getpid).result() != os.getpid()
+    assert dict(os.environ) == variables
 
 
 def test_no_package_starts_python_in_another_way() -> None:
