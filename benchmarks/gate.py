@@ -105,7 +105,7 @@ def beside_itself(bundle: Bundle, gold: Sequence[Example], pairs: int, folder: P
     """A/A, flipped labels and a slower engine, on two engines that serve the same bundle."""
     task = bundle.task
     with served(bundle.folder, state=folder / "a") as a, served(bundle.folder, state=folder / "b") as b:
-        answers = [[row for row, _ in answer_all(u, gold, batch=64, done=lambda _: None)] for u in (a, b)]
+        answers = [[a.row for a in answer_all(u, gold, batch=64, done=lambda _: None)] for u in (a, b)]
         queries = [gold[i % len(gold)].query for i in range(pairs + 20)]
         left, right = (s.latency[20:] for s in in_turns([Target(a), Target(b)], queries, use_cache=False))
         delay = 0.2 * float(np.median(right))

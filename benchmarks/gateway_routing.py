@@ -33,7 +33,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from limbeck.stage import device, git_commit, versions
-from serving.gateway.app import PATHS, Gateway, Handler, answer_json, not_found, wrong_method
+from serving.gateway.answer_json import answer_json
+from serving.gateway.app import PATHS, Gateway, Handler, not_found, wrong_method
 from serving.gateway.http_exchange import Exchange
 from serving.gateway.messages import BatchRequest, ChatRequest, LabelRequest
 from serving.release.bundle import Bundle

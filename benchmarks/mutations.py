@@ -11,7 +11,8 @@ VALID: list[tuple[str, str, Any]] = [
     ("POST", "/v1/label", {"query": "rice MILK"}), ("POST", "/v1/label", {"query": "oat milk", "use_cache": False}),
     ("POST", "/v1/label:batch", {"queries": ["oat milk", "rice MILK", ""]}),
     ("POST", "/v1/chat/completions", {"model": "toy", "messages": [{"role": "user", "content": "oat milk"}]}),
-    ("GET", "/v1/models", None), ("GET", "/healthz", None), ("GET", "/metrics", None), ("GET", "/openapi.json", None),
+    ("GET", "/v1/models", None), ("GET", "/v1/models/toy", None), ("GET", "/healthz", None),
+    ("GET", "/metrics", None), ("GET", "/openapi.json", None),
 ]
 STRANGE: list[Any] = [
     None, True, -1, 1e308, "", "\x00", "\u202e", "🥛" * 300, "<|im_end|>", "{{7*7}}", "{% for %}", [], {}, [[[]]],
@@ -22,6 +23,7 @@ HEADERS = [
     (b"x-request-timeout-ms", b"1"), (b"x-request-timeout-ms", "٣".encode()), (b"x-request-id", b"\xff" * 80),
     (b"authorization", b"Bearer \xff\xfe"), (b"authorization", b""), (b"content-type", b"text/xml"),
     (b"transfer-encoding", b"chunked"), (b"x-padding", b"y" * 20_000), (b"host", b"evil"), (b"x-api-key", b"\x00"),
+    (b"content-encoding", b"gzip"), (b"content-encoding", b"br"), (b"origin", b"https://evil.example"),
 ]
 PATHS = ["/", "", "//v1/label", "/v1/label/../pause", "/pooling", "/v1/label\x00", "/metrics/", "/v1/label:batch:batch"]
 

@@ -20,11 +20,10 @@ from engine.servable import Servable
 from task.codec import Codec, Encoded, Tokenizer
 from task.forms import Decoded, is_token_classifier
 from task.spec import Task
+from task.validation import Fault
 
 _LIKELIEST = 20  # vLLM's default limit of alternatives (log-probabilities) of a token
-
-
-_UNREADABLE = Decoded((), 0.0)
+_TOO_LONG = Fault("too_long", "the query has more tokens than the engine takes")
 
 
 class VllmClient:
@@ -81,15 +80,16 @@ class VllmClient:
     async def label(self, queries: Sequence[str]) -> list[Decoded]:
         """Labels of queries, in order, each with the student's own probability that they are right as a whole.
 
-        A query of more tokens than the engine takes is not sent, because the engine would refuse the whole request: it
-        gets no labels, with raw_probability 0.
+        An answer that cannot be used has no labels, and its fault. A query of more tokens than the engine takes is
+        not sent, because the engine would refuse the whole request: its fault is `too_long`.
 
         Raises:
             EngineUnavailableError: Refused, broken, timed out or malformed.
         """
         prompts = [self._codec.prompt(q, self._tokenizer) for q in queries]
         fit = [i for i, (q, p) in enumerate(zip(queries, prompts, strict=True)) if self._fits(q, p)]
-        out = [_UNREADABLE] * len(queries)
+        probability = None if self._codec.answer_form.output == "text" else 0.0
+        out = [Decoded((), probability, _TOO_LONG)] * len(queries)
         try:
             if is_token_classifier(self._runs_as):
                 found = await self._read([queries[i] for i in fit], [prompts[i] for i in fit])
@@ -97,7 +97,7 @@ class VllmClient:
                 found = await self._read_likeliest([queries[i] for i in fit], [prompts[i] for i in fit])
             else:
                 found = list(await asyncio.gather(*(self._written(queries[i], prompts[i]) for i in fit)))
-        except (aiohttp.ClientError, TimeoutError, LookupError, ValueError) as error:
+        except (aiohttp.ClientError, TimeoutError, LookupError, ValueError, TypeError, AttributeError) as error:
             raise EngineUnavailableError(f"{type(error).__name__}: {error}") from error
         for i, judged in zip(fit, found, strict=True):
             out[i] = judged
@@ -162,7 +162,8 @@ class VllmClient:
         length = form.most_generated(self._codec, query)
         if form.output == "text":
             answer = await self._post("/v1/completions", {**body, "max_tokens": length})
-            return self._codec.decode(query, answer["choices"][0]["text"], self._task)
+            choice = answer["choices"][0]
+            return self._codec.decode(query, (choice["text"], _ended(choice)), self._task)
         if not length:
             return Decoded((), 1.0)
         answer = await self._post("/v1/completions", {
@@ -170,6 +171,7 @@ class VllmClient:
             "logprobs": 1, "ignore_eos": True,
         })
         choice = answer["choices"][0]
+        _ended(choice)
         symbols = choice["token_ids"], choice["logprobs"]["token_logprobs"]
         return self._codec.decode(query, symbols, self._task)
 
@@ -187,3 +189,15 @@ class VllmClient:
             if response.status != 200:
                 raise EngineUnavailableError(f"HTTP {response.status}: {(await response.text())[:300]}")
             return await response.json()
+
+
+def _ended(choice: dict[str, Any]) -> bool:
+    """Whether the model ended its answer itself, rather than the token limit.
+
+    Raises:
+        EngineUnavailableError: The engine did, for `abort` and whatever else it may call it: this is no answer.
+    """
+    reason = choice.get("finish_reason")
+    if reason not in ("stop", "length"):
+        raise EngineUnavailableError(f"the engine broke the answer off: finish_reason {reason!r}")
+    return bool(reason == "stop")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,6 +11,7 @@ from engine.interface import EngineError
 from engine.process import EngineProcess, spawn
 from engine.servable import Servable
 from task.openvino_runtime import precision_of
+from task.python_process import environment, python
 from task.serving_settings import Adapters
 from task.settings import EngineSettings
 from task.tokenizer import FastTokenizer
@@ -36,8 +35,7 @@ class OpenVinoProcess(EngineProcess):
             options += ["--threads", str(settings.cpu_threads)]
 
         def started(port: int) -> subprocess.Popen[bytes]:
-            command = [sys.executable, "-m", "engine.openvino_server", *options, "--port", str(port)]
-            return spawn(command, dict(os.environ), log)
+            return spawn(python("-m", "engine.openvino_server", *options, "--port", str(port)), environment(), log)
 
         super().__init__(name, log=log, timeout_s=settings.start_timeout_s, port=port, started=started)
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import ClassVar, Final, Self
 
 from engine.interface import EngineError
-from engine.loopback import LOOPBACK, free_port
+from engine.loopback import LOOPBACK, free_port, open_url
 from engine.process_guard import Guard, die_with_parent
 from engine.warm_start import ForkedProcess
 
@@ -79,7 +79,7 @@ class EngineProcess:
                 self.close()
                 raise EngineError(f"{self.kind} did not answer within {self._timeout:.0f} s; {log_tail(self.log)}")
             try:
-                with urllib.request.urlopen(f"{self.url}/health", timeout=2) as response:
+                with open_url(f"{self.url}/health", timeout_s=2) as response:
                     if response.status == 200:
                         return self
             except (urllib.error.URLError, OSError):

@@ -83,13 +83,23 @@ async def warm_up_and_check(student: StudentClient, queries: StartupQueries, *, 
 
 
 async def check(student: StudentClient, reference: Sequence[Example], *, min_agreement: float) -> None:
-    """Raise `EngineError` where an engine gives less than this share of the labels that the trained student gave."""
+    """Raise `EngineError` where an engine gives less than this share of the labels that the trained student gave.
+
+    Also where more answers than the rest cannot be used: an engine that answers nothing has all labels in common with a
+    student that gave none.
+    """
     if not reference:
         return
     judged: list[Decoded] = []
     for at in range(0, len(reference), _BATCH):  # small requests: a slow engine must answer each before the time-out
         judged += await student.label([x.query for x in reference[at : at + _BATCH]])
     answers = [Example(x.query, j.labels) for x, j in zip(reference, judged, strict=True)]
+    faults = [j.fault for j in judged if j.fault is not None]
+    if len(faults) > (1.0 - min_agreement) * len(judged):
+        raise EngineError(
+            f"{len(faults)} of {len(judged)} of the engine's answers cannot be used: {faults[0].kind}, "
+            f"{faults[0].detail}; serving.self_check allows {1.0 - min_agreement:.0%}"
+        )
     agreement = label_agreement(reference, answers)
     if agreement < min_agreement:
         raise EngineError(

@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
+import tempfile
 import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import ClassVar
 
 from engine.interface import EngineError
-from engine.loopback import LOOPBACK
+from engine.loopback import LOOPBACK, open_url
 from engine.process import KEEP_ALIVE_S, NICE, EngineProcess, has_gpu, log_tail, spawn
 from engine.warm_start import (
     SERVER,
@@ -28,10 +28,12 @@ from engine.warm_start import (
     warm_start_process,
 )
 from task.forms import is_token_classifier
+from task.python_process import environment, python
 from task.serving_settings import Adapters
 from task.settings import EngineSettings
 
 _ADAPTER_S = 60.0  # an adapter is some megabytes, but the engine may be busy
+_LONGEST_TMPDIR = 107 - len("/") - 36  # vLLM's sockets are TMPDIR/UUID; Linux allows 107 bytes
 
 
 def arguments(
@@ -74,14 +76,14 @@ class VllmProcess(EngineProcess):
         Raises:
             EngineError: The process that imports vLLM has ended.
         """
-        environment = _environment(settings)
+        variables = _environment(settings)
         if adapters is not None:
-            environment["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "True"
+            variables["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "True"
 
         def started(port: int) -> subprocess.Popen[bytes] | ForkedProcess:
             return _started(arguments(
                 model, name=name, runs_as=runs_as, settings=settings, port=port, adapters=adapters
-            ), environment, settings, log)
+            ), variables, settings, log)
 
         super().__init__(name, log=log, timeout_s=settings.start_timeout_s, port=port, started=started)
 
@@ -104,7 +106,7 @@ class VllmProcess(EngineProcess):
             self.url + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
         try:
-            with urllib.request.urlopen(request, timeout=_ADAPTER_S):
+            with open_url(request, timeout_s=_ADAPTER_S):
                 pass
         except urllib.error.HTTPError as error:
             text = error.read().decode(errors="replace")[:500]
@@ -114,13 +116,13 @@ class VllmProcess(EngineProcess):
 
 
 def _started(
-    command: list[str], environment: dict[str, str], settings: EngineSettings, log: Path
+    command: list[str], variables: dict[str, str], settings: EngineSettings, log: Path
 ) -> subprocess.Popen[bytes] | ForkedProcess:
     warm = _warm_start_process(settings, log)
     if warm is None:
-        return spawn([sys.executable, "-m", SERVER, *command], environment, log)
+        return spawn(python("-m", SERVER, *command), variables, log)
     try:
-        return warm.start(LaunchRequest(command, environment, str(log.resolve())), settings.start_timeout_s)
+        return warm.start(LaunchRequest(command, variables, str(log.resolve())), settings.start_timeout_s)
     except WarmStartError as error:
         raise EngineError(f"the process that imports vLLM: {error}; {log_tail(log)}") from error
 
@@ -146,8 +148,10 @@ def _warm_start_process(settings: EngineSettings, log: Path) -> WarmStartProcess
 
 
 def _environment(settings: EngineSettings) -> dict[str, str]:
-    return {
-        **os.environ,
+    found = environment()
+    if len(os.fsencode(tempfile.gettempdir())) > _LONGEST_TMPDIR:
+        found.setdefault("VLLM_RPC_BASE_PATH", "/tmp")  # noqa: S108 (vLLM's names are random)
+    return found | {
         "VLLM_CPU_KVCACHE_SPACE": str(max(1, round(settings.kv_cache_gib))),
         "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING"),
         # Not bound to cores: vLLM would bind every engine's threads to the same cores, and of two engines that run side

@@ -30,6 +30,8 @@ from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from task.python_process import python
+
 SERVER = "vllm.entrypoints.openai.api_server"
 # The modules that the three processes import at a start; a module that a version of vLLM lacks is skipped.
 _PRELOADED = (
@@ -62,7 +64,7 @@ class WarmStartProcess:
         here, there = Pipe()
         with there, log.open("ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "engine.warm_start", str(there.fileno()), str(nice)], stdin=subprocess.DEVNULL,
+                python("-m", "engine.warm_start", str(there.fileno()), str(nice)), stdin=subprocess.DEVNULL,
                 stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True,
                 pass_fds=[there.fileno()],
             )

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from task.errors import InputError
-from task.readers import rows_of
+from task.table_files import rows_of
 
 _SHOWN = "seconds, or a time such as 2026-11-22T10:00:00.250"
 

@@ -26,7 +26,7 @@ from eval.load_samples import Samples
 from task.errors import InputError
 from task.progress import Progress, quiet
 
-SCHEMA: Final = 1  # the version of bench.json
+SCHEMA: Final = 2  # the version of bench.json; 2 has `invalid_answers`
 PER_PROCESS: Final = 2_500.0  # requests per second that one process of the generator sends on schedule
 _STEP: Final = 1.6  # factor by which the rate rises
 _HALVINGS: Final = 3

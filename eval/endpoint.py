@@ -14,6 +14,8 @@ PATHS: Final[dict[Api, str]] = {"label": "/v1/label", "chat": "/v1/chat/completi
 # `source` of an answer from a cache, as the gateway writes it.
 _CACHED: Final = (b'"source":"cache"', b'"source":"kept"', b'"source": "cache"', b'"source": "kept"')
 
+_INVALID: Final = (b'"status":"invalid"', b'"status": "invalid"')
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -77,6 +79,11 @@ class Target:
 def cached(body: bytes) -> bool:
     """Whether an answer of the gateway came from a cache."""
     return any(mark in body for mark in _CACHED)
+
+
+def marked_invalid(body: bytes) -> bool:
+    """Whether the gateway says that the student's answer cannot be used."""
+    return any(mark in body for mark in _INVALID)
 
 
 def streamed_tokens(chunk: bytes) -> int:

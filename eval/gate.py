@@ -17,6 +17,7 @@ from eval.quality_schema import Estimate
 from eval.report_schema import VerdictLine
 from eval.significance import not_inferior
 from task.settings import Gates
+from task.validation import FaultKind
 
 
 class Margins(TypedDict):
@@ -34,7 +35,9 @@ class GateEvidence:
     Attributes:
         f1: F1 of the served student.
         engine_agreement: Share of labels on which the engine and the merged model agree.
-        invalid: Share of invalid answers.
+        invalid: Share of invalid answers (`task.validation`).
+        invalid_kinds: How many of each kind.
+        constrained: Whether decoding gives only labels that the task allows, so that no answer can break its rules.
         teacher: Differences to the teacher.
         teacher_slices: The same by traffic slice.
         released: Differences to the bundle that is released now; None where there is none.
@@ -48,6 +51,8 @@ class GateEvidence:
     f1: Estimate | None = None
     engine_agreement: float | None = None
     invalid: Estimate | None = None
+    invalid_kinds: Mapping[FaultKind, int] | None = None
+    constrained: bool = False
     teacher: Margins | None = None
     teacher_slices: Mapping[str, Margins] | None = None
     released: Margins | None = None
@@ -112,7 +117,7 @@ def judge(gates: Gates, e: GateEvidence) -> list[Check]:
         ))
     if gates.max_invalid is not None:
         value: Estimate | None = None if e.invalid is None else {**e.invalid, "high": e.invalid["value"]}
-        out.append(_at_most("max_invalid", value, gates.max_invalid, "invalid answers", 100, "%"))
+        out.append(_at_most("max_invalid", value, gates.max_invalid, _invalid_answers(e), 100, "%"))
     if gates.max_ece is not None:
         out.append(_at_most("max_ece", e.ece, gates.max_ece, "expected calibration error (ECE)", 100, "%"))
     if gates.slo is not None:
@@ -123,6 +128,14 @@ def judge(gates: Gates, e: GateEvidence) -> list[Check]:
         else:
             out.append(_at_most("slo", at, gates.slo.ms, name, 1, "ms"))
     return out
+
+
+def _invalid_answers(e: GateEvidence) -> str:
+    """What the share of invalid answers counts."""
+    kinds = [f"{kind.replace('_', ' ')} {n}" for kind, n in (e.invalid_kinds or {}).items()]
+    if e.constrained:
+        kinds.append("decoding rules out labels that the task does not allow")
+    return f"invalid answers ({', '.join(kinds)})" if kinds else "invalid answers"
 
 
 def passed(checks: list[Check]) -> bool:

@@ -140,6 +140,7 @@ def _head(runs: Sequence[tuple[ArrivalPlan, Samples]], whole: Samples, seconds: 
         "dispatch_delay_ms": {"p50": p50, "p99": p99},
         "generator_cpu": round(float(whole.cpu.sum()) / max(seconds, 1e-9), 3),
         "statuses": {str(k): int(n) for k, n in zip(*np.unique(whole.status, return_counts=True), strict=True)},
+        "invalid_answers": int(whole.invalid.sum()),
     }
 
 

@@ -45,7 +45,10 @@ class DispatchDelay(TypedDict):
 
 
 class LatencyHead(TypedDict):
-    """Whether the runs are valid, and the rates; see `eval.latency.summarise`."""
+    """Whether the runs are valid, and the rates; see `eval.latency.summarise`.
+
+    `invalid_answers` is the number of answers that a Limbeck gateway marked as invalid: fast, but of no use.
+    """
 
     valid: bool
     problem: str | None
@@ -58,6 +61,7 @@ class LatencyHead(TypedDict):
     dispatch_delay_ms: DispatchDelay
     generator_cpu: float
     statuses: dict[str, int]
+    invalid_answers: NotRequired[int]
 
 
 class CacheGroups(TypedDict):

@@ -12,7 +12,7 @@ import httptools
 import numpy as np
 import numpy.typing as npt
 
-from eval.endpoint import Target, cached, streamed_tokens
+from eval.endpoint import Target, cached, marked_invalid, streamed_tokens
 from eval.load_samples import Samples
 
 # Per process: `select` can watch 1,024 files. A request that waits for a connection counts as late.
@@ -35,6 +35,7 @@ class Sender:
         self.tokens = np.zeros(requests, dtype=np.int64)
         self.status = np.zeros(requests, dtype=np.int64)
         self.hit = np.zeros(requests, dtype=bool)
+        self.invalid = np.zeros(requests, dtype=bool)
         self.idle: deque[Connection] = deque()
         self.waiting: deque[tuple[int, bytes]] = deque()
         self.pending = 0
@@ -73,7 +74,7 @@ class Sender:
             connection.close()
         cpu = np.array([time.process_time() - self._cpu])
         return Samples(
-            scheduled, self.delay, self.latency, self.first, self.tokens, self.status, self.hit, cpu
+            scheduled, self.delay, self.latency, self.first, self.tokens, self.status, self.hit, self.invalid, cpu
         )
 
     async def _connect(self) -> None:
@@ -186,7 +187,7 @@ class Connection(asyncio.Protocol):
         """The answer is complete."""
         assert self.number is not None
         number, parser = self.number, self.parser
-        self.sender.hit[number] = cached(self.body)
+        self.sender.hit[number], self.sender.invalid[number] = cached(self.body), marked_invalid(self.body)
         self.number, self.parser = None, None
         if self.timer is not None:
             self.timer.cancel()

@@ -25,6 +25,7 @@ from eval.arrivals import ArrivalPlan
 from eval.endpoint import Target
 from eval.load_connections import CONNECTIONS, Sender
 from eval.load_samples import Samples, empty, joined
+from task.python_process import without_current_folder
 
 _START_S: Final = 0.25  # from the last process being ready to the first departure
 
@@ -47,7 +48,8 @@ def run(
     parts = [plan.share(i, processes) for i in range(processes)]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, mp_context=context) as pool:
-        list(pool.map(_ready, range(processes)))
+        with without_current_folder():  # a `pickle.py` there would be taken for Python's
+            list(pool.map(_ready, range(processes)))
         start = time.perf_counter() + 2 * _START_S + processes * 0.1
         send = functools.partial(_sent, target=target, timeout_s=timeout_s, start=start)
         found = joined(list(pool.map(send, parts)))

@@ -21,6 +21,7 @@ class Samples:
         tokens: Number of tokens of a streamed answer.
         status: HTTP status; 0 for a lost connection or a timeout.
         hit: Whether the answer came from a cache.
+        invalid: Whether a Limbeck gateway marked the answer as invalid.
         cpu: Processor seconds of the generator, shape (processes,).
     """
 
@@ -31,6 +32,7 @@ class Samples:
     tokens: npt.NDArray[np.int64]
     status: npt.NDArray[np.int64]
     hit: npt.NDArray[np.bool_]
+    invalid: npt.NDArray[np.bool_]
     cpu: npt.NDArray[np.float64]
 
     def __len__(self) -> int:
@@ -55,4 +57,5 @@ def joined(parts: Sequence[Samples]) -> Samples:
 def empty() -> Samples:
     """No request at all."""
     none = np.zeros(0)
-    return Samples(none, none, none, none, none.astype(np.int64), none.astype(np.int64), none.astype(bool), none)
+    numbers, marks = none.astype(np.int64), none.astype(bool)
+    return Samples(none, none, none, none, numbers, numbers, marks, marks, none)

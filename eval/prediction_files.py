@@ -1,31 +1,47 @@
-"""Prediction files. No row is dropped: an invalid prediction becomes an empty answer and is counted as invalid."""
+"""Prediction files: one row per query. No row is dropped: what an invalid answer is, `task.validation` says."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NamedTuple, get_args
 
 from task.errors import InputError
 from task.labels import Example, Label, locate, ordered
-from task.readers import rows_of
 from task.spec import Task
+from task.table_files import rows_of
+from task.text import has_half_character
+from task.validation import FaultKind, violation
 
 
-def read_predictions(source: Path, task: Task) -> list[tuple[Example, bool]]:
-    """Rows `{"query", "labels": [{"role", "text", "start"?, "end"?}]}`, each with whether it is invalid.
+class Prediction(NamedTuple):
+    """A row of a prediction file; `fault` is why the answer is invalid, None for a valid one."""
 
-    An answer is invalid, and replaced by an empty one, if `labels` is not a list of labels, the task lacks a role or a
-    closed value, or the text at the offsets differs. A value of an open role that does not occur in the query is kept
-    without a span: it counts as wrong and as hallucinated.
+    row: Example
+    fault: FaultKind | None
+
+
+def prediction_row(row: Example, fault: FaultKind | None) -> dict[str, Any]:
+    """A row as it is written: an invalid answer is marked, so that it cannot be taken for a query without labels."""
+    return row.to_json() if fault is None else {**row.to_json(), "status": "invalid", "fault": fault}
+
+
+def read_predictions(source: Path, task: Task) -> list[Prediction]:
+    """Rows `{"query", "labels": [{"role", "text", "start"?, "end"?}]}`, each with its fault.
+
+    An invalid answer is replaced by an empty one: one that is marked with `status: invalid`, whose `labels` is not a
+    list of labels, or that breaks a rule of the task. There is one exception: labels whose only fault is that the query
+    does not contain their text are kept without a span, because such an answer, marked invalid like the others, can
+    still be compared by value, and counts as hallucinated.
 
     Raises:
         InputError: A row without a query, or two rows for one.
     """
-    out: list[tuple[Example, bool]] = []
+    out: list[Prediction] = []
     seen: dict[str, int] = {}
     for line, row in rows_of(source):
         query = row.get("query")
-        if not isinstance(query, str):
+        if not isinstance(query, str) or has_half_character(query):
             raise InputError("no text", file=source, line=line, field="query", found=query, expected="the query")
         if query in seen:
             raise InputError(
@@ -33,40 +49,52 @@ def read_predictions(source: Path, task: Task) -> list[tuple[Example, bool]]:
                 expected=f"one, which is in line {seen[query]}", fix="Keep one of them",
             )
         seen[query] = line
-        labels = row.get("labels")
-        read = [_label(query, x, task) for x in labels] if isinstance(labels, list) else [None]
-        known = [x for x in read if x is not None]
-        invalid = len(known) < len(read)
-        out.append((Example(query, () if invalid else ordered(_located(query, known))), invalid))
+        out.append(_prediction(query, row, task))
     return out
 
 
-def _label(query: str, raw: object, task: Task) -> Label | None:
-    """None if it is not a label of the task."""
+def _prediction(query: str, row: Mapping[str, Any], task: Task) -> Prediction:
+    if row.get("status") == "invalid":
+        fault = row.get("fault")
+        return Prediction(Example(query), fault if fault in get_args(FaultKind) else "rule")
+    raw = row.get("labels")
+    read = [_label(x) for x in raw] if isinstance(raw, list) else [None]
+    known = [x for x in read if x is not None]
+    if len(known) < len(read):
+        return Prediction(Example(query), "unreadable")
+    labels = ordered(_located(query, known, task))
+    found = violation(task, query, labels)
+    if found is None:
+        return Prediction(Example(query, labels), None)
+    open_roles = {r.name for r in task.open_roles}
+    in_query = [x for x in labels if x.start is not None or x.role not in open_roles]
+    kept = labels if len(in_query) < len(labels) and violation(task, query, in_query) is None else ()
+    return Prediction(Example(query, kept), found.kind)
+
+
+def _label(raw: object) -> Label | None:
+    """None if it is not a label."""
     if not isinstance(raw, Mapping):
         return None
     role, text, start, end = (raw.get(k) for k in ("role", "text", "start", "end"))
-    found = next((r for r in task.roles if r.name == role), None)
-    if found is None or not isinstance(text, str) or not text.strip():
+    if not isinstance(role, str) or not isinstance(text, str) or not text.strip() or has_half_character(text):
         return None
-    if found.kind == "closed":
-        return Label(found.name, text) if text in found.values else None
-    if start is None:
-        return Label(found.name, text)
-    if not isinstance(start, int) or not isinstance(end, int) or query[start:end] != text:
-        return None
-    return Label(found.name, text, start, end)
+    if start is None and end is None:
+        return Label(role, text)
+    return Label(role, text, start, end) if type(start) is type(end) is int else None
 
 
-def _located(query: str, labels: list[Label]) -> list[Label]:
-    """Spans for labels without offsets, as for gold.
+def _located(query: str, labels: list[Label], task: Task) -> list[Label]:
+    """Spans for labels of open roles without offsets, as for gold; none for labels of closed roles.
 
     A text that does not occur (often enough) in the query gets no span.
     """
-    out: list[Label] = []
-    for label in labels:
+    closed = {r.name for r in task.closed_roles}
+    out, lost = [Label(x.role, x.text) for x in labels if x.role in closed], []
+    found: list[Label] = []
+    for label in (x for x in labels if x.role not in closed):
         try:
-            out = list(locate(query, [*out, label])) if label.text in query else [*out, label]
+            found = list(locate(query, [*found, label]))
         except ValueError:
-            out.append(label)
-    return out
+            lost.append(label)
+    return [*out, *found, *lost]

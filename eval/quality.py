@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ from eval.slices import Slices, parts
 from task.labels import Example
 from task.normalize import normaliser
 from task.spec import Task
+from task.validation import FaultKind
 
 # Schemes with all figures; of the others only micro precision, recall and F1 are reported.
 IN_FULL: Final[tuple[Scheme, ...]] = ("value", "span")
@@ -23,7 +25,7 @@ IN_FULL: Final[tuple[Scheme, ...]] = ("value", "span")
 
 def quality(
     gold: Sequence[Example], predicted: Sequence[Example], task: Task, *, slices: Slices | None = None,
-    invalid: Sequence[bool] | None = None,
+    invalid: Sequence[FaultKind | None] | None = None,
 ) -> Quality:
     """Score one set of predictions.
 
@@ -31,7 +33,7 @@ def quality(
         gold: The reference labels: gold, or another system's predictions; never a mixture.
         predicted: The same queries in the same order; a failed query is one with no labels.
         slices: A part per row, for each dimension.
-        invalid: Whether a row's output could not be parsed; such a row has no labels.
+        invalid: Why each answer is invalid, None for a valid one; such an answer has no labels.
     """
     e = task.eval
     roles = [r.name for r in task.roles]
@@ -46,7 +48,9 @@ def quality(
         "hallucinated": _share(*_hallucinated(predicted, task), task),
     }
     if invalid is not None:
-        out["invalid"] = _share(np.asarray(invalid, dtype=np.int64), np.ones(len(gold), dtype=np.int64), task)
+        wrong = np.array([fault is not None for fault in invalid], dtype=np.int64)
+        out["invalid"] = _share(wrong, np.ones(len(gold), dtype=np.int64), task)
+        out["invalid_kinds"] = dict(sorted(Counter(fault for fault in invalid if fault is not None).items()))
     if slices is not None:
         out["slices"] = {
             dimension: {name: _part(found["value"], of, name, task) for name in parts(dimension, of)}

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NotRequired, TypedDict
 
+from task.validation import FaultKind
+
 
 class Estimate(TypedDict):
     """A point estimate with its confidence interval; a share lies in [0, 1]; None where it is not defined."""
@@ -65,7 +67,8 @@ class Quality(TypedDict):
 
     Attributes:
         hallucinated: Share of the predicted labels of open roles whose text the query does not contain.
-        invalid: Share of the answers that could not be parsed or that break the task's rules.
+        invalid: Share of the answers that could not be read or that break the task's rules (`task.validation`).
+        invalid_kinds: How many of each kind; kinds that did not occur are left out.
         slices: By dimension and part.
     """
 
@@ -78,6 +81,7 @@ class Quality(TypedDict):
     type: Micro
     hallucinated: Estimate
     invalid: NotRequired[Estimate]
+    invalid_kinds: NotRequired[dict[FaultKind, int]]
     slices: NotRequired[dict[str, dict[str, SliceQuality]]]
 
 

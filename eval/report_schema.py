@@ -13,7 +13,8 @@ from eval.latency_schema import LatencyBench, Percentiles, SteadyLatency
 from eval.quality_schema import Agreement, Calibration, Estimate, NamedDifference, Quality
 from task.files import read_json
 
-SCHEMA: Final = 2  # the version of report.json
+SCHEMA: Final = 3  # the version of report.json
+_READABLE: Final = (2, 3)  # 3 has more keys, which are not required
 
 
 class Assumption(TypedDict):
@@ -217,6 +218,7 @@ class Report(TypedDict):
     """Everything that report.json contains, and all that the templates read.
 
     Attributes:
+        constrained: Whether decoding gives the served student only labels that the task allows; from version 3 on.
         confidence: Level of the intervals.
         copied: The served student scored against the teacher's labels instead of gold.
         idle: Latency of single requests on an idle server.
@@ -227,6 +229,7 @@ class Report(TypedDict):
     task: str
     finished: str
     bundle: BundleId
+    constrained: NotRequired[bool]
     verdict: list[VerdictLine]
     confidence: float
     resamples: int
@@ -257,6 +260,6 @@ class Report(TypedDict):
 
 
 def read_report(path: Path) -> Report | None:
-    """A report of an earlier evaluation; None where there is none, or one of another schema version."""
+    """A report of an earlier evaluation; None where there is none, or one of a schema that cannot be read."""
     found = read_json(path) if path.exists() else None
-    return cast("Report", found) if found and found.get("schema") == SCHEMA else None
+    return cast("Report", found) if found and found.get("schema") in _READABLE else None

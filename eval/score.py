@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from eval.annotator_agreement import ceiling
-from eval.prediction_files import read_predictions
+from eval.prediction_files import Prediction, read_predictions
 from eval.quality import quality
 from eval.quality_schema import Agreement, Quality
 from eval.slices import slices_of
 from task.errors import InputError
 from task.labels import Example
-from task.readers import read_labels, rows_of
+from task.readers import read_labels
 from task.spec import Task
+from task.table_files import rows_of
+from task.validation import FaultKind
 
 
 class Score(Quality):
@@ -36,21 +38,25 @@ def score_files(
         InputError: Gold is malformed, a prediction has no query or one that gold lacks, or a column does not exist.
     """
     task = task_of(gold, predictions, *annotations, resamples=resamples)
-    truth = read_labels(gold, task)
+    truth = read_labels(gold, task, columns=by)
     rows, invalid, missing = aligned(truth, predictions, task)
+    if truth and missing == len(truth):
+        raise InputError("no gold query has a prediction", file=predictions, expected="the gold file's queries")
     columns = {name: _column(gold, name) for name in by}
     slices = slices_of(truth, task, columns=columns)
     people = ceiling(truth, [read_labels(a, task) for a in annotations], task) if annotations else None
     return {**quality(truth, rows, task, slices=slices, invalid=invalid), "missing": missing, "people": people}
 
 
-def aligned(truth: Sequence[Example], predictions: Path, task: Task) -> tuple[list[Example], list[bool], int]:
-    """Predictions in the order of gold, whether each is invalid, and how many queries have none.
+def aligned(
+    truth: Sequence[Example], predictions: Path, task: Task
+) -> tuple[list[Example], list[FaultKind | None], int]:
+    """Predictions in the order of gold, why each is invalid, and how many queries have none.
 
     Raises:
         InputError: A prediction is for no gold query.
     """
-    found = {p.query: (p, invalid) for p, invalid in read_predictions(predictions, task)}
+    found = {p.row.query: p for p in read_predictions(predictions, task)}
     known = {g.query for g in truth}
     stray = next((q for q in found if q not in known), None)
     if stray is not None:
@@ -58,8 +64,8 @@ def aligned(truth: Sequence[Example], predictions: Path, task: Task) -> tuple[li
             "a prediction for a query that gold does not have", file=predictions, found=stray,
             expected="the gold file's queries",
         )
-    rows = [found.get(g.query, (Example(g.query), False)) for g in truth]
-    return [r for r, _ in rows], [i for _, i in rows], sum(g.query not in found for g in truth)
+    rows = [found.get(g.query, Prediction(Example(g.query), None)) for g in truth]
+    return [p.row for p in rows], [p.fault for p in rows], sum(g.query not in found for g in truth)
 
 
 def task_of(gold: Path, *predictions: Path, resamples: int) -> Task:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+import warnings
+from typing import Annotated, TextIO
 
 import typer
 
@@ -23,7 +24,8 @@ app = typer.Typer(
     name="limbeck",
     help="Distil an expensive labelling LLM into a small student that answers in milliseconds.\n\n"
     "Start with `limbeck plan configs/market.yaml`, then `limbeck run configs/market.yaml`.",
-    epilog="Exit codes: 0 done; 1 a gate failed; 2 usage or bad input; 3 the measurement is invalid.",
+    epilog="Exit codes: 0 done; 1 a gate failed, a component failed, or less was done than was given: the same command "
+    "does the rest; 2 usage or bad input; 3 the measurement is invalid; 130 stopped.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -36,14 +38,17 @@ for part in (stages, studies, measuring, operations):
 
 
 def main() -> None:
-    """Entry point: errors that a person can act on become one line and an exit code."""
-    from task.errors import ComponentError, GateError, InputError
+    """Entry point: errors and warnings that a person can act on become one line each, errors an exit code too."""
+    from task.errors import ComponentError, GateError, IncompleteError, InputError, InputWarning
 
+    # A table is read by several stages; what there is to say of it is said once.
+    warnings.filterwarnings("once", category=InputWarning)
+    warnings.showwarning = _show_warning
     try:
         app()
     except InputError as error:
         _fail(str(error), 2)
-    except (GateError, ComponentError) as error:
+    except (GateError, IncompleteError, ComponentError) as error:
         _fail(str(error), 1)
     except OSError as error:
         if error.filename is None and error.errno is None:
@@ -52,6 +57,20 @@ def main() -> None:
         _fail(f"{place}{error.strerror or error}. Is the disk full, or the folder not writable?", 2)
     except KeyboardInterrupt:
         _fail("stopped; run the same command to resume", 130)
+
+
+def _show_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Ours as one line on standard error, above the progress display; others as Python shows them."""
+    from task.errors import InputWarning
+
+    text = (
+        f"limbeck: warning: {message}\n" if issubclass(category, InputWarning)
+        else warnings.formatwarning(message, category, filename, lineno, line)
+    )
+    (file or sys.stderr).write(text)
 
 
 def _fail(text: str, code: int) -> None:

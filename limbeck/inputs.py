@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from task.errors import InputError, warn
 from task.files import sha256_file, sha256_json
 from task.labels import Example
-from task.readers import read_catalogue, read_conversions, read_labels, read_queries
+from task.readers import Item, read_catalogue, read_conversions, read_labels, read_queries
 from task.spec import Data, Task
+from task.table_files import files_of
 from teacher.backends.job import Sources
 
 
@@ -70,10 +72,17 @@ class Inputs:
     @functools.cached_property
     def teacher(self) -> Sources:
         """What the teacher may use: never the gold test rows."""
-        labels = self._read("labels", lambda s: read_labels(s, self.task))
+        data = self.task.data
+        labels = self._read("labels", lambda s: read_labels(s, self.task, conflicts=data.conflicts))
         log = self._read("queries", read_queries) or [Example(x.query, (), x.count, x.id) for x in labels]
+        if labels and data.queries and self.task.teacher.backend != "labels":
+            warn(
+                "these labels are not used", field="data.labels", found=data.labels,
+                expected=f"teacher.backend `labels`, not `{self.task.teacher.backend}`", fix="Leave out data.labels",
+            )
         source = self.source("catalogue")
         catalogue = read_catalogue(source) if source is not None else []
+        self._check_fields(source, catalogue)
         known = {item.id: None for item in catalogue}
         source = self.source("conversions")
         conversions = read_conversions(source, known) if source is not None else []
@@ -82,6 +91,25 @@ class Inputs:
             log, catalogue, conversions, imported=labels, calibration=self._calibration, held_out=self._held_out(),
             fingerprint=print_,
         )
+
+    def _check_fields(self, source: Path | str | None, catalogue: Sequence[Item]) -> None:
+        """Tell of roles whose catalogue field no item has.
+
+        Raises:
+            InputError: Such a role is `grounded`: every label of it would be rejected.
+        """
+        for role in self.task.roles if source is not None else ():
+            if role.catalogue is None or any(item.values(role.catalogue) for item in catalogue):
+                continue
+            fields = sorted({f"attributes.{name}" for item in catalogue for name in item.attributes})
+            problem = f"no item has the field {role.catalogue!r} of role {role.name!r}"
+            expected = ", ".join(["brand", "category", *fields[:12]])
+            if role.grounded:
+                raise InputError(
+                    f"{problem}, which is grounded: each of its labels would be rejected", file=source,
+                    expected=expected,
+                )
+            warn(problem, file=source, expected=expected)
 
     def _held_out(self) -> frozenset[str]:
         """Calibration queries that are test queries or near-duplicates of one: never shown as an example."""
@@ -117,8 +145,7 @@ _HUB_SPLITS = {
 def _digest(source: Path | str) -> str:
     if isinstance(source, str):
         return source
-    from task.readers import rows_of
-
-    if not source.exists():
-        rows_of(source)  # raises the error that names the file
-    return sha256_file(source)
+    files = files_of(source)
+    if files == [source]:
+        return sha256_file(source)
+    return sha256_json({str(f.relative_to(source)): sha256_file(f) for f in files})

@@ -1,12 +1,16 @@
-"""The stages in their order, and running them up to one of them."""
+"""The stages in their order, running them up to one of them, and which of them a run would do again."""
 
 from __future__ import annotations
 
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, Literal
 
 from limbeck.run import Run
-from limbeck.stage import Result, execute
+from limbeck.stage import Result, Stage, execute, ingredients
 from limbeck.stages import bundle, cross_fit, curriculum, evaluate, label, merge, sample, train
+from limbeck.staleness import reasons
+from task.errors import InputError
+from task.files import read_json
 from task.model_store import fetch_ahead
 
 _MAKING: Final = (
@@ -16,7 +20,12 @@ STAGES: Final = (*_MAKING, evaluate.stage(_MAKING))
 
 
 def run_up_to(run: Run, last: str) -> Result:
-    """Run every stage of the task up to and including `last`; those that are done and unchanged are skipped."""
+    """Run every stage of the task up to and including `last`; those that are done and unchanged are skipped.
+
+    Raises:
+        IncompleteError: A stage did so little that the next one would make no sense. If it did most, the run goes on,
+            and `Run.end` raises the error at the end.
+    """
     names = [s.name for s in STAGES]
     stages = [s for s in STAGES[: names.index(last) + 1] if s.wanted(run.task)]
     run.files.folder.mkdir(parents=True, exist_ok=True)
@@ -26,8 +35,54 @@ def run_up_to(run: Run, last: str) -> Result:
         run.progress.stage(stage.name, number, len(stages))
         result = execute(stage, run)
         state = "unchanged, not run again" if result.skipped else f"done in {result.manifest['wall_s']:,.0f} s"
-        run.progress.finished(f"{state} · {stage.headline(result.figures)}")
+        short = result.shortfall
+        headline = stage.headline(result.figures) + (f" · not finished: {short.text}" if short else "")
+        run.progress.finished(f"{state} · {headline}")
+        if short is not None:
+            run.note(short)
     return result
+
+
+@dataclass(frozen=True, slots=True)
+class StageState:
+    """What a run would do with a stage now.
+
+    Attributes:
+        state: `waits`: nothing that it depends on has changed yet, but a stage before it will be run, and the result
+            of that one decides.
+        why: A phrase for each reason; none for `unchanged`, `not run` and `waits`.
+    """
+
+    name: str
+    state: Literal["unchanged", "stale", "not finished", "not run", "waits"]
+    why: tuple[str, ...] = ()
+
+
+def states(run: Run) -> list[StageState]:
+    """The state of every stage of the task; reads only."""
+    out: list[StageState] = []
+    waits = False
+    for stage in STAGES:
+        if stage.wanted(run.task):
+            out.append(_state(stage, run, waits=waits))
+            waits = waits or out[-1].state != "unchanged"
+    return out
+
+
+def _state(stage: Stage, run: Run, *, waits: bool) -> StageState:
+    manifest = run.files.folder / stage.name / "manifest.json"
+    if not manifest.exists():
+        return StageState(stage.name, "not run")
+    found = read_json(manifest)
+    try:
+        why = reasons(found, ingredients(stage, run))
+    except InputError as error:
+        return StageState(stage.name, "stale", (str(error),))
+    if why:
+        return StageState(stage.name, "stale", tuple(why))
+    if (left := stage.missing(found["figures"])) is not None:
+        return StageState(stage.name, "not finished", (left.text,))
+    return StageState(stage.name, "waits" if waits else "unchanged")
 
 
 def prepare_inputs(run: Run) -> None:

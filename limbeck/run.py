@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from limbeck.artefacts import RunFolder
 from limbeck.inputs import Inputs
 from limbeck.progress_display import ProgressDisplay
-from task.errors import InputError
+from task.errors import IncompleteError, InputError
 from task.files import read_json
 from task.spec import Task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shortfall:
+    """What a stage, or a study, could not do.
+
+    Attributes:
+        text: What is missing, with the commonest cause.
+        fails: Whether the command ends with exit code 1: what is missing may be there when it is run again.
+        stops: Whether too little is there for anything that would follow.
+    """
+
+    text: str
+    fails: bool = True
+    stops: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +37,30 @@ class Run:
         files: Where everything in the run folder lies.
         inputs: The task's tables, read when first asked for.
         progress: Where stages say how far they are.
+        shortfalls: What stages and studies of this command could not do.
     """
 
     task: Task
     files: RunFolder
     inputs: Inputs
     progress: ProgressDisplay
+    shortfalls: list[Shortfall] = field(default_factory=list)
+
+    def note(self, shortfall: Shortfall) -> None:
+        """Remember what could not be done, so that the command ends with exit code 1.
+
+        Raises:
+            IncompleteError: It is too much for anything that would follow.
+        """
+        self.shortfalls.append(shortfall)
+        if shortfall.stops:
+            self.end()
+
+    def end(self) -> None:
+        """Raise `IncompleteError`, naming everything, if something that the command was given was not done."""
+        texts = list(dict.fromkeys(x.text for x in self.shortfalls if x.fails or x.stops))
+        if texts:
+            raise IncompleteError("; ".join(texts) + ". Run the same command again: it does only what is missing")
 
     @classmethod
     def of(cls, task: Task, runs: Path, progress: ProgressDisplay) -> Run:

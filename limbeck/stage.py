@@ -1,7 +1,10 @@
-"""A stage reads files and writes one folder with a manifest; it is skipped while its inputs are unchanged.
+"""A stage reads files and writes one folder with a manifest; it is skipped while nothing that it depends on changes.
 
 A stage is written under a temporary name and renamed when it is complete, so an existing folder is
 complete. The temporary folder survives a kill: the same stage with the same fingerprint resumes in it.
+
+A stage may end with less than it was given, such as queries without an answer. It is then not finished: the next
+execution does what is missing, in a copy of its folder.
 """
 
 from __future__ import annotations
@@ -16,7 +19,8 @@ from typing import Any, Final, Literal
 
 from limbeck import __version__
 from limbeck.environment import device, git_commit, versions
-from limbeck.run import Run
+from limbeck.run import Run, Shortfall
+from limbeck.staleness import FIRST, Ingredients, Rules, reasons
 from task.files import read_json, sha256_file, sha256_json, write_json, write_text
 from task.spec import Task
 
@@ -34,6 +38,7 @@ class Result:
     folder: Path
     manifest: Mapping[str, Any]
     skipped: bool
+    shortfall: Shortfall | None = None
 
     @property
     def digest(self) -> str:
@@ -49,12 +54,14 @@ class Result:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """A step of a run. Whether it must be run again follows from `config` and `inputs` alone.
+    """A step of a run. Whether it must be run again follows from `config`, `inputs`, `rules` and `missing` alone.
 
     Attributes:
         name: Of the stage and of its folder in the run folder.
         config: What of the task its result depends on, JSON-ready.
         inputs: Name → SHA-256 of what it reads.
+        rules: Name → version or digest of the parts of our code that its result depends on (`limbeck.staleness`).
+        missing: What its figures say that it could not do; None if it is finished.
         work: Writes into the folder that it is given, which may hold the remains of a killed attempt, and returns
             figures for the manifest.
         headline: The figures that a person wants to see at once, as text.
@@ -66,6 +73,8 @@ class Stage:
     name: str
     config: Callable[[Run], object]
     inputs: Callable[[Run], Mapping[str, str]]
+    rules: Callable[[Run], Rules] = lambda _run: {}
+    missing: Callable[[Figures], Shortfall | None] = lambda _figures: None
     work: Callable[[Run, Path], Figures]
     headline: Callable[[Figures], str] = str
     scratch: frozenset[str] = frozenset()
@@ -73,20 +82,35 @@ class Stage:
     phase: Literal["label", "train"] | None = None
 
 
+def ingredients(stage: Stage, run: Run) -> Ingredients:
+    """What the result of a stage depends on now. Raises `InputError` if a file or an earlier stage is not there."""
+    return Ingredients(stage.config(run), dict(stage.inputs(run)), dict(stage.rules(run)))
+
+
 def execute(stage: Stage, run: Run) -> Result:
-    """Run a stage unless its result is there already and nothing that it depends on has changed."""
-    config, inputs = stage.config(run), dict(stage.inputs(run))
+    """Run a stage unless its result is there already, complete, and nothing that it depends on has changed."""
+    now = ingredients(stage, run)
     final = run.files.folder / stage.name
     staged = final.with_name(f".{final.name}.tmp")
-    fingerprint = sha256_json({"stage": stage.name, "version": __version__, "config": config, "inputs": inputs})
+    fingerprint = _fingerprint(stage, now)
     manifest = final / "manifest.json"
+    left = None
     if manifest.exists():
         found = read_json(manifest)
-        if found["fingerprint"] == fingerprint:
-            return Result(stage.name, final, found, skipped=True)
+        if not reasons(found, now):
+            left = stage.missing(found["figures"])
+            if left is None:
+                return Result(stage.name, final, found, skipped=True)
     note = staged / "fingerprint"
     if staged.exists() and (not note.exists() or note.read_text() != fingerprint):
         shutil.rmtree(staged)
+    if left is not None:
+        run.progress.begin(f"not finished: {left.text}")
+        if not staged.exists():  # the work finds what it did, as after a kill, and does the rest
+            copied = final.with_name(f".{final.name}.copy")
+            shutil.rmtree(copied, ignore_errors=True)
+            shutil.copytree(final, copied, symlinks=True, ignore=shutil.ignore_patterns("manifest.json"))
+            copied.rename(staged)
     staged.mkdir(parents=True, exist_ok=True)
     write_text(note, fingerprint)
     started = time.time()
@@ -96,8 +120,9 @@ def execute(stage: Stage, run: Run) -> Result:
         "stage": stage.name,
         "fingerprint": fingerprint,
         "digest": sha256_json(outputs),
-        "inputs": inputs,
-        "config": config,
+        "inputs": dict(now.inputs),
+        "config": now.config,
+        "rules": dict(now.rules),
         "figures": dict(figures),
         "outputs": outputs,
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -108,7 +133,14 @@ def execute(stage: Stage, run: Run) -> Result:
     }
     write_json(staged / "manifest.json", content)
     _replace(staged, final)
-    return Result(stage.name, final, content, skipped=False)
+    return Result(stage.name, final, content, skipped=False, shortfall=stage.missing(figures))
+
+
+def _fingerprint(stage: Stage, now: Ingredients) -> str:
+    """What an interrupted attempt is recognised by; rules that are as they were first are left out, as they were."""
+    changed = {k: v for k, v in now.rules.items() if v != FIRST[k]}
+    content = {"stage": stage.name, "version": __version__, "config": now.config, "inputs": now.inputs}
+    return sha256_json(content | ({"rules": changed} if changed else {}))
 
 
 def _outputs(folder: Path, scratch: frozenset[str]) -> dict[str, str]:

@@ -86,6 +86,6 @@ def trained_and_asked(
 
 def read_predictions(path: Path) -> list[Example]:
     """The rows that `trained_and_asked` wrote."""
-    from task.readers import rows_of
+    from task.table_files import rows_of
 
     return [Example.from_json(r) for _, r in rows_of(path)]

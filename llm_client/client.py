@@ -2,20 +2,17 @@
 
 The HTTP client is aiohttp with a body that is encoded once, because a labelling job is bound by the CPU of the client:
 the OpenAI SDK takes 2.4 ms and more of it per call. All decisions about retries are made here: a 4xx is final; 408,
-409, 429, 5xx, broken connections and time-outs are retried after the server's Retry-After or after exponential
-back-off; an answer cut by the token limit is an error; an answer that cannot be parsed is sent back once, without
-context, to be repaired.
+409, 429, 5xx, broken connections, time-outs and answers that the server broke off are retried after the server's
+Retry-After or after exponential back-off; an answer cut by the token limit or withheld is an error; an answer that
+cannot be parsed is sent back once, without context, to be repaired.
 """
 
 from __future__ import annotations
 
 import asyncio
-import email.utils
-import json
-import os
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,19 +20,20 @@ import aiohttp
 
 from llm_client.attempt import Attempt, AttemptRecorder, Outcome, Reply
 from llm_client.budget import SpendLimiter
+from llm_client.completion import NotACompletionError, Usage, parse_completion
+from llm_client.connection import authorization, proxy_for
 from llm_client.prices import Price, needed_price, price_of
 from llm_client.rate_limits import AdaptiveConcurrency, TokenBucket
 from llm_client.request import Request
+from llm_client.retry_after import retry_after
 from task.settings import OpenAI
 
-_RETRIED = frozenset({408, 409, 429})
 _LONGEST_PAUSE = 30.0
-_LONGEST_RETRY_AFTER = 300.0
 _ERROR_CHARS = 500
 
 
 @dataclass(frozen=True, slots=True)
-class _Try:
+class Try:
     """The outcome of one call: its attempt, the seconds before a retry (None: final), the HTTP status of a refusal."""
 
     attempt: Attempt
@@ -44,12 +42,21 @@ class _Try:
 
 
 def open_session(settings: OpenAI, **headers: str) -> aiohttp.ClientSession:
-    """An HTTP session with the endpoint's key and time-out; a context manager."""
+    """An HTTP session with the endpoint's key, proxy and time-out; a context manager.
+
+    A pseudo-address (`vllm:…`) stands for an engine on this machine, which is asked directly.
+    """
     return aiohttp.ClientSession(
-        headers={**headers, **_authorization(settings)},
+        headers={**headers, **authorization(settings.api_key_env)},
         timeout=aiohttp.ClientTimeout(total=settings.timeout_s),
         connector=aiohttp.TCPConnector(limit=settings.concurrency, ttl_dns_cache=300),
+        proxy=proxy_for(settings.base_url) if settings.base_url.startswith("http") else None,
     )
+
+
+def is_retried(status: int) -> bool:
+    """Whether a request that was answered with an HTTP status is sent again."""
+    return status in {408, 409, 429} or status >= 500
 
 
 class Client:
@@ -112,7 +119,7 @@ class Client:
                 return tried.attempt
             await asyncio.sleep(pause)
 
-    async def _call(self, request: Request) -> _Try:
+    async def _call(self, request: Request) -> Try:
         """One call within all limits; on return its attempt is recorded.
 
         The concurrency slot is released before that, so that disk writes do not delay the next call.
@@ -139,7 +146,7 @@ class Client:
         await self._recorder.record([a])
         return tried
 
-    async def _send(self, request: Request) -> _Try:
+    async def _send(self, request: Request) -> Try:
         if self._url is None:  # the first caller looks it up, all others wait for the same result
             self._url = asyncio.ensure_future(asyncio.to_thread(self._address))
         url = (await asyncio.shield(self._url)).rstrip("/") + "/chat/completions"
@@ -156,82 +163,66 @@ class Client:
             async with self._session.post(url, data=request.content) as response:
                 raw = await response.read()
                 if response.status != 200:
-                    again = response.status in _RETRIED or response.status >= 500
-                    wait = _retry_after(response.headers.get("Retry-After")) if again else None
+                    wait = retry_after(response.headers) if is_retried(response.status) else None
                     text = raw[:_ERROR_CHARS].decode(errors="replace")
-                    return _Try(attempt("error", f"HTTP {response.status}: {text}"), wait, response.status)
+                    moved = f" after a redirect to {response.url}" if response.history else ""
+                    return Try(attempt("error", f"HTTP {response.status}{moved}: {text}"), wait, response.status)
         except (aiohttp.ClientError, TimeoutError) as error:
-            return _Try(attempt("error", f"{type(error).__name__}: {error}"), 0.0)
-        return read_completion(
-            raw, attempt, purpose=request.purpose, parseable=self._parseable, price=self.price
-        )
-
-
-def _authorization(settings: OpenAI) -> dict[str, str]:
-    """The header with the key from the environment; none if the variable is not set."""
-    key = os.environ.get(settings.api_key_env, "")
-    return {"Authorization": f"Bearer {key}"} if key else {}
+            return Try(attempt("error", f"{type(error).__name__}: {error}"), 0.0)
+        return read_completion(raw, attempt, request=request, parseable=self._parseable, price=self.price)
 
 
 def read_completion(
-    raw: bytes, attempt: Callable[..., Attempt], *, purpose: str, parseable: Callable[[str, str], bool],
+    raw: bytes, attempt: Callable[..., Attempt], *, request: Request, parseable: Callable[[str, str], bool],
     price: Price | None,
-) -> _Try:
+) -> Try:
     """The body of a chat completion as an attempt.
 
     Args:
         attempt: Makes it from the outcome, the error and what the body holds.
     """
     try:
-        body = json.loads(raw)
-        choices = body["choices"]
-        contents = [c["message"]["content"] for c in choices]
-        first = choices[0]
-    except (ValueError, LookupError, TypeError):
-        text = raw[:_ERROR_CHARS].decode(errors="replace")
-        return _Try(attempt("error", f"not a chat completion: {text}"), 0.0)
-    prompt, cached, completion = _usage(body.get("usage"))
-    cost = price.of(prompt=prompt, cached=cached, completion=completion) if price else 0.0
-    paid = {"prompt_tokens": prompt, "cached_tokens": cached, "completion_tokens": completion, "cost": cost}
-    content = contents[0]
-    if not isinstance(content, str):
-        return _Try(attempt("error", f"no text in the answer: {str(first)[:_ERROR_CHARS]}", **paid), None)
+        answers, usage = parse_completion(raw)
+    except NotACompletionError as error:
+        final = error.status and not is_retried(error.status)
+        return Try(attempt("error", str(error)), None if final else 0.0, error.status)
+    paid = {
+        "prompt_tokens": usage.prompt, "cached_tokens": usage.cached, "completion_tokens": usage.completion,
+        "cost": _cost(usage, request, price),
+    }
+    main = next((a for a in answers if a.ending == "complete" and a.text is not None), answers[0])
     details: dict[str, Any] = {}
-    if len(contents) > 1:
-        details["samples"] = [c for c in contents[1:] if isinstance(c, str)]
-    logprobs = (first.get("logprobs") or {}).get("content")
-    if logprobs:
-        details["logprobs"] = [[t["token"], round(t["logprob"], 4)] for t in logprobs]
-    said: dict[str, Any] = {"reply": content, "details": details, **paid}
-    if first.get("finish_reason") == "length":
-        return _Try(attempt("truncated", "the answer was cut by max_tokens", **said), None)
-    if not parseable(purpose, content):
-        return _Try(attempt("invalid", "the answer cannot be read", **said), None)
-    return _Try(attempt("ok", **said), None)
+    if len(answers) > 1:
+        usable = [a for a in answers if a.ending == "complete" and a.text is not None and a is not main]
+        details["samples"] = [a.text for a in usable]
+    if main.logprobs:
+        details["logprobs"] = main.logprobs
+    if main.source != "content":
+        details["source"] = main.source
+    said: dict[str, Any] = {"reply": main.text, "details": details, **paid}
+    if main.ending == "withheld":
+        details["withheld"] = main.problem
+    if main.ending in {"cut", "withheld"}:
+        return Try(attempt("truncated", main.problem, **said | {"reply": main.text or ""}), None)
+    if main.ending == "broken":
+        return Try(attempt("error", main.problem, **said), 0.0)
+    if main.text is None:
+        return Try(attempt("error", main.problem, **said), None)
+    if not parseable(request.purpose, main.text):
+        return Try(attempt("invalid", "the answer cannot be read", **said), None)
+    return Try(attempt("ok", **said), None)
 
 
-def _usage(usage: Mapping[str, Any] | None) -> tuple[int, int, int]:
-    """Prompt, cached and completion tokens."""
-    usage = usage or {}
-    cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
-    return int(usage.get("prompt_tokens") or 0), int(cached or 0), int(usage.get("completion_tokens") or 0)
+def _cost(usage: Usage, request: Request, price: Price | None) -> float:
+    """The cost of a call; where the server does not tell its tokens, the most that it can have cost."""
+    if price is None:
+        return 0.0
+    if not usage.known:
+        prompt, completion = request.most_tokens
+        return price.of(prompt=prompt, completion=completion)
+    return price.of(prompt=usage.prompt, cached=usage.cached, completion=usage.completion)
 
 
 def _backoff(number: int) -> float:
     """Seconds before retry `number`: exponential, with jitter (Brooker 2015) so that retries are not synchronised."""
     return random.uniform(0.5, 1.0) * min(_LONGEST_PAUSE, 0.5 * 2.0 ** (number - 1))
-
-
-def _retry_after(value: str | None) -> float:
-    """Seconds from a Retry-After header, which holds seconds or a date."""
-    if not value:
-        return 0.0
-    try:
-        return min(_LONGEST_RETRY_AFTER, max(0.0, float(value)))
-    except ValueError:
-        pass
-    try:
-        at = email.utils.parsedate_to_datetime(value).timestamp()
-    except ValueError:
-        return 1.0
-    return min(_LONGEST_RETRY_AFTER, max(0.0, at - time.time()))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llm_client.body import sent_body, token_limit
 from task.errors import InputError
 from task.settings import OpenAI
 
@@ -53,11 +54,16 @@ def price_of(settings: OpenAI, *, batch: bool = False) -> Price | None:
 
 
 def needed_price(settings: OpenAI, *, batch: bool = False) -> Price:
-    """The price of a model.
+    """The price of a model, for a budget.
 
     Raises:
-        InputError: There is none; the message says where to state it.
+        InputError: There is none, or the length of answers has no limit, so that no call has a highest cost.
     """
+    if token_limit(sent_body({"max_tokens": settings.max_tokens}, settings.extra_body)) is None:
+        raise InputError(
+            "a budget needs a limit for the tokens of an answer", field="teacher.openai.extra_body.max_tokens",
+            found="null", expected="max_tokens or max_completion_tokens in teacher.openai.extra_body",
+        )
     price = price_of(settings, batch=batch)
     if price is None:
         raise InputError(

@@ -15,23 +15,25 @@ from typing import Any
 
 import jinja2
 
+from llm_client.body import sent_body, token_limit
 from llm_client.context import EMPTY, Context
-from llm_client.label_schema import labels_response_format, response_format
+from llm_client.label_schema import ResponseFormat, labels_response_format, verdicts_response_format
 from llm_client.request import Request
 from task.errors import InputError
 from task.settings import OpenAI
 from task.spec import Task
 
-_VERIFY = (
+VERIFY = (
     "You check labels of search queries. For each numbered label say whether it is right: its role fits, and its "
     "text is exactly the words of the query that belong to it.\n\nRoles:\n{roles}\n\n"
     'Answer with JSON: {{"right": [true or false for each label, in order]}}.'
 )
-_REPAIR = (
+VERIFY_QUERY = "Query: {query}\nLabels:\n{labels}"
+REPAIR = (
     "The text that follows should be JSON of this schema, and is not. Answer with the same content as valid JSON and "
     "nothing else.\n\nSchema: {schema}"
 )
-_REVIEW = (
+REVIEW = (
     "Models that learned from many labels like these, but not from this one, doubt some of it:\n{doubts}\n"
     "They may be wrong and so may you. Look again, and answer with all labels of the query, in the same form."
 )
@@ -89,16 +91,13 @@ class Prompter:
         """Asks whether each label is right."""
         labels = "\n".join(f"{i}. {r.get('role')}: {r.get('text')}" for i, r in enumerate(rows, 1))
         messages = [
-            {"role": "system", "content": _VERIFY.format(roles=self._roles)},
-            {"role": "user", "content": f"Query: {query}\nLabels:\n{labels}"},
+            {"role": "system", "content": VERIFY.format(roles=self._roles)},
+            {"role": "user", "content": VERIFY_QUERY.format(query=query, labels=labels)},
         ]
-        schema = {
-            "type": "object", "properties": {"right": {"type": "array", "items": {"type": "boolean"}}},
-            "required": ["right"], "additionalProperties": False,
-        }
-        most = 32 + _VERIFY_TOKENS * len(rows)
-        body = self._body(messages, 0.0, most, response_format("right", schema)) | self._logprobs()
-        return Request.make(query=query, purpose="verify", base_url=self.settings.base_url, body=body)
+        return self._request(
+            query, "verify", messages, temperature=0.0, max_tokens=32 + _VERIFY_TOKENS * len(rows),
+            answer=verdicts_response_format(), **self._logprobs(),
+        )
 
     def review(self, first: str, *, answer: str, doubts: Sequence[str]) -> Request:
         """The conversation so far, followed by the doubts about the answer.
@@ -110,35 +109,26 @@ class Prompter:
         asked = json.loads(first)["messages"]
         messages = [
             *asked, {"role": "assistant", "content": answer},
-            {"role": "user", "content": _REVIEW.format(doubts="\n".join(doubts))},
+            {"role": "user", "content": REVIEW.format(doubts="\n".join(doubts))},
         ]
-        body = self._body(messages, self.settings.temperature, self.settings.max_tokens, self._labels_format)
-        return Request.make(
-            query=asked[-1]["content"], purpose="review", base_url=self.settings.base_url, body=body
-        )
+        return self._request(asked[-1]["content"], "review", messages, temperature=self.settings.temperature)
 
     def repair(self, query: str, *, answer: str) -> Request:
         """An unparseable answer, sent back without the context, which would be paid for twice."""
-        schema = json.dumps(self._labels_format["json_schema"]["schema"], ensure_ascii=False)
+        schema = json.dumps(self._labels_format.sent["json_schema"]["schema"], ensure_ascii=False)
         messages = [
-            {"role": "system", "content": _REPAIR.format(schema=schema)},
+            {"role": "system", "content": REPAIR.format(schema=schema)},
             {"role": "user", "content": answer},
         ]
-        body = self._body(messages, 0.0, self.settings.max_tokens, self._labels_format)
-        return Request.make(query=query, purpose="repair", base_url=self.settings.base_url, body=body)
+        return self._request(query, "repair", messages, temperature=0.0)
 
     def _labels(self, purpose: str, query: str, context: Context, temperature: float, n: int = 1) -> Request:
         messages = [
             {"role": "system", "content": self._render(context)}, {"role": "user", "content": query},
         ]
-        body = self._body(messages, temperature, self.settings.max_tokens, self._labels_format)
-        if n > 1:
-            body["n"] = n
-        if purpose == "label":
-            body |= self._logprobs()
-        return Request.make(
-            query=query, purpose=purpose, base_url=self.settings.base_url, body=body, evidence=context
-        )
+        more: dict[str, Any] = {"n": n} if n > 1 else {}
+        more |= self._logprobs() if purpose == "label" else {}
+        return self._request(query, purpose, messages, temperature=temperature, evidence=context, **more)
 
     def _logprobs(self) -> dict[str, Any]:
         return {"logprobs": True} if self.settings.logprobs else {}
@@ -147,14 +137,25 @@ class Prompter:
         examples = context["examples"] or [e.model_dump() for e in self._task.examples]
         return self._template.render(task=self._task, **{**context, "examples": examples})
 
-    def _body(
-        self, messages: list[dict[str, str]], temperature: float, max_tokens: int, response_format: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    def _request(
+        self, query: str, purpose: str, messages: list[dict[str, str]], *, temperature: float,
+        max_tokens: int | None = None, answer: ResponseFormat | None = None, evidence: Context | None = None,
+        **more: Any,
+    ) -> Request:
+        """A request with the settings of the endpoint.
+
+        Args:
+            max_tokens: Of the answer, where `extra_body` sets no limit; by default that of the settings.
+            answer: Its format, by default that of labels.
+            more: Further fields of the body.
+        """
         s = self.settings
-        body: dict[str, Any] = {
-            "model": s.model, "messages": messages, "temperature": temperature, "max_tokens": max_tokens,
-            **s.extra_body,
-        }
+        answer, limit = answer or self._labels_format, max_tokens or s.max_tokens
+        own = {"model": s.model, "messages": messages, "temperature": temperature, "max_tokens": limit}
+        body, keyed = sent_body(own, s.extra_body), {**own, **s.extra_body}
         if s.structured_output:
-            body["response_format"] = response_format
-        return body
+            body["response_format"], keyed["response_format"] = answer.sent, answer.keyed
+        return Request.make(
+            query=query, purpose=purpose, base_url=s.base_url, body=body | more, keyed=keyed | more,
+            max_tokens=token_limit(body) or limit, evidence=evidence,
+        )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import signal
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -14,11 +14,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from engine.interface import EngineError
-from engine.loopback import LOOPBACK, free_port
+from engine.loopback import LOOPBACK, free_port, open_url
 from engine.process_guard import die_with_parent
 from task.labels import Example, Label
+from task.python_process import environment, python
+from task.validation import FaultKind
 
 _START_S = 600.0  # an 8B model takes minutes to load
 
@@ -38,15 +41,15 @@ def served(
         EngineError: The service did not become ready.
     """
     port = free_port()
-    command = [
-        sys.executable, "-m", "limbeck", "serve", str(source), "--port", str(port), "--admin-port", "0", "--state",
-        str(state), *options,
-    ]
+    command = python(
+        "-m", "limbeck", "serve", str(source), "--port", str(port), "--admin-port", "0", "--state", str(state), *options
+    )
     state.mkdir(parents=True, exist_ok=True)
     log = state / "serve.log"
     with log.open("ab") as output:
         process = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=die_with_parent
+            command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=die_with_parent,
+            env=environment(),
         )
     try:
         url = f"http://{LOOPBACK}:{port}"
@@ -61,39 +64,64 @@ def served(
             process.wait(10)
 
 
+class ServedAnswer(NamedTuple):
+    """An answer of a service.
+
+    Attributes:
+        row: The query with the labels.
+        probability: Probability that the labelling is right; None where the service gives none.
+        fault: Why the answer is invalid; `rule` where the service does not say. None for a valid one.
+    """
+
+    row: Example
+    probability: float | None
+    fault: FaultKind | None
+
+
 def label_all(
     url: str, rows: Sequence[Example], *, batch: int, done: Callable[[int], None], timeout_s: float = 120.0
 ) -> list[Example]:
-    """`answer_all` without the probabilities."""
-    return [row for row, _ in answer_all(url, rows, batch=batch, done=done, timeout_s=timeout_s)]
+    """The rows of `answer_all`."""
+    return [answer.row for answer in answer_all(url, rows, batch=batch, done=done, timeout_s=timeout_s)]
 
 
 def answer_all(
     url: str, rows: Sequence[Example], *, batch: int, done: Callable[[int], None], timeout_s: float = 120.0
-) -> list[tuple[Example, float | None]]:
-    """Rows with the student's labels for their queries, and the probability that each labelling is right.
+) -> list[ServedAnswer]:
+    """The student's answers to the rows' queries, in order.
 
     The cache is not used; `batch` queries go in a request. `done` is called with the number of queries answered.
 
     Raises:
-        EngineError: The service answered with an error, which is in the message.
+        EngineError: The service answered with an error, which is in the message, or not at all. Answers to the queries
+            before are lost: a figure of a part of the rows would be no figure of the student.
     """
-    out: list[tuple[Example, float | None]] = []
+    out: list[ServedAnswer] = []
     for at in range(0, len(rows), batch):
         part = rows[at : at + batch]
         body = json.dumps({"queries": [r.query for r in part], "use_cache": False}).encode()
         request = urllib.request.Request(f"{url}/v1/label:batch", body, {"Content-Type": "application/json"})
         try:
-            with urllib.request.urlopen(request, timeout=timeout_s) as response:
+            with open_url(request, timeout_s=timeout_s) as response:
                 results = sorted(map(json.loads, response), key=lambda x: int(x["index"]))
         except urllib.error.HTTPError as error:
             text = error.read().decode(errors="replace")[:500]
             raise EngineError(f"the service answered {error.code} to {len(part)} queries: {text}") from error
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            raise EngineError(
+                f"the service did not answer {len(part)} queries after {at:,} of {len(rows):,}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        if len(results) < len(part):
+            raise EngineError(f"the service answered {len(results)} of {len(part)} queries and ended the answer")
         for row, result in zip(part, results, strict=True):
             if "error" in result:
                 raise EngineError(f"no labels for {row.query!r}: {result['error']['message']}")
             labels = tuple(Label.from_json(x) for x in result["labels"])
-            out.append((replace(row, labels=labels), result["probability"]))
+            fault: FaultKind | None = None
+            if result["status"] == "invalid":
+                fault = result.get("fault", "rule")
+            out.append(ServedAnswer(replace(row, labels=labels), result["probability"], fault))
         done(len(part))
     return out
 
@@ -106,7 +134,7 @@ def _wait_ready(process: subprocess.Popen[bytes], url: str, log: Path, on_wait: 
         if process.poll() is not None or waited > _START_S:
             raise EngineError(f"the service did not start; see {log}\n{log.read_text(errors='replace')[-2000:]}")
         try:
-            with urllib.request.urlopen(f"{url}/readyz", timeout=5) as response:
+            with open_url(f"{url}/readyz", timeout_s=5) as response:
                 if response.status == 200:
                     return
         except (urllib.error.URLError, OSError):

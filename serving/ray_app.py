@@ -34,6 +34,7 @@ from serving.release.head_cache import HeadCache
 from serving.release.startup_queries import startup_queries
 from serving.routing.route import Route
 from serving.routing.task_routes import Choice, Routes
+from serving.telemetry.metrics import Metrics
 from task.forms import Decoded
 from task.settings import Positive, Strict
 from task.tokenizer import load_tokenizer
@@ -143,8 +144,12 @@ class GatewayReplica:
         bundle = open_bundle(Path(folder))
         settings = bundle.task.serving
         callers = Callers(None if settings.keys is None else read_keys(settings.keys))
-        route = Route(bundle, HeadCache(bundle.folder / "cache"), EngineHandle(engines, bundle), settings)
-        self._gateway = Gateway(Routes({bundle.task.name: Choice(route)}), settings, callers=callers)
+        metrics = Metrics()
+        route = Route(
+            bundle, HeadCache(bundle.folder / "cache"), EngineHandle(engines, bundle), settings,
+            on_invalid=lambda kind: metrics.count(metrics.invalid, bundle.id, kind),
+        )
+        self._gateway = Gateway(Routes({bundle.task.name: Choice(route)}), settings, callers=callers, metrics=metrics)
 
     def __serve_build_asgi_app__(self) -> Gateway:
         """What Ray Serve's proxy sends requests to."""

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import logging
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from student.model import empty_model, linear_layers
+from student.model import linear_layers
+from student.peft_options import check_options
 from task.errors import InputError
 from task.files import read_json
+from task.model_folder import read_config
 from task.settings import Student
 
 if TYPE_CHECKING:
@@ -34,32 +37,18 @@ def add_adapter(base: PreTrainedModel, settings: Student) -> Any:
     from peft import get_peft_model
 
     if settings.init_adapter is not None:
-        model = load_adapter(base, _earlier(Path(settings.init_adapter), settings), trainable=True)
+        model = load_adapter(base, earlier(Path(settings.init_adapter), settings), trainable=True)
     else:
         torch.manual_seed(settings.seed)
+        config = adapter_config(base, settings)
         try:
-            model = get_peft_model(base, adapter_config(base, settings))
-        except ValueError as error:
-            raise _refused(settings, str(error)) from error
-    if not hasattr(model.base_model, "merge_and_unload"):
-        raise _refused(settings, "this kind cannot be merged into the base, and only merged students are served")
+            model = get_peft_model(base, config)
+        except (ValueError, TypeError) as error:
+            raise refused(settings, str(error)) from error
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     return model
-
-
-def check(base: Path, settings: Student) -> None:
-    """Create the adapter around an empty base, so that PEFT's refusal is an error before workers are started.
-
-    Raises:
-        InputError: As `add_adapter`.
-    """
-    if settings.init_adapter is not None:
-        _earlier(Path(settings.init_adapter), settings)
-        return
-    with torch.device("meta"):
-        add_adapter(empty_model(base), settings)
 
 
 def write_adapter(model: Any, folder: Path) -> None:
@@ -87,6 +76,15 @@ def load_adapter(base: PreTrainedModel, folder: Path, *, trainable: bool = False
     return PeftModel.from_pretrained(base, str(folder), is_trainable=trainable)
 
 
+def adapted_layers(model: Any) -> Iterator[tuple[str, Any]]:
+    """The layers of a PEFT model that have an adapter, by their name in the base."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for name, module in model.base_model.model.named_modules():
+        if isinstance(module, BaseTunerLayer) and hasattr(module, "get_base_layer"):
+            yield name, module
+
+
 def adapter_config(base: PreTrainedModel, settings: Student) -> PeftConfig:
     """The settings as a PEFT configuration."""
     from peft import LoraConfig
@@ -94,20 +92,20 @@ def adapter_config(base: PreTrainedModel, settings: Student) -> PeftConfig:
     from peft.utils import PeftType
 
     if settings.peft is not None:
-        known = {str(t.value): kind for t, kind in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
+        check_options(settings.peft, field="student.peft")
+        kinds = {str(t.value): kind for t, kind in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
         options = {k: v for k, v in settings.peft.items() if k != "peft_type"}
+        if options.get("inference_mode"):
+            raise refused(settings, "with `inference_mode` nothing of it is trained")
+        if options.get("task_type") == "CAUSAL_LM":
+            del options["task_type"]
         name = settings.peft["peft_type"].upper()
-        if name not in known:
-            raise InputError(
-                "unknown PEFT method", field="student.peft.peft_type", found=name,
-                expected="one of: " + ", ".join(sorted(known)),
-            )
         if isinstance(options.get("target_modules"), str):
             options["target_modules"] = layers_of(base, options["target_modules"])
         try:
-            return known[name](**options, task_type="CAUSAL_LM")
+            return kinds[name](**options, task_type="CAUSAL_LM")
         except (TypeError, ValueError) as error:
-            raise _refused(settings, str(error)) from error
+            raise refused(settings, str(error)) from error
     lora = settings.lora
     return LoraConfig(
         peft_type=PeftType.LORA, r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, use_rslora=lora.rslora,
@@ -136,15 +134,19 @@ def layers_of(base: Any, targets: str | tuple[str, ...]) -> str | list[str]:
     return sorted(names)
 
 
-def _earlier(folder: Path, settings: Student) -> Path:
-    """The folder of `init_adapter`, after a check that it matches the settings."""
+def earlier(folder: Path, settings: Student) -> Path:
+    """The folder of `init_adapter`, after a check that it matches the settings and can be merged.
+
+    Raises:
+        InputError: It does not, or cannot.
+    """
     path = folder / "adapter_config.json"
     if not path.exists():
         raise InputError(
             "no adapter to continue from", file=path, field="student.init_adapter", found=str(folder),
             expected="a folder with adapter_config.json, such as RUN/train/adapter",
         )
-    found, lora = read_json(path), settings.lora
+    found, lora = read_config(path, field="student.init_adapter"), settings.lora
     wanted: dict[str, Any] = {"peft_type": "LORA", "r": lora.rank, "lora_alpha": lora.alpha, "use_dora": lora.dora,
                               "use_rslora": lora.rslora}
     if settings.peft is not None:
@@ -155,10 +157,12 @@ def _earlier(folder: Path, settings: Student) -> Path:
                 f"the adapter to continue from has another {key}", file=path, field="student.init_adapter",
                 found=found.get(key), expected=value, fix="Set student.lora (or student.peft) to the adapter's own",
             )
+    check_options(found, field="student.init_adapter", file=path)
     return folder
 
 
-def _refused(settings: Student, why: str) -> InputError:
+def refused(settings: Student, why: str) -> InputError:
+    """The error for an adapter that PEFT, or the base, refuses."""
     field = "student.lora" if settings.peft is None else "student.peft"
     found = settings.lora.model_dump(mode="json") if settings.peft is None else settings.peft
     return InputError(f"PEFT cannot make this adapter: {why}", field=field, found=found)

@@ -70,15 +70,19 @@ KNOWN: Final[Mapping[str, Architecture]] = {
     "Meta-Llama-3-8B": _LLAMA_8B, "Meta-Llama-3-8B-Instruct": _LLAMA_8B, "Llama-3.1-8B-Instruct": _LLAMA_8B,
 }
 GIB: Final = 1024**3
+# Keys of a Llama-like config.json; GPT-2 has `n_embd` and others, a multimodal model nests them.
+_SHAPES: Final = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "vocab_size")
 
 
 def architecture(base: str) -> Architecture | None:
-    """The shapes of a known base or of a local folder; None for any other hub model."""
+    """The shapes of a known base or of a local folder; None for a hub model and for architectures with other keys."""
     known = KNOWN.get(base.rsplit("/", 1)[-1])
     path = Path(base) / "config.json"
     if known or not path.exists():
         return known
     c = read_json(path)
+    if not all(isinstance(c.get(key), int) for key in _SHAPES):
+        return None
     heads = c["num_attention_heads"]
     return Architecture(
         layers=c["num_hidden_layers"], hidden=c["hidden_size"], intermediate=c["intermediate_size"], heads=heads,

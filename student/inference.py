@@ -88,15 +88,20 @@ def _generate_symbols(
     return list(zip(tokens, values, strict=True))
 
 
-def _generate_text(model: Any, codec: Codec, tokenizer: Tokenizer, queries: Sequence[str], device: str) -> list[str]:
-    """Greedy until the stop token; prompts of one call have equal length."""
+def _generate_text(
+    model: Any, codec: Codec, tokenizer: Tokenizer, queries: Sequence[str], device: str
+) -> list[tuple[str, bool]]:
+    """Greedy until the stop token, and whether it came; prompts of one call have equal length."""
     ids = torch.tensor([codec.prompt(q, tokenizer).ids for q in queries], device=device)
     most = max(codec.answer_form.most_generated(codec, q) for q in queries)
     out = model.generate(
         input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=most, do_sample=False,
         eos_token_id=codec.eos_id, pad_token_id=codec.eos_id, use_cache=True,
     )
-    return [tokenizer.decode([t for t in row if t != codec.eos_id]) for row in out[:, ids.shape[1] :].tolist()]
+    return [
+        (tokenizer.decode([t for t in row if t != codec.eos_id]), codec.eos_id in row)
+        for row in out[:, ids.shape[1] :].tolist()
+    ]
 
 
 # How a batch of queries is computed, by the output that the answer form decodes.

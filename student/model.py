@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from task.codec import Codec, Encoded
+from task.errors import InputError
 from task.settings import Student
 
 if TYPE_CHECKING:
@@ -34,6 +35,9 @@ def load_base(path: Path, dtype: torch.dtype, settings: Student | None = None) -
 
     On a CPU attention is computed as plain matrix products (`eager`): on queries of 20 tokens the backward pass of the
     fused kernel took 37 % of a step, the products take 6 %.
+
+    Raises:
+        InputError: The folder lacks weights of the model, which transformers would draw at random.
     """
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
     from transformers.utils.logging import disable_progress_bar, set_verbosity_error
@@ -45,12 +49,32 @@ def load_base(path: Path, dtype: torch.dtype, settings: Student | None = None) -
         extra["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
         )
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+    loaded: tuple[PreTrainedModel, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(
         str(path), dtype=dtype, local_files_only=True, trust_remote_code=False, use_safetensors=True,
-        attn_implementation="sdpa" if torch.cuda.is_available() else "eager", **extra,
+        attn_implementation="sdpa" if torch.cuda.is_available() else "eager", output_loading_info=True, **extra,
     )
+    model, report = loaded
+    if report["missing_keys"]:
+        raise InputError(
+            "the model folder lacks weights of the model", file=path, field="student.base",
+            found=f"no {sorted(report['missing_keys'])[0]}", expected=f"{len(report['missing_keys'])} tensors more",
+            fix="Take config.json and weights from one source",
+        )
     model.config.use_cache = False
+    _keep_layout(model)
     return model
+
+
+def _keep_layout(model: Any) -> None:
+    """Keep 4-bit weights in the layout that has a backward pass.
+
+    On a CPU with AVX512-BF16 bitsandbytes (0.50.2) packs a layer's weights anew at the first forward pass in eval
+    mode, rounds its block scales to bf16, and does not undo it when training goes on; the packed product has no
+    gradient of its input, so only what stands above the last such layer would learn, without an error.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def empty_model(path: Path) -> PreTrainedModel:

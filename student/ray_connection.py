@@ -6,10 +6,9 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
-from task.errors import InputError
+from task.python_process import PACKAGES
+from task.ray_start import ray_running
 from task.settings import Student
 
 
@@ -21,7 +20,7 @@ def connected(settings: Student, cpus: int | None = None) -> Iterator[None]:
         cpus: CPUs of a local cluster; None for as many as a training run needs.
 
     Raises:
-        InputError: No cluster answers at the address.
+        InputError: See `task.ray_start.ray_running`.
     """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
@@ -38,28 +37,13 @@ def connected(settings: Student, cpus: int | None = None) -> Iterator[None]:
         return
     workers = settings.workers * (settings.cpus_per_worker if settings.use_gpu else 1)
     variables = {
-        "PYTHONPATH": os.pathsep.join(_import_paths()), "TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "false",
-        "OMP_NUM_THREADS": str(settings.cpus_per_worker),
+        "PYTHONPATH": os.pathsep.join([str(PACKAGES), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        "TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": str(settings.cpus_per_worker),
         **{k: v for k, v in os.environ.items() if k.startswith(("MLFLOW_", "WANDB_"))},
     }
-    common: dict[str, Any] = {
-        "ignore_reinit_error": True, "log_to_driver": False, "logging_level": logging.ERROR,
-        "runtime_env": {"env_vars": variables},
-    }
-    here: dict[str, Any] = {"num_cpus": max(2, cpus or workers + 1), "include_dashboard": False}
-    try:
-        ray.init(**common, **({"address": settings.ray_address} if settings.ray_address else here))
-    except Exception as error:
-        raise InputError(
-            f"cannot start or reach Ray: {error}", field="student.ray_address", found=settings.ray_address,
-            expected="an address such as auto or ray://host:10001, or null for a local run",
-        ) from error
-    try:
+    local = {"num_cpus": max(2, cpus or workers + 1), "include_dashboard": False}
+    with ray_running(
+        settings.ray_address, field="student.ray_address", variables=variables, local=local, ignore_reinit_error=True,
+        log_to_driver=False, logging_level=logging.ERROR,
+    ):
         yield
-    finally:
-        ray.shutdown()
-
-
-def _import_paths() -> list[str]:
-    """The folder of our packages, so that workers import the same code."""
-    return [str(Path(__file__).resolve().parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]

@@ -1,20 +1,22 @@
 """Errors that users can act on.
 
 The program ends with `InputError` (exit code 2: something that the user provided is wrong), `GateError` (exit code 1:
-the run worked and its result is not good enough) or `ComponentError` (exit code 1: vLLM or Ray failed). Any other
-exception is a bug.
+the run worked and its result is not good enough), `IncompleteError` (exit code 1: a part of what was given could not be
+done) or `ComponentError` (exit code 1: vLLM or Ray failed). Any other exception is a bug. `InputWarning` is for input
+that is used, though perhaps not as its author meant it.
 """
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 
-class InputError(Exception):
-    """Invalid input, described so that it can be corrected without reading our code.
+class Details(TypedDict, total=False):
+    """Where a problem is, and what to do about it.
 
-    Args:
-        problem: What is wrong, as a short clause.
+    Attributes:
         file: The file that holds it.
         line: Its line, counted from 1.
         field: The field or config key, dotted.
@@ -23,21 +25,28 @@ class InputError(Exception):
         fix: What to do about it.
     """
 
+    file: str | Path | None
+    line: int | None
+    field: str | None
+    found: object
+    expected: str | None
+    fix: str | None
+
+
+class InputError(Exception):
+    """Invalid input, described so that it can be corrected without reading our code.
+
+    Args:
+        problem: What is wrong, as a short clause.
+        details: See `Details`.
+    """
+
     exit_code = 2
 
-    def __init__(
-        self,
-        problem: str,
-        *,
-        file: str | Path | None = None,
-        line: int | None = None,
-        field: str | None = None,
-        found: object = None,
-        expected: str | None = None,
-        fix: str | None = None,
-    ) -> None:
-        self.problem, self.file, self.line, self.field = problem, file, line, field
-        self.found, self.expected, self.fix = found, expected, fix
+    def __init__(self, problem: str, **details: Unpack[Details]) -> None:
+        self.problem = problem
+        self.file, self.line, self.field = details.get("file"), details.get("line"), details.get("field")
+        self.found, self.expected, self.fix = details.get("found"), details.get("expected"), details.get("fix")
         super().__init__(self.render())
 
     def render(self) -> str:
@@ -56,6 +65,18 @@ class InputError(Exception):
         return text
 
 
+class InputWarning(UserWarning):
+    """Input of which a part is not used, or is used in a way that its author may not expect.
+
+    The command line prints each text once; a program that imports our modules can filter the category.
+    """
+
+
+def warn(problem: str, **details: Unpack[Details]) -> None:
+    """Issue an `InputWarning`, with the parts and the form of an `InputError`."""
+    warnings.warn(InputWarning(str(InputError(problem, **details))), stacklevel=2)
+
+
 class ComponentError(Exception):
     """A component that we start (vLLM, Ray) failed; the message says where its log is."""
 
@@ -64,6 +85,12 @@ class ComponentError(Exception):
 
 class GateError(Exception):
     """A run finished and its result fails a gate of the task file."""
+
+    exit_code = 1
+
+
+class IncompleteError(Exception):
+    """A command did less than it was given, such as queries that got no answer; run again, it does the rest."""
 
     exit_code = 1
 

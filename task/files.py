@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from task.text import one_line
+
 
 def sha256_file(path: Path) -> str:
     """Hex SHA-256 of a file's bytes."""
@@ -60,7 +62,7 @@ def write_json(path: Path, value: object) -> None:
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
     """JSON lines, atomically and a row at a time; returns the number of rows."""
-    return _write(path, (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
+    return _write(path, (one_line(json.dumps(row, ensure_ascii=False, allow_nan=False)) + "\n" for row in rows))
 
 
 def read_json(path: Path) -> Any:

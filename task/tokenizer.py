@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from task.files import read_json
+from task.errors import InputError
+from task.model_folder import read_config
 
 _CAPITALISED = re.compile(r"[ĠĊ▁]?([A-Z][A-Za-z]{0,2})")
 _SMALL = re.compile(r"[ĠĊ▁]?([a-z]{1,3})")
@@ -24,12 +25,13 @@ class FastTokenizer:
     Attributes:
         eos_id: The id that ends an answer.
         prefix: Ids that the model expects before any text (Llama 3's `<|begin_of_text|>`), none for most.
+
+    Raises:
+        InputError: The folder has no `tokenizer.json`, a damaged one, or no file that names an end-of-sequence token.
     """
 
     def __init__(self, path: Path) -> None:
-        from tokenizers import Tokenizer as RustTokenizer
-
-        self._tokenizer: Any = RustTokenizer.from_file(str(path / "tokenizer.json"))
+        self._tokenizer: Any = _read(path / "tokenizer.json")
         self._tokenizer.encode_special_tokens = True
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
@@ -45,6 +47,13 @@ class FastTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids, special tokens left out."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    def largest_id(self) -> int:
+        """The largest id that can occur in a prompt or an answer; special tokens are encoded as plain text."""
+        added = self._tokenizer.get_added_tokens_decoder()
+        special = {i for i, token in added.items() if token.special} - {self.eos_id, *self.prefix}
+        ids: set[int] = set(self._tokenizer.get_vocab(with_added_tokens=True).values()) - special
+        return max(*ids, self.eos_id, *self.prefix)
 
     def symbol_candidates(self) -> tuple[list[int], list[int]]:
         """Short words with a leading space that are one token, ordered by length, then alphabetically."""
@@ -68,14 +77,50 @@ def _prefix(tokenizer: Any) -> tuple[int, ...]:
     return tuple(whole[:at])
 
 
+def _read(path: Path) -> Any:
+    from tokenizers import Tokenizer as RustTokenizer
+
+    fix = (
+        "Load the tokenizer with transformers' AutoTokenizer and write it with save_pretrained(folder), "
+        "which writes tokenizer.json"
+    )
+    if not path.exists():
+        others = sorted(p.name for p in path.parent.glob("*") if "token" in p.name or p.name.startswith("vocab"))
+        raise InputError(
+            "the model folder has no tokenizer.json", file=path, found=", ".join(others) or "no file of a tokenizer",
+            expected="a tokenizer of the library `tokenizers`", fix=fix,
+        )
+    try:
+        return RustTokenizer.from_file(str(path))
+    except Exception as error:  # the library raises no narrower type
+        raise InputError(f"the tokenizer cannot be read: {error}", file=path, fix=fix) from error
+
+
 def _eos_id(path: Path, tokenizer: Any) -> int:
+    """The first end-of-sequence token that the model's files name.
+
+    Raises:
+        InputError: None of them names one, or one that the tokenizer does not have.
+    """
     for name in ("generation_config.json", "config.json"):
         if (path / name).exists():
-            eos = read_json(path / name).get("eos_token_id")
+            eos = read_config(path / name).get("eos_token_id")
+            eos = (eos[0] if eos else None) if isinstance(eos, list) else eos
             if eos is not None:
-                return int(eos[0] if isinstance(eos, list) else eos)
-    token = read_json(path / "tokenizer_config.json")["eos_token"]
-    return int(tokenizer.token_to_id(token if isinstance(token, str) else token["content"]))
+                return int(eos)
+    config = path / "tokenizer_config.json"
+    token = read_config(config).get("eos_token") if config.exists() else None
+    text = token.get("content") if isinstance(token, dict) else token
+    found = None if text is None else tokenizer.token_to_id(text)
+    if found is None:
+        raise InputError(
+            "the model has no end-of-sequence token, which ends an answer" if text is None else
+            "the tokenizer does not have the end-of-sequence token that its configuration names",
+            file=config, field="eos_token", found=text,
+            expected="eos_token here, or eos_token_id in config.json or generation_config.json",
+            fix="Set it to the token that ends a text in this model",
+        )
+    return int(found)
 
 
 def load_tokenizer(path: str | Path) -> FastTokenizer:

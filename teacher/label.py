@@ -10,12 +10,14 @@ from typing import Any
 from task.labels import Example
 from task.progress import Progress, quiet
 from task.spec import Task
+from task.text import has_half_character
 from teacher.backends.backend import Backend, backend_of
 from teacher.backends.job import LabellingJob, LabellingPlan, Sources
 from teacher.guardrails.confidence import Calibration, apply, calibrate, gold_of
 from teacher.guardrails.label_checks import VerdictCounts
 from teacher.guardrails.validator import make_validator, skipped
 from teacher.ledger.ledger import Ledger
+from teacher.ledger.missing_answers import Missing, last_attempt, missing_answers
 from teacher.ledger.records import LedgerAccess, LedgerRow
 
 _BLOCK = 500
@@ -30,12 +32,14 @@ class Labelled:
         verdicts: Counts by role, verdict and reason, with examples.
         spent: Totals of the ledger: calls, tokens and money of all jobs.
         calibration: None if there was too little gold to calibrate on.
+        missing: What the next job would ask again.
     """
 
     statuses: Mapping[str, int]
     verdicts: list[dict[str, Any]]
     spent: Mapping[str, float]
     calibration: Calibration | None
+    missing: Missing
     _log: Sequence[Example]
     _ledger: LedgerAccess
 
@@ -63,6 +67,7 @@ def label_queries(
     Raises:
         InputError: Another job is labelling into the same ledger.
         BudgetSpentError: After the calls in flight have been recorded.
+        ProviderError: Every call to the LLM fails alike; what was answered is in the ledger.
     """
     with ledger.writing():
         backend = backend_of(task)
@@ -70,8 +75,10 @@ def label_queries(
         job = _job(task, sources, log, ledger, backend, folder=folder, fetch=fetch, progress=progress)
         validator = make_validator(task, sources.catalogue, folder, fetch)
         ledger.write_rows(_skipped(task, log))
+        before = last_attempt(ledger)
         backend.label(job, validator, ledger)
-        return _finish(job, log, backend)
+        done = _finish(job, log, backend)
+        return replace(done, missing=missing_answers(ledger, [q.query for q in job.queries], before))
 
 
 def plan_labelling(
@@ -109,6 +116,8 @@ def _problem(task: Task, query: Example) -> str | None:
     longest = task.data.max_query_chars
     if not query.query.strip():
         return "empty query"
+    if has_half_character(query.query):
+        return "half a character (a lone surrogate)"
     if len(query.query) > longest:
         return f"{len(query.query)} characters, more than data.max_query_chars = {longest}"
     return None
@@ -143,7 +152,7 @@ def _finish(job: LabellingJob, log: Sequence[Example], backend: Backend) -> Labe
             verdicts.add(row.labels, row.verdicts)
         ledger.write_rows(r for r in rows if r != found.get(r.query))
         job.progress.advance(len(part))
-    return Labelled(statuses, verdicts.rows(), ledger.spent(), calibration, log, ledger)
+    return Labelled(statuses, verdicts.rows(), ledger.spent(), calibration, Missing(of=0), log, ledger)
 
 
 def distinct(log: Sequence[Example]) -> list[Example]:

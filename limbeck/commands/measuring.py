@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -55,7 +56,7 @@ def bench(
     """Benchmark a server's latency with open-loop load: Poisson arrivals, latency counted from the scheduled time.
 
     Single requests, cold and repeated; then steady runs; with --sweep, runs at rising rates. Exit code 3: the
-    measurement is invalid; 1: the SLO is missed.
+    measurement is invalid; 1: the SLO is missed, or no request was answered.
     """
     from eval import arrivals
     from eval.bench import Settings
@@ -63,7 +64,7 @@ def bench(
     from eval.endpoint import PATHS, Target
     from eval.report import write_bench
     from limbeck.progress_display import ProgressDisplay
-    from task.errors import InputError
+    from task.errors import IncompleteError, InputError
     from task.files import write_json
     from task.readers import read_queries
 
@@ -87,6 +88,11 @@ def bench(
     _print_bench(found.figures)
     if folder:
         print(f"\nReport: {folder / 'bench.html'}")
+    blended = found.figures["steady"]["blended"]
+    if blended["errors"]:
+        print(f"{blended['errors']:,} of {blended['count']:,} requests got no answer: they count as infinitely slow")
+    if blended["errors"] >= blended["count"]:
+        raise IncompleteError(f"no request of the steady runs was answered by {url}")
     if not found.figures["steady"]["valid"]:
         raise typer.Exit(3)
     if found.figures["slo"] is not None and not found.figures["slo"]["ok"]:
@@ -124,8 +130,12 @@ def compare(
 def gate(
     folder: BundleFolder,
     gold: Annotated[Path, typer.Option("--gold", help="Gold labels that were not used for training")],
-    teacher: Annotated[Path | None, typer.Option(help="The teacher's labels of these queries")] = None,
-    log: Annotated[Path | None, typer.Option(help="The query log, for rules by traffic slice")] = None,
+    teacher: Annotated[
+        Path | None, typer.Option(help="The teacher's labels of these queries; default: those of the bundle's run")
+    ] = None,
+    log: Annotated[
+        Path | None, typer.Option(help="The query log, for rules by traffic slice; default: the run's")
+    ] = None,
     released: Annotated[
         Path | None, typer.Option(help="The bundle that is released now, or the pointer to it")
     ] = None,
@@ -183,9 +193,13 @@ def score(
     )
     if out:
         write_json(out, found)
+    if found["missing"]:
+        print(f"{found['missing']:,} of {found['rows']:,} gold queries have no prediction: they count as empty answers",
+              file=sys.stderr)
     people = {"people": found["people"]} if found["people"] else {}
     print(json.dumps({
         "rows": found["rows"], "missing": found["missing"], "invalid": found.get("invalid"),
+        "invalid_kinds": found.get("invalid_kinds"),
         "hallucinated": found["hallucinated"], **people,
         **{scheme: {k: v for k, v in found[scheme].items() if k != "roles"} for scheme in SCHEMES},
     }, indent=2))
@@ -228,6 +242,8 @@ def _print_bench(found: LatencyBench) -> None:
     ]
     said += [f"✗ {steady['problem']}"] if steady["problem"] else []
     said += ["✗ the server is saturated at this rate"] if steady["saturated"] else []
+    invalid = steady.get("invalid_answers", 0)
+    said += [f"✗ {invalid:,} of {steady['requests']:,} answers are invalid: they have no labels"] if invalid else []
     if found["sweep"]:
         said.append(f"highest sustained rate: {found['sweep']['sustained'] or 'none'}/s")
     if found["slo"]:

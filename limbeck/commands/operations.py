@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -53,6 +54,7 @@ def predict(
     log: Annotated[Path, typer.Option(help="vLLM's log")] = Path("limbeck-engine.log"),
 ) -> None:
     """Label a file of queries with a bundle."""
+    from eval.prediction_files import prediction_row
     from limbeck.operations.predict import predict as predict_file
     from limbeck.progress_display import ProgressDisplay
     from serving.release.bundle import open_bundle
@@ -62,7 +64,10 @@ def predict(
     opened, rows = open_bundle(folder), read_queries(source)
     with ProgressDisplay() as progress:
         found = predict_file(opened, rows, log, use_cache=use_cache, progress=progress)
-    print(f"{write_jsonl(out, (x.to_json() for x in found)):,} rows in {out}")
+    invalid = Counter(fault for _, fault in found if fault is not None)
+    said = "".join(f", {kind.replace('_', ' ')} {n:,}" for kind, n in sorted(invalid.items()))
+    print(f"{write_jsonl(out, (prediction_row(*x) for x in found)):,} rows in {out}, "
+          f"{invalid.total():,} invalid answers{said}")
 
 
 @app.command(rich_help_panel=PANEL)
@@ -152,11 +157,12 @@ def _operator(url: str, body: dict[str, Any] | None = None) -> Any:
     import urllib.error
     import urllib.request
 
+    from engine.loopback import open_url
     from task.errors import InputError
 
     data = None if body is None else json.dumps(body).encode()
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, data), timeout=30) as response:
+        with open_url(urllib.request.Request(url, data), timeout_s=30) as response:
             return json.load(response)
     except urllib.error.HTTPError as error:
         raise InputError(json.load(error)["error"]["message"], field="limbeck purge") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,11 +17,16 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 
-def _up_to(last: str, task: Path, overrides: list[str] | None, runs: Path) -> Result:
+def _up_to(
+    last: str, task: Path, overrides: list[str] | None, runs: Path, show: Callable[[Result], object]
+) -> None:
+    """The result is shown first; then what could not be done sets the exit code."""
     from limbeck.pipeline import run_up_to
 
     with opened(task, overrides, runs) as run:
-        return run_up_to(run, last)
+        result = run_up_to(run, last)
+    show(result)
+    run.end()
 
 
 def _evaluate(task: Path, overrides: list[str] | None, runs: Path) -> None:
@@ -28,29 +34,46 @@ def _evaluate(task: Path, overrides: list[str] | None, runs: Path) -> None:
     from limbeck.operations.tables import print_summary
     from limbeck.pipeline import run_up_to
     from limbeck.stages.evaluate import note_verdict
+    from task.errors import GateError
 
     with opened(task, overrides, runs) as run:
         result = run_up_to(run, "evaluate")
     print_summary(result.folder)
-    note_verdict(run, result)
+    try:
+        note_verdict(run, result)
+    except GateError as error:
+        raise GateError("; ".join([str(error), *(x.text for x in run.shortfalls)])) from error
+    run.end()
 
 
 @app.command()
 def run(task: TaskFile, set_: Overrides = None, runs: Runs = RUNS) -> None:
     """Run all stages: label, curriculum, train, merge, bundle, evaluate.
 
-    A stage whose inputs and config have not changed is skipped; an interrupted one resumes.
+    A stage is skipped if nothing that it depends on has changed; an interrupted one resumes. Exit code 1: a gate
+    failed, or queries have no answer; the same command asks for these again.
     """
     _evaluate(task, set_, runs)
 
 
 @app.command()
-def plan(task: TaskFile, set_: Overrides = None) -> None:
-    """Estimate a run: calls, tokens, money, parameters, memory, time. Spends and downloads nothing."""
+def plan(task: TaskFile, set_: Overrides = None, runs: Runs = RUNS) -> None:
+    """Estimate a run: calls, tokens, money, parameters, memory, time. Spends and downloads nothing.
+
+    If there is a run folder: which stages would be run again, and why.
+    """
+    from limbeck.operations.tables import render_states
+    from limbeck.pipeline import states
     from limbeck.plan import print_plan
+    from limbeck.progress_display import ProgressDisplay
+    from limbeck.run import Run
     from task.load import load_task
 
-    print_plan(load_task(task, set_ or ()))
+    loaded = load_task(task, set_ or ())
+    print_plan(loaded)
+    run = Run.of(loaded.task, runs, ProgressDisplay())
+    if run.files.folder.exists():
+        print(f"\nStages in {run.files.folder}\n{render_states(states(run))}")
 
 
 @app.command()
@@ -64,7 +87,8 @@ def label(
 ) -> None:
     """Label the query log: every query gets a status, and no reply is paid for twice.
 
-    After a change of catalogue, prompt, guardrails or task, `--plan` says what the change will cost.
+    After a change of catalogue, prompt, guardrails or task, `--plan` says what the change will cost. Exit code 1: some
+    queries have no answer; the same command asks these again, and no others.
     """
     if plan_only:
         from limbeck.operations.ledger_view import print_plan as print_label_plan
@@ -76,8 +100,7 @@ def label(
             found = plan_labels(run)
         print_label_plan(found)
         return
-    result = _up_to("label", task, set_, runs)
-    print(result.folder / "labels.jsonl")
+    _up_to("label", task, set_, runs, lambda done: print(done.folder / "labels.jsonl"))
 
 
 @app.command()
@@ -114,29 +137,25 @@ def ledger(
 @app.command()
 def curriculum(task: TaskFile, set_: Overrides = None, runs: Runs = RUNS) -> None:
     """Turn accepted labels into deduplicated train and dev splits, as a `datasets` folder."""
-    result = _up_to("curriculum", task, set_, runs)
-    print(result.folder)
+    _up_to("curriculum", task, set_, runs, lambda done: print(done.folder))
 
 
 @app.command()
 def train(task: TaskFile, set_: Overrides = None, runs: Runs = RUNS) -> None:
     """Train the student's LoRA adapter under Ray Train, after the stages before it."""
-    result = _up_to("train", task, set_, runs)
-    print(result.folder / "adapter")
+    _up_to("train", task, set_, runs, lambda done: print(done.folder / "adapter"))
 
 
 @app.command()
 def merge(task: TaskFile, set_: Overrides = None, runs: Runs = RUNS) -> None:
     """Merge the adapter into the base and check that the merged model gives the same answers."""
-    result = _up_to("merge", task, set_, runs)
-    print(json.dumps(dict(result.figures), indent=2))
+    _up_to("merge", task, set_, runs, lambda done: print(json.dumps(dict(done.figures), indent=2)))
 
 
 @app.command()
 def bundle(task: TaskFile, set_: Overrides = None, runs: Runs = RUNS) -> None:
     """Pack model, codec and head cache into the unit that is served."""
-    result = _up_to("bundle", task, set_, runs)
-    print(result.folder / "bundle")
+    _up_to("bundle", task, set_, runs, lambda done: print(done.folder / "bundle"))
 
 
 @app.command()

@@ -22,7 +22,8 @@ def audit_context(
 ) -> None:
     """Ablate the retrieved context: the teacher with and without each kind, on gold, by slice.
 
-    An LLM is asked once per kind and gold query; the replies stay in the ledger.
+    An LLM is asked once per kind and gold query; the replies stay in the ledger. Exit code 1: some have no answer; the
+    same command asks these again.
     """
     from limbeck.operations.tables import render_audit
     from limbeck.pipeline import prepare_inputs
@@ -33,6 +34,7 @@ def audit_context(
         page = audit(run, gold)
     print(render_audit(page.with_name("audit.json")))
     print(f"\nReport: {page}")
+    run.end()
 
 
 @app.command(rich_help_panel="Studies")
@@ -50,6 +52,7 @@ def forms(
         run_up_to(run, "curriculum")
         path = compare(run, steps)
     print(path)
+    run.end()
 
 
 @app.command(rich_help_panel="Studies")
@@ -77,6 +80,7 @@ def ablate(
         page = compare(run, orders=order or ORDERS, weightings=weighting or WEIGHTINGS, seeds=seeds, steps=steps)
     print(render_ablation(page.with_name("ablation.json")))
     print(f"\nReport: {page}")
+    run.end()
 
 
 @app.command(rich_help_panel="Studies")
@@ -103,6 +107,7 @@ def sweep(
         )
     print(render_sweep(page.with_name("sweep.json")))
     print(f"\nReport: {page}")
+    run.end()
 
 
 @app.command(rich_help_panel="Studies")

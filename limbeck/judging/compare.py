@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from eval.page_schema import Comparison, MeasuredSystem
     from task.spec import Task
+    from task.validation import FaultKind
 
 Kind = Literal["bundle", "endpoint", "predictions"]
 _WARM_UP = 10
@@ -121,16 +122,16 @@ def _task(systems: Sequence[System], gold: Path, resamples: int) -> Task:
 
 def _measured(
     systems: Sequence[System], gold: Sequence[Example], task: Task, progress: Progress, pairs: int
-) -> tuple[dict[str, list[Example]], dict[str, list[bool]], dict[str, npt.NDArray[np.float64]]]:
-    """Answers of the systems that run, whether each breaks the task's rules, and latencies of the same queries."""
+) -> tuple[dict[str, list[Example]], dict[str, list[FaultKind | None]], dict[str, npt.NDArray[np.float64]]]:
+    """Answers of the systems that run, why each is invalid, and latencies of the same queries."""
     from eval.endpoint import Target
     from eval.load_generator import in_turns
-    from limbeck.judging.served import fits
+    from limbeck.judging.served import fault_of
     from serving.client import answer_all, served
 
     running = [s for s in systems if s.kind != "predictions"]
     rows: dict[str, list[Example]] = {}
-    invalid: dict[str, list[bool]] = {}
+    invalid: dict[str, list[FaultKind | None]] = {}
     with tempfile.TemporaryDirectory(prefix="limbeck-compare-") as state, contextlib.ExitStack() as stack:
         urls = []
         for number, s in enumerate(running):
@@ -141,8 +142,8 @@ def _measured(
                 urls.append(s.source.rstrip("/"))
         for s, url in zip(running, urls, strict=True):
             progress.begin(s.name, len(gold))
-            rows[s.name] = [r for r, _ in answer_all(url, gold, batch=64, done=progress.advance)]
-            invalid[s.name] = [not fits(r, task) for r in rows[s.name]]
+            answers = answer_all(url, gold, batch=64, done=progress.advance)
+            rows[s.name], invalid[s.name] = [a.row for a in answers], [fault_of(a, task) for a in answers]
         if not running or not pairs:
             return rows, invalid, {}
         queries = [gold[i % len(gold)].query for i in range(pairs + _WARM_UP)]

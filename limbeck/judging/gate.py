@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from limbeck.judging.gate_evidence import evidence_of, student_confidence
+from limbeck.judging.gate_evidence import agreement_on, evidence_of, student_confidence
+from limbeck.judging.gate_sources import sources_of
 from limbeck.judging.served import UNCHECKED, Served, ask
 from task.errors import InputError
 from task.labels import Example
@@ -31,36 +32,36 @@ def gate(
 
     Args:
         overrides: `gates.NAME=VALUE` and `eval.NAME=VALUE`, replacing the bundle's own values.
-        teacher_file: The teacher's labels of the gold queries.
-        log_file: The query log, for slices by traffic.
+        teacher_file: The teacher's labels of the gold queries; None takes those of the run that the bundle lies in.
+        log_file: The query log, for slices by traffic; None takes that of the run.
         released_from: The bundle that is released now, or a pointer to it.
         pairs: Number of queries that both bundles answer alternately, for `gates.max_slower`.
 
     Raises:
-        InputError: The bundle is damaged, or a file is malformed.
+        InputError: The bundle is damaged, a file is malformed, or a rule needs one that is missing.
     """
     from eval.gate import judge
-    from eval.quality import label_agreement, quality
-    from eval.slices import traffic as by_traffic
+    from eval.quality import quality
     from serving.release.bundle import open_bundle, stamp
     from task.load import override_judging
-    from task.readers import read_labels, read_queries
+    from task.readers import read_labels
 
     bundle = open_bundle(folder)
     task = override_judging(bundle.task, overrides)
     gold = read_labels(gold_file, task)
-    teacher = _of_gold(teacher_file, gold, task) if teacher_file else None
-    slices = by_traffic(gold, read_queries(log_file), task) if log_file else None
+    found_for = sources_of(folder, task, gold, teacher_file=teacher_file, log_file=log_file)
     other = _released(released_from, bundle)
     reference = bundle.reference()
+    _check_measurable(bundle, task, reference)
     served, said, before, slower = _measured(
         bundle, other, gold=gold, reference=reference, task=task, pairs=pairs, progress=progress
     )
-    agreement = label_agreement(reference, said) if reference else _engine_agreement(bundle)
+    agreement = agreement_on(reference, said) if reference else _engine_agreement(bundle)
     found = quality(gold, served.rows, task, invalid=served.invalid)
     checks = judge(task.gates, evidence_of(
-        task, gold, served, found, student_confidence(task, gold, served), teacher=teacher, traffic=slices,
-        agreement=agreement, released=before, slower=slower,
+        task, gold, served, found, student_confidence(task, gold, served), teacher=found_for.teacher,
+        traffic=found_for.traffic, agreement=agreement, released=before, slower=slower,
+        constrained=bundle.codec.answer_form.constrained,
     ))
     stamp(bundle.folder, [c.to_json() for c in checks])
     return checks
@@ -111,12 +112,20 @@ def _released(source: Path | None, bundle: Bundle) -> Bundle | None:
     return other
 
 
-def _of_gold(source: Path, gold: Sequence[Example], task: Task) -> list[Example]:
-    """Labels of the gold queries; a query without a prediction has none."""
-    from eval.prediction_files import read_predictions
-
-    found = {x.query: x for x, _ in read_predictions(source, task)}
-    return [found.get(g.query, Example(g.query)) for g in gold]
+def _check_measurable(bundle: Bundle, task: Task, reference: Sequence[Example]) -> None:
+    """Raise `InputError` for a rule that would fail after minutes because nothing here measures it."""
+    gates = task.gates
+    if gates.engine_label_agreement is not None and not reference and _engine_agreement(bundle) is None:
+        raise InputError(
+            "the bundle has no reference answers to compare its engine with", file=bundle.folder,
+            field="gates.engine_label_agreement",
+            fix="Run `limbeck evaluate` first, or leave the rule out with --set gates.engine_label_agreement=null",
+        )
+    if gates.slo is not None and not task.eval.latency.seconds:
+        raise InputError(
+            "gates.slo needs a latency run", field="eval.latency.seconds", found=task.eval.latency.seconds,
+            expected="the seconds of a run", fix="--set eval.latency.seconds=10, or leave it out: --set gates.slo=null",
+        )
 
 
 def _engine_agreement(bundle: Bundle) -> float | None:
@@ -126,5 +135,3 @@ def _engine_agreement(bundle: Bundle) -> float | None:
         return None
     found = next((c["evidence"] for c in noted["checks"] if c["rule"] == "engine_label_agreement"), None)
     return None if found is None else float(found)
-
-

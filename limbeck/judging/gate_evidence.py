@@ -18,7 +18,7 @@ def evidence_of(
     task: Task, gold: Sequence[Example], served: Served, quality: Quality, confidence: Calibration | None, *,
     teacher: Sequence[Example] | None = None,
     traffic: Sequence[str] | None = None, agreement: float | None = None, released: Sequence[Example] | None = None,
-    slower: Estimate | None = None,
+    slower: Estimate | None = None, constrained: bool = False,
 ) -> GateEvidence:
     """Evidence for `eval.gate.judge`.
 
@@ -30,6 +30,7 @@ def evidence_of(
         agreement: Share of labels on which engine and merged model agree.
         released: Answers of the bundle that is released now.
         slower: Relative latency difference to that bundle (`eval.latency.times_as_slow`).
+        constrained: Whether the student's answer form gives only labels that the task allows.
     """
     from eval.gate import GateEvidence
     from eval.quality import paired_difference
@@ -48,11 +49,19 @@ def evidence_of(
     steady = served.bench.figures["steady"] if served.bench else None
     return GateEvidence(
         f1=quality["value"]["f1"], engine_agreement=None if agreement is None else round(agreement, 6),
-        invalid=quality.get("invalid"), teacher=difference(teacher, everywhere) if teacher else None,
+        invalid=quality.get("invalid"), invalid_kinds=quality.get("invalid_kinds"), constrained=constrained,
+        teacher=difference(teacher, everywhere) if teacher else None,
         teacher_slices=by_slice, released=difference(released, everywhere) if released else None, slower=slower,
         ece=confidence.get("ece") if confidence else None, latency=steady.get("miss") if steady else None,
         latency_valid=bool(steady and steady["valid"]), first_release=released is None,
     )
+
+
+def agreement_on(one: Sequence[Example], other: Sequence[Example]) -> float | None:
+    """Share of labels that two systems have in common; None where neither has any, so that nothing was compared."""
+    from eval.quality import label_agreement
+
+    return label_agreement(one, other) if any(x.labels for x in (*one, *other)) else None
 
 
 def student_confidence(task: Task, gold: Sequence[Example], served: Served) -> Calibration | None:

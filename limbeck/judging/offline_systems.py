@@ -64,7 +64,7 @@ def learned(curriculum: Path) -> list[Example]:
 
 def teacher_labels(labels: Path, gold: Sequence[Example]) -> list[Example] | None:
     """The ledger's labels of the gold queries; a query that the teacher failed on or never saw has none."""
-    from task.readers import rows_of
+    from task.table_files import rows_of
 
     found = {str(r["query"]): tuple(Label.from_json(x) for x in r["labels"]) for _, r in rows_of(labels)}
     if not any(g.query in found for g in gold):
@@ -77,7 +77,7 @@ def teacher_confidence(run: Run, gold: Sequence[Example]) -> Calibration | None:
     from eval.calibration import assess
     from task.files import read_json
     from task.normalize import normaliser
-    from task.readers import rows_of
+    from task.table_files import rows_of
     from teacher.guardrails.confidence import rightness
     from teacher.ledger.records import LedgerRow
 

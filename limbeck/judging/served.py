@@ -6,13 +6,17 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from eval.bench import Bench, Settings, bench
 from eval.endpoint import Target
 from task.labels import Example
 from task.progress import Progress
 from task.spec import Task
+from task.validation import FaultKind, violation
+
+if TYPE_CHECKING:
+    from serving.client import ServedAnswer
 
 _BATCH = 64
 _WARM_UP = 32
@@ -28,14 +32,14 @@ class Served:
     Attributes:
         rows: The gold queries with its labels.
         probability: Probability that each labelling is right; None where the service returns none.
-        invalid: Whether each answer breaks the task's rules.
+        invalid: Why each answer is invalid, None for a valid one: what the gateway marked, and what it let through.
         rate: Queries per second, in batches.
         bench: The latency run; None where the task leaves it out.
     """
 
     rows: list[Example]
     probability: list[float | None]
-    invalid: list[bool]
+    invalid: list[FaultKind | None]
     rate: float
     bench: Bench | None
 
@@ -68,15 +72,12 @@ def ask(url: str, bundle: Path, gold: Sequence[Example], task: Task, progress: P
             warm_up=_WARM_UP, seed=task.eval.seed, slo_ms=slo.ms if slo else None,
             percentile=slo.percentile if slo else "p99",
         ), hits, progress)
-    rows = [row for row, _ in answers]
-    return Served(rows, [p for _, p in answers], [not fits(row, task) for row in rows], rate, found)
+    return Served(
+        [a.row for a in answers], [a.probability for a in answers], [fault_of(a, task) for a in answers], rate, found
+    )
 
 
-def fits(row: Example, task: Task) -> bool:
-    """Whether a labelling obeys the task: roles, closed values, words of the query, single-valued roles."""
-    single = [r.name for r in task.roles if not r.multiple]
-    return all(
-        task.label_problem(row.query, x.role, x.text) is None
-        and (x.start is None or row.query[x.start : x.end] == x.text)
-        for x in row.labels
-    ) and all(sum(x.role == name for x in row.labels) <= 1 for name in single)
+def fault_of(answer: ServedAnswer, task: Task) -> FaultKind | None:
+    """Why an answer is invalid: what the gateway says, or what it should have seen."""
+    found = violation(task, answer.row.query, answer.row.labels)
+    return answer.fault or (found.kind if found else None)

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from limbeck.run import Run
 from task.errors import InputError
+from task.text import printable
 from teacher.backends.job import LabellingPlan
 from teacher.ledger.ledger import Ledger
 from teacher.ledger.records import STATUSES, LedgerRow
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from rich.text import Text
 
 _EXPORT_BATCH = 2_000
 
@@ -48,8 +50,8 @@ def print_overview(ledger: Ledger) -> None:
             table.add_column(name, justify="left" if name == by else "right")
         for row in ledger.costs(by):
             table.add_row(
-                str(row[by]), f"{row['attempts']:,}", f"{row['prompt_tokens']:,}", f"{row['completion_tokens']:,}",
-                f"{row['cost']:,.4f}", f"{row['latency_s']:.3f}",
+                _shown(str(row[by])), f"{row['attempts']:,}", f"{row['prompt_tokens']:,}",
+                f"{row['completion_tokens']:,}", f"{row['cost']:,.4f}", f"{row['latency_s']:.3f}",
             )
         screen.print(table)
 
@@ -61,7 +63,9 @@ def print_rows(rows: Iterator[LedgerRow], limit: int) -> None:
     table = _table("", "query", "status", "confidence", "labels", "reason")
     for row in itertools.islice(rows, limit):
         labels = " · ".join(f"{x.role}: {x.text}" for x in row.labels)
-        table.add_row(row.query, row.status, f"{row.confidence:.3f}", labels or "nothing", row.reason)
+        table.add_row(
+            _shown(row.query), row.status, f"{row.confidence:.3f}", _shown(labels or "nothing"), _shown(row.reason)
+        )
     Console().print(table)
 
 
@@ -135,7 +139,14 @@ def print_plan(plan: LabellingPlan) -> None:
     screen = Console()
     screen.print(table)
     if plan.ask:
-        screen.print("Asked again, for example: " + "; ".join(plan.ask[:5]), highlight=False)
+        screen.print(_shown("Asked again, for example: " + "; ".join(plan.ask[:5])))
+
+
+def _shown(text: str) -> Text:
+    """A text as it is: brackets in it are no markup."""
+    from rich.text import Text
+
+    return Text(printable(text))
 
 
 def _record(row: LedgerRow) -> dict[str, Any]:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from eval.formatting import milliseconds, percent
 from task.files import read_json
+
+if TYPE_CHECKING:
+    from limbeck.pipeline import StageState
 
 
 def print_summary(folder: Path) -> None:
@@ -37,6 +42,19 @@ def render(report: Path) -> str:
         lines += ["", render_forms(report)]
     lines += ["", *(f"- {'✓' if v['ok'] else '✗'} {v['text']}" for v in r["verdict"])]
     return "\n".join(lines)
+
+
+def render_states(states: Sequence[StageState]) -> str:
+    """A line for each stage: what a run would do with it, and why."""
+    width = max(len(s.name) for s in states)
+    return "\n".join(f"  {s.name:{width}}  {_state(s)}" for s in states)
+
+
+def _state(s: StageState) -> str:
+    return {
+        "stale": "stale: " + ", ".join(s.why), "not finished": "not finished: " + ", ".join(s.why),
+        "waits": "run again if a stage before it gives another result",
+    }.get(s.state, s.state)
 
 
 def render_forms(result: Path) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from limbeck.artefacts import BundleFolder, MergeFolder
 from limbeck.run import Run
 from limbeck.stage import Figures, Stage
+from limbeck.staleness import Rules
 from task.codec import Codec, load_codec
 from task.errors import InputError
 from task.files import read_json
@@ -20,6 +21,26 @@ def _inputs(run: Run) -> dict[str, str]:
     }
 
 
+def _config(run: Run) -> object:
+    """The whole task, which the bundle holds, less what only judges it, and less where its data lies."""
+    places = {"sample", "dir", "hub", "queries", "labels", "catalogue", "conversions", "gold"}
+    return run.task.model_dump(
+        mode="json", exclude={"gates": True, "eval": True, "data": places, "teacher": {"openai": {"prompt"}}}
+    )
+
+
+def _rules(_run: Run) -> Rules:
+    from limbeck.judging import student_calibration
+    from serving.release import bundle
+    from student import merging
+    from task import READERS, codec
+
+    return {
+        "bundle format": bundle.FORMAT, "calibration of the student": student_calibration.VERSION,
+        "codec": codec.VERSION, "merge": merging.VERSION, "readers": READERS,
+    }
+
+
 def _work(run: Run, folder: Path) -> Figures:
     from limbeck import openvino_model
     from limbeck.judging.student_calibration import calibrate_student
@@ -28,8 +49,8 @@ def _work(run: Run, folder: Path) -> Figures:
     files, merged = BundleFolder(folder), MergeFolder(run.finished("merge"))
     codec, head_queries = load_codec(merged.folder), _head_queries(run)
     shutil.rmtree(files.bundle, ignore_errors=True)
-    for folder in (files.engine, files.openvino):
-        shutil.rmtree(folder, ignore_errors=True)
+    for leftover in (files.engine, files.openvino):
+        shutil.rmtree(leftover, ignore_errors=True)
     if run.task.serving.weights == "merged":
         model, adapter = _merged(run, codec, merged, files.engine), None
     else:
@@ -42,15 +63,21 @@ def _work(run: Run, folder: Path) -> Figures:
             run, codec, classifier=merged.classifier, out=files.openvino, reference=answers
         )
     run.progress.begin("head cache", len(head_queries))
+    cached = 0
+
+    def done(rows: int) -> None:
+        nonlocal cached
+        cached += rows
+        run.progress.advance(rows)
+
     made = build(
-        files.bundle, run.task, codec, model, head_queries, {"merge": parity}, calibrator=calibrator,
-        done=run.progress.advance, adapter=adapter, reference=answers,
-        openvino=files.openvino if exported else None,
+        files.bundle, run.task, codec, model, head_queries, {"merge": parity}, calibrator=calibrator, done=done,
+        adapter=adapter, reference=answers, openvino=files.openvino if exported else None,
     )
     for folder in (files.engine, files.openvino):  # the bundle has links to their files
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(leftover, ignore_errors=True)
     return {
-        "id": made.id, "model": made.model_name, "head_queries": len(head_queries),
+        "id": made.id, "model": made.model_name, "head_queries": cached,
         **({"openvino": exported} if exported else {}),
         "calibration": {k: calibrator.report[k] for k in ("auroc", "ece") if k in calibrator.report},
     }
@@ -103,7 +130,7 @@ def _base_and_adapter(run: Run, codec: Codec, made: Path) -> tuple[Path, Path]:
 
 def _head_queries(run: Run) -> list[Example]:
     """The most frequent queries with their labels, those that the teacher is confident of."""
-    from task.readers import rows_of
+    from task.table_files import rows_of
     from teacher.ledger.records import LedgerRow
 
     rows = [LedgerRow.from_json(r) for _, r in rows_of(run.files.label.labels)]
@@ -113,6 +140,6 @@ def _head_queries(run: Run) -> list[Example]:
 
 
 STAGE = Stage(
-    name="bundle", config=lambda run: run.task.model_dump(mode="json", exclude={"gates", "eval"}), inputs=_inputs,
-    work=_work, headline=lambda f: f"bundle {f['id']}, {f['head_queries']:,} head queries cached", phase="train",
+    name="bundle", config=_config, inputs=_inputs, rules=_rules, work=_work,
+    headline=lambda f: f"bundle {f['id']}, {f['head_queries']:,} head queries cached", phase="train",
 )

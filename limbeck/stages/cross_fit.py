@@ -13,8 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from limbeck.run import Run
+from limbeck.run import Run, Shortfall
 from limbeck.stage import Figures, Stage
+from limbeck.staleness import Rules
 from limbeck.student_jobs import trained
 from task.files import write_jsonl
 from task.labels import Doubt, Example
@@ -43,6 +44,20 @@ def _config(run: Run) -> object:
     return included | {"cross_fit": _settings(run).model_dump(mode="json")}
 
 
+def _rules(run: Run) -> Rules:
+    import student
+    from llm_client.prompt_rules import review_rules
+    from student import training
+    from task import codec
+    from teacher.backends.backend import backend_of
+    from teacher.guardrails import label_checks
+
+    own = {"codec": codec.VERSION, "label errors": student.LABEL_ERRORS, "training": training.VERSION}
+    if _settings(run).action != "ask":
+        return own
+    return {**own, "guardrails": label_checks.VERSION, **backend_of(run.task).rules(run.task), **review_rules()}
+
+
 def _work(run: Run, folder: Path) -> Figures:
     """Write the curriculum without the labels that out-of-fold students contradict, and `suspects.jsonl`."""
     from task.codec import Codec
@@ -55,13 +70,14 @@ def _work(run: Run, folder: Path) -> Figures:
     rows, dev = read(source, "train"), read(source, "dev")
     codec = Codec.compile(task, [r.example for r in rows], load_tokenizer(base), form="read")
     usable = [r for r in rows if codec.representable(r.example)]
-    found = contradicted(
-        task, settings, usable, base=base, codec=codec, folder=folder, progress=run.progress
-    )
-    write_jsonl(folder / "suspects.jsonl", (
-        {"query": usable[x.row].example.query, **x.doubt.to_json(), "given": round(x.given, 4),
-         "instead": round(x.instead, 4), "says": x.says} for x in found
-    ))
+    suspects = folder / "suspects.jsonl"
+    if suspects.exists():  # all that is missing is answers of the teacher
+        found = read_suspects(suspects, usable)
+    else:
+        found = contradicted(
+            task, settings, usable, base=base, codec=codec, folder=folder, progress=run.progress
+        )
+        write_suspects(suspects, usable, found)
     train, figures = cleaned(
         task, rows, usable, found, codec,
         review=lambda: _reviewed(run, [x.example for x in usable], found),
@@ -71,6 +87,38 @@ def _work(run: Run, folder: Path) -> Figures:
     if figures["doubted"] > _MOST:
         run.progress.begin(f"students contradict {figures['doubted']:.0%} of the labels: too weak, nothing is changed")
     return figures
+
+
+def write_suspects(path: Path, usable: Sequence[TrainingRow], found: Sequence[Suspect]) -> None:
+    """Write `suspects.jsonl`: a line per suspect label, with the two probabilities."""
+    write_jsonl(path, (
+        {"query": usable[x.row].example.query, **x.doubt.to_json(), "given": round(x.given, 4),
+         "instead": round(x.instead, 4), "says": x.says} for x in found
+    ))
+
+
+def read_suspects(path: Path, usable: Sequence[TrainingRow]) -> list[Suspect]:
+    """The suspects that an attempt wrote; its students are not trained again."""
+    from student.label_errors import Suspect
+    from task.table_files import rows_of
+
+    row_of = {r.example.query: i for i, r in enumerate(usable)}
+    return [
+        Suspect(
+            row_of[r["query"]], Doubt(r["role"], r["start"], r["end"]), r["given"], r["instead"], r["says"]
+        ) for _, r in rows_of(path)
+    ]
+
+
+def missing(figures: Figures) -> Shortfall | None:
+    """Doubts that the teacher was asked about and gave no answer to: it is asked again, and nothing is trained again.
+
+    Meanwhile their labels are masked, as doubts are that the teacher's answer does not settle.
+    """
+    count = figures.get("no_answer", 0)
+    if not count:
+        return None
+    return Shortfall(text=f"{count:,} of {figures['rows_with_suspects']:,} doubted queries got no answer when reviewed")
 
 
 def cleaned(
@@ -103,9 +151,9 @@ def cleaned(
 
 
 STAGE = Stage(
-    name="cross-fit", config=_config, inputs=lambda run: {"curriculum": run.digest("curriculum")}, work=_work,
-    headline=lambda f: f"{f['suspects']:,} labels contradicted, {f['train']:,} train rows", phase="train",
-    wanted=lambda task: task.curriculum.cross_fit is not None,
+    name="cross-fit", config=_config, inputs=lambda run: {"curriculum": run.digest("curriculum")}, rules=_rules,
+    missing=missing, work=_work, phase="train", wanted=lambda task: task.curriculum.cross_fit is not None,
+    headline=lambda f: f"{f['suspects']:,} labels contradicted, {f['train']:,} train rows",
 )
 
 
@@ -156,11 +204,15 @@ def after_review(
 ) -> tuple[list[TrainingRow], dict[str, int]]:
     """The rows with the teacher's reviewed labels, and how often the teacher kept or changed its labels.
 
+    `no_answer` of the `unanswered` are those that may be answered when they are asked again.
+
     The reviewed labels replace the old ones. Without a reviewed labelling that the guardrails accept, the suspect
     labels are masked.
     """
+    from teacher.backends.llm.review import CUT
+
     out = []
-    counts = {"insisted": 0, "changed": 0, "unanswered": 0}
+    counts = {"insisted": 0, "changed": 0, "unanswered": 0, "no_answer": 0}
     for row in rows:
         query = row.example.query
         now = reviewed.get(query)
@@ -168,6 +220,7 @@ def after_review(
             out.append(row)
         elif now is None or now.status != "accepted":
             counts["unanswered"] += 1
+            counts["no_answer"] += now is not None and now.status == "failed" and now.reason != CUT
             out.append(replace(row, doubts=(*row.doubts, *doubts[query])))
         elif {x.key for x in now.labels} == {x.key for x in row.example.labels}:
             counts["insisted"] += 1

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from limbeck.run import Run
 from limbeck.stage import Figures, Stage
+from limbeck.staleness import Rules
 from task.errors import InputError
 from task.files import read_json
 
@@ -20,8 +21,15 @@ def _inputs(run: Run) -> dict[str, str]:
     return {"labels": run.digest("label"), "gold": run.inputs.fingerprint("calibration", "test")}
 
 
+def _rules(_run: Run) -> Rules:
+    from task import READERS
+    from teacher import curriculum
+
+    return {"curriculum": curriculum.VERSION, "readers": READERS}
+
+
 def _work(run: Run, folder: Path) -> Figures:
-    from task.readers import rows_of
+    from task.table_files import rows_of
     from teacher.curriculum.build import build
     from teacher.curriculum.rows import write
     from teacher.ledger.records import LedgerRow
@@ -36,6 +44,12 @@ def _work(run: Run, folder: Path) -> Figures:
             "no labelling was accepted: there is nothing to learn from", file=labels, found=made.left_out,
             fix="Lower curriculum.min_confidence, or look at verdicts.json beside the labels",
         )
+    if not any(r.example.labels for r in made.train):
+        raise InputError(
+            "no row has a label: there is nothing to learn from", file=labels,
+            found=f"{len(made.train):,} rows without labels", expected="labels in some of the rows",
+            fix="Look at verdicts.json beside the labels: it counts what was rejected and why",
+        )
     write(made, run.task, folder)
     return {"train": len(made.train), "dev": len(made.dev), "left_out": made.left_out}
 
@@ -48,6 +62,6 @@ def _threshold(run: Run) -> float:
 
 
 STAGE = Stage(
-    name="curriculum", config=_config, inputs=_inputs, work=_work, phase="train",
+    name="curriculum", config=_config, inputs=_inputs, rules=_rules, work=_work, phase="train",
     headline=lambda f: f"{f['train']:,} train and {f['dev']:,} dev rows",
 )

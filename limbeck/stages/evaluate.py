@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from limbeck.artefacts import EvaluateFolder
 from limbeck.environment import device, git_commit, versions
-from limbeck.judging.gate_evidence import evidence_of, student_confidence
+from limbeck.judging.gate_evidence import agreement_on, evidence_of, student_confidence
 from limbeck.judging.offline_systems import DICTIONARY, MERGED, TEACHER, UNTUNED, learned, offline, teacher_confidence
 from limbeck.judging.report_content import (
     bundle_id,
@@ -23,6 +23,7 @@ from limbeck.judging.report_content import (
 from limbeck.judging.served import SERVED, serve_and_ask
 from limbeck.run import Run
 from limbeck.stage import Figures, Result, Stage
+from limbeck.staleness import Rules
 from task.errors import GateError
 from task.files import read_json, sha256_file, write_jsonl
 
@@ -41,7 +42,7 @@ def stage(before: Sequence[Stage]) -> Stage:
     """
     return Stage(
         name="evaluate", config=lambda run: run.task.model_dump(mode="json", include={"eval", "gates", "serving"}),
-        inputs=_inputs, work=lambda run, folder: _work(run, EvaluateFolder(folder), before),
+        inputs=_inputs, rules=_rules, work=lambda run, folder: _work(run, EvaluateFolder(folder), before),
         headline=lambda f: str(f["summary"]), scratch=frozenset({"serve", "report.html"}),
     )
 
@@ -71,16 +72,26 @@ def _inputs(run: Run) -> dict[str, str]:
     return inputs | {"gold": run.inputs.fingerprint("test")}
 
 
+def _rules(_run: Run) -> Rules:
+    import eval as measures
+    from eval.report_schema import SCHEMA
+    from task import READERS
+
+    return {"metrics": measures.VERSION, "readers": READERS, "report": SCHEMA}
+
+
 def _work(run: Run, files: EvaluateFolder, before: Sequence[Stage]) -> Figures:
     """Write predictions, `report.json`, `.html`, `.md` and `.csv`; returns the manifest's figures."""
     from eval.annotator_agreement import ceiling
     from eval.error_analysis import by_kind
     from eval.gate import judge
-    from eval.quality import label_agreement, paired, quality
+    from eval.prediction_files import prediction_row
+    from eval.quality import paired, quality
     from eval.report import write
     from eval.report_changes import changes
     from eval.report_schema import SCHEMA, read_report
     from eval.slices import slices_of
+    from task.codec import load_codec
 
     task, progress = run.task, run.progress
     gold = run.inputs.test[: task.eval.max_rows]
@@ -88,14 +99,15 @@ def _work(run: Run, files: EvaluateFolder, before: Sequence[Stage]) -> Figures:
     predictions = offline(run, gold)
     served = serve_and_ask(run.files.bundle.bundle, files.served, gold, task, progress)
     predictions[SERVED] = served.rows
+    faults = {SERVED: served.invalid}  # the other systems do not say which answers could not be read
     for name, rows in predictions.items():
-        write_jsonl(files.predictions(name), (r.to_json() for r in rows))
+        marks = faults.get(name, [None] * len(rows))
+        write_jsonl(files.predictions(name), (prediction_row(*x) for x in zip(rows, marks, strict=True)))
     progress.begin("scoring", len(predictions))
     systems = {}
     for name, rows in predictions.items():
         cut = {dimension: of[: len(rows)] for dimension, of in slices.items()}
-        invalid = served.invalid if name == SERVED else None
-        systems[name] = quality(gold[: len(rows)], rows, task, slices=cut, invalid=invalid)
+        systems[name] = quality(gold[: len(rows)], rows, task, slices=cut, invalid=faults.get(name))
         progress.advance()
     teacher = predictions.get(TEACHER)
     # The teacher's labels are no gold: fidelity to the teacher is reported apart.
@@ -107,16 +119,17 @@ def _work(run: Run, files: EvaluateFolder, before: Sequence[Stage]) -> Figures:
     confidence = student_confidence(task, gold, served)
     bench = served.bench.figures if served.bench else None
     traffic = slices.get("traffic")
+    constrained = load_codec(run.files.bundle.bundle).answer_form.constrained
     evidence = evidence_of(
         task, gold, served, systems[SERVED], confidence, teacher=teacher, traffic=traffic,
-        agreement=label_agreement(predictions[MERGED], served.rows),
+        agreement=agreement_on(predictions[MERGED], served.rows), constrained=constrained,
     )
     checks = [c.to_json() for c in judge(task.gates, evidence)]
     figures = _figures(systems, evidence, bench)
     report: Report = {
         "schema": SCHEMA, "task": task.name,
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "bundle": bundle_id(run), "verdict": checks + remarks(differences),
+        "bundle": bundle_id(run), "constrained": constrained, "verdict": checks + remarks(differences),
         "confidence": task.eval.confidence, "resamples": task.eval.resamples, "interval": task.eval.interval,
         "people": ceiling(gold, run.inputs.annotations, task) if run.inputs.annotations else None,
         "systems": systems, "served": SERVED, "copied": copied, "differences": differences,

@@ -7,10 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.artefacts import LabelFolder
-from limbeck.run import Run
+from limbeck.run import Run, Shortfall
 from limbeck.stage import Figures, Stage
+from limbeck.staleness import Rules
 from task.files import sha256_file, write_json, write_jsonl
 from teacher.backends.job import LabellingPlan
+
+# With fewer answers the run ends: a student of half of the labels would be trained again with the others.
+_TOO_MANY = 0.5
 
 
 def plan(run: Run) -> LabellingPlan:
@@ -24,9 +28,23 @@ def plan(run: Run) -> LabellingPlan:
 
 
 def _config(run: Run) -> object:
-    return run.task.model_dump(
-        mode="json", include={"instructions", "roles", "examples", "normaliser", "teacher"}
-    ) | {"max_query_chars": run.task.data.max_query_chars}
+    """The prompt's text is an input; where it lies makes no difference."""
+    included = run.task.model_dump(
+        mode="json", include={"instructions", "roles", "examples", "normaliser", "teacher"},
+        exclude={"teacher": {"openai": {"prompt"}}},
+    )
+    return included | run.task.data.model_dump(mode="json", include={"max_query_chars", "conflicts"})
+
+
+def _rules(run: Run) -> Rules:
+    from task import READERS
+    from teacher.backends.backend import backend_of
+    from teacher.guardrails import confidence, label_checks
+
+    backend = backend_of(run.task)
+    own = {"readers": READERS, "guardrails": label_checks.VERSION}
+    return {**own, **({"confidence": confidence.VERSION} if backend.estimates_confidence else {}),
+            **backend.rules(run.task)}
 
 
 def _inputs(run: Run) -> dict[str, str]:
@@ -52,6 +70,7 @@ def _work(run: Run, folder: Path) -> Figures:
         rows = write_jsonl(files.labels, (r.to_json() for r in done.rows))
     write_json(files.verdicts, done.verdicts)
     confidence = None if done.calibration is None else done.calibration.to_json()
+    files.confidence.unlink(missing_ok=True)  # of an attempt before, with fewer answers
     if confidence is not None:
         write_json(files.confidence, confidence)
     statuses: dict[str, Any] = {s: done.statuses.get(s, 0) for s in STATUSES}
@@ -60,11 +79,33 @@ def _work(run: Run, folder: Path) -> Figures:
         "spent": done.spent, "confidence": confidence, "verdicts": done.verdicts, "level": task.eval.confidence,
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     })
+    missing = {k: getattr(done.missing, k) for k in ("unanswered", "unusable", "signals", "cause")}
     threshold = None if done.calibration is None else done.calibration.threshold
-    return {"rows": rows, **statuses, "spent": dict(done.spent), "threshold": threshold}
+    return {"rows": rows, **statuses, "spent": dict(done.spent), "threshold": threshold, "missing": missing}
+
+
+def missing(figures: Figures) -> Shortfall | None:
+    """Queries of which a request got no usable answer: the stage asks these again, and no others.
+
+    A query whose answer could not be read is asked again but is no failure of the command: its answer would probably
+    be the same. Figures of before these were counted have the number of failed rows only.
+    """
+    found = figures.get("missing") or {"unanswered": figures["failed"], "unusable": 0, "signals": 0, "cause": None}
+    unanswered, unusable, signals = found["unanswered"], found["unusable"], found["signals"]
+    if not unanswered + unusable + signals:
+        return None
+    asked = figures["rows"] - figures["skipped"]
+    parts = [f"{n:,} of {asked:,} queries {what}" for n, what in (
+        (unanswered, "have no answer"), (unusable, "have an answer that cannot be read"),
+        (signals, "lack a sample or verification"),
+    ) if n]
+    cause = f" (most often: {found['cause']})" if found["cause"] else ""
+    without = unanswered + unusable
+    return Shortfall(text=", ".join(parts) + cause, fails=unanswered > 0, stops=without > asked * _TOO_MANY)
 
 
 STAGE = Stage(
-    name="label", config=_config, inputs=_inputs, work=_work, scratch=frozenset({"report.html"}), phase="label",
+    name="label", config=_config, inputs=_inputs, rules=_rules, missing=missing, work=_work,
+    scratch=frozenset({"report.html"}), phase="label",
     headline=lambda f: f"{f['accepted']:,} of {f['rows']:,} queries accepted, {f['spent']['cost']:.2f} spent",
 )

@@ -8,6 +8,7 @@ from typing import Any, Final
 from limbeck.artefacts import MergeFolder, TrainFolder
 from limbeck.run import Run
 from limbeck.stage import Figures, Stage
+from limbeck.staleness import Rules
 from task.errors import GateError
 from task.files import write_json
 from task.spec import Task
@@ -19,6 +20,7 @@ def stage(name: str = "merge", *, trained: str = "train") -> Stage:
     """The stage, or under another name one that merges the adapter of stage `trained`."""
     return Stage(
         name=name, config=_config, inputs=lambda run: {"adapter": run.digest(trained)},
+        rules=_rules,
         work=lambda run, folder: _work(run, TrainFolder(run.finished(trained)), MergeFolder(folder)),
         headline=lambda f: f"max |Δlogit| {f['max_logit_delta']:.3g}, {f['label_agreement']:.2%} of labels agree",
         phase="train",
@@ -26,7 +28,15 @@ def stage(name: str = "merge", *, trained: str = "train") -> Stage:
 
 
 def _config(run: Run) -> object:
-    return run.task.model_dump(mode="json", include={"gates"}) | {"merge_base": run.task.student.merge_base}
+    gates = {"merge_max_logit_delta", "merge_label_agreement"}
+    return run.task.model_dump(mode="json", include={"gates": gates}) | {"merge_base": run.task.student.merge_base}
+
+
+def _rules(_run: Run) -> Rules:
+    from student import merging
+    from task import codec
+
+    return {"codec": codec.VERSION, "merge": merging.VERSION}
 
 
 def _work(run: Run, trained: TrainFolder, files: MergeFolder) -> Figures:
@@ -68,6 +78,11 @@ def _work(run: Run, trained: TrainFolder, files: MergeFolder) -> Figures:
 def _check(report: Mapping[str, Any], task: Task) -> None:
     """Raise `GateError` where the merged model differs from the adapter by more than the task's gates allow."""
     gates = task.gates
+    if not report["matrix_error"] <= 1:
+        raise GateError(
+            f"merged ≠ trained: {report['worst_tensor']} differs from base + adapter by {report['matrix_error']} times "
+            "what rounding explains; nothing is served. Run the same command again; if it fails again, this is a bug"
+        )
     if report["max_logit_delta"] > gates.merge_max_logit_delta:
         raise GateError(
             f"merged ≠ trained: max |Δlogit| is {report['max_logit_delta']}, the gate "

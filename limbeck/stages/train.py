@@ -10,6 +10,7 @@ from limbeck.plan import beside
 from limbeck.run import Run
 from limbeck.stage import Figures, Stage
 from limbeck.stages import cross_fit
+from limbeck.staleness import Rules
 from limbeck.student_jobs import TRAINING_SCRATCH, make_job
 from task.files import read_json, sha256_file, write_json
 
@@ -17,8 +18,8 @@ from task.files import read_json, sha256_file, write_json
 def stage(name: str = "train") -> Stage:
     """The stage, or under another name one that trains a variant of the task."""
     return Stage(
-        name=name, config=_config, inputs=_inputs, work=_work, headline=_headline, scratch=TRAINING_SCRATCH,
-        phase="train",
+        name=name, config=_config, inputs=_inputs, rules=_rules, work=_work, headline=_headline,
+        scratch=TRAINING_SCRATCH, phase="train",
     )
 
 
@@ -38,6 +39,13 @@ def _inputs(run: Run) -> dict[str, str]:
     if run.task.student.init_adapter and earlier.exists():
         inputs["init_adapter"] = sha256_file(earlier)
     return inputs
+
+
+def _rules(_run: Run) -> Rules:
+    from student import training
+    from task import codec
+
+    return {"codec": codec.VERSION, "training": training.VERSION}
 
 
 def _work(run: Run, folder: Path) -> Figures:

@@ -8,10 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from eval.page_schema import AuditSlice, AuditVariant
-from limbeck.run import Run
+from limbeck.run import Run, Shortfall
 from task.errors import InputError
 from task.labels import Example
 from task.spec import Task
+from teacher.ledger.missing_answers import Missing
 
 ALL = "all of it"
 GOLD = ("calibration", "test")
@@ -42,11 +43,13 @@ def audit(run: Run, gold_name: str) -> Path:
             fix="Name a file of labelled queries, or choose the other split with --gold",
         )
     # The variant with all context runs last, so that the ledger keeps its rows: those that the task itself would give.
-    found = {name: _label(run, variant, gold) for name, variant in reversed(variants(task).items())}
+    answered: dict[str, Missing] = {}
+    found = {name: _label(run, variant, gold, name, answered) for name, variant in reversed(variants(task).items())}
     slices = {"all queries": list(range(len(gold)))}
     if run.inputs.has_traffic:
         names = traffic(gold, sources.log, task)
         slices |= {s: [i for i, n in enumerate(names) if n == s] for s in TRAFFIC}
+    _note_missing(run, answered, len(gold))
     folder = run.files.audit
     write_audit(folder, {
         "task": task.name, "backend": task.teacher.backend, "gold": gold_name, "rows": len(gold),
@@ -71,8 +74,26 @@ def variants(task: Task) -> dict[str, Task]:
     return {name: backend.with_context(task, used) for name, used in chosen.items()}
 
 
-def _label(run: Run, task: Task, gold: Sequence[Example]) -> list[Example]:
-    """The teacher's labels of the gold queries under a variant."""
+def _note_missing(run: Run, answered: Mapping[str, Missing], rows: int) -> None:
+    """Say which variants lack answers: theirs count as wrong, which tells nothing about the context.
+
+    Raises:
+        IncompleteError: A variant has no answer at all.
+    """
+    for name, missing in answered.items():
+        without = missing.unanswered + missing.unusable
+        if without:
+            cause = f" (most often: {missing.cause})" if missing.cause else ""
+            run.note(Shortfall(
+                text=f"context `{name}`: {without:,} of {rows:,} gold queries have no usable answer and count as "
+                f"wrong{cause}", fails=missing.unanswered > 0, stops=without >= rows,
+            ))
+
+
+def _label(
+    run: Run, task: Task, gold: Sequence[Example], name: str, answered: dict[str, Missing]
+) -> list[Example]:
+    """The teacher's labels of the gold queries under a variant; notes what got no answer under its name."""
     from task.model_store import fetch
     from teacher.backends.backend import backend_of
     from teacher.label import label_queries
@@ -87,7 +108,8 @@ def _label(run: Run, task: Task, gold: Sequence[Example]) -> list[Example]:
     else:
         ledger = Ledger(run.files.ledger)
     with ledger:
-        label_queries(task, replace(sources, log=asked), ledger, run.files.index, fetch, run.progress)
+        done = label_queries(task, replace(sources, log=asked), ledger, run.files.index, fetch, run.progress)
+        answered[name] = done.missing
         rows = ledger.rows(g.query for g in gold)
     return [replace(g, labels=rows[g.query].labels if g.query in rows else ()) for g in gold]
 

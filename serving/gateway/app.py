@@ -13,24 +13,25 @@ import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, TypeVar
-
-from pydantic import BaseModel, ValidationError
+from typing import Any
 
 from engine.interface import EngineUnavailableError
-from serving.gateway import openai_api, openapi
+from serving.gateway import cross_origin, openai_api, openapi
 from serving.gateway.admission import Callers, admit, unavailable
-from serving.gateway.http_exchange import ClientGoneError, Exchange, HttpError
+from serving.gateway.answer_json import answer_json
+from serving.gateway.http_exchange import ClientGoneError, Exchange, HttpError, lifespan
 from serving.gateway.messages import BatchRequest, ChatRequest, LabelRequest
+from serving.gateway.request_body import parsed
 from serving.routing.route import Answer, RefusedError, Route
 from serving.routing.task_routes import Choice, Routes
 from serving.telemetry.logs import LineLog
 from serving.telemetry.metrics import Metrics
 from serving.telemetry.traces import Traces
 from task.serving_settings import Serving
+from task.text import one_line_bytes
 
-_Model = TypeVar("_Model", bound=BaseModel)
 NDJSON = b"application/x-ndjson"
+_MODEL = "/v1/models/"
 
 
 @dataclass(slots=True)
@@ -50,20 +51,22 @@ class Gateway:
     async def __call__(self, scope: Mapping[str, Any], receive: Any, send: Any) -> None:
         """Answer one request; answer the server's lifespan events; close a websocket."""
         if scope["type"] == "lifespan":
-            await _lifespan(receive, send)
+            await lifespan(receive, send)
             return
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1000})
             return
         exchange = Exchange(scope, receive, send)
-        known = PATHS.get(exchange.path)
-        if known is None:
+        if self.settings.cors_origins:
+            exchange.common = cross_origin.response_headers(exchange.headers, self.settings.cors_origins)
+        path = exchange.path if exchange.path in PATHS else _pattern(exchange.path)
+        if path is None:
             await self.respond(exchange, "other", not_found)
             return
-        method, handler = known
+        method, handler = PATHS[path]
         if scope["method"] != method and not (method == "GET" and scope["method"] == "HEAD"):
-            handler = wrong_method
-        await self.respond(exchange, exchange.path, handler)
+            handler = options if scope["method"] == "OPTIONS" else wrong_method
+        await self.respond(exchange, path, handler)
 
     async def respond(self, exchange: Exchange, path: str, handler: Handler) -> None:
         """Call a handler, answer the errors that it raises, and record the request under `path`."""
@@ -109,7 +112,7 @@ class Gateway:
         """`POST /v1/label`."""
         due = exchange.deadline(self.settings.request_timeout_s)
         with admit(self.callers, exchange) as admission:
-            request = await self._parsed(exchange, LabelRequest, due)
+            request = await parsed(exchange, LabelRequest, limit=self.settings.max_body_bytes, due=due)
             choice = self._choice(request.task)
             self._check(choice, [request.query])
             admission.charge(1)
@@ -137,7 +140,7 @@ class Gateway:
         """`POST /v1/label:batch`: a line for each query, in order of completion."""
         due = exchange.deadline(self.settings.request_timeout_s)
         with admit(self.callers, exchange) as admission:
-            request = await self._parsed(exchange, BatchRequest, due)
+            request = await parsed(exchange, BatchRequest, limit=self.settings.max_body_bytes, due=due)
             queries = request.queries
             if len(queries) > self.settings.max_batch:
                 raise HttpError(
@@ -157,7 +160,7 @@ class Gateway:
         def line(index: int, answer: Answer, route: Route) -> bytes:
             self.metrics.count(self.metrics.answers, route.bundle.id, answer.source, answer.status)
             counts[answer.source] = counts.get(answer.source, 0) + 1
-            return answer_json(answer, route) + b',"index":%d}\n' % index
+            return one_line_bytes(answer_json(answer, route)) + b',"index":%d}\n' % index
 
         misses: dict[Route, dict[str, list[int]]] = {}  # indices of each distinct query
         lines = []
@@ -181,7 +184,7 @@ class Gateway:
                     error = unavailable(exchange, outcome)
                     self.metrics.count(self.metrics.refused, exchange.notes["refused"])
                     problem = error.body()[:-1]
-                    text = json.dumps(query, ensure_ascii=False).encode()
+                    text = json.dumps(query).encode()
                     out = b"".join(problem + b',"query":%s,"index":%d}\n' % (text, i) for i in missing[query])
                 await exchange.write(out)
         exchange.notes["answers"] = counts
@@ -191,7 +194,7 @@ class Gateway:
         """`POST /v1/chat/completions`: the OpenAI-compatible API."""
         due = exchange.deadline(self.settings.request_timeout_s)
         with admit(self.callers, exchange) as admission:
-            request = await self._parsed(exchange, ChatRequest, due)
+            request = await parsed(exchange, ChatRequest, limit=self.settings.max_body_bytes, due=due)
             choice = openai_api.choice(self.routes, request.model)
             query = openai_api.query(request)
             self._check(choice, [query], "messages")
@@ -199,7 +202,9 @@ class Gateway:
             route, answer = await self._answer(exchange, choice, query, use_cache=True, due=due)
             if request.stream:
                 await exchange.start(200, b"text/event-stream", headers={"Cache-Control": "no-store"})
-                await exchange.write(openai_api.events(exchange.id.decode(), route, answer), more=False)
+                usage = request.stream_options is not None and bool(request.stream_options.include_usage)
+                body = openai_api.events(exchange.id.decode(), route, answer, usage=usage)
+                await exchange.write(body, more=False)
             else:
                 await exchange.answer(openai_api.completion(exchange.id.decode(), route, answer))
 
@@ -209,6 +214,11 @@ class Gateway:
         """`GET /v1/models`."""
         with admit(self.callers, exchange):
             await exchange.answer(openai_api.models(self.routes))
+
+    async def model(self, exchange: Exchange) -> None:
+        """`GET /v1/models/{id}`."""
+        with admit(self.callers, exchange):
+            await exchange.answer(openai_api.model(self.routes, exchange.path.removeprefix(_MODEL)))
 
     async def healthz(self, exchange: Exchange) -> None:
         """`GET /healthz`: this process is alive."""
@@ -244,24 +254,6 @@ class Gateway:
 
     # -- helpers --------------------------------------------------------------------------------------------------
 
-    async def _parsed(self, exchange: Exchange, model: type[_Model], due: float) -> _Model:
-        try:
-            async with asyncio.timeout_at(due):
-                body = await exchange.body(self.settings.max_body_bytes)
-        except TimeoutError as error:
-            raise HttpError(
-                408, kind="timeout", message="the body did not come in time", headers={"Connection": "close"}
-            ) from error
-        try:
-            return model.model_validate_json(body)
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-            where = ".".join(str(x) for x in first["loc"])
-            raise HttpError(
-                422, kind="invalid_request_error", param=where or None,
-                message=f"{where}: {first['msg']}" if where else first["msg"],
-            ) from error
-
     def _choice(self, task: str | None) -> Choice:
         found = self.routes.of(task)
         if found is None:
@@ -295,7 +287,7 @@ class Gateway:
                 async with asyncio.timeout(self.settings.request_timeout_s):
                     other = await trial.answer(answer.query, use_cache=False)
                 same = {x.key for x in other.decoded()} == {x.key for x in answer.decoded()}
-                result = "same" if same else "different"
+                result = "invalid" if other.fault else "same" if same else "different"
             self.metrics.count(self.metrics.shadowed, trial.bundle.id, result)
 
         task = asyncio.get_running_loop().create_task(compare())
@@ -303,32 +295,35 @@ class Gateway:
         task.add_done_callback(self._shadows.discard)
 
 
-def answer_json(answer: Answer, route: Route) -> bytes:
-    """An answer as JSON, without its closing brace."""
-    return b'{"query":%s,"labels":%s,"status":"%s","source":"%s","probability":%s,"task":%s,"bundle":"%s"' % (
-        json.dumps(answer.query, ensure_ascii=False).encode(), answer.labels, answer.status.encode(),
-        answer.source.encode(), b"null" if answer.probability is None else b"%g" % answer.probability,
-        route.task_json, route.bundle.id.encode(),
-    )
-
-
 async def not_found(_gateway: Gateway, _exchange: Exchange) -> None:
     """Raise the error for a path that is not in `PATHS`."""
     raise HttpError(404, kind="not_found", message=f"no such path; expected one of {', '.join(PATHS)}")
 
 
+def _pattern(path: str) -> str | None:
+    """The key in `PATHS` of a path that ends in a name."""
+    return _MODEL + "{id}" if path.startswith(_MODEL) and path != _MODEL else None
+
+
+def _allowed(exchange: Exchange) -> str:
+    method, _ = PATHS[exchange.path if exchange.path in PATHS else _MODEL + "{id}"]
+    return "GET, HEAD, OPTIONS" if method == "GET" else f"{method}, OPTIONS"
+
+
+async def options(_gateway: Gateway, exchange: Exchange) -> None:
+    """`OPTIONS` of any path, no key needed: the methods, and for a browser what a script may send."""
+    headers = {"Allow": _allowed(exchange)}
+    if any(name == b"access-control-allow-origin" for name, _ in exchange.common):
+        headers |= cross_origin.preflight_headers(exchange.headers, headers["Allow"])
+    await exchange.answer(b"", headers=headers)
+
+
 async def wrong_method(_gateway: Gateway, exchange: Exchange) -> None:
-    """Raise the error for another method than that in `PATHS`."""
-    method, _ = PATHS[exchange.path]
-    raise HttpError(405, kind="method_not_allowed", message=f"this path takes {method}", headers={"Allow": method})
-
-
-async def _lifespan(receive: Any, send: Any) -> None:
-    while True:
-        message = await receive()
-        await send({"type": f"{message['type']}.complete"})
-        if message["type"] == "lifespan.shutdown":
-            return
+    """Raise the error for another method than those in `PATHS`."""
+    allowed = _allowed(exchange)
+    raise HttpError(
+        405, kind="method_not_allowed", message=f"this path takes {allowed}", headers={"Allow": allowed}
+    )
 
 
 Handler = Callable[[Gateway, Exchange], Awaitable[None]]
@@ -339,6 +334,7 @@ PATHS: Mapping[str, tuple[str, Handler]] = {
     "/v1/label:batch": ("POST", Gateway.batch),
     "/v1/chat/completions": ("POST", Gateway.chat),
     "/v1/models": ("GET", Gateway.models),
+    _MODEL + "{id}": ("GET", Gateway.model),
     "/healthz": ("GET", Gateway.healthz),
     "/readyz": ("GET", Gateway.readyz),
     "/metrics": ("GET", Gateway.prometheus),

@@ -34,6 +34,14 @@ class HttpError(Exception):
         return json.dumps({"error": problem}, ensure_ascii=True).encode()
 
 
+def too_large(limit: int, what: str = "body") -> HttpError:
+    """The error for a body of more than `limit` bytes; the connection ends, for the rest of the body may follow."""
+    return HttpError(
+        413, kind="invalid_request_error", message=f"the {what} is larger than {limit} bytes",
+        headers={"Connection": "close"},
+    )
+
+
 class ClientGoneError(Exception):
     """The client closed the connection before it had sent its body."""
 
@@ -45,6 +53,7 @@ class Exchange:
         id: The client's `X-Request-Id` where it is valid, else a random one.
         status: Of the response; 0 before it has begun.
         notes: Fields for the access log and the trace.
+        common: Headers of the response whatever it is.
     """
 
     def __init__(self, scope: Mapping[str, Any], receive: Any, send: Any) -> None:
@@ -56,6 +65,9 @@ class Exchange:
         self.status = 0
         self.path: str = scope["path"]
         self.notes: dict[str, Any] = {}
+        self.common: list[tuple[bytes, bytes]] = []
+        self._held: list[bytes] | None = None
+        self._held_head: list[tuple[bytes, bytes]] = []
 
     @property
     def key(self) -> str | None:
@@ -96,8 +108,7 @@ class Exchange:
             )
         length = self.headers.get(b"content-length", b"0")
         if length.isdigit() and int(length[:19]) > limit:
-            raise HttpError(413, kind="invalid_request_error", message=f"the body is larger than {limit} bytes",
-                            headers={"Connection": "close"})
+            raise too_large(limit)
         message = await self._receive()
         parts = []
         size = 0
@@ -105,8 +116,7 @@ class Exchange:
             part = message.get("body", b"")
             size += len(part)
             if size > limit:
-                raise HttpError(413, kind="invalid_request_error", message=f"the body is larger than {limit} bytes",
-                                headers={"Connection": "close"})
+                raise too_large(limit)
             parts.append(part)
             if not message.get("more_body"):
                 return parts[0] if len(parts) == 1 else b"".join(parts)
@@ -116,16 +126,29 @@ class Exchange:
     async def start(
         self, status: int, kind: bytes, *, headers: Mapping[str, str] = {}, length: int | None = None
     ) -> None:
-        """Send status and headers; `kind` is the content type."""
+        """Send status and headers; `kind` is the content type.
+
+        A client that speaks HTTP/1.0 cannot read chunks: a body without a length is held back until it is complete.
+        """
         self.status = status
-        lines = [(b"content-type", kind), (b"x-request-id", self.id)]
+        lines = [(b"content-type", kind), (b"x-request-id", self.id), *self.common]
         if length is not None:
             lines.append((b"content-length", str(length).encode()))
         lines += [(k.encode(), v.encode()) for k, v in headers.items()]
+        if length is None and self.scope.get("http_version") == "1.0":
+            self._held, self._held_head = [], lines
+            return
         await self._send({"type": "http.response.start", "status": status, "headers": lines})
 
     async def write(self, part: bytes, *, more: bool = True) -> None:
         """Send a part of the body."""
+        if self._held is not None:
+            self._held.append(part)
+            if more:
+                return
+            part, self._held = b"".join(self._held), None
+            lines = [*self._held_head, (b"content-length", str(len(part)).encode())]
+            await self._send({"type": "http.response.start", "status": self.status, "headers": lines})
         await self._send({"type": "http.response.body", "body": part, "more_body": more})
 
     async def answer(
@@ -134,3 +157,12 @@ class Exchange:
         """Send the whole response."""
         await self.start(status, kind, headers=headers, length=len(body))
         await self._send({"type": "http.response.body", "body": b"" if self.scope["method"] == "HEAD" else body})
+
+
+async def lifespan(receive: Any, send: Any) -> None:
+    """Answer the server's lifespan events."""
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return

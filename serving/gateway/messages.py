@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from task.validation import FAULTS, FaultKind
+
 TaskName = Annotated[str | None, Field(description="Which task, where several are served")]
 
 
@@ -51,8 +53,11 @@ class LabelResponse(BaseModel):
     query: str
     labels: list[Label]
     status: Annotated[
-        Literal["ok", "uncertain", "abstained"],
-        Field(description="`uncertain`: probably not right; `abstained`: so likely wrong that none are returned"),
+        Literal["ok", "uncertain", "abstained", "invalid"],
+        Field(description=(
+            "`uncertain`: probably not right; `abstained`: so likely wrong that none are returned; `invalid`: what the "
+            "student answered cannot be used, and none are returned"
+        )),
     ]
     source: Annotated[
         Literal["cache", "kept", "student", "teacher"],
@@ -60,6 +65,12 @@ class LabelResponse(BaseModel):
     ]
     probability: Annotated[
         float | None, Field(description="Probability that the labelling as a whole is right; null from a cache")
+    ]
+    fault: Annotated[
+        FaultKind | None,
+        Field(description="Why the answer is `invalid`; null for all others. " + "; ".join(
+            f"`{kind}`: {meaning}" for kind, meaning in FAULTS.items()
+        )),
     ]
     task: str
     bundle: str
@@ -100,6 +111,16 @@ class Message(BaseModel):
     content: str | list[TextPart] | None = None
 
 
+class StreamOptions(BaseModel):
+    """Options of a streamed chat response."""
+
+    model_config = ConfigDict(strict=True)
+
+    include_usage: Annotated[
+        bool | None, Field(description="Whether a last chunk, without choices, has the usage")
+    ] = None
+
+
 class ChatRequest(BaseModel):
     """OpenAI's chat request. The last user message is the query; sampling parameters are ignored."""
 
@@ -108,6 +129,7 @@ class ChatRequest(BaseModel):
     model: str
     messages: Annotated[list[Message], Field(min_length=1)]
     stream: bool | None = None
+    stream_options: StreamOptions | None = None
     n: Annotated[int | None, Field(ge=1, le=1)] = None
 
 
@@ -128,7 +150,7 @@ class ModelList(BaseModel):
 
 
 class ChatResponse(BaseModel):
-    """OpenAI's response; the content is JSON: `{"labels": […], "status": …}`."""
+    """OpenAI's response; the content is JSON: `{"labels": […], "status": …, "fault": …}`."""
 
     id: str
     object: Literal["chat.completion"] = "chat.completion"

@@ -15,7 +15,7 @@ from task.serving_settings import Serving
 _REF = "#/components/schemas/{model}"
 _BODIES: tuple[type[BaseModel], ...] = (m.LabelRequest, m.BatchRequest, m.ChatRequest)
 _ANSWERS: tuple[type[BaseModel], ...] = (
-    m.LabelResponse, m.BatchLine, m.ChatResponse, m.ModelList, m.ErrorResponse,
+    m.LabelResponse, m.BatchLine, m.ChatResponse, m.ModelList, m.Model, m.ErrorResponse,
 )
 _REFUSALS = {
     "400": "A header, the number of queries or the task is not valid",
@@ -23,6 +23,7 @@ _REFUSALS = {
     "404": "No such task or model",
     "408": "The body did not come in time",
     "413": "The body is too large",
+    "415": "A content encoding other than gzip and deflate",
     "422": "The body does not match the schema, or a query is too long",
     "429": "Over the rate or the concurrency of the key; see Retry-After",
     "431": "The headers are too large",
@@ -30,9 +31,13 @@ _REFUSALS = {
 }
 
 
-@functools.lru_cache
 def document(settings: Serving) -> bytes:
     """The document as JSON."""
+    return _document(settings.max_batch, needs_key=settings.keys is not None)
+
+
+@functools.lru_cache
+def _document(max_batch: int, *, needs_key: bool) -> bytes:
     _, schemas = models_json_schema(
         [*((b, "validation") for b in _BODIES), *((a, "serialization") for a in _ANSWERS)], ref_template=_REF
     )
@@ -45,7 +50,7 @@ def document(settings: Serving) -> bytes:
         "paths": {
             "/v1/label": {"post": _with_body("Label one query", body=m.LabelRequest, answer=m.LabelResponse)},
             "/v1/label:batch": {"post": _with_body(
-                f"Label at most {settings.max_batch} queries; a line of JSON for each as soon as it is ready",
+                f"Label at most {max_batch} queries; a line of JSON for each as soon as it is ready",
                 body=m.BatchRequest, answer=m.BatchLine, kind="application/x-ndjson",
             )},
             "/v1/chat/completions": {"post": _with_body(
@@ -53,6 +58,7 @@ def document(settings: Serving) -> bytes:
                 body=m.ChatRequest, answer=m.ChatResponse,
             )},
             "/v1/models": {"get": _without_body("The models that can be asked", m.ModelList, guarded=True)},
+            "/v1/models/{id}": {"get": _with_name(_without_body("One of them", m.Model, guarded=True))},
             "/healthz": {"get": _without_body("This process is alive")},
             "/readyz": {"get": _without_body("Every engine has answered once", "503")},
             "/metrics": {"get": _without_body("Prometheus' text format", kind="text/plain", guarded=True)},
@@ -63,7 +69,7 @@ def document(settings: Serving) -> bytes:
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
     }
-    if settings.keys is not None:
+    if needs_key:
         value["security"] = [{"key": []}]
     return json.dumps(value, ensure_ascii=False).encode()
 
@@ -90,11 +96,20 @@ def _with_body(
     }
     return {
         "summary": summary, "parameters": [timeout],
-        "requestBody": {"required": True, **_content("application/json", _ref(body))},
+        "requestBody": {
+            "required": True, "description": "May be compressed, with `Content-Encoding: gzip` or `deflate`",
+            **_content("application/json", _ref(body)),
+        },
         "responses": {
             "200": {"description": "Labelled", **_content(kind, _ref(answer))}, **_refusals(*_REFUSALS),
         },
     }
+
+
+def _with_name(operation: dict[str, Any]) -> dict[str, Any]:
+    """An operation on a model that is named in the path."""
+    name = {"name": "id", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+    return operation | {"parameters": [name], "responses": operation["responses"] | _refusals("404")}
 
 
 def _without_body(

@@ -30,9 +30,11 @@ from task.codec import Codec
 from task.errors import InputError
 from task.files import read_json, sha256_file, sha256_json, write_json, write_jsonl
 from task.labels import Example
+from task.model_folder import spare_weights
 from task.openvino_runtime import EXPORTED, MODEL_FILE
-from task.readers import rows_of
 from task.spec import Task
+from task.table_files import rows_of
+from task.validation import violation
 
 FORMAT = 4
 _MODEL_FILES = {".json", ".safetensors", ".jinja", ".txt", ".model"}
@@ -108,7 +110,7 @@ def build(
 
     Args:
         model: The exported model; its files are linked where the file system can, else copied.
-        head: Accepted labellings of the most frequent queries.
+        head: Accepted labellings of the most frequent queries; one that the task does not allow is left out.
         quality: The student's measured quality, kept in the manifest.
         calibrator: Turns the student's raw probability into a calibrated one; None leaves it as it is.
         done: Called with the number of head queries as they are written.
@@ -120,7 +122,7 @@ def build(
         InputError: The adapter is of a kind that the engine cannot add while it runs.
     """
     (folder / "model").mkdir(parents=True)
-    for path in sorted(model.iterdir()):
+    for path in sorted(set(model.iterdir()) - spare_weights(model)):
         if path.is_file() and path.suffix in _MODEL_FILES:
             _link(path, target=folder / "model" / path.name)
     if adapter is not None:
@@ -138,7 +140,8 @@ def build(
     write_jsonl(folder / "reference.jsonl", (x.to_json() for x in reference))
     engine, weights = _names(_hashes(folder))
     cache.build(
-        folder / "cache", head, normaliser_name=task.normaliser, key=_cache_key(task, codec, weights), done=done
+        folder / "cache", (x for x in head if violation(task, x.query, x.labels) is None),
+        normaliser_name=task.normaliser, key=_cache_key(task, codec, weights), done=done,
     )
     files = _hashes(folder)
     write_json(folder / "manifest.json", {

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import time
 from collections import deque
 from collections.abc import Callable
@@ -18,7 +17,11 @@ from typing import Any, Final
 
 import aiohttp
 
+from llm_client.body import sent_body
+from llm_client.completion import parse_completion
+from llm_client.connection import authorization, proxy_for
 from llm_client.label_schema import labels_response_format
+from llm_client.reply import rows_of
 from task.forms import json_text as json_form
 from task.labels import Labelling
 from task.serving_settings import Consult
@@ -41,18 +44,20 @@ class LiveTeacher:
         Args:
             processes: Processes that share the budget; each has an equal part of it.
             on_outcome: Called with the outcome of every query: `answered`, `failed`, `budget`.
+
+        Raises:
+            InputError: The key or the proxy of the environment cannot be used.
         """
         self._settings, self._task, self._on_outcome = settings, task, on_outcome
         self._url = f"{settings.base_url.rstrip('/')}/chat/completions"
         self._system = {"role": "system", "content": instructions(task)}
-        self._format = labels_response_format(task)
+        self._format = labels_response_format(task).sent
         self._max_calls = settings.per_hour // processes
         self._calls: deque[float] = deque()
         self._in_flight: dict[str, asyncio.Task[Labelling | None]] = {}
-        key = os.environ.get(settings.api_key_env)
         self._session = aiohttp.ClientSession(
-            timeout=aiohttp.ClientTimeout(total=settings.timeout_s),
-            headers={"Authorization": f"Bearer {key}"} if key else {},
+            timeout=aiohttp.ClientTimeout(total=settings.timeout_s), headers=authorization(settings.api_key_env),
+            proxy=proxy_for(settings.base_url),
         )
 
     async def label(self, query: str, *, timeout_s: float, keep: Callable[[Labelling], None]) -> Labelling | None:
@@ -87,9 +92,10 @@ class LiveTeacher:
         try:
             async with self._session.post(self._url, json=self._body(query)) as response:
                 response.raise_for_status()
-                choice = (await response.json())["choices"][0]
-            content = choice["message"]["content"] if choice.get("finish_reason") == "stop" else None
-            labels = json_form.parse(query, content, self._task) if isinstance(content, str) else None
+                answers, _ = parse_completion(await response.read())
+            answer = answers[0]
+            rows = rows_of(answer.text) if answer.ending == "complete" and answer.text is not None else None
+            labels = None if rows is None else json_form.parse(query, json.dumps(rows), self._task)
         except (aiohttp.ClientError, TimeoutError, LookupError, TypeError, ValueError):
             labels = None
         if labels is not None and violation(self._task, query, labels):
@@ -100,10 +106,11 @@ class LiveTeacher:
         return labels
 
     def _body(self, query: str) -> dict[str, Any]:
-        return {
+        own = {
             "model": self._settings.model, "temperature": 0.0, "max_tokens": _MAX_TOKENS,
             "messages": [self._system, {"role": "user", "content": query}], "response_format": self._format,
         }
+        return sent_body(own, self._settings.extra_body)
 
     async def close(self) -> None:
         """Close the connections; calls in flight are cancelled."""
@@ -111,6 +118,17 @@ class LiveTeacher:
             call.cancel()
         await asyncio.gather(*self._in_flight.values(), return_exceptions=True)
         await self._session.close()
+
+
+def check_environment(settings: Consult) -> None:
+    """Refuse a key or a proxy of the environment that no `LiveTeacher` could use; checked before workers start.
+
+    Raises:
+        InputError: The key or the proxy cannot be used.
+    """
+    if settings.per_hour:
+        authorization(settings.api_key_env)
+        proxy_for(settings.base_url)
 
 
 def _answer(example: ExampleSpec) -> str:

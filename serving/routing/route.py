@@ -22,10 +22,10 @@ from serving.routing.throughput import Throughput
 from task.forms import Decoded
 from task.labels import Labelling
 from task.serving_settings import Serving
-from task.validation import violation
+from task.validation import FaultKind, violation
 
 Source = Literal["cache", "kept", "student", "teacher"]
-Status = Literal["ok", "uncertain", "abstained"]
+Status = Literal["ok", "uncertain", "abstained", "invalid"]
 _MAX_PER_REQUEST = 16  # queries in one request to the engine
 _RESERVE_S = 0.05  # of a request's time, to send the student's answer after the teacher gave none in time
 
@@ -35,8 +35,9 @@ class Answer:
     """The answer to a query.
 
     Attributes:
-        labels: JSON in UTF-8; an empty list where the student abstained.
+        labels: JSON in UTF-8; an empty list where the student abstained, or answered what cannot be used.
         probability: Probability that the labelling as a whole is right, calibrated if the bundle is; None if unknown.
+        fault: Why the student's answer is `invalid`.
     """
 
     query: str
@@ -44,6 +45,7 @@ class Answer:
     source: Source
     status: Status = "ok"
     probability: float | None = None
+    fault: FaultKind | None = None
 
     def decoded(self) -> Labelling:
         """The labels."""
@@ -64,6 +66,7 @@ class Route:
     def __init__(
         self, bundle: Bundle, cache: HeadCache, student: StudentClient, settings: Serving, *,
         store: Store | None = None, on_uncertain: Callable[[str, float], None] = lambda _query, _probability: None,
+        on_invalid: Callable[[FaultKind], None] = lambda _kind: None,
     ) -> None:
         """Make a route.
 
@@ -71,10 +74,12 @@ class Route:
             cache: The bundle's head cache, or a copy of it.
             settings: Those of the bundle, or the operator's overrides.
             store: Kept answers and purges; without it there are none.
-            on_uncertain: Called with each query below `serving.certain.uncertain`, and its probability.
+            on_uncertain: Called with each query below `serving.certain.uncertain`, and its probability; with 0 for a
+                query whose answer is invalid.
+            on_invalid: Called with the fault of each answer that cannot be used, whatever the client is sent instead.
         """
         self.bundle, self.cache, self.student, self.breaker = bundle, cache, student, Breaker()
-        self._store, self._on_uncertain = store, on_uncertain
+        self._store, self._on_uncertain, self.on_invalid = store, on_uncertain, on_invalid
         self._teacher: LiveTeacher | None = None
         self._settings = settings
         self._engine_checked = True
@@ -181,17 +186,22 @@ class Route:
             self._throughput.completed(answers=answered, waiting=self.waiting, now=now)
 
     def judge(self, query: str, judged: Decoded, *, keep: bool = True) -> Answer:
-        """The student's labels as an answer: `ok`, `uncertain`, or `abstained` without labels."""
+        """The student's labels as an answer: `ok`, `uncertain`, or without labels `abstained` or `invalid`."""
         settings = self._settings
         labels, probability = judged.labels, None
+        fault = judged.fault or violation(self.bundle.task, query, labels)
+        if fault is not None:
+            self.on_invalid(fault.kind)
+            self._on_uncertain(query, 0.0)  # the next labelling round is to learn from it
+            probability = None if judged.raw_probability is None else 0.0
+            return Answer(query, b"[]", "student", "invalid", probability, fault.kind)
         if judged.raw_probability is not None:
             probability = round(self.bundle.calibrator.probability(judged.raw_probability), 6)
         status: Status = "ok"
         if probability is not None and probability < settings.certain.uncertain:
             self._on_uncertain(query, probability)
             status = "abstained" if probability < settings.certain.abstain else "uncertain"
-        invalid = violation(self.bundle.task, query, labels)
-        if invalid or status == "abstained":
+        if status == "abstained":
             return Answer(query, b"[]", "student", "abstained", probability)
         raw = encoded(labels)
         if keep and probability is not None and status == "ok" and probability >= settings.write_back.probability:

@@ -10,14 +10,13 @@ from typing import Annotated, Any, Self
 from urllib.parse import parse_qs
 
 import aiohttp
-import uvicorn
 from pydantic import Field, ValidationError, model_validator
 
 from engine.loopback import LOOPBACK
 from engine.watchdog import Watchdog
 from serving.gateway.http_exchange import ClientGoneError, Exchange, HttpError
 from serving.gateway.messages import Body
-from serving.gateway.uvicorn_server import EmbeddedServer
+from serving.gateway.uvicorn_server import EmbeddedServer, server_config
 from serving.routing.kept_answers import Store
 from serving.supervisor.supervisor import Supervisor
 from serving.telemetry.metrics import all_processes
@@ -130,9 +129,7 @@ class Admin:
 
 async def listen(supervisor: Supervisor, port: int, *, on_port: Callable[[int], None] = lambda _port: None) -> None:
     """Serve the operators' port until cancelled."""
-    server = EmbeddedServer(uvicorn.Config(
-        Admin(supervisor), host=LOOPBACK, port=port, log_level="warning", access_log=False, lifespan="off", ws="none"
-    ))
+    server = EmbeddedServer(server_config(Admin(supervisor), host=LOOPBACK, port=port))
     task = asyncio.create_task(server.serve())
     try:
         while not server.started and not task.done():

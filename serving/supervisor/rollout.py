@@ -21,6 +21,7 @@ from engine.pool import EnginePool, Placement
 from serving.release.bundle import Bundle, copy_small, open_bundle
 from serving.release.pointer import Pointer, Release, read_pointer
 from serving.release.startup_queries import startup_queries
+from serving.routing.live_teacher import check_environment
 from serving.supervisor.state import DesiredRoute, StateFolder
 from serving.supervisor.worker_pool import POLL_S, WorkerPool
 from task.errors import InputError
@@ -92,6 +93,7 @@ class Rollout:
 
         Raises:
             EngineError: Its engine did not start.
+            InputError: The environment has a key or a proxy for its teacher that cannot be used.
         """
         self.active = self._deploy(self._first)
         self._set_routes()
@@ -153,8 +155,9 @@ class Rollout:
     # -- a change -------------------------------------------------------------------------------------------------
 
     def _deploy(self, bundle: Bundle) -> Deployed:
-        copy = copy_small(bundle, self._context.state.copy_of(bundle.id))
         settings = self._context.override(bundle.task.serving)
+        check_environment(settings.consult)
+        copy = copy_small(bundle, self._context.state.copy_of(bundle.id))
         placement = self._context.engines.place(bundle, settings, startup_queries(bundle))
         return Deployed(bundle, copy, placement, settings)
 

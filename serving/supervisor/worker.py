@@ -15,7 +15,6 @@ import socket
 import sys
 from pathlib import Path
 
-import uvicorn
 import uvloop
 
 from engine.kind import engine_kind
@@ -23,7 +22,7 @@ from serving.gateway.accept_balancing import ConnectionCounts
 from serving.gateway.admission import Callers
 from serving.gateway.api_keys import read_keys
 from serving.gateway.app import Gateway
-from serving.gateway.uvicorn_server import EmbeddedServer, HeaderTimeoutProtocol
+from serving.gateway.uvicorn_server import EmbeddedServer, server_config
 from serving.release.bundle import Bundle, open_copy
 from serving.release.head_cache import HeadCache
 from serving.routing.kept_answers import Store
@@ -118,6 +117,7 @@ class Worker:
             on_uncertain=lambda query, probability: self.uncertain.add(
                 bundle=bundle.id, query=query, probability=probability, settings=settings.certain
             ),
+            on_invalid=lambda kind: self.metrics.count(self.metrics.invalid, bundle.id, kind),
         )
         if settings.consult.per_hour:
             route.use_teacher(LiveTeacher(
@@ -154,10 +154,8 @@ class Worker:
 
     async def run(self, listener: socket.socket) -> None:
         """Serve until SIGTERM; then finish the requests in flight."""
-        server = EmbeddedServer(uvicorn.Config(
-            self.gateway, log_level="warning", access_log=False, http=HeaderTimeoutProtocol, lifespan="off", ws="none",
-            timeout_graceful_shutdown=round(self.settings.request_timeout_s) + 1, server_header=False,
-            date_header=False, backlog=2048,
+        server = EmbeddedServer(server_config(
+            self.gateway, timeout_graceful_shutdown=round(self.settings.request_timeout_s) + 1, backlog=2048
         ), ConnectionCounts(self.state.connections, number=self.number, processes=self.settings.workers))
         loop = asyncio.get_running_loop()
         for sign in (signal.SIGTERM, signal.SIGINT):

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ from typing import Any
 from engine.process_guard import die_with_parent
 from engine.watchdog import MAX_PAUSE_S, STABLE_AFTER_S
 from serving.supervisor.state import DesiredRoute, DesiredState, StateFolder, WorkerReport
+from task.python_process import environment, python
 from task.serving_settings import Serving
 
 POLL_S = 0.1
@@ -140,16 +139,13 @@ class WorkerPool:
     def _start(self, worker: WorkerProcess, listener: socket.socket, now: float) -> None:
         self._before_start()
         handle = listener.fileno()
-        environment = {
-            **os.environ, "PROMETHEUS_MULTIPROC_DIR": str(self._state.metrics), "TOKENIZERS_PARALLELISM": "false",
+        variables = {
+            **environment(), "PROMETHEUS_MULTIPROC_DIR": str(self._state.metrics), "TOKENIZERS_PARALLELISM": "false",
         }
         with (self._state.path / f"worker-{worker.number}.log").open("ab") as log:
             worker.process = subprocess.Popen(
-                [
-                    sys.executable, "-m", "serving.supervisor.worker", str(self._state.path), str(worker.number),
-                    str(handle),
-                ],
-                pass_fds=[handle], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
+                python("-m", "serving.supervisor.worker", str(self._state.path), str(worker.number), str(handle)),
+                pass_fds=[handle], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=variables,
                 preexec_fn=die_with_parent,
             )
         worker.started = now

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from task.serving_settings import Certain
+from task.text import one_line
 
 _MAX_BUFFERED = 20_000
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -33,7 +34,7 @@ class LineLog:
     def add(self, row: dict[str, Any]) -> None:
         """Buffer a row until the next `flush`."""
         if len(self._lines) < _MAX_BUFFERED:
-            self._lines.append(_encode(row).encode() + b"\n")
+            self._lines.append(one_line(_encode(row)).encode(errors="replace") + b"\n")
         else:
             self.dropped += 1
 

@@ -29,6 +29,10 @@ class Metrics:
             "limbeck_answers", "Queries answered; the cache's share of them is the hit rate by traffic",
             ["bundle", "source", "status"], registry=r,
         )
+        self.invalid = Counter(
+            "limbeck_invalid", "Answers of the student or its engine that cannot be used, by kind", ["bundle", "kind"],
+            registry=r,
+        )
         self.refused = Counter("limbeck_refused", "Requests refused", ["reason"], registry=r)
         self.consulted = Counter(
             "limbeck_consulted", "Queries with uncertain labels for the live teacher", ["outcome"], registry=r

@@ -1,6 +1,6 @@
 """Merge the adapter into the base, shard by shard.
 
-W' = cast(fp32(W) + s · B·A), one cast; s is alpha / rank, or alpha / sqrt(rank) with rsLoRA. This works on the
+W' = cast(fp32(W) + s · B·A), one cast; s is the module's alpha / rank, or alpha / √rank with rsLoRA. This works on the
 safetensors files themselves rather than through PEFT: it needs memory for one shard, adds in fp32 whatever dtype the
 base is stored in, and leaves every other tensor as it was. Three kinds of adapter need more:
 
@@ -13,8 +13,6 @@ base is stored in, and leaves every other tensor as it was. Three kinds of adapt
 
 from __future__ import annotations
 
-import math
-import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -24,13 +22,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from student.adapter_files import WEIGHTS, by_module, read_adapter_config, scale_of
 from student.adapters import load_adapter
 from student.model import empty_model, linear_layers, load_base
-from task.files import read_json
+from student.peft_options import check_options
+from task.model_folder import copied_files, weight_files
 from task.settings import Student
 
-KEPT = ("*.json", "*.jinja", "tokenizer.model")  # files of a model folder other than its weights
-_KEY = re.compile(r"base_model\.model\.(.+)\.lora_(?:([AB])\.weight|(magnitude)_vector(?:\.weight)?)")
 Change = Callable[[str, Tensor], Tensor | None]
 
 
@@ -41,16 +39,14 @@ def merge(*, base: Path, adapter: Path, out: Path, settings: Student | None = No
         settings: How the adapter was trained; needed if its base was quantised.
 
     Raises:
-        ValueError: The adapter changes a matrix that the base does not have, or holds something that cannot be merged.
+        InputError: The adapter holds something that cannot be merged, or the base's weights are incomplete.
+        ValueError: The adapter changes a matrix that the base does not have.
     """
-    config = read_json(adapter / "adapter_config.json")
-    if config.get("bias", "none") != "none":
-        raise ValueError(f"the adapter trained biases ({config['bias']}), which are not merged")
+    config = read_adapter_config(adapter, field="adapter")
+    check_options(config, field="adapter", file=adapter / "adapter_config.json")
     out.mkdir(parents=True, exist_ok=True)
-    for pattern in KEPT:
-        for path in base.glob(pattern):
-            if path.name != "store.json":
-                shutil.copy2(path, out / path.name)
+    for path in copied_files(base):
+        shutil.copy2(path, out / path.name)
     if config["peft_type"] == "LORA":
         return _merge_lora(base=base, adapter=adapter, config=config, out=out, settings=settings)
     return _merge_other(base=base, adapter=adapter, out=out)
@@ -59,10 +55,8 @@ def merge(*, base: Path, adapter: Path, out: Path, settings: Student | None = No
 def _merge_lora(
     *, base: Path, adapter: Path, config: Mapping[str, Any], out: Path, settings: Student | None
 ) -> int:
-    parts = _matrices(load_file(str(adapter / "adapter_model.safetensors")))
-    root = math.sqrt(config["r"]) if config.get("use_rslora") else config["r"]
-    scale = config["lora_alpha"] / root
-    quantised = settings is not None and settings.quantization == "nf4" and settings.merge_base == "trained-against"
+    parts = by_module(load_file(str(adapter / WEIGHTS)), file=adapter / WEIGHTS)
+    quantised = merged_into_rounded(settings)
     rounded = set(linear_layers(empty_model(base))) if quantised else set()
     left = set(parts)
 
@@ -72,7 +66,8 @@ def _merge_lora(
             left.discard(module)
             p = parts[module]
             changed = add_lora(
-                weight if changed is None else changed, a=p["A"], b=p["B"], scale=scale, magnitude=p.get("magnitude")
+                weight if changed is None else changed, a=p["A"], b=p["B"],
+                scale=scale_of(module, config, len(p["A"])), magnitude=p.get("magnitude"),
             )
         return changed
 
@@ -80,6 +75,11 @@ def _merge_lora(
     if left:
         raise ValueError(f"the base has no {sorted(left)[0]} to merge into ({len(left)} are missing)")
     return len(parts)
+
+
+def merged_into_rounded(settings: Student | None) -> bool:
+    """Whether the adapter is added to the NF4-rounded base, which it was trained against."""
+    return settings is not None and settings.quantization == "nf4" and settings.merge_base == "trained-against"
 
 
 def _merge_other(*, base: Path, adapter: Path, out: Path) -> int:
@@ -102,7 +102,7 @@ def _merge_other(*, base: Path, adapter: Path, out: Path) -> int:
 
 def _rewrite(base: Path, out: Path, change: Change) -> None:
     """Copy the base's shards, with each weight replaced by `change(module, weight)` unless that is None."""
-    for shard in sorted(base.glob("*.safetensors")):
+    for shard in weight_files(base):
         tensors = load_file(str(shard))
         for name in list(tensors):
             if name.endswith(".weight"):
@@ -130,14 +130,3 @@ def nf4_round_trip(weight: Tensor) -> Tensor:
     packed, state = quantize_4bit(weight, quant_type="nf4", compress_statistics=True, blocksize=64)
     found: Tensor = dequantize_4bit(packed, state)
     return found.reshape(weight.shape).to(weight.dtype)
-
-
-def _matrices(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """Module → its A, B and, with DoRA, magnitude."""
-    out: dict[str, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        match = _KEY.fullmatch(key)
-        if not match:
-            raise ValueError(f"the adapter holds {key}, which is not a LoRA matrix and cannot be merged")
-        out.setdefault(match[1], {})[match[2] or match[3]] = value
-    return out

@@ -13,6 +13,7 @@ import torch
 from eval.quality import label_agreement
 from student.adapters import load_adapter
 from student.inference import read_scores
+from student.merging.matrix_check import compare_tensors
 from student.model import TargetLogits, collate, load_base
 from task.codec import Codec, Tokenizer
 from task.labels import Example
@@ -31,7 +32,7 @@ def parity(
     Returns:
         `max_logit_delta` and `mean_logit_delta` over the logits at the targets, `mean_kl` (nats, adapter ‖ merged),
         `label_agreement` (|A ∩ B| / |A ∪ B| of the labels for `read`; share of targets with equal argmax for the forms
-        that generate), `rows`.
+        that generate), `rows`, and what `compare_tensors` returns.
     """
     decoded = codec.answer_form.output == "scores"
     deltas, kl, same = [], [], []
@@ -41,6 +42,7 @@ def parity(
         one = load_adapter(load_base(base, torch.float32, settings), adapter)
         for number, (_, scores) in enumerate(_scores(one, codec, tokenizer, examples)):
             np.savez(kept / f"{number}.npz", *scores)
+        tensors = compare_tensors(one, base=base, merged=merged, settings=settings)
         del one
         other = load_base(merged, torch.float32)
         for number, (part, right) in enumerate(_scores(other, codec, tokenizer, examples)):
@@ -63,6 +65,7 @@ def parity(
         "mean_logit_delta": round(sum(d[1] for d in deltas) / sum(d[2] for d in deltas), 6),
         "mean_kl": sum(kl) / len(kl),
         "label_agreement": round(agreement, 6),
+        **tensors,
     }
 
 

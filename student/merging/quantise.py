@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from task.files import read_json, write_json
+from task.model_folder import INDEX, spare_weights
 
 _LINEAR = "_proj.weight"
 _ARGUMENTS: dict[str, Any] = {"num_bits": 8, "type": "int", "symmetric": True}
@@ -39,7 +40,7 @@ def quantise(model: Path, out: Path) -> int:
     out.mkdir(parents=True, exist_ok=True)
     count = 0
     weight_map: dict[str, str] = {}
-    for path in sorted(model.iterdir()):
+    for path in sorted(set(model.iterdir()) - spare_weights(model)):
         if path.suffix == ".safetensors":
             tensors: dict[str, torch.Tensor] = {}
             for name, tensor in load_file(str(path)).items():
@@ -50,12 +51,12 @@ def quantise(model: Path, out: Path) -> int:
                     tensors[name] = tensor
             save_file(tensors, str(out / path.name), metadata={"format": "pt"})
             weight_map |= dict.fromkeys(tensors, path.name)
-        elif path.is_file() and path.name not in {"config.json", "model.safetensors.index.json"}:
+        elif path.is_file() and path.name not in {"config.json", INDEX}:
             shutil.copy2(path, out / path.name)
     write_json(out / "config.json", read_json(model / "config.json") | {"quantization_config": _SCHEME})
     if len(set(weight_map.values())) > 1:
         size = sum(p.stat().st_size for p in out.glob("*.safetensors"))
-        write_json(out / "model.safetensors.index.json", {"metadata": {"total_size": size}, "weight_map": weight_map})
+        write_json(out / INDEX, {"metadata": {"total_size": size}, "weight_map": weight_map})
     return count
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from student.merging.merge import KEPT
 from task.codec import Tokenizer
 from task.files import read_json, write_json
+from task.model_folder import INDEX, copied_files, weight_files
 
 
 def shared_symbols(tokenizer: Tokenizer, count: int) -> tuple[int, ...]:
@@ -41,10 +41,9 @@ def export_classifier(merged: Path, symbols: Sequence[int], out: Path, *, shared
     if not architecture.endswith("ForCausalLM"):
         raise ValueError(f"cannot make a token classifier of {architecture}; expected a …ForCausalLM")
     out.mkdir(parents=True, exist_ok=True)
-    for pattern in KEPT:
-        for path in merged.glob(pattern):
-            if path.name not in {"config.json", "model.safetensors.index.json"}:
-                shutil.copy2(path, out / path.name)
+    for path in copied_files(merged):
+        if path.name not in {"config.json", INDEX}:
+            shutil.copy2(path, out / path.name)
     names = [f"s{i}" for i in range(len(symbols))]
     config |= {
         "architectures": [architecture.replace("ForCausalLM", "ForSequenceClassification")],
@@ -56,9 +55,11 @@ def export_classifier(merged: Path, symbols: Sequence[int], out: Path, *, shared
         write_json(out / "head.json", {"symbol_ids": list(symbols)})
     lm_head = "lm_head.weight"
     weight_map: dict[str, str] = {}
-    shards = sorted(merged.glob("*.safetensors"))
+    shards = weight_files(merged)
     tied = not any(lm_head in _names(s) for s in shards)
     source = "model.embed_tokens.weight" if tied else lm_head
+    if not any(source in _names(s) for s in shards):
+        raise ValueError(f"cannot make a token classifier of {architecture}: it has no {lm_head} and no {source}")
     for shard in shards:
         tensors = load_file(str(shard))
         if source in tensors:
@@ -68,7 +69,7 @@ def export_classifier(merged: Path, symbols: Sequence[int], out: Path, *, shared
         weight_map |= dict.fromkeys(tensors, shard.name)
     if len(shards) > 1:
         size = sum(p.stat().st_size for p in out.glob("*.safetensors"))
-        write_json(out / "model.safetensors.index.json", {"metadata": {"total_size": size}, "weight_map": weight_map})
+        write_json(out / INDEX, {"metadata": {"total_size": size}, "weight_map": weight_map})
 
 
 def _names(shard: Path) -> set[str]:

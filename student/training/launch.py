@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from student import adapters
+from student import preflight
 from student.ray_connection import connected
 from student.training import reporters
 from student.training.history import HistoryReader, read_history
@@ -31,12 +31,12 @@ def launch(job: TrainingJob, progress: Progress = quiet) -> list[dict[str, Any]]
         The history, a mapping per step.
 
     Raises:
-        InputError: PEFT refuses the adapter's settings, or a reporter is not installed.
+        InputError: Base or adapter could not be trained, merged or served, or a reporter is not installed.
         ComponentError: The run failed and cannot be resumed; the message ends with the workers' own error.
     """
     s = job.task.student
     reporters.check(s.report_to)
-    adapters.check(job.base, s)
+    preflight.check(job.base, s)
     job.folder.mkdir(parents=True, exist_ok=True)
     job.write(job.folder / "job.json")
     with connected(s):

@@ -14,9 +14,10 @@ from task.forms.protocol import Decoded, Output, supervise_continuation, text_pr
 from task.labels import Example, Label, Labelling, nth_occurrence, ordered
 from task.spec import Task
 from task.symbols import Encoded, SymbolTable, Tokenizer
+from task.validation import Fault, label_fault, resolve, violation
 
 MOST_TOKENS: Final = 256
-"""The maximum number of tokens of an answer; a longer one is cut, and is then not valid JSON."""
+"""The maximum number of tokens of an answer; a longer one is cut off, and counts as truncated."""
 
 
 class JsonText:
@@ -24,6 +25,7 @@ class JsonText:
 
     output: Output = "text"
     token_classifier = False
+    constrained = False
 
     def representable(self, _: SymbolTable, __: Example) -> bool:
         """See `AnswerForm`; text can express every labelling."""
@@ -53,10 +55,19 @@ class JsonText:
         """See `AnswerForm`; generated tokens compete with the whole vocabulary."""
         return None
 
-    def decode(self, table: SymbolTable, query: str, output: Any, task: Task) -> Decoded:
-        """See `AnswerForm`; a text that is not a list of labels is an empty answer."""
-        labels = parse(query, output, task)
-        return Decoded(table.enforce_constraints(labels or ()), None)
+    def decode(self, _: SymbolTable, query: str, output: Any, task: Task) -> Decoded:
+        """See `AnswerForm`; an answer with one label that the task does not allow is at fault as a whole."""
+        text, ended = output
+        if not ended:
+            return Decoded((), None, Fault("truncated", f"no stop token within {MOST_TOKENS} tokens"))
+        rows = _rows(text)
+        if rows is None:
+            return Decoded((), None, Fault("unreadable", "no JSON list"))
+        if not all(map(_is_label, rows)):
+            return Decoded((), None, Fault("unreadable", "an item of the list is not a label"))
+        labels = resolve(task, _labels(query, rows, task))
+        fault = violation(task, query, labels)
+        return Decoded((), None, fault) if fault else Decoded(labels, None)
 
 
 def render(example: Example) -> str:
@@ -79,42 +90,62 @@ def render(example: Example) -> str:
 
 
 def parse(query: str, text: str, task: Task) -> Labelling | None:
-    """Labels of an answer text; labels that the task does not allow are dropped, a text that is no list gives None."""
-    try:
-        rows = json.loads(text[text.index("[") : text.rindex("]") + 1])
-    except ValueError:
+    """Labels of an LLM's answer; what the task does not allow is left out.
+
+    None for a text that is no list, and for one of whose labels the task allows none.
+    """
+    rows = _rows(text)
+    if rows is None:
         return None
-    closed = {r.name for r in task.closed_roles}
+    found = _labels(query, [r for r in rows if _is_label(r)], task)
+    allowed = resolve(task, (x for x in found if label_fault(task, query, x) is None))
+    return None if rows and not allowed else allowed
+
+
+def _rows(text: str) -> list[Any] | None:
+    """The JSON list in a text."""
+    try:
+        found = json.loads(text[text.index("[") : text.rindex("]") + 1])
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, list) else None
+
+
+def _is_label(row: Any) -> bool:
+    return isinstance(row, dict) and isinstance(row.get("role"), str) and isinstance(row.get("text"), str)
+
+
+def _labels(query: str, rows: list[Any], task: Task) -> Labelling:
+    """Labels as written; one of an open role whose text is not at its place has no span, or a wrong one."""
+    open_roles = {r.name for r in task.open_roles}
     taken: Counter[tuple[str, str]] = Counter()
     out: list[Label] = []
     for row in rows:
-        if not isinstance(row, dict) or not isinstance(row.get("role"), str) or not isinstance(row.get("text"), str):
-            continue
-        role, value = row["role"], row["text"]
-        if task.label_problem(query, role, value):
-            continue
-        if role in closed:
-            label = Label(role, value)
-            if all(x.key != label.key for x in out):
+        role, text = row["role"], row["text"]
+        if role not in open_roles:
+            label = Label(role, text)
+            if label not in out:
                 out.append(label)
             continue
-        nth = row["nth"] if isinstance(row.get("nth"), int) else taken[role, value]
-        start = row["start"] if isinstance(row.get("start"), int) else nth_occurrence(query, value, max(nth, 0))
-        if start < 0 or query[start : start + len(value)] != value:
-            continue
-        taken[role, value] = nth + 1
-        out.append(Label(role, value, start, start + len(value)))
+        nth = row["nth"] if type(row.get("nth")) is int else taken[role, text]
+        start = row["start"] if type(row.get("start")) is int else nth_occurrence(query, text, max(nth, 0))
+        taken[role, text] = nth + 1
+        out.append(Label(role, text) if start < 0 else Label(role, text, start, start + len(text)))
     return ordered(out)
 
 
 def schema(task: Task) -> dict[str, Any]:
-    """The JSON schema of an answer, for engines and teachers that constrain their output."""
+    """The JSON schema of an answer, for engines and teachers that constrain their output.
+
+    It holds what strict modes of providers accept: `type` beside every `enum`, no `const`, every property required, no
+    other property, no bounds.
+    """
     labels = []
     for role in task.roles:
         text: dict[str, Any] = {"type": "string", "enum": list(role.values)} if role.values else {"type": "string"}
         labels.append({
             "type": "object",
-            "properties": {"role": {"const": role.name}, "text": text},
+            "properties": {"role": {"type": "string", "enum": [role.name]}, "text": text},
             "required": ["role", "text"],
             "additionalProperties": False,
         })

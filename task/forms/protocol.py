@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, NamedTuple, Protocol
 
 from task.labels import Example, Labelling
 from task.spec import Task
 from task.symbols import Encoded, SymbolTable, Tokenizer
+from task.validation import Fault, resolve
 
 Output = Literal["scores", "symbols", "text"]
 """The kind of output that a model gives for a query; it decides how transformers and the engine are called:
 
 - `scores`: logits of the symbols at the prompt's positions, shape (units + probes, symbols); nothing is generated.
 - `symbols`: (generated token ids, their log-probabilities), chosen among the symbols.
-- `text`: generated text.
+- `text`: (generated text, whether the model ended it itself); False where the token limit cut it off.
 """
 
 
 class Decoded(NamedTuple):
-    """Labels of a query, and the student's probability that they are right as a whole; None where it gives none."""
+    """What a model's output says about a query.
+
+    Attributes:
+        labels: The labels; none where there is a fault.
+        raw_probability: The student's probability that they are right as a whole; None where its form gives none.
+        fault: Why the output cannot be used; None where it can.
+    """
 
     labels: Labelling
     raw_probability: float | None
+    fault: Fault | None = None
 
 
 class AnswerForm(Protocol):
@@ -30,6 +39,8 @@ class AnswerForm(Protocol):
     output: Output
     token_classifier: bool
     """Whether the engine serves the merged model as a token classifier, with the LM head cut down to the symbols."""
+    constrained: bool
+    """Whether decoding gives only labels that the task allows: no such answer can break a rule of the task."""
 
     def representable(self, table: SymbolTable, example: Example) -> bool:
         """Whether the form can express this labelling."""
@@ -53,7 +64,14 @@ class AnswerForm(Protocol):
         """Token ids that compete in the loss, given `student.softmax`; None for the whole vocabulary."""
 
     def decode(self, table: SymbolTable, query: str, output: Any, task: Task) -> Decoded:
-        """Labels from the model's output, which has the form that `Output` describes."""
+        """Labels from the model's output, which has the form that `Output` describes; or its fault."""
+
+
+def decoded(task: Task, labels: Labelling, raw_probability: float) -> Decoded:
+    """Labels that were decoded from scores, under the task's rules; a fault where a score was not a number."""
+    if not math.isfinite(raw_probability):
+        return Decoded((), 0.0, Fault("unreadable", "scores that are not finite numbers"))
+    return Decoded(resolve(task, labels), raw_probability)
 
 
 def text_prompt(table: SymbolTable, query: str, tokenizer: Tokenizer) -> Encoded:

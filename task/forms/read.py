@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from task.forms.protocol import Decoded, Output, text_prompt
+import numpy as np
+
+from task.forms.protocol import Decoded, Output, decoded, text_prompt
 from task.labels import Example
 from task.segmentation import units
 from task.spec import Task
 from task.symbols import Encoded, SymbolTable, Tokenizer
+from task.validation import Fault
 
 
 class Read:
@@ -20,6 +23,7 @@ class Read:
 
     output: Output = "scores"
     token_classifier = True
+    constrained = True
 
     def representable(self, table: SymbolTable, example: Example) -> bool:
         """See `AnswerForm`."""
@@ -63,6 +67,9 @@ class Read:
         """See `AnswerForm`."""
         return table.symbol_ids if softmax == "symbols" else None
 
-    def decode(self, table: SymbolTable, query: str, output: Any, _: Task) -> Decoded:
-        """See `AnswerForm`."""
-        return Decoded(*table.decode_scores_with_probability(query, output))
+    def decode(self, table: SymbolTable, query: str, output: Any, task: Task) -> Decoded:
+        """See `AnswerForm`; every labelling that is decoded obeys the task, but scores may be no numbers."""
+        scores = np.asarray(output, dtype=np.float64)
+        if scores.size and not np.isfinite(scores.max(axis=-1)).all():  # NaN, infinity, or no symbol is possible
+            return Decoded((), 0.0, Fault("unreadable", "scores that are not finite numbers"))
+        return decoded(task, *table.decode_scores_with_probability(query, scores))

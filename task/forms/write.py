@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from task.forms.protocol import Decoded, Output, supervise_continuation, text_prompt
+from task.forms.protocol import Decoded, Output, decoded, supervise_continuation, text_prompt
 from task.labels import Example
 from task.spec import Task
 from task.symbols import Encoded, SymbolTable, Tokenizer
+from task.validation import Fault
 
 
 class Write:
@@ -15,6 +16,7 @@ class Write:
 
     output: Output = "symbols"
     token_classifier = False
+    constrained = False
 
     def representable(self, table: SymbolTable, example: Example) -> bool:
         """See `AnswerForm`."""
@@ -44,7 +46,17 @@ class Write:
         """See `AnswerForm`; generated tokens compete with the whole vocabulary."""
         return None
 
-    def decode(self, table: SymbolTable, query: str, output: Any, _: Task) -> Decoded:
-        """See `AnswerForm`."""
+    def decode(self, table: SymbolTable, query: str, output: Any, task: Task) -> Decoded:
+        """See `AnswerForm`.
+
+        A continuation without its begin is decoded to the most probable consistent labelling, as in `read`; too few
+        symbols, or one that cannot stand in its place, are faults.
+        """
         ids, log_probabilities = output
-        return Decoded(*table.decode_symbols_with_probability(query, ids, log_probabilities))
+        allowed = table.allowed_symbols(query)
+        if len(ids) < len(allowed):
+            return Decoded((), 0.0, Fault("truncated", f"{len(ids)} symbols of {len(allowed)}"))
+        wrong = next((n for n, (token, of) in enumerate(zip(ids, allowed, strict=False)) if token not in of), None)
+        if wrong is not None:
+            return Decoded((), 0.0, Fault("unreadable", f"token {ids[wrong]} at place {wrong}, which it cannot fill"))
+        return decoded(task, *table.decode_symbols_with_probability(query, ids, log_probabilities))

@@ -34,6 +34,9 @@ class Backend(Protocol):
     def estimates_confidence(self) -> bool:
         """Whether confidences are computed from signals and calibrated on gold; imported labels keep their own."""
 
+    def rules(self, task: Task) -> Mapping[str, int | str]:
+        """Name → version or digest of each part of our code that its answers depend on, beside the settings."""
+
     def plan(self, job: LabellingJob, validator: Validator) -> LabellingPlan:
         """What `label` would do; makes no calls and writes nothing."""
 

@@ -27,6 +27,10 @@ class ComputedBackend(ABC):
     estimates_confidence = True
 
     @abstractmethod
+    def rules(self, task: Task) -> Mapping[str, int | str]:
+        """See `Backend`."""
+
+    @abstractmethod
     def keys(self, job: LabellingJob) -> dict[str, str]:
         """Query → hash of everything that its reply depends on."""
 

@@ -26,6 +26,8 @@ from task.settings import Confidence as Settings
 from task.spec import Task
 from teacher.ledger.records import LedgerRow, Status
 
+# Increase this when the same signals give another confidence: label stages are then run again, at no cost.
+VERSION = 1
 Floats = npt.NDArray[np.float64]
 _CLIP = 0.002  # log-odds stay within +-6.2
 _FOLDS = 5

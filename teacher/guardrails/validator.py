@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from task.labels import Example, Label
+from llm_client import reply
+from task.files import sha256_json
+from task.labels import Example, Label, span_problem
 from task.readers import Item
 from task.settings import Confidence
 from task.spec import Task
@@ -41,10 +43,17 @@ class Validator:
         fingerprint: Changes with the rules; a row that has another one is out of date.
     """
 
-    def __init__(self, guardrails: Guardrails, settings: Confidence) -> None:
+    def __init__(self, guardrails: Guardrails, settings: Confidence, parser: int = 1) -> None:
+        """Begin.
+
+        Args:
+            parser: Version of `llm_client.reply` where answers are read by it; its first is left out of the
+                fingerprint, as before it had one.
+        """
         self._guardrails = guardrails
         self._settings = settings
-        self.fingerprint = guardrails.fingerprint()
+        rules = guardrails.fingerprint()
+        self.fingerprint = rules if parser == 1 else sha256_json([rules, parser])
 
     def row(self, query: Example, answer: TeacherAnswer) -> LedgerRow:
         """The row of a query; its confidence is not calibrated yet."""
@@ -53,7 +62,7 @@ class Validator:
                 query.query, query.count, answer.request, "failed", (), 0.0, reason=answer.reason,
                 rules=self.fingerprint,
             )
-        given = [_label(r) for r in answer.labels]
+        given = [_label(query.query, r) for r in answer.labels]
         kept, verdicts = self._guardrails.check(query.query, given)
         signals = [{**answer.labels[k.index].get("signals", {}), "guardrails": k.margin} for k in kept]
         rejected = [v for v in verdicts if v.verdict == "rejected"]
@@ -78,6 +87,7 @@ def make_validator(
         shared: Leave the embeddings on disk as they are: another process writes them.
     """
     relevance = None
+    parser = 1 if task.teacher.openai.prompt is None else reply.VERSION  # only LLM teachers have a prompt
     if checks_relevance(task):
         from teacher.retrieval.embedding_store import EmbeddingStore
 
@@ -87,15 +97,18 @@ def make_validator(
             a, b = store.vectors([query, value])
             return float(a @ b)
 
-    return Validator(Guardrails(task, catalogue, relevance), task.teacher.confidence)
+    return Validator(Guardrails(task, catalogue, relevance), task.teacher.confidence, parser)
 
 
-def _label(row: Mapping[str, Any]) -> Label:
-    """A label as the teacher gave it; a value of the wrong type becomes text, which the guardrails reject."""
-    start, end, confidence = row.get("start"), row.get("end"), row.get("confidence")
-    spanned = isinstance(start, int) and isinstance(end, int)
+def _label(query: str, row: Mapping[str, Any]) -> Label:
+    """A label as the teacher gave it; a value of the wrong type becomes text, which the guardrails reject.
+
+    Offsets that are not those of the text are left out: the guardrails look for the text.
+    """
+    text, start, end, confidence = str(row.get("text")), row.get("start"), row.get("end"), row.get("confidence")
+    spanned = span_problem(query, text, start=start, end=end) is None
     return Label(
-        str(row.get("role")), str(row.get("text")), start if spanned else None, end if spanned else None,
+        str(row.get("role")), text, start if spanned else None, end if spanned else None,
         float(confidence) if isinstance(confidence, int | float) else None,
     )
 

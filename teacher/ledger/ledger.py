@@ -24,8 +24,9 @@ from filelock import FileLock, Timeout
 
 from llm_client.attempt import Attempt, Reply
 from task.errors import InputError
-from task.files import canonical_json, sha256_text
-from task.labels import Label
+from task.files import sha256_text
+from task.text import repaired
+from teacher.ledger.columns import ATTEMPT_COLUMNS, attempt_values, json_text, row_of, row_values
 from teacher.ledger.records import Batch, LedgerRow
 
 SCHEMA_VERSION = 2
@@ -163,13 +164,23 @@ class Ledger:
             out.update(r for (r,) in self._read(sql, part))
         return out
 
+    def errors(self, requests: Iterable[str]) -> dict[str, str]:
+        """Why the last attempt at each request failed; requests without a failure are left out."""
+        out: dict[str, str] = {}
+        for part in _parts(list(requests)):
+            marks = ",".join("?" * len(part))
+            sql = f"SELECT request, error FROM attempts WHERE error IS NOT NULL AND request IN ({marks}) ORDER BY id"
+            out.update(self._read(sql, part))
+        return out
+
     def rows(self, queries: Iterable[str]) -> dict[str, LedgerRow]:
         """The rows of queries; queries without a row are left out."""
+        stored = {repaired(q): q for q in queries}
         out: dict[str, LedgerRow] = {}
-        for part in _parts(list(queries)):
+        for part in _parts(list(stored)):
             marks = ",".join("?" * len(part))
             for found in self._read(f"SELECT * FROM rows WHERE query IN ({marks})", part):
-                out[found[0]] = _row(found)
+                out[stored[found[0]]] = row_of(found)
         return out
 
     def all_rows(self) -> Iterator[LedgerRow]:
@@ -178,7 +189,7 @@ class Ledger:
         while True:
             after = "" if last is None else "WHERE query > ?"
             part = self._read(f"SELECT * FROM rows {after} ORDER BY query LIMIT 1000", () if last is None else (last,))
-            yield from (_row(r) for r in part)
+            yield from (row_of(r) for r in part)
             if len(part) < 1000:
                 return
             last = part[-1][0]
@@ -191,23 +202,15 @@ class Ledger:
         for a in attempts:
             digest = ""
             if a.evidence:
-                content = canonical_json(a.evidence)
+                content = json_text(a.evidence)
                 digest = sha256_text(content)
                 if digest not in self._evidence:
                     evidence[digest] = content
-            values.append((
-                a.request, a.query, a.purpose, a.backend, a.model, digest, a.outcome, a.reply,
-                canonical_json(a.details) if a.details else "{}", a.error, a.prompt_tokens, a.cached_tokens,
-                a.completion_tokens, a.cost, a.latency_s, now,
-            ))
-        columns = (
-            "request, query, purpose, backend, model, evidence, outcome, reply, details, error, prompt_tokens, "
-            "cached_tokens, completion_tokens, cost, latency_s, created"
-        )
+            values.append(attempt_values(a, digest, now))
         self._transaction([
             ("INSERT OR IGNORE INTO evidence VALUES (?, ?)", list(evidence.items())),
-            (f"INSERT INTO attempts ({columns}) VALUES ({','.join('?' * 16)})", values),
-            (_UPSERT_ROW, [_values(r, now) for r in rows]),
+            (f"INSERT INTO attempts ({ATTEMPT_COLUMNS}) VALUES ({','.join('?' * 16)})", values),
+            (_UPSERT_ROW, [row_values(r, now) for r in rows]),
         ])
         if len(self._evidence) < 100_000:
             self._evidence |= evidence.keys()
@@ -215,11 +218,12 @@ class Ledger:
     def write_rows(self, rows: Iterable[LedgerRow]) -> None:
         """Write rows, replacing those of the same queries."""
         now = time.time()
-        self._transaction([(_UPSERT_ROW, [_values(r, now) for r in rows])])
+        self._transaction([(_UPSERT_ROW, [row_values(r, now) for r in rows])])
 
     def note_batch(self, batch: Batch) -> None:
         """Write the state of a batch."""
-        values = (batch.token, batch.id, batch.state, json.dumps(batch.requests, ensure_ascii=False), time.time())
+        requests = repaired(json.dumps(batch.requests, ensure_ascii=False))
+        values = (batch.token, batch.id, batch.state, requests, time.time())
         self._transaction([("INSERT OR REPLACE INTO batches VALUES (?, ?, ?, ?, ?)", [values])])
 
     def open_batches(self) -> list[Batch]:
@@ -243,13 +247,19 @@ class Ledger:
                     if values:
                         self._db.executemany(sql, values)
                 self._db.execute("COMMIT")
-            except sqlite3.Error as error:
+            except BaseException as error:  # what is left open would refuse every later write
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
+                if not isinstance(error, sqlite3.OperationalError):
+                    raise
                 raise InputError(
                     f"cannot write the ledger: {error}", file=self.path,
-                    fix="Free some disk, then run the same command",
+                    fix="Check that the disk is neither full nor read-only, then run the same command",
                 ) from error
+
+    def select(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """The rows of a SELECT over the tables above."""
+        return self._read(sql, values)
 
     def _read(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         with self._lock:
@@ -268,19 +278,21 @@ class Ledger:
         column = {"day": "date(created, 'unixepoch')"}.get(by, by)
         sql = (
             f"SELECT {column}, COUNT(*), SUM(prompt_tokens), SUM(completion_tokens), SUM(cost), AVG(latency_s) "
-            "FROM attempts GROUP BY 1 ORDER BY 5 DESC, 2 DESC"
+            "FROM attempts GROUP BY 1 ORDER BY 5 DESC, 2 DESC, 1"
         )
         names = (by, "attempts", "prompt_tokens", "completion_tokens", "cost", "latency_s")
         return [dict(zip(names, r, strict=True)) for r in self._read(sql)]
 
     def statuses(self) -> dict[str, tuple[int, int]]:
         """Status → number of queries and their traffic."""
-        return {s: (n, t) for s, n, t in self._read("SELECT status, COUNT(*), SUM(count) FROM rows GROUP BY 1")}
+        # In two halves: a sum beyond 64 bits is an error in SQLite.
+        sql = "SELECT status, COUNT(*), SUM(count >> 32), SUM(count & 4294967295) FROM rows GROUP BY 1"
+        return {s: (n, (high << 32) + low) for s, n, high, low in self._read(sql)}
 
     def evidence(self, queries: Iterable[str]) -> dict[str, dict[str, Any]]:
         """The context of the last attempt to label each query."""
         out: dict[str, dict[str, Any]] = {}
-        for part in _parts(list(queries)):
+        for part in _parts([repaired(q) for q in queries]):
             marks = ",".join("?" * len(part))
             sql = (
                 "SELECT a.query, e.content FROM attempts a JOIN evidence e ON e.hash = a.evidence "
@@ -299,7 +311,7 @@ class Ledger:
                 f"WHERE a.id > ? {where} ORDER BY a.id LIMIT 1000"
             )
             with self._lock:
-                cursor = self._db.execute(sql, (last,) if query is None else (last, query))
+                cursor = self._db.execute(sql, (last,) if query is None else (last, repaired(query)))
                 names = [c[0] for c in cursor.description]
                 part = cursor.fetchall()
             for found in part:
@@ -312,25 +324,6 @@ class Ledger:
 
 
 _UPSERT_ROW = f"INSERT OR REPLACE INTO rows VALUES ({','.join('?' * 11)})"
-
-
-def _values(r: LedgerRow, now: float) -> tuple[Any, ...]:
-    # One column holds both kinds of signals: those of each label, and last those of the row.
-    signals = [*r.label_signals, r.row_signals] if r.label_signals or r.row_signals else []
-    return (
-        r.query, r.count, r.request, r.rules, r.status, r.reason,
-        json.dumps([x.to_json() for x in r.labels], ensure_ascii=False), json.dumps(signals), r.confidence,
-        json.dumps(list(r.verdicts), ensure_ascii=False), now,
-    )
-
-
-def _row(found: Sequence[Any]) -> LedgerRow:
-    query, count, request, judged, status, reason, labels, signals, confidence, verdicts, _ = found
-    *label_signals, row_signals = json.loads(signals) or [{}]
-    return LedgerRow(
-        query, count, request, status, tuple(Label.from_json(x) for x in json.loads(labels)), confidence, reason=reason,
-        verdicts=json.loads(verdicts), label_signals=label_signals, row_signals=row_signals, rules=judged,
-    )
 
 
 def _parts(values: Sequence[str], size: int = 500) -> Iterator[Sequence[str]]:

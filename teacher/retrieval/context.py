@@ -20,6 +20,8 @@ from teacher.retrieval.evidence import Evidence, EvidenceFinder
 from teacher.retrieval.index import Index
 from teacher.retrieval.nearest_neighbours import exact
 
+# Increase this when the same evidence gives another prompt: LLM teachers are then asked again.
+VERSION = 1
 # Value of the first entry of each kind; the n-th entry has 1/n of it.
 _VALUE = {"examples": 1.0, "bought": 1.0, "converted": 0.9, "similar": 0.6, "items": 0.7, "neighbours": 0.3}
 _SHOWN = {"bought": 5, "converted": 5, "similar": 5, "items": 8, "neighbours": 5}

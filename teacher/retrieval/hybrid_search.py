@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from task.progress import Progress, quiet
 from task.readers import Item
 from task.settings import Retrieval
@@ -60,13 +62,31 @@ class HybridIndex:
         return [fuse(pair, self._settings) for pair in lists]
 
     def lexical(self, queries: Sequence[str], count: int) -> list[list[int]]:
-        """Up to `count` rows that share a word with each query, best BM25 score first."""
-        rows, scores = self._bm25.retrieve([_words(q) or [""] for q in queries], k=count, show_progress=False)
-        found = zip(rows.tolist(), scores.tolist(), strict=True)
-        return [[r for r, s in zip(row, score, strict=True) if s > 0] for row, score in found]
+        """Up to `count` rows that share a word with each query, best BM25 score first; ties go to the lower row."""
+        words = [_words(q) or [""] for q in queries]
+        rows, scores = self._bm25.retrieve(words, k=min(count + 1, len(self)), show_progress=False)
+        return [
+            self._ordered(query, row, score, count) for query, row, score in zip(words, rows, scores, strict=True)
+        ]
+
+    def _ordered(self, words: list[str], rows: Rows, scores: Vectors, count: int) -> list[int]:
+        """The best `count` of one row more than that, ties to the lower row.
+
+        bm25s (0.3) returns equal scores in any order, and any of the rows that share the last place, according to its
+        backend and the size of the index.
+        """
+        if len(rows) > count and scores[count] == scores[count - 1] > 0:  # more rows may have this score
+            every = self._bm25.get_scores(words)
+            near = np.flatnonzero(every >= scores[count])
+            last = every[near] == scores[count]
+            rows = np.concatenate([near[~last], near[last][:count]])
+            scores = every[rows]
+        order = np.lexsort((rows, -scores))[:count]
+        found: list[int] = rows[order][scores[order] > 0].tolist()
+        return found
 
     def dense(self, vectors: Vectors, count: int) -> list[list[int]]:
-        """The `count` rows nearest to each query's vector, nearest first."""
+        """The `count` rows nearest to each query's vector, nearest first; ties go to the lower row."""
         rows: list[list[int]] = self._dense.search(vectors, count)[0].tolist()
         return rows
 

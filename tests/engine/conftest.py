@@ -1,3 +1,3 @@
-from tests.serving.conftest import bundle, harness
+from tests.serving.conftest import bundle, form, harness
 
-__all__ = ["bundle", "harness"]
+__all__ = ["bundle", "form", "harness"]

@@ -1,4 +1,4 @@
-"""A fake engine: a local HTTP server that answers `/pooling` by a rule, counts requests, and can misbehave."""
+"""A fake engine: a local HTTP server that answers as vLLM does by a rule, counts requests, and can misbehave."""
 
 from __future__ import annotations
 
@@ -13,14 +13,18 @@ import numpy as np
 from aiohttp import web
 
 from task.codec import Codec
+from task.labels import Example, Label
 from task.tokenizer import FastTokenizer
 
-Mood = Literal["well", "hanging", "broken", "garbled", "short", "gone", "stale"]
+Mood = Literal["well", "hanging", "broken", "garbled", "short", "gone", "stale", "nan"]
 
 
 @dataclass
 class StandIn:
-    """Words in capitals are products, everything else is outside; `sure` is the logit of what it says."""
+    """Words in capitals are products, everything else is outside; `sure` is the logit of what it says.
+
+    `choice` replaces parts of the completion that it would give to the forms `write` and `json`.
+    """
 
     codec: Codec
     tokenizer: FastTokenizer
@@ -28,6 +32,7 @@ class StandIn:
     delay_s: float = 0.0
     sure: float = 20.0
     one_at_a_time: bool = False
+    choice: dict[str, Any] = field(default_factory=dict)
     requests: int = 0
     asked: list[int] = field(default_factory=list)
     url: str = ""
@@ -65,10 +70,31 @@ class StandIn:
         begin = 1 + 2 * self.codec.roles.index("product")
         for row, token in enumerate(ids):
             text = self.tokenizer.decode([token]).strip()
-            table[row, begin if text.isupper() else 0] = self.sure
+            table[row, begin if text.isupper() else 0] = np.nan if self.mood == "nan" else self.sure
         for closed in self.codec.closed:
             table[-self.codec.probe_count :, closed.symbols[0]] = self.sure
         return table
+
+
+    async def completions(self, request: web.Request) -> web.StreamResponse:
+        """vLLM's completion of one prompt of token ids, in the form `write` or `json`."""
+        body = await request.json()
+        self.requests += 1
+        query = self.tokenizer.decode(body["prompt"][len(self.codec.prefix) :]).removesuffix("\n")
+        at = 0
+        labels = []
+        for word in query.split():
+            at = query.index(word, at)
+            if word.isupper():
+                labels.append(Label("product", word, at, at + len(word)))
+            at += len(word)
+        ids = self.codec.answer_form.answer(self.codec, Example(query, tuple(labels)), self.tokenizer)
+        generated = self.codec.answer_form.output == "text"
+        return web.json_response({"choices": [{
+            "index": 0, "text": self.tokenizer.decode(ids[:-1] if generated else ids), "token_ids": ids,
+            "logprobs": {"token_logprobs": [-0.01] * len(ids)}, "finish_reason": "stop" if generated else "length",
+            **self.choice,
+        }]})
 
 
 @asynccontextmanager
@@ -77,6 +103,7 @@ async def engine(codec: Codec, tokenizer: FastTokenizer) -> AsyncIterator[StandI
     found = StandIn(codec, tokenizer)
     app = web.Application(client_max_size=1 << 24)
     app.router.add_post("/pooling", found.pooling)
+    app.router.add_post("/v1/completions", found.completions)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)

@@ -39,6 +39,19 @@ def test_an_engine_that_agrees_on_nothing_is_refused(harness: Open) -> None:
     asyncio.run(run())
 
 
+def test_an_engine_whose_answers_cannot_be_used_is_refused(harness: Open) -> None:
+    """Without labels on either side all labels agree, whatever the engine answers."""
+    async def run() -> None:
+        async with harness() as h:
+            nothing = [Example(q) for q in QUERIES]
+            h.engine.mood = "nan"
+            with pytest.raises(EngineError, match="10 of 10 of the engine's answers cannot be used: unreadable"):
+                await check(h.route.student, nothing, min_agreement=0.9)
+            await check(h.route.student, nothing, min_agreement=0.0)  # what `limbeck gate` asks for, to judge itself
+
+    asyncio.run(run())
+
+
 def test_an_engine_is_warmed_up_with_all_lengths_and_then_checked(harness: Open) -> None:
     async def run() -> None:
         async with harness() as h:

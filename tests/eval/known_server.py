@@ -24,12 +24,14 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from task.python_process import environment, python
+
 
 @contextlib.contextmanager
 def known(kind: str, *numbers: float) -> Iterator[str]:
     """One of them, in a process of its own; gives its URL."""
-    command = [sys.executable, "-m", "tests.eval.known_server", kind, *map(str, numbers)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    command = python("-m", "tests.eval.known_server", kind, *map(str, numbers))
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment()) as process:
         try:
             assert process.stdout is not None
             yield f"http://127.0.0.1:{int(process.stdout.readline())}"

@@ -58,6 +58,7 @@ def test_a_good_student_passes_every_rule() -> None:
 ])
 def test_each_rule_stops_what_it_is_for(changed: dict[str, object], rule: str) -> None:
     assert set(failing(ALL, **changed)) == {rule}
+    assert not passed(judge(ALL, GateEvidence(**GOOD | changed)))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("missing", ["f1", "engine_agreement", "invalid", "teacher", "teacher_slices", "released",

@@ -30,7 +30,7 @@ def samples_of(latency: np.ndarray, delay: np.ndarray | None = None, rate: float
     zeros = np.zeros(n, dtype=np.int64)
     found = Samples(
         at, np.full(n, 0.001) if delay is None else delay, latency, none, zeros, np.full(n, 200), zeros.astype(bool),
-        np.zeros(1),
+        zeros.astype(bool), np.zeros(1),
     )
     return ArrivalPlan(at, ["x"] * n, zeros.astype(bool), rate, n / rate), found
 
@@ -225,6 +225,7 @@ def test_a_growing_queue_is_saturation_and_a_stall_is_not() -> None:
     assert saturated(rising)
     assert not saturated(samples_of(stalled)[1])
     assert saturated(samples_of(np.where(np.arange(400) % 5 == 0, np.inf, 0.02))[1])
+    assert not saturated(samples_of(np.linspace(0.001, 0.006, 400))[1])  # six times as slow, and still fast
 
 
 def test_goodput_counts_what_came_within_the_slo() -> None:
@@ -298,6 +299,19 @@ def test_a_sweep_finds_the_rate_at_which_a_server_gives_in() -> None:
     assert found["limit"] == "server"
     assert 60 <= found["sustained"] <= 125
     assert [r["rate"] for r in found["rates"]] == sorted(r["rate"] for r in found["rates"])
+
+
+def test_a_rate_at_which_one_answer_in_forty_fails_is_not_sustained() -> None:
+    with known("fail", 40) as url:
+        found = sweep(Target(url), QUERIES, (), Settings(rate=200, sweep_seconds=0.5))
+    worst = found["rates"][-1]
+    assert (worst["valid"], worst["saturated"], worst["holds"]) == (True, False, False)
+
+
+def test_an_objective_that_is_missed_is_not_sustained_however_low_the_rate() -> None:
+    with known("constant", 0.05) as url:
+        found = sweep(Target(url), QUERIES, (), Settings(rate=80, sweep_seconds=0.5, slo_ms=20, percentile="p50"))
+    assert found["sustained"] is None
 
 
 def test_a_server_that_answers_nothing_but_errors_is_no_benchmark() -> None:

@@ -226,7 +226,7 @@ def test_raw_and_normalised_values_stand_side_by_side() -> None:
     task = make_task(eval={"resamples": 20})
     gold = [Example("Oat Milk", (Label("product", "Oat Milk", 0, 8),))]
     made_up = [Example("Oat Milk", (Label("product", "oat  milk"),))]
-    found = quality(gold, made_up, task, invalid=[False])
+    found = quality(gold, made_up, task, invalid=[None])
     assert (found["value"]["f1"]["value"], found["raw"]["f1"]["value"]) == (1.0, 0.0)
     assert found["hallucinated"]["value"] == 1.0  # the query has no such characters
     assert found["invalid"]["value"] == 0.0

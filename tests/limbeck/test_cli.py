@@ -62,6 +62,40 @@ def test_a_bad_row_stops_the_run_before_anything_is_written(tmp_path: Path) -> N
     assert not (tmp_path / "runs" / "queryner" / "label").exists()
 
 
+def small_task(folder: Path, rows: list[dict[str, object]], role: str = "{name: brand}") -> Path:
+    (folder / "labels.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    task = folder / "task.yaml"
+    task.write_text(
+        f"name: small\nroles: [{role}]\ndata: {{dir: ., labels: labels.jsonl}}\nteacher: {{backend: labels}}\n"
+    )
+    return task
+
+
+def test_what_a_reader_leaves_out_is_said_once_on_standard_error(tmp_path: Path) -> None:
+    """Several stages read the same table."""
+    oat = {"query": "oat milk", "labels": [{"role": "brand", "text": "oat"}], "Count": 3}
+    task = small_task(tmp_path, [oat, {"query": "oat milk", "labels": []}])
+    done = limbeck("curriculum", task, "--set", "data.conflicts=first", "--runs", tmp_path / "runs")
+    assert done.returncode == 0, done.stderr
+    said = [line for line in done.stderr.splitlines() if line.startswith("limbeck: warning: ")]
+    assert len(said) == 2
+    assert f"{tmp_path}/labels.jsonl: columns not read: Count" in said[0]
+    assert "1 queries have rows with different labels ('oat milk' in lines 1, 2); the first row" in said[1]
+    assert "InputWarning" not in done.stderr
+    labels = (tmp_path / "runs" / "small" / "label" / "labels.jsonl").read_text().splitlines()
+    assert [(r["count"], len(r["labels"])) for r in map(json.loads, labels)] == [(2, 1)]
+
+
+def test_a_task_whose_labels_all_vanish_is_refused(tmp_path: Path) -> None:
+    """The rejected label leaves one accepted row, which has none."""
+    rows = [{"query": "oat", "labels": [{"role": "brand", "text": "oat"}]}, {"query": "rye", "labels": []}]
+    task = small_task(tmp_path, rows, role="{name: brand, pattern: '[0-9]+', guard: {must_match: true}}")
+    done = limbeck("curriculum", task, "--runs", tmp_path / "runs")
+    assert done.returncode == 2
+    assert "no row has a label: there is nothing to learn from; found '1 rows without labels'" in done.stderr
+    assert not (tmp_path / "runs" / "small" / "curriculum").exists()
+
+
 def test_no_network_says_so(tmp_path: Path) -> None:
     done = limbeck("label", "configs/queryner.yaml", "--runs", tmp_path, HF_HUB_OFFLINE="1",
                    HF_DATASETS_CACHE=str(tmp_path / "cache"), HF_HOME=str(tmp_path / "home"))
@@ -115,6 +149,10 @@ def test_score_compares_two_files(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "out.json").read_text())
     assert (found["value"]["f1"]["value"], found["rows"], found["missing"]) == (1.0, 2, 1)
+    assert "1 of 2 gold queries have no prediction: they count as empty answers" in done.stderr
+    (tmp_path / "found.jsonl").write_text("")
+    none = limbeck("score", tmp_path / "gold.jsonl", tmp_path / "found.jsonl")
+    assert none.returncode == 2, none.stdout
     (tmp_path / "found.jsonl").write_text(json.dumps({"query": "stray", "labels": []}) + "\n")
     stray = limbeck("score", tmp_path / "gold.jsonl", tmp_path / "found.jsonl")
     assert (stray.returncode, "'stray'" in stray.stderr) == (2, True)

@@ -2,9 +2,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
 
 from limbeck.inputs import Inputs
+from task.errors import InputError, InputWarning
 from tests.conftest import make_task
+
+LLM = {"backend": "openai", "openai": {"prompt": "x"}}
 
 
 def test_no_calibration_row_near_a_test_row_can_become_an_example(tmp_path: Path) -> None:
@@ -19,5 +27,78 @@ def test_no_calibration_row_near_a_test_row_can_become_an_example(tmp_path: Path
         (tmp_path / f"{name}.jsonl").write_text("\n".join(rows) + "\n")
     gold = {"calibration": "calibration.jsonl", "test": "test.jsonl"}
     data = {"dir": tmp_path, "queries": "queries.jsonl", "gold": gold}
-    inputs = Inputs(make_task(data=data, teacher={"backend": "openai", "openai": {"prompt": "x"}}), tmp_path / "run")
+    inputs = Inputs(make_task(data=data, teacher=LLM), tmp_path / "run")
     assert inputs.teacher.held_out == {"milks oat", "vegan cheese", "vegan chese"}
+
+
+def inputs_of(folder: Path, data: dict[str, Any], **task: Any) -> Inputs:
+    return Inputs(make_task(data={"dir": folder, **data}, **({"teacher": LLM} | task)), folder / "run")
+
+
+def table(path: Path, *rows: dict[str, Any]) -> str:
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return path.name
+
+
+def labelled(query: str, role: str, text: str, count: int = 1) -> dict[str, Any]:
+    return {"query": query, "labels": [{"role": role, "text": text}], "count": count}
+
+
+def test_a_folder_is_an_input_that_changes_with_its_files(tmp_path: Path) -> None:
+    folder = tmp_path / "queries.parquet"
+    folder.mkdir()
+    for n in range(2):
+        pq.write_table(pa.table({"query": [f"oat {n}"]}), folder / f"part-{n}.parquet")
+    inputs = inputs_of(tmp_path, {"queries": folder.name})
+    before = inputs.fingerprint("queries")
+    (folder / "_SUCCESS").touch()
+    assert inputs.fingerprint("queries") == before
+    assert [q.query for q in inputs.teacher.log] == ["oat 0", "oat 1"]
+    pq.write_table(pa.table({"query": ["rye"]}), folder / "part-1.parquet")
+    assert inputs.fingerprint("queries") != before
+
+
+def test_a_missing_input_is_named_by_its_fingerprint_too(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none\.jsonl: no such file"):
+        inputs_of(tmp_path, {"queries": "none.jsonl"}).fingerprint("queries")
+
+
+@pytest.mark.parametrize(("choice", "log", "roles"), [
+    ("last", [("oat", 2), ("oat", 5), ("rye", 1)], ["product", "product", "product"]),
+    ("first", [("oat", 2), ("oat", 5), ("rye", 1)], ["brand", "brand", "product"]),
+    ("leave-out", [("rye", 1)], ["product"]),
+])
+def test_a_query_with_two_labellings(tmp_path: Path, choice: str, log: list[Any], roles: list[str]) -> None:
+    rows = labelled("oat", "brand", "oat", 2), labelled("oat", "product", "oat", 5), labelled("rye", "product", "rye")
+    name = table(tmp_path / "l.jsonl", *rows)
+    with pytest.warns(InputWarning, match="1 queries have rows with different labels .'oat' in lines 1, 2.*conflicts"):
+        sources = inputs_of(tmp_path, {"labels": name, "conflicts": choice}).teacher
+    assert [(q.query, q.count) for q in sources.log] == log
+    assert [x.labels[0].role for x in sources.imported] == roles
+
+
+def test_labels_that_the_backend_does_not_use_are_told(tmp_path: Path) -> None:
+    data = {"queries": table(tmp_path / "q.jsonl", {"query": "oat"}),
+            "labels": table(tmp_path / "l.jsonl", labelled("oat", "brand", "oat"))}
+    inputs = inputs_of(tmp_path, data)
+    with pytest.warns(InputWarning, match="data.labels: these labels are not used"):
+        assert inputs.teacher.log[0].query == "oat"
+
+
+def test_conversions_without_a_catalogue_are_refused(tmp_path: Path) -> None:
+    data = {"queries": table(tmp_path / "q.jsonl", {"query": "oat"}),
+            "conversions": table(tmp_path / "v.jsonl", {"query": "oat", "item_id": "1"})}
+    with pytest.raises(InputError, match="expected a catalogue that has items"):
+        _ = inputs_of(tmp_path, data).teacher
+
+
+@pytest.mark.parametrize("grounded", [False, True])
+def test_a_catalogue_field_that_no_item_has(tmp_path: Path, grounded: bool) -> None:
+    item = {"id": "1", "title": "Oat", "brand": "Oatly", "attributes": {"colour": "white"}}
+    data = {"queries": table(tmp_path / "q.jsonl", {"query": "oat"}), "catalogue": table(tmp_path / "c.jsonl", item)}
+    roles = [{"name": "brand", "catalogue": "brand"},
+             {"name": "color", "catalogue": "attributes.color", "grounded": grounded}]
+    inputs = inputs_of(tmp_path, data, roles=roles)
+    said = r"no item has the field 'attributes.color' of role 'color'.*attributes\.colour"
+    with pytest.raises(InputError, match=said) if grounded else pytest.warns(InputWarning, match=said):
+        assert inputs.teacher.catalogue

@@ -37,7 +37,7 @@ def test_every_labelling_round_trips(tokenizer: FastTokenizer, form: str) -> Non
         elif form == "write":
             found = codec.decode_symbols(row.query, encoded.targets, [-0.01] * len(encoded.targets))
         else:
-            found = codec.decode(row.query, tokenizer.decode(encoded.targets[:-1]), task).labels
+            found = codec.decode(row.query, (tokenizer.decode(encoded.targets[:-1]), True), task).labels
         assert [x.key for x in found] == [x.key for x in row.labels]
 
 

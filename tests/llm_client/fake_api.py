@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 import threading
 from collections import Counter
@@ -20,8 +21,9 @@ REPAIRED = json.dumps({"labels": []})
 
 class FakeApi:
     """Runs in a thread. `behaviour(query, nth call for it)` names what happens:
-    ok, fenced, 400, 429, 500, disconnect, timeout, truncated, not-json, wrong-role, slow. `delay_s` is what an answer
-    takes. What never leaves the server is not charged.
+    ok, fenced, 400, 429, 500, moved, disconnect, timeout, truncated, not-json, wrong-role, slow. `delay_s` is what an
+    answer takes. What never leaves the server is not charged. `refusal(body)` says why a body is answered with 400, and
+    `shape(body, completion)` changes a completion before it is sent, in a batch as well.
     """
 
     def __init__(self, behaviour: Behaviour = lambda query, nth: "ok") -> None:
@@ -35,6 +37,10 @@ class FakeApi:
         self.slow_to_say: str | None = None  # the step of a batch after which the server delays: upload, make, content
         self.second_thought: Callable[[str], str] = lambda query: "no idea"
         self.refuse: str | None = None  # why batches fail
+        self.refusal: Callable[[dict[str, Any]], str | None] = lambda body: None
+        self.shape: Callable[[dict[str, Any], dict[str, Any]], Any] = lambda body, completion: completion
+        self.slow_down = {"Retry-After": "0.05"}  # the headers of a 429
+        self.headers: list[dict[str, str]] = []
         self.events: list[str] = []
         self.tokens = 0
         self.bodies: list[dict[str, Any]] = []
@@ -79,6 +85,9 @@ class FakeApi:
         body = await request.json()
         system, query = body["messages"][0]["content"], body["messages"][-1]["content"]
         self.bodies.append(body)
+        self.headers.append(dict(request.headers))
+        if (problem := self.refusal(body)) is not None:
+            return web.json_response({"error": {"message": problem}}, status=400)
         if len(body["messages"]) > 2:  # a review: its own answer and the doubts about it
             self.calls["review"] += 1
             return self._reply(body, self.second_thought(body["messages"][1]["content"]))
@@ -93,7 +102,9 @@ class FakeApi:
             request.transport.close()
             return web.Response()
         if what == "429":
-            return web.json_response({"error": "slow down"}, status=429, headers={"Retry-After": "0.05"})
+            return web.json_response({"error": "slow down"}, status=429, headers=self.slow_down)
+        if what == "moved":
+            return web.Response(status=301, headers={"Location": "/v1/elsewhere"})
         if what in {"400", "500"}:
             return web.json_response({"error": "no"}, status=int(what))
         if what == "timeout":
@@ -108,13 +119,16 @@ class FakeApi:
         return self._reply(body, content[:5] if what == "truncated" else content, cut=what == "truncated")
 
     def _reply(self, body: dict[str, Any], content: str, *, cut: bool = False) -> web.Response:
+        return web.json_response(self._completion(body, content, cut=cut))
+
+    def _completion(self, body: dict[str, Any], content: str, *, cut: bool = False) -> Any:
         answers = int(body.get("n", 1))
         self.tokens += 100 + 10 * answers
         choice: dict[str, Any] = {"message": {"content": content}, "finish_reason": "length" if cut else "stop"}
         if body.get("logprobs"):
             choice["logprobs"] = {"content": [{"token": c, "logprob": -0.01} for c in content]}
         usage = {"prompt_tokens": 100, "completion_tokens": 10 * answers}
-        return web.json_response({"choices": [choice] * answers, "usage": usage})
+        return self.shape(body, {"choices": [copy.deepcopy(choice) for _ in range(answers)], "usage": usage})
 
     # -- batch API: a batch moves to its next state with every poll ----------------------------------------------------
 
@@ -165,17 +179,14 @@ class FakeApi:
             what = self.behaviour(query, self.calls[query])
             if what == "expired":
                 continue
-            if what in {"400", "500"}:
-                errors.append({"custom_id": asked["custom_id"], "response": {"status_code": int(what), "body": {}}})
+            if what in {"400", "500"} or self.refusal(asked["body"]) is not None:
+                status = int(what) if what.isdigit() else 400
+                errors.append({"custom_id": asked["custom_id"], "response": {"status_code": status, "body": {}}})
                 continue
             label = {"role": "product", "text": query.split()[-1]}
             content = "no idea" if what == "not-json" else json.dumps({"labels": [label]})
             self.paid[query] += what == "ok"
-            self.tokens += 110
-            body = {
-                "choices": [{"message": {"content": content}, "finish_reason": "stop"}],
-                "usage": {"prompt_tokens": 100, "completion_tokens": 10},
-            }
+            body = self._completion(asked["body"], content)
             output.append({"custom_id": asked["custom_id"], "response": {"status_code": 200, "body": body}})
         for key, rows in (("output_file_id", output), ("error_file_id", errors)):
             if rows:

@@ -1,20 +1,23 @@
 from __future__ import annotations
 
 import json
-import math
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_client.reply import rows_of, value_logprobs, verdicts_of
+from llm_client.reply import rows_of, verdicts_of
 
 LABELS = st.lists(st.fixed_dictionaries({"role": st.text(max_size=5), "text": st.text(max_size=12)}), max_size=4)
 PROSE = st.text(st.characters(exclude_characters="{}[]<>", codec="utf-8"), max_size=30)
 
 
 @pytest.mark.parametrize(("reply", "verdicts"), [
-    ('{"right": [true, false, 1]}', [True, False, True]),
+    ('{"right": [true, false]}', [True, False]),
+    ('{"right": [true, false, 1]}', None),
+    ('{"right": ["false", "no"]}', None),
+    ('{"right": [true]}. On second thought: {"right": ["no"]}', None),
+    ('{"right": [true]} {"right": []}', [True]),
     ('```json\n{"right": []}\n``` as asked', []),
     ('<think>{"right": [false]}? No.</think>{"right": [true]}', [True]),
     ('Labels were {"labels": []}. {"right": [false]}', [False]),
@@ -37,6 +40,22 @@ def test_verdicts_are_read_the_same_way(reply: str, verdicts: list[bool] | None)
     ('{"labels": [', None),
     ("[1, 2]", None),
     ("{" * 5_000, None),
+    ('{"labels": [{"role": "a"}]}\nRejected candidates: []', 1),
+    ('{"labels": [{"role": "a"}]} [{"role": "b"}, {"role": "c"}]', 1),
+    ('{"labels": []} [{"role": "b"}, {"role": "c"}]', 0),
+    ('{"labels": [{"role": "a"}]} {"labels": []}', 1),
+    ("[]", 0),
+    ("```json\n[]\n```", 0),
+    ("None fits: []", None),
+    ('<think>draft {"labels": []}', None),
+    ('{"labels": [{"role": "a"}]}<think>draft {"labels": []}', 1),
+    ('draft {"labels": []}</think>{"labels": [{"role": "a"}]}', 1),
+    ('{"labels": [{"role": "a", "text": "<think>"}]}', 1),
+    ('{"labels": [{"role": "a", "text": "</think>"}]}', 1),
+    ('{"labels": {"role": "a"}}', None),
+    ('{"type": "object", "properties": {"labels": {"type": "array"}}}', None),
+    ('the note says [enricher], see [1]: {"labels": [{"role": "a"}]}', 1),
+    ('{"labels": [{"role": "a"}]}}}\n</action_output>\n</action_output>', 1),
 ])
 def test_replies_are_read_tolerantly_and_never_guessed(reply: str, rows: int | None) -> None:
     found = rows_of(reply)
@@ -47,14 +66,3 @@ def test_replies_are_read_tolerantly_and_never_guessed(reply: str, rows: int | N
 def test_labels_survive_any_wrapping(labels: list[dict[str, str]], before: str, after: str, fenced: bool) -> None:
     text = json.dumps({"labels": labels})
     assert rows_of(before + (f"```json\n{text}\n```" if fenced else text) + after) == labels
-
-
-def test_the_probability_of_a_value_is_that_of_the_tokens_that_say_it() -> None:
-    content = '{"labels": [{"role": "a", "text": "oat milk"}, {"role": "b", "text": "oat"}]}'
-    cuts = ['{"labels": [{"role": "a", "text": "', "oat", " milk", '"}, {"role": "b", "text": "', "oat", '"}]}']
-    tokens = [(t, -float(i)) for i, t in enumerate(cuts)]
-    rows = rows_of(content)
-    assert rows is not None
-    assert value_logprobs(content, tokens, rows) == [-3.0, -4.0]
-    assert value_logprobs(content, [*tokens, ("<|im_end|>", -0.5)], rows) == [-3.0, -4.0]
-    assert all(math.isnan(x) for x in value_logprobs(content, tokens[:-1], rows))

@@ -51,6 +51,36 @@ def test_every_sampling_parameter_and_the_schema_are_in_the_body_that_is_hashed(
     assert "Oat Milk 1 l" not in make(compare_bare=True)[1].content.decode()
 
 
+# Computed before roles had a `type` in the schema: with these keys the replies of existing ledgers are found.
+PAID: list[tuple[dict[str, Any], list[str]]] = [
+    ({}, ["17a2932bdb5a22042b4f2fa11cc27d5f2ea7869b76512bff39e5ef733fe206b8"]),
+    ({"samples": 3, "compare_bare": True, "logprobs": True}, [
+        "406210db6cfe078c86f422067fa8a675e31d13f0fd18d82354428b152908e438",
+        "e46c7910e674d5c067b0fd5576775a9f735cf9de4100dc8bbb24f7d10e05e8d5",
+        "ff969e6da167942627f334300e0a01cf200ee9af3fc302d3087255d41fe16512",
+    ]),
+    ({"structured_output": False}, ["f536cd7795e254ad23933d44e99c2e8937f5616cc07c3080cb51b7be0f07f120"]),
+    ({"extra_body": {"max_completion_tokens": 200}},
+     ["c5c73437d79b6416bd651fe2404881e1064b6c96dfadfcb1c66fa17deca43810"]),
+    ({"extra_body": {"temperature": None}}, ["96075190ee9b9b54941d3cf80099ff483009fba17dc9dc0ba567e0123ac6dd71"]),
+    ({"extra_body": {"reasoning_effort": None}}, ["edf390d912471c252f6401afd65f1874989b8d31f01c89ce62b2e6996374e9f3"]),
+]
+
+
+@pytest.mark.parametrize(("settings", "keys"), PAID)
+def test_what_was_paid_for_under_an_earlier_spelling_is_found(settings: dict[str, Any], keys: list[str]) -> None:
+    assert [r.key for r in make(**settings)] == keys
+
+
+def test_a_paid_verification_and_a_paid_review_are_found() -> None:
+    prompter = Prompter(llm_task("http://a/v1", verify=True, logprobs=True))
+    first = prompter.first("oat milk", CONTEXT)[0]
+    verify = prompter.verify("oat milk", [{"role": "brand", "text": "oat"}])
+    assert verify.key == "e79d3ba28a62a4b25a68d5b6b76d5a9970aadd9daf162bdb1432781bd98df387"
+    review = prompter.review(first.content.decode(), answer="{}", doubts=["- x"])
+    assert review.key == "26ceba79bc015b5311f5341abe527664c18feda7b15d6742535ce0fc716bc5af"
+
+
 def test_the_prompt_and_the_roles_are_in_it(tmp_path: Path) -> None:
     prompt = tmp_path / "p.j2"
     prompt.write_text("Label. {{ task.instructions }}")

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,11 +12,13 @@ import pytest
 
 from engine.client import VllmClient
 from serving.gateway.app import Gateway
+from serving.gateway.uvicorn_server import EmbeddedServer, server_config
 from serving.release.bundle import Bundle, build
 from serving.release.head_cache import HeadCache
 from serving.routing.kept_answers import Store
 from serving.routing.route import Route
 from serving.routing.task_routes import Choice, Routes
+from serving.telemetry.metrics import Metrics
 from task.codec import Codec
 from task.labels import Example, Label
 from task.serving_settings import Serving
@@ -40,8 +44,14 @@ Open = Callable[..., Any]
 
 
 @pytest.fixture
-def bundle(tmp_path: Path, task: Task, tiny_llama: Path, tokenizer: FastTokenizer) -> Bundle:
-    return build(tmp_path / "bundle", task, Codec.compile(task, [], tokenizer), tiny_llama, HEAD, {})
+def form() -> str:
+    """The student's answer form; a test that parametrises it gets another one."""
+    return "read"
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, task: Task, tiny_llama: Path, tokenizer: FastTokenizer, form: str) -> Bundle:
+    return build(tmp_path / "bundle", task, Codec.compile(task, [], tokenizer, form), tiny_llama, HEAD, {})
 
 
 @pytest.fixture
@@ -58,11 +68,13 @@ def harness(bundle: Bundle, tokenizer: FastTokenizer, tmp_path: Path) -> Open:
             )
             store = Store(tmp_path / "store.sqlite", ttl_s=s.write_back.ttl_s, max_rows=s.write_back.rows)
             uncertain: list[tuple[str, float]] = []
+            metrics = Metrics()
             route = Route(
                 bundle, HeadCache(bundle.folder / "cache"), client, s, store=store,
                 on_uncertain=lambda q, p: uncertain.append((q, p)),
+                on_invalid=lambda kind: metrics.count(metrics.invalid, bundle.id, kind),
             )
-            gateway = Gateway(Routes({bundle.task.name: Choice(route)}), s)
+            gateway = Gateway(Routes({bundle.task.name: Choice(route)}), s, metrics=metrics)
             transport = httpx.ASGITransport(app=gateway)  # type: ignore[arg-type]
             async with httpx.AsyncClient(transport=transport, base_url="http://test", timeout=30) as http:
                 found = Harness(gateway, route, stand_in, http)
@@ -76,3 +88,16 @@ def harness(bundle: Bundle, tokenizer: FastTokenizer, tmp_path: Path) -> Open:
     return opened
 
 
+@asynccontextmanager
+async def listening(app: Any) -> AsyncIterator[str]:
+    """An ASGI application on a free port, served as a worker serves the gateway; gives its URL."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        server = EmbeddedServer(server_config(app))
+        task = asyncio.create_task(server.serve([listener]))
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = server.force_exit = True
+            await task

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from student.adapters import add_adapter, check, layers_of, load_adapter
+from student.adapters import add_adapter, layers_of, load_adapter
 from student.estimate import Architecture, adapter_parameters, architecture
 from student.model import empty_model, load_base
+from student.preflight import check
 from student.training.train import train
 from task.errors import InputError
 from task.settings import Lora, Student
@@ -81,9 +82,10 @@ def test_a_base_without_such_layers_is_told(tiny_llama: Path) -> None:
 
 
 @pytest.mark.parametrize(("peft", "message"), [
-    ({"peft_type": "LORRA"}, r"student\.peft\.peft_type: unknown PEFT method; found 'LORRA'; expected one of: .*LOHA"),
+    ({"peft_type": "LORRA"}, r"student\.peft\.peft_type: LORRA is no method of PEFT .* expected one of: .*LOHA"),
     ({"peft_type": "LOHA", "rnk": 4}, r"student\.peft: PEFT cannot make this adapter: .*rnk"),
-    ({"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 4}, "cannot be merged into the base"),
+    ({"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 4}, "PROMPT_TUNING is no method of PEFT that can be merged"),
+    ({"peft_type": "LORA", "inference_mode": True}, "nothing of it is trained"),
 ])
 def test_what_peft_refuses_is_an_error_before_workers_start(
     tiny_llama: Path, peft: dict[str, Any], message: str

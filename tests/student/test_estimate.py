@@ -51,3 +51,10 @@ def test_what_packed_layers_keep_is_what_was_planned(tiny_llama: Path) -> None:
     assert shape is not None
     planned = training_memory(shape, task.student, 60)["activations"] * GIB
     assert 0.8 * planned < sizes(kept) <= planned
+
+
+def test_a_base_with_other_keys_has_no_estimate_and_no_traceback(tmp_path: Path) -> None:
+    """GPT-2 names its shapes `n_embd`, `n_layer` and `n_head`; a multimodal model nests them."""
+    for config in ('{"n_embd": 64, "n_layer": 1, "n_head": 2, "vocab_size": 100}', '{"text_config": {}}'):
+        (tmp_path / "config.json").write_text(config)
+        assert architecture(str(tmp_path)) is None

@@ -11,9 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from task.codec import Codec
+from task.forms.json_text import parse
 from task.labels import Example, Label, ordered
 from task.spec import Task
 from task.tokenizer import FastTokenizer
+from task.validation import label_fault
 from tests.conftest import make_task, make_tokenizer
 from tests.strategies import QUERIES, examples
 
@@ -81,7 +83,7 @@ def test_json_round_trips_and_stops(any_tokenizer: FastTokenizer, example: Examp
     encoded = c.encode(example, any_tokenizer)
     assert encoded.targets[-1] == any_tokenizer.eos_id
     text = any_tokenizer.decode(encoded.targets[:-1])
-    assert keys(c.decode(example.query, text, TASK).labels) == keys(example.labels)
+    assert keys(c.decode(example.query, (text, True), TASK).labels) == keys(example.labels)
 
 
 @pytest.mark.parametrize("form", ["read", "write", "json"])
@@ -129,15 +131,20 @@ LABELS = st.fixed_dictionaries({"role": st.sampled_from(["brand", "product", "ai
 @given(query=QUERIES, value=st.one_of(st.text(), st.lists(LABELS).map(json.dumps)))
 @FAST
 def test_any_text_decodes_to_something_the_task_allows(tokenizer: FastTokenizer, query: str, value: str) -> None:
-    found = codec(tokenizer, "json").decode(query, value, TASK).labels
-    allowed(query, found)
+    found = codec(tokenizer, "json").decode(query, (value, True), TASK)
+    allowed(query, found.labels)
+    rows = parse(query, value, TASK)  # what is left of an LLM's answer
+    assert found.fault is None or found.labels == ()
+    assert found.fault is not None or keys(found.labels) == keys(rows)
+    if rows is not None:
+        assert all(label_fault(TASK, query, x) is None for x in rows)
 
 
 def test_a_repeated_word_comes_back_at_its_own_place(tokenizer: FastTokenizer) -> None:
     example = Example("milk oat milk", (Label("product", "milk", 9, 13),))
     c = codec(tokenizer, "json")
     text = tokenizer.decode(c.encode(example, tokenizer).targets[:-1])
-    assert keys(c.decode(example.query, text, TASK).labels) == keys(example.labels)
+    assert keys(c.decode(example.query, (text, True), TASK).labels) == keys(example.labels)
 
 
 def test_symbols_and_probes_are_distinct_single_tokens(any_tokenizer: FastTokenizer) -> None:

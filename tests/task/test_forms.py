@@ -13,6 +13,7 @@ from task.forms import FORMS, is_token_classifier
 from task.labels import Example, Label
 from task.settings import Student
 from task.tokenizer import FastTokenizer
+from task.validation import Fault
 from tests.conftest import make_task
 
 TASK = make_task()
@@ -51,11 +52,29 @@ def test_each_output_decodes_to_the_same_labels(tokenizer: FastTokenizer) -> Non
     scores = np.where(np.asarray(targets)[:, None] == np.asarray(read.symbol_ids), 0.0, -20.0)
     answers = [
         read.decode(ROW.query, scores, TASK), write.decode(ROW.query, (targets, [-0.01] * len(targets)), TASK),
-        text.decode(ROW.query, json.dumps([x.to_json() for x in ROW.labels]), TASK),
+        text.decode(ROW.query, (json.dumps([x.to_json() for x in ROW.labels]), True), TASK),
     ]
     assert [[x.key for x in a.labels] for a in answers] == [[x.key for x in ROW.labels]] * 3
     assert [a.raw_probability is None for a in answers] == [False, False, True]
-    assert text.decode(ROW.query, "no list", TASK) == ((), None)
+    assert text.decode(ROW.query, ("no list", True), TASK) == ((), None, Fault("unreadable", "no JSON list"))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_scores_that_are_no_numbers_are_a_fault_and_an_impossible_symbol_is_none(
+    tokenizer: FastTokenizer, bad: float
+) -> None:
+    read = Codec.compile(TASK, [], tokenizer, "read")
+    scores = np.zeros((read.symbol_count(ROW.query), len(read.symbol_ids)))
+    scores[:, 3] = -np.inf
+    assert read.decode(ROW.query, scores, TASK).fault is None
+    scores[1, 2] = bad
+    labels, raw_probability, fault = read.decode(ROW.query, scores, TASK)
+    assert (labels, raw_probability, fault and fault.kind) == ((), 0.0, "unreadable")
+    scores[1] = -np.inf
+    assert read.decode(ROW.query, scores, TASK).fault is not None
+    open_only = make_task(roles=[{"name": "product"}])
+    empty = Codec.compile(open_only, [], tokenizer, "read").decode("", np.zeros((0, 3)), open_only)
+    assert empty == ((), 1.0, None)
 
 
 def test_the_stored_codec_begins_with_the_form(tokenizer: FastTokenizer) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from task.errors import InputError
 from task.load import load_task
+from task.spec import Task
 
 GOOD = """\
 name: toy
@@ -78,6 +79,13 @@ def test_broken_yaml_names_the_line(tmp_path: Path) -> None:
     assert "task.yaml:3: not YAML" in problem(tmp_path, "name: x\nroles: [\n  - a: b\n")
 
 
+@pytest.mark.parametrize("key", ["x", "²", "7", "9" * 5000])
+def test_an_entry_that_a_list_does_not_have(tmp_path: Path, key: str) -> None:
+    """`"²".isdigit()` is true, and `int` refuses it; `int` refuses thousands of digits too."""
+    said = problem(tmp_path, GOOD, f"roles.{key}.kind=open")
+    assert f"--set: roles.{key}: no such list entry; found " in said
+
+
 def test_overrides_are_yaml_and_win(tmp_path: Path) -> None:
     load(tmp_path, GOOD, "student.lora.rank=4", "roles.0.multiple=false")
     loaded = load_task(tmp_path / "task.yaml", ["student.lora.rank=4"]).task
@@ -100,3 +108,32 @@ def test_extends_merges_mappings_and_keeps_places(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["market", "market-h100", "queryner"])
 def test_the_shipped_task_files_load(name: str) -> None:
     assert load_task(Path("configs") / f"{name}.yaml").task.name == name
+
+
+@pytest.mark.parametrize("where", ["beside the file", "in the working directory"])
+def test_paths_of_the_student_are_the_same_in_every_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    (tmp_path / "configs").mkdir()
+    home = tmp_path / "configs" if where == "beside the file" else tmp_path
+    (home / "runs" / "a" / "adapter").mkdir(parents=True)
+    student = "student: {init_adapter: runs/a/adapter, base: ./models/b}\n"
+    (tmp_path / "configs" / "TASK.yaml").write_text(GOOD + student)
+    monkeypatch.chdir(tmp_path)
+    task = load_task("configs/TASK.yaml").task
+    assert task.student.init_adapter == str(home / "runs" / "a" / "adapter")
+    assert task.student.base == str(tmp_path / "configs" / "models" / "b")
+    other = load_task("configs/TASK.yaml", ["student.init_adapter=x/../y", "student.base=./c"]).task
+    assert (other.student.init_adapter, other.student.base) == (str(tmp_path / "y"), str(tmp_path / "c"))
+
+
+def test_absolute_paths_and_names_of_models_stay_as_they_are_written(tmp_path: Path) -> None:
+    for base in ("SmolLM2-135M-Instruct", "meta-llama/Llama-3.2-1B", "/models//b"):
+        task = load_task_of(tmp_path, f"student: {{init_adapter: /a//b, base: {base}}}\n")
+        assert (task.student.base, task.student.init_adapter) == (base, "/a//b")
+
+
+def load_task_of(tmp_path: Path, more: str) -> Task:
+    path = tmp_path / "task.yaml"
+    path.write_text(GOOD + more)
+    return load_task(path).task

@@ -16,7 +16,7 @@ def test_fetching_ahead_runs_code_that_can_be_imported(tmp_path: Path, monkeypat
     monkeypatch.setenv("LIMBECK_HOME", str(tmp_path))
     monkeypatch.setattr(model_store.subprocess, "Popen", lambda command, **_: started.append(command))
     model_store.fetch_ahead("all-MiniLM-L6-v2")
-    ((_, flag, code),) = started
+    ((*_, flag, code),) = started
     assert flag == "-c"
     monkeypatch.setattr(model_store, "fetch", fetched.append)
     names: dict[str, Any] = {}

@@ -77,7 +77,7 @@ def test_an_answer_that_was_cut_is_not_paid_for_again_and_a_refusal_is_tried_aga
     log = queries(2)
     with FakeApi(lambda query, nth: "truncated" if query.startswith("thing0") else "400" if nth == 1 else "ok") as api:
         first = run(llm_task(api.url), log, tmp_path)
-        assert [r.reason for r in first.rows] == ["cut by max_tokens", "no usable reply"]
+        assert [r.reason for r in first.rows] == ["cut by max_tokens", "no usable reply: HTTP 400: no"]
         again = run(llm_task(api.url), log, tmp_path)
         assert [(r.status, r.reason) for r in again.rows] == [("failed", "cut by max_tokens"), ("accepted", "")]
         assert dict(api.calls) == {"thing0 milk": 1, "thing1 milk": 2}

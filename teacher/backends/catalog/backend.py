@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from task.normalize import normaliser
 from task.progress import Progress
 from task.readers import Conversion, Item
 from task.spec import Task
+from teacher import retrieval
 from teacher.backends.catalog.lexicon import Lexicon
 from teacher.backends.catalog.segmenter import Segmented, Segmenter
 from teacher.backends.computed import ComputedBackend, Replies
@@ -22,6 +23,7 @@ from teacher.retrieval.embedding_store import EmbeddingStore
 from teacher.retrieval.evidence import Evidence, EvidenceFinder
 from teacher.retrieval.index import Index, build_index
 
+# Increase this when the same log and catalogue give other labels.
 VERSION = 2
 _KNOWN_OUTSIDE = 5.0
 _BLOCK = 512
@@ -31,6 +33,10 @@ class CatalogBackend(ComputedBackend):
     """Labels queries from the whole log, the catalogue and the purchases."""
 
     uses_whole_log = True
+
+    def rules(self, task: Task) -> Mapping[str, int | str]:  # noqa: ARG002 (of the interface)
+        """See `Backend`."""
+        return {"catalog backend": VERSION, "retrieval": retrieval.VERSION}
 
     def keys(self, job: LabellingJob) -> dict[str, str]:
         """Query → hash of version, settings, roles, all input files and the query."""

@@ -20,14 +20,17 @@ import aiohttp
 
 from llm_client.attempt import Attempt, Outcome
 from llm_client.budget import Budget, raise_if_spent
-from llm_client.client import open_session, read_completion
+from llm_client.client import is_retried, open_session, read_completion
+from llm_client.error_text import short_error
 from llm_client.prices import needed_price, price_of
 from llm_client.prompt import Prompter
 from llm_client.request import Request
+from llm_client.retry_after import retry_after
 from task.errors import ComponentError
 from task.progress import Progress
 from task.settings import OpenAI
 from teacher.backends.job import LabellingJob
+from teacher.backends.llm.batch_output import OutputLine, read_lines
 from teacher.backends.llm.contexts import Block, blocks
 from teacher.backends.llm.conversation import QueryLabeller, is_parseable, stored_replies, verify_request
 from teacher.backends.llm.online import LLMBackend
@@ -39,6 +42,7 @@ _BACKEND = "openai-batch"
 _ENDPOINT = "/v1/chat/completions"
 _WAITING = frozenset({"validating", "in_progress", "finalizing", "cancelling"})
 _FINAL = frozenset({400, 401, 403, 404, 413, 422})
+_CONTINUE = "Run the same command to continue: batches that were made are kept"
 _ROWS_PER_WRITE = 200
 
 
@@ -71,8 +75,12 @@ async def _label(job: LabellingJob, ledger: Ledger, validator: Validator) -> Non
     for block in with_context:
         groups = list(_first(prompter, [block]))
         known = stored_replies(ledger, groups)
+        errors = ledger.errors(first.key for first, *_ in groups if first.key not in known)
         for (query, context), group in zip(block, groups, strict=True):
-            rows.append(validator.row(query, await labeller.label(query, context, group, known)))
+            answer = await labeller.label(query, context, group, known)
+            if answer.request in errors:
+                answer = replace(answer, reason=f"{answer.reason}: {short_error(errors[answer.request])}")
+            rows.append(validator.row(query, answer))
         if len(rows) >= _ROWS_PER_WRITE:
             ledger.write_rows(rows)
             rows.clear()
@@ -183,7 +191,7 @@ class Batches:
         """The id of the batch whose metadata holds a token, or None."""
         after: str | None = None
         while True:
-            page = await self._call("GET", "/batches?limit=100" + (f"&after={after}" if after else ""))
+            page = await self._call("GET", "/batches?limit=100" + (f"&after={after}" if after else ""), field="data")
             for batch in page["data"]:
                 if (batch.get("metadata") or {}).get("limbeck") == token:
                     return str(batch["id"])
@@ -196,7 +204,7 @@ class Batches:
         self._progress.begin(f"batch {batch.id}", len(batch.requests))
         counted = 0
         while True:
-            state = await self._call("GET", f"/batches/{batch.id}")
+            state = await self._call("GET", f"/batches/{batch.id}", field="status")
             finished = int((state.get("request_counts") or {}).get("completed") or 0)
             self._progress.advance(max(0, finished - counted), note=state["status"])
             counted = max(counted, finished)
@@ -207,31 +215,47 @@ class Batches:
         final: set[str] = set()
         wanted = {key: (query, purpose) for key, query, purpose in batch.requests}
         recorded = self._ledger.recorded_of(str(batch.id))
-        for name in ("output_file_id", "error_file_id"):
-            if state.get(name):
-                for line in (await self._text(f"/files/{state[name]}/content")).splitlines():
-                    row = json.loads(line)
-                    key = row["custom_id"]
-                    if key in wanted and key not in recorded:
-                        query, purpose = wanted[key]
-                        attempt, is_final = self._attempt(
-                            row, query=query, purpose=purpose, request=requests.get(key), batch=str(batch.id)
-                        )
-                        attempts.append(attempt)
-                        final |= {key} if is_final else set()
+        for name in ("output", "error"):
+            if not state.get(f"{name}_file_id"):
+                continue
+            for line in read_lines(await self._bytes(f"/files/{state[f'{name}_file_id']}/content"), f"{name} file"):
+                if line.key in wanted and line.key not in recorded:
+                    query, purpose = wanted[line.key]
+                    attempt, is_final = self._attempt_of(
+                        line, query=query, purpose=purpose, request=requests.get(line.key), batch=str(batch.id)
+                    )
+                    attempts.append(attempt)
+                    final |= {line.key} if is_final else set()
+        self._ledger.record(attempts)
         if state["status"] == "failed":
             errors = (state.get("errors") or {}).get("data") or [{"message": "no reason given"}]
             self._ledger.note_batch(replace(batch, state="failed"))
             raise ComponentError(f"the provider refused batch {batch.id}: {errors[0].get('message')}")
-        self._ledger.record(attempts)
         self._ledger.note_batch(replace(batch, state="collected"))
         return final
+
+    def _attempt_of(
+        self, line: OutputLine, *, query: str, purpose: str, request: Request | None, batch: str
+    ) -> tuple[Attempt, bool]:
+        """A line of an output or error file as an attempt, and whether its outcome is final."""
+        problem = line.problem
+        if line.row is not None:
+            try:
+                return self._attempt(line.row, query=query, purpose=purpose, request=request, batch=batch)
+            except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+                problem = f"the answer cannot be read: {type(error).__name__}: {error}"
+        return Attempt(
+            request=line.key or "", query=query, backend=_BACKEND, model=self._settings.model,
+            evidence=request.evidence if request else {}, reply=line.text, error=problem, outcome="invalid",
+            purpose=purpose, details={"batch": batch},
+        ), False
 
     def _attempt(
         self, row: Mapping[str, Any], *, query: str, purpose: str, request: Request | None, batch: str
     ) -> tuple[Attempt, bool]:
-        """A line of an output or error file as an attempt, and whether its outcome is final."""
-        response = row.get("response") or {}
+        """A readable line as an attempt, and whether its outcome is final."""
+        response = row.get("response")
+        response = response if isinstance(response, dict) else {}
         status = response.get("status_code")
 
         def attempt(outcome: Outcome, error: str | None = None, **more: Any) -> Attempt:
@@ -244,30 +268,40 @@ class Batches:
 
         if status != 200:
             problem = row.get("error") or response.get("body")
-            return attempt("error", f"HTTP {status}: {json.dumps(problem)[:500]}"), status in _FINAL
+            head = "no response" if status is None else f"HTTP {status}"
+            return attempt("error", f"{head}: {json.dumps(problem)[:500]}"), status in _FINAL
         raw = json.dumps(response["body"]).encode()
-        read = read_completion(raw, attempt, purpose=purpose, parseable=is_parseable, price=self._price)
-        return read.attempt, read.attempt.outcome == "truncated"
+        asked = request or Request(query=query, purpose=purpose, content=b"", key=row["custom_id"])
+        read = read_completion(raw, attempt, request=asked, parseable=is_parseable, price=self._price)
+        return read.attempt, read.wait is None and read.attempt.outcome in {"truncated", "error"}
 
-    async def _call(self, method: str, path: str, **body: Any) -> Any:
-        return json.loads(await self._text(path, method, **body))
+    async def _call(self, method: str, path: str, *, field: str = "id", **body: Any) -> Any:
+        """The object that a call returns, which has a field."""
+        raw = await self._bytes(path, method, **body)
+        try:
+            value = json.loads(raw)
+        except ValueError:
+            value = None
+        if not isinstance(value, dict) or field not in value:
+            shown = raw[:300].decode(errors="replace")
+            raise ComponentError(f"{method} {self._base}{path}: not an answer of the batch API: {shown}. {_CONTINUE}")
+        return value
 
-    async def _text(self, path: str, method: str = "GET", **body: Any) -> str:
+    async def _bytes(self, path: str, method: str = "GET", **body: Any) -> bytes:
         """One call to the API; read-only ones are retried, because that costs nothing."""
         tries = self._settings.max_attempts if method == "GET" else 1
         for number in range(1, tries + 1):
             try:
                 async with self._session.request(method, self._base + path, **body) as response:
-                    text = await response.text()
+                    raw = await response.read()
                     if response.status == 200:
-                        return text
-                    problem = f"HTTP {response.status}: {text[:300]}"
-                    if response.status < 500 and response.status != 429:
+                        return raw
+                    problem = f"HTTP {response.status}: {raw[:300].decode(errors='replace')}"
+                    if not is_retried(response.status):
                         break
+                    wait = retry_after(response.headers)
             except (aiohttp.ClientError, TimeoutError) as error:
-                problem = f"{type(error).__name__}: {error}"
+                problem, wait = f"{type(error).__name__}: {error}", 0.0
             if number < tries:
-                await asyncio.sleep(min(30.0, 0.5 * 2.0**number))
-        raise ComponentError(
-            f"{method} {self._base}{path}: {problem}. Run the same command to continue: batches that were made are kept"
-        )
+                await asyncio.sleep(max(wait, min(30.0, 0.5 * 2.0**number)))
+        raise ComponentError(f"{method} {self._base}{path}: {problem}. {_CONTINUE}")

@@ -15,6 +15,7 @@ from llm_client import reply as replies
 from llm_client.attempt import Reply
 from llm_client.client import Client
 from llm_client.context import EMPTY, Context
+from llm_client.logprobs import value_logprobs
 from llm_client.prompt import Prompter
 from llm_client.request import Request
 from task.labels import Example
@@ -74,7 +75,7 @@ class QueryLabeller:
         by_purpose = {r.purpose: reply for r, reply in zip(requests, found, strict=True)}
         first, main = requests[0], by_purpose["label"]
         if main is not None and main.cut:
-            return TeacherAnswer(query=query.query, request=first.key, labels=None, reason="cut by max_tokens")
+            return TeacherAnswer(query=query.query, request=first.key, labels=None, reason=main.why_cut)
         rows = None if main is None else replies.rows_of(main.content)
         if main is None or rows is None:
             return TeacherAnswer(query=query.query, request=first.key, labels=None, reason="no usable reply")
@@ -100,7 +101,7 @@ class QueryLabeller:
         verdicts: Sequence[bool] | None, context: Context,
     ) -> tuple[list[dict[str, Any]], dict[str, float]]:
         """The rows of the main reply, each with its signals, and the signals of the labelling as a whole."""
-        logprobs = replies.value_logprobs(main.content, main.details.get("logprobs", ()), rows)
+        logprobs = value_logprobs(main.content, main.details.get("logprobs", ()), rows)
         samples = self._samples(by_purpose.get("samples"))
         bare_reply = by_purpose.get("bare")
         bare = None if bare_reply is None or bare_reply.cut else self._keys(bare_reply.content)

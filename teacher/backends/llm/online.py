@@ -6,27 +6,32 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import uvloop
 
+from llm_client import reply
 from llm_client.attempt import Reply
 from llm_client.budget import Budget, SpendLimiter
 from llm_client.client import Client, open_session
 from llm_client.context import Context
 from llm_client.prompt import Prompter
+from llm_client.prompt_rules import prompt_rules
 from llm_client.request import Request
 from task.labels import Example
 from task.settings import OpenAI
 from task.spec import Task
+from teacher import retrieval
 from teacher.backends.job import LabellingJob, LabellingPlan
 from teacher.backends.llm.contexts import Block, blocks_ahead
 from teacher.backends.llm.conversation import QueryLabeller, is_parseable, stored_replies
 from teacher.backends.llm.plan import plan_calls
+from teacher.backends.llm.provider_failures import FailureWatch
 from teacher.guardrails.validator import Validator
 from teacher.ledger.ledger import Ledger
 from teacher.ledger.recorder import GroupCommit
 from teacher.ledger.records import LedgerRow
+from teacher.retrieval import context
 
 _ROWS_PER_WRITE = 200
 Work = tuple[Example, Context, Sequence[Request], Mapping[str, Reply]]
@@ -52,6 +57,12 @@ class LLMBackend:
     batch = False
     uses_whole_log = False
     estimates_confidence = True
+
+    def rules(self, task: Task) -> Mapping[str, int | str]:
+        """See `teacher.backends.backend.Backend`."""
+        settings = task.teacher.openai
+        shown = {"context": context.VERSION, "retrieval": retrieval.VERSION} if settings.context else {}
+        return {"answer parser": reply.VERSION, **shown, **prompt_rules(settings)}
 
     def endpoint(self, job: LabellingJob) -> AbstractContextManager[Endpoint]:
         """The endpoint of the job, for as long as it is needed."""
@@ -108,16 +119,21 @@ def label_online(
 
     Raises:
         BudgetSpentError: After the calls in flight have come back and been recorded.
+        ProviderError: Every call fails alike.
     """
     uvloop.run(_label(job, validator, endpoint, done))
 
 
 @contextlib.asynccontextmanager
-async def open_client(job: LabellingJob, endpoint: Endpoint) -> AsyncIterator[tuple[Client, GroupCommit, SpendLimiter]]:
+async def open_client(
+    job: LabellingJob, endpoint: Endpoint
+) -> AsyncIterator[tuple[Client, FailureWatch, SpendLimiter]]:
     """A client for the job's calls, the recorder of its attempts and its budget; at exit all records are on disk."""
-    recorder = GroupCommit(job.ledger)
+    commits = GroupCommit(job.ledger)
     settings = endpoint.settings
-    limiter = job.limiter or Budget(settings.budget, job.ledger.spent()["cost"])
+    spent = job.ledger.spent()
+    limiter = job.limiter or Budget(settings.budget, spent["cost"])
+    recorder = FailureWatch(commits, settings, answered=spent["completion_tokens"] > 0)
     async with open_session(settings, **{"Content-Type": "application/json"}) as session:
         client = Client(
             session, settings, recorder, parseable=is_parseable, limiter=limiter, backend=job.task.teacher.backend,
@@ -126,7 +142,7 @@ async def open_client(job: LabellingJob, endpoint: Endpoint) -> AsyncIterator[tu
         try:
             yield client, recorder, limiter
         finally:
-            await recorder.flush()
+            await commits.flush()
 
 
 async def _label(
@@ -147,7 +163,12 @@ async def _label(
                     continue
                 query, context, requests, known = item
                 try:
-                    row = validator.row(query, await labeller.label(query, context, requests, known))
+                    async with recorder.asking():
+                        answer = await labeller.label(query, context, requests, known)
+                        why = recorder.gave_up(answer.request) if answer.labels is None else None
+                    if why is not None:
+                        answer = replace(answer, reason=f"{answer.reason}: {why}")
+                    row = validator.row(query, answer)
                     rows.append(row)
                     done(row)
                     spent = f"{limiter.spent:.2f} spent" if isinstance(limiter, Budget) and client.price else ""

@@ -7,6 +7,7 @@ the workers start, in a folder that all of them can read.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,10 +19,12 @@ from llm_client.budget import Budget, raise_if_spent
 from task.errors import InputError
 from task.labels import Example
 from task.progress import quiet
+from task.ray_start import ray_running
 from task.spec import Task
 from teacher.backends.job import LabellingJob, Sources
 from teacher.backends.llm.contexts import embedder_of, make_index, open_finder
 from teacher.backends.llm.online import Endpoint, LLMBackend, label_online
+from teacher.backends.llm.provider_failures import ProviderError
 from teacher.guardrails.validator import Validator, make_validator
 from teacher.ledger.ledger import Ledger
 from teacher.ledger.records import LedgerRow
@@ -131,15 +134,15 @@ class LabelBlock:
         self._endpoint = Endpoint(work.task.teacher.openai)
         self._job = replace(job, finder=open_finder(job, index=work.index, model=work.model, shared=True))
 
-    def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[str]]:
+    def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
         """Label a block.
 
         Args:
             batch: Columns `query` and `count`.
 
         Returns:
-            Columns `status` and `problem`: an error that the user can act on, such as a spent budget. It is returned as
-            text because Ray wraps exceptions and loses their type.
+            Columns `status`, `problem` and `refused`: an error that the user can act on, such as a spent budget, and
+            whether it is a `ProviderError`. It is returned as text because Ray wraps exceptions and loses their type.
         """
         queries = [Example(str(q), (), int(n)) for q, n in zip(batch["query"], batch["count"], strict=True)]
         found: dict[str, str] = {}
@@ -147,12 +150,14 @@ class LabelBlock:
         def done(row: LedgerRow) -> None:
             found[row.query] = row.status
 
-        problem = ""
+        problem, refused = "", False
         try:
             label_online(replace(self._job, queries=queries), self._validator, self._endpoint, done)
-        except InputError as error:
-            problem = str(error)
-        return {"status": [found.get(q.query, "") for q in queries], "problem": [problem] * len(queries)}
+        except (InputError, ProviderError) as error:
+            problem, refused = str(error), isinstance(error, ProviderError)
+        count = len(queries)
+        status = [found.get(q.query, "") for q in queries]
+        return {"status": status, "problem": [problem] * count, "refused": [refused] * count}
 
 
 class RayWorkersBackend(LLMBackend):
@@ -173,13 +178,10 @@ def _label(job: LabellingJob, ledger: Ledger) -> None:
     index = None if index is None else index.resolve()
     model = embedder_of(job)
     open_finder(job, index=index, model=model)  # embeds gold rows and catalogue values before the workers start
-    started_here = not ray.is_initialized()
-    if started_here:
-        ray.init(
-            address=settings.ray_address, log_to_driver=False, include_dashboard=False,
-            runtime_env={"env_vars": {"RAY_worker_niceness": "0"}},  # the default, 15, yields to all other processes
-        )
-    try:
+    with contextlib.nullcontext() if ray.is_initialized() else ray_running(
+        settings.ray_address, field="teacher.ray_address", log_to_driver=False, include_dashboard=False,
+        variables={"RAY_worker_niceness": "0"},  # the default, 15, yields to all other processes
+    ):
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -187,7 +189,8 @@ def _label(job: LabellingJob, ledger: Ledger) -> None:
             ledger.path.resolve(), settings.openai.budget
         )
         work = _Work(
-            task=job.task, sources=_sent(job.sources, index), folder=job.folder.resolve(), index=index, model=model
+            task=_with_absolute_prompt(job.task), sources=_sent(job.sources, index), folder=job.folder.resolve(),
+            index=index, model=model,
         )
         rows = ray.data.from_items(
             [{"query": q.query, "count": q.count} for q in job.queries],
@@ -200,14 +203,19 @@ def _label(job: LabellingJob, ledger: Ledger) -> None:
         )
         job.progress.begin(f"asking {settings.openai.model} on {settings.workers} workers", len(job.queries))
         for part in results.iter_batches(batch_size=None):
-            for problem in part["problem"]:
+            for problem, refused in zip(part["problem"], part["refused"], strict=True):
                 if problem:
-                    raise InputError(str(problem))
+                    raise ProviderError(str(problem)) if refused else InputError(str(problem))
             job.progress.advance(len(part["status"]))
         ray.kill(owner)
-    finally:
-        if started_here:
-            ray.shutdown()
+
+
+def _with_absolute_prompt(task: Task) -> Task:
+    """The task as a worker reads it, which may run in another directory."""
+    openai = task.teacher.openai
+    prompt = None if openai.prompt is None else str(Path(openai.prompt).resolve())
+    teacher = task.teacher.model_copy(update={"openai": openai.model_copy(update={"prompt": prompt})})
+    return task.model_copy(update={"teacher": teacher})
 
 
 def _sent(sources: Sources, index: Path | None) -> Sources:

@@ -27,6 +27,8 @@ from teacher.guardrails.validator import TeacherAnswer, Validator, make_validato
 from teacher.ledger.ledger import Ledger
 from teacher.ledger.records import LedgerRow
 
+CUT = "the second reply was cut by max_tokens"  # it would be cut again
+
 
 def question(query: str, doubt: Doubt, *, said: str, instead: str) -> str:
     """One doubt as a line of the prompt.
@@ -58,6 +60,7 @@ def review(
 
     Raises:
         BudgetSpentError: After the calls in flight have been recorded.
+        ProviderError: Every call fails alike.
     """
     with ledger.writing():
         job = LabellingJob(
@@ -75,12 +78,16 @@ async def _review(
     prompter = Prompter(job.task, settings)
     out: dict[str, LedgerRow] = {}
     job.progress.begin(f"asking {settings.model} once more", len(questions))
-    async with open_client(job, endpoint) as (client, _, _):
+    async with open_client(job, endpoint) as (client, recorder, _):
 
         async def ask(query: Example, request: Request, held: Reply | None) -> None:
-            reply = held or await client.ask(request, lambda answer: prompter.repair(query.query, answer=answer))
+            async with recorder.asking():
+                reply = held or await client.ask(request, lambda answer: prompter.repair(query.query, answer=answer))
+                why = recorder.gave_up(request.key) if reply is None else None
             rows = None if reply is None or reply.cut else rows_of(reply.content)
-            reason = "" if rows is not None else "no usable reply to the second look"
+            cut = reply is not None and reply.cut
+            reason = "no usable reply to the second look" + (f": {why}" if why else "")
+            reason = "" if rows is not None else CUT if cut else reason
             given = TeacherAnswer(query=query.query, request=request.key, labels=rows, reason=reason)
             out[query.query] = validator.row(query, given)
             job.progress.advance()

@@ -70,5 +70,8 @@ def test_bench_measures_a_server_and_says_by_its_exit_code_what_came_of_it(tmp_p
     assert "objective: at most 200 ms" in good.stdout
     assert missed.returncode == 1, missed.stdout + missed.stderr
     assert (bad.returncode, "one of: label, chat" in bad.stderr) == (2, True)
+    with known("fail", 4) as url:
+        some = limbeck("bench", url, *common)
+    assert "requests got no answer: they count as infinitely slow" in some.stdout
     nobody = limbeck("bench", "http://127.0.0.1:9", *common)
     assert (nobody.returncode, "no request was answered" in nobody.stderr) == (2, True)

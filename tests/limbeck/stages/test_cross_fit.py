@@ -13,12 +13,22 @@ from limbeck.pipeline import run_up_to
 from limbeck.progress_display import ProgressDisplay
 from limbeck.run import Run
 from limbeck.stage import execute
-from limbeck.stages.cross_fit import STAGE, after_review, cleaned, doubted, without
+from limbeck.stages.cross_fit import (
+    STAGE,
+    after_review,
+    cleaned,
+    doubted,
+    missing,
+    read_suspects,
+    without,
+    write_suspects,
+)
 from student.label_errors import Suspect
 from task.codec import Codec
 from task.labels import Doubt, Example, Label
 from task.load import load_task
 from task.training_row import TrainingRow
+from teacher.backends.llm.review import CUT
 from teacher.curriculum.rows import read
 from teacher.ledger.records import LedgerRow
 from tests.conftest import make_task
@@ -117,16 +127,35 @@ def test_what_is_suspected_is_masked_or_its_row_dropped() -> None:
 
 def test_what_the_teacher_says_at_the_second_look_counts() -> None:
     old, new = (Label("brand", "oat", 0, 3),), (Label("product", "oat", 0, 3, confidence=0.4),)
-    names = ["insists tea", "changes tea", "fails tea", "undoubted tea"]
+    names = ["insists tea", "changes tea", "fails tea", "undoubted tea", "cut tea", "partial tea"]
     rows = [TrainingRow(Example(q, old), cluster=q, confidence=0.9) for q in names]
     doubt = Doubt("brand", 0, 3)
-    doubts = {q: [doubt] for q in names[:3]}
+    doubts = {q: [doubt] for q in names if q != "undoubted tea"}
     reviewed = {
         names[0]: LedgerRow(names[0], 1, "", "accepted", old, 1.0),
         names[1]: LedgerRow(names[1], 1, "", "accepted", new, 1.0),
         names[2]: LedgerRow(names[2], 1, "", "failed", (), 0.0),
+        names[4]: LedgerRow(names[4], 1, "", "failed", (), 0.0, reason=CUT),
+        names[5]: LedgerRow(names[5], 1, "", "partial", (), 0.0),
     }
     after, counts = after_review(rows, doubts, reviewed)
-    assert counts == {"insisted": 1, "changed": 1, "unanswered": 1}
-    assert [r.doubts for r in after] == [(), (), (doubt,), ()]
-    assert [r.example.labels for r in after] == [old, (Label("product", "oat", 0, 3),), old, old]
+    assert counts == {"insisted": 1, "changed": 1, "unanswered": 3, "no_answer": 1}
+    assert [r.doubts for r in after] == [(), (), (doubt,), (), (doubt,), (doubt,)]
+    assert [r.example.labels for r in after] == [old, (Label("product", "oat", 0, 3),), old, old, old, old]
+
+
+def test_doubts_without_an_answer_leave_the_stage_open() -> None:
+    figures = {"suspects": 5, "rows_with_suspects": 4, "doubted": 0.1, "train": 9}
+    assert missing(figures) is None  # of before, or without questions
+    assert missing(figures | {"no_answer": 0}) is None
+    left = missing(figures | {"no_answer": 3})
+    assert left is not None
+    assert (left.text, left.fails) == ("3 of 4 doubted queries got no answer when reviewed", True)
+
+
+def test_suspects_are_read_as_they_were_written(tmp_path: Path) -> None:
+    """A stage that only lacks answers trains no student again."""
+    usable = [TrainingRow(Example(q)) for q in ("oat milk", "rye")]
+    found = [Suspect(1, Doubt("brand", 0, 3), 0.01, 0.9, "nothing"), Suspect(0, Doubt("aisle"), 0.2, 0.7, "dairy")]
+    write_suspects(tmp_path / "suspects.jsonl", usable, found)
+    assert read_suspects(tmp_path / "suspects.jsonl", usable) == found

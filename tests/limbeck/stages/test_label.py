@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 
+from tests.limbeck.stages.shop import write_shop
 from tests.limbeck.test_cli import limbeck
 from tests.llm_client.fake_api import FakeApi
-from tests.teacher.test_label import PROMPT
 
 QUERIES = [f"thing{i} milk" for i in range(12)]
 
@@ -24,17 +23,7 @@ def api() -> Iterator[FakeApi]:
 
 @pytest.fixture
 def task_file(tmp_path: Path, api: FakeApi) -> Path:
-    rows = "".join(json.dumps({"query": q, "count": 20 - i}) + "\n" for i, q in enumerate(QUERIES))
-    (tmp_path / "queries.jsonl").write_text(rows)
-    path = tmp_path / "shop.yaml"
-    path.write_text(yaml.safe_dump({
-        "name": "shop", "roles": [{"name": "product"}], "data": {"dir": ".", "queries": "queries.jsonl"},
-        "teacher": {"backend": "openai", "openai": {
-            "base_url": api.url, "model": "m", "prompt": str(PROMPT), "price_input_per_million": 1.0,
-            "price_output_per_million": 2.0,
-        }},
-    }))
-    return path
+    return write_shop(tmp_path, QUERIES, api.url, price_input_per_million=1.0, price_output_per_million=2.0)
 
 
 def test_plan_label_look_and_export(task_file: Path, api: FakeApi, tmp_path: Path) -> None:
@@ -100,3 +89,28 @@ def test_the_audit_says_what_context_is_worth(task_file: Path, api: FakeApi, tmp
     assert "| all queries, 5 | all of it | 100.0" in done.stdout
     assert sum(api.calls.values()) == 5  # with no context to leave out all variants are one request
     assert (tmp_path / "runs" / "shop" / "audit" / "audit.html").exists()
+
+
+def test_an_audit_with_unanswered_queries_says_so_and_asks_them_again(
+    task_file: Path, api: FakeApi, tmp_path: Path
+) -> None:
+    (tmp_path / "gold.jsonl").write_text("".join(
+        json.dumps({"query": f"gold{i} milk", "labels": [{"role": "product", "text": "milk"}]}) + "\n" for i in range(4)
+    ))
+    command = (
+        "audit-context", task_file, "--set", "data.gold.calibration=gold.jsonl", "--runs", tmp_path / "runs",
+        "--set", "teacher.openai.context=[]", "--set", "teacher.openai.max_attempts=1",
+    )
+    api.behaviour = lambda query, nth: "400"
+    none = limbeck(*command)
+    assert (none.returncode, "4 of 4 gold queries have no usable answer" in none.stderr) == (1, True)
+    assert not (tmp_path / "runs" / "shop" / "audit").exists()
+    api.behaviour = lambda query, nth: "400" if query == "gold1 milk" else "ok"
+    some = limbeck(*command)
+    assert some.returncode == 1
+    assert "1 of 4 gold queries have no usable answer and count as wrong (most often: HTTP 400" in some.stderr
+    asked = sum(api.calls.values())
+    api.behaviour = lambda query, nth: "ok"
+    done = limbeck(*command)
+    assert (done.returncode, sum(api.calls.values())) == (0, asked + 1)
+    assert "| all queries, 4 | all of it | 100.0" in done.stdout

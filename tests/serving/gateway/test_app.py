@@ -147,9 +147,14 @@ def test_limits_on_bodies_headers_batches_and_methods(harness: Open) -> None:
             huge = await h.client.post("/v1/label", json={"query": "a"}, headers={"X-Padding": "x" * 20_000})
             assert huge.status_code == 431
             wrong = await h.client.put("/v1/label")
-            assert (wrong.status_code, wrong.headers["Allow"]) == (405, "POST")
+            assert (wrong.status_code, wrong.headers["Allow"]) == (405, "POST, OPTIONS")
             head = await h.client.head("/healthz")
             assert (head.status_code, head.content) == (200, b"")
+            assert (await h.client.head("/v1/label")).status_code == 405
+            for path, allowed in (("/v1/label", "POST, OPTIONS"), ("/v1/models/toy", "GET, HEAD, OPTIONS")):
+                options = await h.client.options(path)
+                assert (options.status_code, options.headers["Allow"]) == (200, allowed)
+            assert (await h.client.options("/nowhere")).status_code == 404
 
     asyncio.run(run())
 
@@ -192,7 +197,7 @@ def test_an_openai_client_needs_another_base_url_only(harness: Open) -> None:
                 content = "".join(json.loads(e)["choices"][0]["delta"].get("content", "") for e in events[:-1])
                 assert [x["text"] for x in json.loads(content)["labels"]] == ["MILK"]
             listed = (await h.client.get("/v1/models")).json()
-            assert [m["id"] for m in listed["data"]] == ["toy", h.route.bundle.model_name]
+            assert [m["id"] for m in listed["data"]] == ["toy", h.route.bundle.model_name, "student"]
 
     asyncio.run(run())
 

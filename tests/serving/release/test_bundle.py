@@ -41,6 +41,20 @@ def test_it_brings_what_the_trained_student_said(
     assert (other.model_name, other.id != open_bundle(folder).id) == (open_bundle(folder).model_name, True)
 
 
+def test_the_head_cache_leaves_out_what_the_task_does_not_allow(
+    tmp_path: Path, task: Task, tiny_llama: Path, tokenizer: FastTokenizer
+) -> None:
+    wrong = [
+        Example("rye bread", (Label("colour", "rye", 0, 3),)), Example("soy milk", (Label("aisle", "moon"),)),
+        Example("rice", (Label("product", "rice", 1, 5),)),
+    ]
+    written = []
+    codec = Codec.compile(task, [], tokenizer)
+    made = build(tmp_path / "b", task, codec, tiny_llama, [*wrong, *HEAD], {}, done=written.append)
+    assert list(HeadCache(made.folder / "cache").queries()) == [x.query for x in HEAD]
+    assert sum(written) == len(HEAD)
+
+
 def test_equal_content_has_equal_names_and_other_weights_another(
     folder: Path, tmp_path: Path, task: Task, tiny_llama: Path, tiny_llama_untied: Path, tokenizer: FastTokenizer
 ) -> None:

@@ -62,3 +62,11 @@ def test_a_query_is_sampled_always_or_never(tmp_path: Path) -> None:
     found = [r["query"] for r in rows(tmp_path / "u.jsonl")]
     assert found[: len(found) // 2] == found[len(found) // 2 :]
     assert 70 < len(found) / 2 < 130
+
+
+def test_a_line_is_one_line_to_every_reader(tmp_path: Path) -> None:
+    log = LineLog(tmp_path / "a.jsonl")
+    log.add({"query": "rice\u2028milk\u0085 \ud83e"})
+    log.flush()
+    (line,) = (tmp_path / "a.jsonl").read_text().splitlines()
+    assert json.loads(line)["query"] == "rice\u2028milk\u0085 ?"

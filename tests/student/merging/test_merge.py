@@ -15,6 +15,7 @@ from student.merging.parity import parity
 from student.model import linear_layers, load_base
 from student.training.job import TrainingJob
 from student.training.train import train
+from task.errors import InputError
 from task.tokenizer import FastTokenizer
 from tests.student.training.test_train import job, rows
 
@@ -22,6 +23,24 @@ KINDS: dict[str, dict[str, Any]] = {
     "rslora": {"lora": {"rank": 4, "alpha": 8, "rslora": True}},
     "dora": {"lora": {"rank": 4, "alpha": 8, "dora": True}},
     "attention": {"lora": {"rank": 4, "alpha": 8, "targets": "attention"}},
+    "patterns": {"peft": {
+        "peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": "all-linear",
+        "rank_pattern": {"q_proj": 16, "layers.0.mlp.up_proj": 2}, "alpha_pattern": {"v_proj": 32, "o_proj": 1},
+    }},
+    "patterns with rslora": {"peft": {
+        "peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": "all-linear", "use_rslora": True,
+        "rank_pattern": {"q_proj": 16}, "alpha_pattern": {"q_proj": 2}, "task_type": "CAUSAL_LM",
+    }},
+    "patterns with dora": {"peft": {
+        "peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": "all-linear", "use_dora": True,
+        "rank_pattern": {"down_proj": 8}, "alpha_pattern": {r"layers\.1\..*k_proj": 40},
+    }},
+    "orthogonal": {"peft": {
+        "peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": "all-linear", "init_lora_weights": "orthogonal",
+    }},
+    "mica": {"peft": {
+        "peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": "all-linear", "init_lora_weights": "mica",
+    }},
     "loha": {"peft": {"peft_type": "LOHA", "r": 4, "alpha": 8, "target_modules": "mlp"}},
     "ia3": {"peft": {
         "peft_type": "IA3", "target_modules": ["k_proj", "v_proj", "down_proj"], "feedforward_modules": ["down_proj"],
@@ -44,6 +63,8 @@ def test_every_kind_of_adapter_trains_and_merges(
         "examples": rows(),
     }
     report = parity(**given, merged=tmp_path / "merged")
+    assert report["matrix_error"] <= 1.0
+    assert report["checked_tensors"] == 20
     assert report["max_logit_delta"] < 0.25
     assert report["mean_kl"] < 2e-3
     base, merged = load_file(tiny_llama / "model.safetensors"), load_file(tmp_path / "merged" / "model.safetensors")
@@ -51,6 +72,7 @@ def test_every_kind_of_adapter_trains_and_merges(
     assert len(changed) == matrices
     assert all(merged[k].dtype == base[k].dtype for k in base)
     untrained = parity(**given, merged=tiny_llama)
+    assert untrained["matrix_error"] > 1.0
     assert untrained["max_logit_delta"] > 3 * report["max_logit_delta"]  # what was merged is what was trained
 
 
@@ -99,8 +121,9 @@ def test_a_qlora_adapter_is_merged_into_the_base_that_it_was_trained_against(
         assert merge(base=quantised.base, adapter=folder / "adapter", out=folder / name, settings=settings) == 14
         reports[name] = parity(
             base=quantised.base, adapter=folder / "adapter", merged=folder / name, codec=quantised.codec,
-            tokenizer=tokenizer, examples=rows(), settings=student,
+            tokenizer=tokenizer, examples=rows(), settings=settings,
         )
+    assert all(r["matrix_error"] <= 1.0 for r in reports.values()), reports
     assert reports["trained-against"]["label_agreement"] == 1.0
     assert reports["trained-against"]["mean_logit_delta"] < 0.2 * reports["plain"]["mean_logit_delta"]
     assert "quantization_config" not in (folder / "trained-against" / "config.json").read_text()
@@ -126,5 +149,5 @@ def test_what_cannot_be_merged_is_refused(tiny_llama: Path, tmp_path: Path, toke
     model.save_pretrained(str(tmp_path / "adapter"))
     config = tmp_path / "adapter" / "adapter_config.json"
     config.write_text(config.read_text().replace('"bias": "none"', '"bias": "all"'))
-    with pytest.raises(ValueError, match="trained biases"):
+    with pytest.raises(InputError, match=r"adapter_config\.json: adapter\.bias: .* biases .* found 'all'"):
         merge(base=tiny_llama, adapter=tmp_path / "adapter", out=tmp_path / "merged")

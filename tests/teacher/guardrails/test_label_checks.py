@@ -153,3 +153,16 @@ def test_the_summary_counts_by_role_and_reason() -> None:
     assert {(r["role"], r["verdict"]): r["count"] for r in tally.rows()} == {
         ("product", "accept"): 1, ("x", "rejected"): 1,
     }
+
+
+@pytest.mark.parametrize(("start", "end"), [(-8, -5), (True, 3), (0, True), (4, 99), (0, None), (4, 7), ("0", "3")])
+def test_offsets_of_an_answer_that_are_not_those_of_its_text_are_found_anew(start: object, end: object) -> None:
+    """Python's slices accept some of them."""
+    query = "oat milk"
+    text = "milk" if start == 4 else "oat"
+    label = {"role": "product", "text": text, "start": start, "end": end}
+    answer = TeacherAnswer(query=query, request="r", labels=[label])
+    row = make_validator(make_task(roles=ROLES), ITEMS, Path(), Path).row(Example(query), answer)
+    at = query.index(text)
+    assert [(x.text, x.start, x.end) for x in row.labels] == [(text, at, at + len(text))]
+    assert type(row.labels[0].start) is int

@@ -50,3 +50,31 @@ def test_there_are_never_more_rows_than_there_are(tmp_path: Path, count: int) ->
     assert np.array_equal(rows, exact(unit(4, 1), among=unit(6, 0)[[5, 0, 2]], count=count)[0] if count else rows)
     empty = VectorIndex(tmp_path / "nothing")
     assert empty.search(unit(4, 1), count)[0].shape == (4, 0)
+
+
+@pytest.mark.parametrize("count", [1, 5, 30, 200])
+@pytest.mark.parametrize(("queries_at_once", "rows_at_once"), [(512, 32_768), (512, 64), (3, 33)])
+def test_of_equal_similarities_the_lower_row_comes_first_and_is_never_left_out(
+    monkeypatch: pytest.MonkeyPatch, count: int, queries_at_once: int, rows_at_once: int
+) -> None:
+    """Ties within the list, at its end, and more of them than any spare candidates hold; in parts as well."""
+    monkeypatch.setattr(module, "_QUERIES_AT_ONCE", queries_at_once)
+    monkeypatch.setattr(module, "_ROWS_AT_ONCE", rows_at_once)
+    different = unit(20, 0)
+    which = np.random.default_rng(3).integers(0, 20, 400)  # each row about twenty times
+    queries = unit(9, 1)
+    rows, similarity = exact(queries, among=different[which], count=count)
+    nearest = np.argsort(-(queries @ different.T), axis=1)
+    for found, order in zip(rows, nearest, strict=True):
+        assert found.tolist() == [row for i in order for row in np.flatnonzero(which == i)][:count]
+    assert np.all(np.diff(similarity, axis=1) <= 0)
+
+
+def test_the_similarity_of_a_pair_depends_on_nothing_else() -> None:
+    """A matrix product rounds a pair differently in another batch or at another place; a ranking must not."""
+    rows, queries = unit(301, 0), unit(65, 1)
+    whole = exact(queries, among=rows, count=301)
+    for at in (0, 17, 64):
+        alone = exact(queries[at : at + 1], among=rows[:40], count=40)
+        place = np.argsort(whole[0][at])  # of each row in the list
+        assert np.array_equal(alone[1][0], whole[1][at][place][alone[0][0]])

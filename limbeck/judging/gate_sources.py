@@ -1,0 +1,99 @@
+"""What a gate compares with: the teacher's labels and the traffic of the gold queries, from files or from the run.
+
+Both are found before a service is started, so that a missing file is said at once and not after minutes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from limbeck.artefacts import RunFolder
+from limbeck.judging.offline_systems import teacher_labels
+from task.errors import InputError
+from task.files import read_json
+from task.labels import Example
+from task.spec import Task
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Labels of the gold queries by the teacher, and `head`, `torso` or `tail` of each; None where no rule asks."""
+
+    teacher: list[Example] | None
+    traffic: list[str] | None
+
+
+def sources_of(
+    bundle: Path, task: Task, gold: Sequence[Example], *, teacher_file: Path | None, log_file: Path | None
+) -> Sources:
+    """What the rules of the task's gates need, from the files given or else from the run that the bundle is of.
+
+    Args:
+        bundle: Its folder; in a run folder, `label/` beside it has the teacher's labels and the counts of the log.
+
+    Raises:
+        InputError: A rule of `gates` needs what neither has; the message names the option.
+    """
+    from eval.slices import traffic
+    from task.readers import read_queries
+
+    labels = _labels_of_run(bundle)
+    teacher = _of_gold(teacher_file, gold, task) if teacher_file else None
+    if teacher is None and labels is not None:
+        teacher = teacher_labels(labels, gold)
+    log = read_queries(log_file) if log_file else _counted(labels)
+    slices = traffic(gold, log, task) if log is not None else None
+    gates = task.gates
+    wanted = [n for n in ("teacher_margin", "slice_margin") if getattr(gates, n) is not None]
+    if wanted and teacher is None:
+        raise _missing(
+            "--teacher", wanted, "a file with the teacher's labels of the gold queries",
+            "the bundle lies in no run folder" if labels is None else f"no gold query is in {labels}",
+        )
+    if gates.slice_margin is not None and slices is None:
+        raise _missing(
+            "--log", ["slice_margin"], "the query log with its counts",
+            "the bundle lies in no run folder" if labels is None else f"all queries of {labels} have one count",
+        )
+    return Sources(teacher, slices)
+
+
+def _missing(option: str, rules: Sequence[str], expected: str, why: str) -> InputError:
+    off = " ".join(f"--set gates.{r}=null" for r in rules)
+    return InputError(
+        f"needed for gates.{' and gates.'.join(rules)}, and {why}", field=option, expected=expected,
+        fix=f"Give {option} FILE, or leave the rule out with {off}",
+    )
+
+
+def _labels_of_run(bundle: Path) -> Path | None:
+    """`labels.jsonl` of the run that a bundle was made by; None if it lies elsewhere, or is of other labels."""
+    stage = bundle.resolve().parent
+    run = RunFolder(stage.parent)
+    if run.bundle.bundle != bundle.resolve() or not run.label.labels.exists():
+        return None
+    manifests = stage / "manifest.json", run.label.folder / "manifest.json"
+    if not all(m.exists() for m in manifests):
+        return None
+    made, labelled = map(read_json, manifests)
+    return run.label.labels if made["inputs"].get("labels") == labelled["digest"] else None
+
+
+def _counted(labels: Path | None) -> list[Example] | None:
+    """The queries of a log with their counts; None if all have the same."""
+    from task.table_files import rows_of
+
+    if labels is None:
+        return None
+    log = [Example(str(r["query"]), (), int(r["count"])) for _, r in rows_of(labels)]
+    return log if len({q.count for q in log}) > 1 else None
+
+
+def _of_gold(source: Path, gold: Sequence[Example], task: Task) -> list[Example]:
+    """Labels of the gold queries; a query without a prediction has none."""
+    from eval.prediction_files import read_predictions
+
+    found = {p.row.query: p.row for p in read_predictions(source, task)}
+    return [found.get(g.query, Example(g.query)) for g in gold]

@@ -1,0 +1,104 @@
+"""Whether the result of a stage still follows from what it depends on, and if not, why.
+
+A stage depends on settings (`config`), on the content of files and of earlier stages (`inputs`), and on parts of our
+own code (`rules`: a version number, or the digest of a prompt). All three are in its manifest, and each is compared
+with its present value:
+
+- A setting that the manifest lacks had the value that is now its default, because it did not exist then.
+- A rule that the manifest lacks had the version in `FIRST`, the one that it had when rules were first recorded.
+- What a manifest holds and the stage does not depend on any more is ignored.
+- A relative path is the same as the absolute one that it leads to.
+
+Versions of Limbeck and of libraries are in the manifest, and make nothing stale.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, get_args
+
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined, to_jsonable_python
+
+from task.settings import CrossFit
+from task.spec import Task
+
+Rules = Mapping[str, int | str]
+
+# What each rule was before manifests named rules. A rule that is added later gets the version that it had until then.
+FIRST: Final[Rules] = {
+    "readers": 1, "guardrails": 2, "confidence": 1, "imported labels": 1, "catalog backend": 2, "retrieval": 1,
+    "context": 1, "answer parser": 1, "answer schema": "687ee514fe7a", "repair prompt": "4e2fb09d3b01",
+    "verifier prompt": "c0657e06f236", "review prompt": "2f9ac8f1a5cc", "curriculum": 1, "label errors": 1, "codec": 1,
+    "training": 1, "merge": 1, "calibration of the student": 1, "bundle format": 4, "metrics": 1, "report": 2,
+}
+_SECTIONS: Final[Mapping[str, type[BaseModel]]] = {"cross_fit": CrossFit}  # in a stage's config outside of their place
+_SHOWN = 40  # characters of a value in a reason
+
+
+@dataclass(frozen=True, slots=True)
+class Ingredients:
+    """Everything that the result of a stage depends on, JSON-ready."""
+
+    config: object
+    inputs: Mapping[str, str]
+    rules: Rules
+
+
+def reasons(found: Mapping[str, Any], now: Ingredients) -> list[str]:
+    """What has changed since a manifest was written, a phrase each; none if its result stands.
+
+    Args:
+        found: The manifest.
+    """
+    config = json.loads(json.dumps(now.config))
+    out = [*_settings(found["config"], config, Task, ())]
+    before: Mapping[str, str] = found["inputs"]
+    out += [f"{name} changed" for name in sorted({*before, *now.inputs}) if before.get(name) != now.inputs.get(name)]
+    recorded: Rules = found.get("rules", {})
+    for name, value in sorted(now.rules.items()):
+        old = recorded.get(name, FIRST[name])
+        if old != value:
+            out.append(f"{name} version {old} → {value}" if isinstance(value, int) else f"{name} changed")
+    return out
+
+
+def _settings(found: Any, now: Any, model: type[BaseModel] | None, at: tuple[str, ...]) -> Iterator[str]:
+    """Settings whose value is another, by their dotted name."""
+    if isinstance(found, dict) and isinstance(now, dict) and model is not None:
+        for key, value in now.items():
+            field = model.model_fields.get(key)
+            kind = _SECTIONS.get(key) if field is None else _model(field.annotation)
+            before = found.get(key, PydanticUndefined)
+            if before is PydanticUndefined and field is not None:
+                default = field.get_default(call_default_factory=True)
+                before = default if default is PydanticUndefined else to_jsonable_python(default)
+            yield from _settings(before, value, kind, (*at, key))
+    elif isinstance(found, list) and isinstance(now, list) and model is not None and len(found) == len(now):
+        for number, (before, value) in enumerate(zip(found, now, strict=True)):
+            yield from _settings(before, value, model, (*at, str(number)))
+    elif not _same(found, now):
+        yield f"{'.'.join(at) or 'settings'} {_shown(found, now)}"
+
+
+def _model(annotation: Any) -> type[BaseModel] | None:
+    """The model in a field's type, such as `Role` in `tuple[Role, ...]`; None where it holds plain values."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((m for a in get_args(annotation) if (m := _model(a)) is not None), None)
+
+
+def _same(found: Any, now: Any) -> bool:
+    if isinstance(found, str) and isinstance(now, str) and Path(now).is_absolute():
+        return Path(found).resolve() == Path(now).resolve()
+    return bool(found == now)
+
+
+def _shown(found: Any, now: Any) -> str:
+    if isinstance(found, list) and isinstance(now, list) and len(found) != len(now):
+        return f"has {len(found)} → {len(now)} entries"
+    texts = ["nothing" if v is PydanticUndefined else json.dumps(v, ensure_ascii=False) for v in (found, now)]
+    return "changed" if max(map(len, texts)) > _SHOWN else " → ".join(texts)

@@ -1,0 +1,104 @@
+"""What a gate compares with is found in the run that the bundle lies in, or missed before anything is started."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from limbeck.judging.gate_sources import sources_of
+from limbeck.pipeline import run_up_to
+from limbeck.progress_display import ProgressDisplay
+from limbeck.run import Run
+from limbeck.stage import Stage, execute
+from task.errors import InputError
+from task.labels import Example, Label
+from task.spec import Task
+from tests.conftest import make_task
+
+GATES = {"teacher_margin": 0.01, "slice_margin": 0.03}
+GOLD = [
+    Example("thing0 milk", (Label("product", "milk", 7, 11),)), Example("new milk", (Label("product", "milk", 4, 8),)),
+]
+
+
+def task_of(folder: Path, counts: bool = True) -> Task:
+    rows = [
+        {"query": f"thing{i} milk", "count": 9 - i if counts else 1, "labels": [{"role": "product", "text": "milk"}]}
+        for i in range(5)
+    ]
+    (folder / "labels.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return make_task(data={"dir": str(folder), "labels": "labels.jsonl"}, gates=GATES, eval={"head": 1, "torso": 2})
+
+
+def bundle_of(run: Run) -> Path:
+    """A bundle stage that names the labels that it was made of; what the bundle holds does not matter here."""
+    run_up_to(run, "label")
+
+    def work(_run: Run, folder: Path) -> dict[str, int]:
+        (folder / "bundle").mkdir()
+        (folder / "bundle" / "task.json").write_text("{}")
+        return {}
+
+    done = execute(Stage(
+        name="bundle", config=lambda _run: {}, inputs=lambda r: {"labels": r.digest("label")}, work=work
+    ), run)
+    return done.folder / "bundle"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run.of(task_of(tmp_path), tmp_path / "runs", ProgressDisplay())
+
+
+def test_teacher_and_traffic_are_those_of_the_run(run: Run) -> None:
+    found = sources_of(bundle_of(run), run.task, GOLD, teacher_file=None, log_file=None)
+    assert found.teacher is not None
+    assert [[x.text for x in r.labels] for r in found.teacher] == [["milk"], []]
+    assert found.traffic == ["head", "tail"]
+
+
+def test_files_that_are_given_come_before_the_run(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "teacher.jsonl").write_text('{"query": "new milk", "labels": [{"role": "product", "text": "milk"}]}\n')
+    (tmp_path / "log.jsonl").write_text('{"query": "new milk", "count": 9}\n{"query": "thing0 milk", "count": 1}\n')
+    found = sources_of(
+        bundle_of(run), run.task, GOLD, teacher_file=tmp_path / "teacher.jsonl", log_file=tmp_path / "log.jsonl"
+    )
+    assert found.teacher is not None
+    assert [len(r.labels) for r in found.teacher] == [0, 1]
+    assert found.traffic == ["torso", "head"]
+
+
+def test_a_bundle_outside_of_a_run_names_the_option_at_once(run: Run, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "bundle"
+    bundle_of(run).rename(elsewhere)
+    with pytest.raises(InputError, match=r"--teacher: needed for gates.teacher_margin and gates.slice_margin, and the "
+                       r"bundle lies in no run folder.*--set gates.teacher_margin=null"):
+        sources_of(elsewhere, run.task, GOLD, teacher_file=None, log_file=None)
+    teacher = tmp_path / "labels.jsonl"
+    with pytest.raises(InputError, match=r"--log: needed for gates.slice_margin"):
+        sources_of(elsewhere, run.task, GOLD, teacher_file=teacher, log_file=None)
+    plain = make_task(data={"dir": str(tmp_path), "labels": "labels.jsonl"})
+    found = sources_of(elsewhere, plain, GOLD, teacher_file=None, log_file=None)
+    assert (found.teacher, found.traffic) == (None, None)
+
+
+def test_gold_that_the_teacher_never_saw_names_the_option(run: Run) -> None:
+    with pytest.raises(InputError, match=r"--teacher: .* no gold query is in .*labels.jsonl"):
+        sources_of(bundle_of(run), run.task, GOLD[1:], teacher_file=None, log_file=None)
+
+
+def test_labels_that_the_bundle_was_not_made_of_are_left(run: Run, tmp_path: Path) -> None:
+    bundle = bundle_of(run)
+    other = {"query": "thing0 milk", "labels": [{"role": "brand", "text": "thing0"}]}
+    (tmp_path / "labels.jsonl").write_text(json.dumps(other) + "\n")
+    run_up_to(Run.of(run.task, tmp_path / "runs", ProgressDisplay()), "label")
+    with pytest.raises(InputError, match="--teacher"):
+        sources_of(bundle, run.task, GOLD, teacher_file=None, log_file=None)
+
+
+def test_a_log_without_counts_names_the_option(tmp_path: Path) -> None:
+    run = Run.of(task_of(tmp_path, counts=False), tmp_path / "runs", ProgressDisplay())
+    with pytest.raises(InputError, match=r"--log: .*all queries of .* have one count"):
+        sources_of(bundle_of(run), run.task, GOLD, teacher_file=None, log_file=None)
