@@ -105,8 +105,8 @@ class Serving(EngineSettings):
     """Engine, cache of head queries, and gateway.
 
     `engine` is what runs the student: `vllm`, or `openvino`, which serves a merged student of the form `read` on CPUs
-    in a third of the time; `auto` takes OpenVINO where there is no GPU and the bundle has a model for it, which is
-    added where no GPU is found while it is made. `weights` puts the merged model into the bundle, or the base and an
+    in less than half of the time; `auto` takes OpenVINO where there is no GPU and the bundle has a model for it, which
+    is added where no GPU is found while it is made. `weights` puts the merged model into the bundle, or the base and an
     `adapter` that the engine loads while it runs, so that tasks with the same base share one engine. `reader` is how
     the form `read` is served: a token `classifier` scores the task's symbols only; `prompt_logprobs` asks the causal LM
     itself for the likeliest tokens after each word, so that its engine can also generate. `quantization: int8` puts

@@ -18,7 +18,7 @@ from task.progress import Progress, quiet
 from task.tokenizer import load_tokenizer
 from task.validation import FaultKind
 
-_BATCH = 32
+_BATCH = 64
 _IN_FLIGHT = 2
 _PATIENCE_S = 120.0
 
@@ -78,8 +78,12 @@ async def _answered(
                 (Example(x.query, a.decoded(), x.count, x.id), a.fault) for x, a in zip(part, answers, strict=True)
             ]
 
+    # Queries of one length share a forward pass without padding.
+    order = sorted(range(len(examples)), key=lambda i: client.prompt_tokens(examples[i].query[:limit]))
     try:
-        parts = [examples[at : at + _BATCH] for at in range(0, len(examples), _BATCH)]
-        return [x for part in await asyncio.gather(*(batch(p) for p in parts)) for x in part]
+        parts = [[examples[i] for i in order[at : at + _BATCH]] for at in range(0, len(order), _BATCH)]
+        found = [x for part in await asyncio.gather(*(batch(p) for p in parts)) for x in part]
     finally:
         await route.close()
+    place = {i: at for at, i in enumerate(order)}
+    return [found[place[i]] for i in range(len(examples))]

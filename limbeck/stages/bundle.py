@@ -29,7 +29,8 @@ def _config(run: Run) -> object:
     )
 
 
-def _rules(_run: Run) -> Rules:
+def _rules(run: Run) -> Rules:
+    from limbeck import openvino_model
     from limbeck.judging import student_calibration
     from serving.release import bundle
     from student import merging
@@ -38,6 +39,7 @@ def _rules(_run: Run) -> Rules:
     return {
         "bundle format": bundle.FORMAT, "calibration of the student": student_calibration.VERSION,
         "codec": codec.VERSION, "merge": merging.VERSION, "readers": READERS,
+        **({"model for OpenVINO": openvino_model.VERSION} if openvino_model.is_wanted(run.task) else {}),
     }
 
 
@@ -58,7 +60,7 @@ def _work(run: Run, folder: Path) -> Figures:
     parity = read_json(merged.parity)
     calibrator, answers = calibrate_student(run, merged.model, codec)
     exported = None
-    if openvino_model.is_wanted(run.task, codec):
+    if openvino_model.is_wanted(run.task):
         exported = openvino_model.make(
             run, codec, classifier=merged.classifier, out=files.openvino, reference=answers
         )
@@ -74,7 +76,7 @@ def _work(run: Run, folder: Path) -> Figures:
         files.bundle, run.task, codec, model, head_queries, {"merge": parity}, calibrator=calibrator, done=done,
         adapter=adapter, reference=answers, openvino=files.openvino if exported else None,
     )
-    for folder in (files.engine, files.openvino):  # the bundle has links to their files
+    for leftover in (files.engine, files.openvino):  # the bundle has links to their files
         shutil.rmtree(leftover, ignore_errors=True)
     return {
         "id": made.id, "model": made.model_name, "head_queries": cached,

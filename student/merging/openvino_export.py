@@ -7,6 +7,7 @@ model takes token ids and nothing else.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -72,7 +73,9 @@ def _traced(ov: Any, classifier: Path) -> Any:
     ).eval()
     example = torch.zeros(_EXAMPLE, dtype=torch.int64)
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), warnings.catch_warnings():
+            # Branches on the number of tokens become constants; `limbeck.openvino_model` compares labels afterwards.
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)
             return ov.convert_model(_Scores(model), example_input=(example,), input=[([-1, -1], ov.Type.i64)])
     except Exception as error:  # OpenVINO raises what its front end happens to raise
         raise ExportError(f"{model.config.architectures[0]}: {str(error).strip().splitlines()[-1]}") from error

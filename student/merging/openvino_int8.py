@@ -4,7 +4,7 @@ A matrix product y = x·Wᵀ is computed as (x/s)·(W·s)ᵀ with both factors i
 moves part of the outliers from activations, which share one range, into weights, which have one per output:
 s_j = max|x_j|^α / max|W_j|^(1−α) (Xiao et al. 2023, SmoothQuant). Each matrix takes the α that changes its outputs
 least. In a few matrices, mostly the MLP's second ones, single tokens have activations a thousand times the usual; where
-no α helps, only the weights are stored in 8 bits, and the runtime quantises activations per token and group.
+no α helps, the matrix stays in 16 bits.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ Floats = npt.NDArray[np.float32]
 
 _ALPHAS: Final = (0.5, 0.65, 0.8, 0.9)
 _LARGEST_ERROR: Final = 0.02
-"""Of a matrix's outputs, relative: above it activations are quantised at run time. On the market's student these are 54
-of 210 matrices, and 99.6 % of the labels are those of the model in fp32, as many as with all 210; with 0.05 it is
-99.3 %, and a query takes no less time."""
+"""Of a matrix's outputs, relative. On the market's student 153 of 210 matrices are below it. With only the weights of
+the others in 8 bits, a query takes 4 % less time and a batch 12 % more on a processor with matrix units for bf16, and
+fewer labels are those of the model in 32 bits."""
 _SAMPLED: Final = 256  # tokens on which the errors are measured
 _LEAST_OUTPUTS: Final = 64  # smaller matrices, as the scores' one, stay as they are
 _HEADROOM: Final = 1.02  # for activations larger than any that was measured
@@ -51,28 +51,28 @@ class _Activations:
 
 
 def quantise(model: Any, prompts: Sequence[Sequence[int]]) -> dict[str, int]:
-    """Put the matrix products of an OpenVINO model into 8 bits, in place.
+    """Put the matrix products of an OpenVINO model into 8 bits, in place, and its embeddings into 16.
 
     Args:
         prompts: Token ids of typical prompts, a few hundred.
 
     Returns:
-        The number of products with `static` ranges of activations, and with `dynamic` ones.
+        The number of products `in_8_bits`, and of those `in_16_bits`.
     """
     op = import_openvino().opset13
     measured = _measure(model, prompts)
-    count = {"static": 0, "dynamic": 0}
+    count = {"in_8_bits": 0, "in_16_bits": 0}
     for product, activations in zip(list(_products(model)), measured, strict=True):
         error, scale = min(
             ((_error(product.weights, activations, s), s) for s in _scales(product.weights, activations)),
             key=lambda x: x[0],
         )
         if error > _LARGEST_ERROR:
-            _store_in_8_bits(op, product)
-            count["dynamic"] += 1
+            count["in_16_bits"] += 1
         else:
             _compute_in_8_bits(op, product, activations, scale)
-            count["static"] += 1
+            count["in_8_bits"] += 1
+    _halve_embeddings(op, model)
     model.validate_nodes_and_infer_types()
     return count
 
@@ -81,13 +81,8 @@ def _products(model: Any) -> Iterator[_Product]:
     for node in model.get_ordered_ops():
         if node.get_type_name() != "MatMul" or not node.get_attributes()["transpose_b"]:
             continue
-        source = node.input_value(1).get_node()
-        while source.get_type_name() == "Convert":
-            source = source.input_value(0).get_node()
-        if source.get_type_name() != "Constant":
-            continue
-        weights = source.get_data().astype(np.float32)
-        if weights.ndim == 2 and len(weights) >= _LEAST_OUTPUTS:
+        weights = _constant(node.input_value(1))
+        if weights is not None and weights.ndim == 2 and len(weights) >= _LEAST_OUTPUTS:
             yield _Product(node, weights)
 
 
@@ -153,10 +148,20 @@ def _compute_in_8_bits(op: Any, product: _Product, activations: _Activations, sc
     node.input(1).replace_source_output(stored.output(0))
 
 
-def _store_in_8_bits(op: Any, product: _Product) -> None:
-    integers, step = _rounded(product.weights)
-    stored = op.multiply(op.convert(op.constant(integers), "f32"), op.constant(step))
-    product.node.input(1).replace_source_output(stored.output(0))
+def _halve_embeddings(op: Any, model: Any) -> None:
+    """Store tables that are looked up in 16 bits: in a model with FakeQuantize OpenVINO writes them in 32."""
+    for node in model.get_ordered_ops():
+        table = _constant(node.input_value(0)) if node.get_type_name() == "Gather" else None
+        if table is not None and table.ndim == 2:
+            node.input(0).replace_source_output(op.convert(op.constant(table.astype(np.float16)), "f32").output(0))
+
+
+def _constant(value: Any) -> Floats | None:
+    """The constant that a node reads, whatever type it is stored in; None for anything else."""
+    node = value.get_node()
+    while node.get_type_name() == "Convert":
+        node = node.input_value(0).get_node()
+    return node.get_data().astype(np.float32) if node.get_type_name() == "Constant" else None
 
 
 def _rounded(weights: Floats) -> tuple[npt.NDArray[np.int8], Floats]:
