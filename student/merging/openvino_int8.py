@@ -51,7 +51,7 @@ class _Activations:
 
 
 def quantise(model: Any, prompts: Sequence[Sequence[int]]) -> dict[str, int]:
-    """Put the matrix products of an OpenVINO model into 8 bits, in place, and its embeddings into 16.
+    """Put the matrix products of an OpenVINO model into 8 bits, in place, and all else into 16.
 
     Args:
         prompts: Token ids of typical prompts, a few hundred.
@@ -72,7 +72,7 @@ def quantise(model: Any, prompts: Sequence[Sequence[int]]) -> dict[str, int]:
         else:
             _compute_in_8_bits(op, product, activations, scale)
             count["in_8_bits"] += 1
-    _halve_embeddings(op, model)
+    _halve_tables(op, model)
     model.validate_nodes_and_infer_types()
     return count
 
@@ -148,12 +148,13 @@ def _compute_in_8_bits(op: Any, product: _Product, activations: _Activations, sc
     node.input(1).replace_source_output(stored.output(0))
 
 
-def _halve_embeddings(op: Any, model: Any) -> None:
-    """Store tables that are looked up in 16 bits: in a model with FakeQuantize OpenVINO writes them in 32."""
+def _halve_tables(op: Any, model: Any) -> None:
+    """Store embeddings and remaining matrices in 16 bits: in a model with FakeQuantize OpenVINO writes them in 32."""
     for node in model.get_ordered_ops():
-        table = _constant(node.input_value(0)) if node.get_type_name() == "Gather" else None
+        side = {"Gather": 0, "MatMul": 1}.get(node.get_type_name())
+        table = None if side is None else _constant(node.input_value(side))
         if table is not None and table.ndim == 2:
-            node.input(0).replace_source_output(op.convert(op.constant(table.astype(np.float16)), "f32").output(0))
+            node.input(side).replace_source_output(op.convert(op.constant(table.astype(np.float16)), "f32").output(0))
 
 
 def _constant(value: Any) -> Floats | None:
