@@ -1,12 +1,12 @@
 """Predictions of a student on a CPU: packed rows and own kernels against transformers' padded batches.
 
-    python -m benchmarks.packed_forward RUN [--rows 500] [--rounds 3] [--isa AVX512_CORE_BF16]
+    python -m benchmarks.packed_forward RUN [--rows 2000] [--rounds 3] [--isa AVX512_CORE_BF16]
 
 RUN is the folder of a finished run of the form `read`, such as runs/market. Compared are the two ways in which
 `student.packed_scores` computes the first rows of the gold test queries, in turns in one process: padded batches of 32
 through the model's own modules, which is how `evaluate`, cross-fitting and the parity check computed them before, and
-the packed forward pass with its check of 64 rows, whose time counts. Base and merged model are in bf16, the adapter in
-fp32 on a bf16 base, as in `evaluate` and in cross-fitting; `parity` is the merged model in fp32. `--isa` restricts
+the packed forward pass with its check of a sample, whose time counts. The merged model is in bf16, the adapter in fp32 on
+a bf16 base, as in `evaluate` and in cross-fitting; `parity` is the merged model in fp32. `--isa` restricts
 oneDNN, which shows a processor without AMX. Packing, the copying of weights that it needs, counts as well.
 
 Expected, before it was run: four times for the adapter, two to three for the merged model: on a processor with AMX the
@@ -52,7 +52,7 @@ def main() -> None:
     """Compare, in a process of its own where the instruction set is restricted."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
-    parser.add_argument("--rows", type=int, default=500)
+    parser.add_argument("--rows", type=int, default=2_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--isa", help="the most that oneDNN may use (ONEDNN_MAX_CPU_ISA)")
     options = parser.parse_args()
@@ -72,14 +72,12 @@ def compare(run: Path, rows: int, rounds: int, isa: str) -> None:
     tokens = sum(len(codec.prompt(q, tokenizer).ids) for q in queries) / len(queries)
     bf16 = torch.bfloat16
     models: dict[str, Callable[[], Any]] = {
-        "base": lambda: load_base(base, bf16),
         "adapter": lambda: load_adapter(load_base(base, bf16), run / "train" / "adapter"),
         "merged": lambda: load_base(run / "merge" / "model", bf16),
         "parity": lambda: load_base(run / "merge" / "model", torch.float32),
     }
     found: dict[str, Any] = {}
     for name, load in models.items():
-        # The merged model decides near-ties seldom; an untrained base does nothing else, so its labels say little.
         each: list[dict[str, float]] = []
         for _ in range(rounds):
             model = load()
@@ -88,21 +86,22 @@ def compare(run: Path, rows: int, rounds: int, isa: str) -> None:
             padded = all_scores(model, codec, tokenizer, queries, packed=False)
             middle = time.perf_counter()
             packed, check = packed_scores(model, codec, tokenizer, queries)
-            seconds = time.perf_counter() - middle
+            end = time.perf_counter()
             assert check is not None
+            all_scores(model, codec, tokenizer, queries)
+            alone = time.perf_counter() - end
             each.append({
-                "padded_rows_per_s": round(rows / (middle - began), 2), "packed_rows_per_s": round(rows / seconds, 2),
+                "padded_rows_per_s": round(rows / (middle - began), 2),
+                "packed_rows_per_s": round(rows / (end - middle), 2), "without_check_rows_per_s": round(rows / alone, 2),
             })
         labelled = ([Example(q, codec.decode_scores(q, s)) for q, s in zip(queries, side, strict=True)]
                     for side in (padded, packed))
-        ratios = [x["packed_rows_per_s"] / x["padded_rows_per_s"] for x in each]
+        rates = {k: statistics.median(x[k] for x in each) for k in each[0]}
         flops = training_flops(KNOWN[BASE], tokens) / 2  # a forward pass alone; LoRA's products not counted
         found[name] = {
             "runs": each, "label_agreement": round(label_agreement(*labelled), 5), "check": check,
-            "padded_rows_per_s": statistics.median(x["padded_rows_per_s"] for x in each),
-            "packed_rows_per_s": statistics.median(x["packed_rows_per_s"] for x in each),
-            "times": {"value": round(statistics.median(ratios), 2), "low": round(min(ratios), 2),
-                      "high": round(max(ratios), 2)},
+            **rates, "times": times(each, "packed_rows_per_s"),
+            "times_without_check": times(each, "without_check_rows_per_s"),
             "gflops_per_row": round(flops / 1e9, 2),
         }
         print(name, found[name], flush=True)
@@ -114,6 +113,12 @@ def compare(run: Path, rows: int, rounds: int, isa: str) -> None:
         "versions": versions(), "device": where, "git": git_commit(),
     }})
     print(RESULT)
+
+
+def times(each: list[dict[str, float]], rate: str) -> dict[str, float]:
+    """A rate over that of padded batches: the median of the rounds' ratios, the lowest and the highest."""
+    ratios = [x[rate] / x["padded_rows_per_s"] for x in each]
+    return {k: round(f(ratios), 2) for k, f in (("value", statistics.median), ("low", min), ("high", max))}
 
 
 if __name__ == "__main__":

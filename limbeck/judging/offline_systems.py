@@ -28,6 +28,7 @@ def offline(run: Run, gold: Sequence[Example]) -> tuple[dict[str, list[Example]]
     """
     from eval.dictionary_baseline import Dictionary
     from student.adapters import load_adapter
+    from student.inference import predict
     from student.model import DTYPES, accelerator, load_base, on_device
     from student.packed_scores import packed_predict
     from task.codec import load_codec
@@ -59,7 +60,12 @@ def offline(run: Run, gold: Sequence[Example]) -> tuple[dict[str, list[Example]]
         if check is not None:
             checks[name] = check
 
-    student(UNTUNED, load_base(base, dtype), reference)
+    # The untuned base decides near-ties only: rounding of another forward pass would change a tenth of its labels.
+    progress.begin(UNTUNED, len(reference))
+    out[UNTUNED] = predict(
+        on_device(load_base(base, dtype), device), codec, tokenizer, task, reference, device=device,
+        progress=progress.advance,
+    )
     trained_on = load_base(base, dtype, task.student)
     student(ADAPTER, load_adapter(trained_on, run.files.train.adapter), reference)
     student(MERGED, load_base(run.files.merge.model, dtype), gold)

@@ -81,7 +81,7 @@ def test_in_32_bits_scores_are_those_of_transformers(
     steps: list[int] = []
     found, check = packed_scores(model, codec, tokenizer, QUERIES, progress=steps.append)
     assert check is not None
-    assert check["rows"] == 64
+    assert check["rows"] == 32
     assert 0 < check["logit_error"] <= check["worst_row"] < 1e-5
     assert check["label_agreement"] == 1
     assert sum(steps) == len(QUERIES)
