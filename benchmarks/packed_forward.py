@@ -1,13 +1,13 @@
 """Predictions of a student on a CPU: packed rows and own kernels against transformers' padded batches.
 
-    python -m benchmarks.packed_forward RUN [--rows 2000] [--rounds 3] [--isa AVX512_CORE_BF16]
+    python -m benchmarks.packed_forward RUN [--rows 1000] [--rounds 3] [--isa AVX512_CORE_BF16]
 
-RUN is the folder of a finished run of the form `read`, such as runs/market. Compared are the two ways in which
-`student.packed_scores` computes the first rows of the gold test queries, in turns in one process: padded batches of 32
-through the model's own modules, which is how `evaluate`, cross-fitting and the parity check computed them before, and
-the packed forward pass with its check of a sample, whose time counts. The merged model is in bf16, the adapter in fp32 on
-a bf16 base, as in `evaluate` and in cross-fitting; `parity` is the merged model in fp32. `--isa` restricts
-oneDNN, which shows a processor without AMX. Packing, the copying of weights that it needs, counts as well.
+RUN is the folder of a finished run of the form `read`, such as runs/market. Two ways of computing the first gold test
+queries are compared, in turns in one process: padded batches of 32 through the model's own modules, which is how
+`evaluate` and cross-fitting computed them before, and the packed forward pass of `student.packed_scores`. Its check of a
+sample and the copying of weights that it needs count, except in `without_check`. The merged model is in bf16, the
+adapter in fp32 on a bf16 base, as in `evaluate` and in cross-fitting; `fp32` is the merged model in fp32, as in the
+parity check, which does not pack. `--isa` restricts oneDNN, which shows a processor without AMX.
 
 Expected, before it was run: four times for the adapter, two to three for the merged model: on a processor with AMX the
 padded batches already run at 650 of 3,000 GFLOP/s that matrix products of this size reach, and half of the time of a
@@ -52,7 +52,7 @@ def main() -> None:
     """Compare, in a process of its own where the instruction set is restricted."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
-    parser.add_argument("--rows", type=int, default=2_000)
+    parser.add_argument("--rows", type=int, default=1_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--isa", help="the most that oneDNN may use (ONEDNN_MAX_CPU_ISA)")
     options = parser.parse_args()
@@ -74,7 +74,7 @@ def compare(run: Path, rows: int, rounds: int, isa: str) -> None:
     models: dict[str, Callable[[], Any]] = {
         "adapter": lambda: load_adapter(load_base(base, bf16), run / "train" / "adapter"),
         "merged": lambda: load_base(run / "merge" / "model", bf16),
-        "parity": lambda: load_base(run / "merge" / "model", torch.float32),
+        "fp32": lambda: load_base(run / "merge" / "model", torch.float32),
     }
     found: dict[str, Any] = {}
     for name, load in models.items():
@@ -92,7 +92,8 @@ def compare(run: Path, rows: int, rounds: int, isa: str) -> None:
             alone = time.perf_counter() - end
             each.append({
                 "padded_rows_per_s": round(rows / (middle - began), 2),
-                "packed_rows_per_s": round(rows / (end - middle), 2), "without_check_rows_per_s": round(rows / alone, 2),
+                "packed_rows_per_s": round(rows / (end - middle), 2),
+                "without_check_rows_per_s": round(rows / alone, 2),
             })
         labelled = ([Example(q, codec.decode_scores(q, s)) for q, s in zip(queries, side, strict=True)]
                     for side in (padded, packed))

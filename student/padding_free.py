@@ -1,9 +1,9 @@
 """Rows without padding through transformers' own modules, for training on GPUs.
 
-The rows of a batch are concatenated, positions begin anew in each, and attention stays within a row:
-`torch.nn.attention.varlen`, which is FlashAttention over the rows' bounds (Dao et al. 2022), on a GPU; where that has no
-kernel, which is on a CPU and in fp32, PyTorch's SDPA with a block-diagonal mask. The mask computes all pairs of tokens
-of a batch and not only those within rows, so it is a test of everything but the kernel, and not a way to be fast.
+The rows of a batch are concatenated, positions begin anew in each, and attention stays within a row. On a GPU it is
+`torch.nn.attention.varlen`, which is FlashAttention over the rows' bounds (Dao et al. 2022). Where that has no kernel,
+on a CPU and in fp32, it is PyTorch's SDPA with a block-diagonal mask: this computes all pairs of tokens of a batch and
+not only those within rows, so it tests everything but the kernel, and is not a way to be fast.
 
 `enable` sets the attribute `packed` on the base model, as `student.kernels.packed_llama` does on a CPU.
 """

@@ -45,7 +45,6 @@ from student.training.sharding import micro_batch_size, most_micro_batches, shar
 from task.files import write_json
 from task.tokenizer import load_tokenizer
 
-
 _PROOF = 16  # rows
 
 

@@ -119,7 +119,9 @@ def test_generation_is_as_before() -> None:
     assert padding_free.enable(concatenated, encoded(), None, device="cpu")
     ids = torch.randint(1, 1_500, (3, 7))
     found = [
-        m.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=5, do_sample=False, pad_token_id=0)
+        m.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=5, do_sample=False, pad_token_id=0
+        )
         for m in (padded, concatenated)
     ]
     assert torch.equal(*found)
