@@ -37,7 +37,7 @@ def enable(model: Any, rows: Sequence[Encoded], alphabet: Sequence[int] | None, 
         Whether it does; otherwise the model computes padded rows as before, and a warning says why.
     """
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    why = _obstacle(inner)
+    why = _obstacle(inner, device)
     if why is None:
         before = inner.config._attn_implementation
         padded = _logits(model, rows, alphabet, device)
@@ -137,12 +137,14 @@ def _register() -> None:
     AttentionMaskInterface.register(_NAME, sdpa_mask)  # of padded rows, and of generation in the dev evaluation
 
 
-def _obstacle(inner: Any) -> str | None:
+def _obstacle(inner: Any, device: str) -> str | None:
     """Why a model's attention cannot be computed so; None if it can."""
     decoder = inner.get_decoder()
     config = decoder.config
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    if device.startswith("cuda") and not _has_kernel(torch.device(device), inner.dtype):
+        return f"FlashAttention needs 16 bits and a GPU of compute capability {_CAPABILITY[0]} or more"
     if not getattr(decoder, "_supports_attention_backend", False):
         return f"{type(decoder).__name__} does not let its attention be replaced"
     if kinds != {"full_attention"} or getattr(config, "sliding_window", None):

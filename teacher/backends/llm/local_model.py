@@ -20,7 +20,7 @@ from task.files import sha256_file, sha256_json
 from task.settings import OpenAI
 from task.spec import Task
 
-# All prompts share a prefix, the instructions, and neighbours share more (`online.by_prefix`); and a small model that may
+# All prompts share a prefix, the instructions, and neighbours share more (`online.by_prefix`). A small model that may
 # emit whitespace does not stop emitting it.
 _ARGUMENTS = (
     "--enable-prefix-caching",
