@@ -55,8 +55,7 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="the run folder of the market")
     options = parser.parse_args()
     task = load_task(Path("configs/market.yaml"), [f"{k}={v}" for k, v in SETTINGS.items()]).task
-    inputs = Inputs(task, options.run)
-    inputs.prepare()
+    inputs = Inputs(task, options.run / "sample")
     gold = inputs.test[:ROWS]
     sources = replace(inputs.teacher, log=[replace(g, labels=()) for g in gold])
     found: dict[str, Any] = {}

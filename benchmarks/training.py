@@ -1,6 +1,8 @@
 """Training speed: Limbeck's loop against TRL's SFTTrainer, same base, rows, adapter, batch and machine.
 
-    python -m benchmarks.training DATA [--rounds 3]        DATA: a folder with QueryNER's train.jsonl and dev.jsonl
+    python -m benchmarks.training DATA [--rounds 3] [--work FOLDER]
+
+DATA is a folder with QueryNER's train.jsonl and dev.jsonl. With FOLDER an interrupted benchmark goes on where it was.
 
 SmolLM2-135M, LoRA of rank 16 on all linear layers, the first 1,024 training rows, batch 32, one epoch. Each client
 trains in its own process; rounds alternate. `limbeck-write` and TRL train on the same ids and targets (TRL with length
@@ -19,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import shutil
 import statistics
 import subprocess
 import sys
@@ -64,6 +67,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--work", type=Path, help="where the runs are kept; finished ones are not repeated")
     parser.add_argument("--client", choices=CLIENTS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--profile", action="store_true", help="print where Limbeck's time goes, and nothing else")
@@ -73,34 +77,39 @@ def main() -> None:
     elif options.profile:
         with tempfile.TemporaryDirectory() as name:
             run("limbeck-read", options.data, Path(name), profile=True)
+    elif options.work:
+        compare(options.data, options.rounds, options.work)
     else:
-        compare(options.data, options.rounds)
+        with tempfile.TemporaryDirectory() as name:
+            compare(options.data, options.rounds, Path(name))
 
 
-def compare(data: Path, rounds: int) -> None:
+def compare(data: Path, rounds: int, work: Path) -> None:
     """All clients, round by round; the quality of the first round's adapters."""
     found: dict[str, dict[str, Any]] = {c: {"runs": []} for c in CLIENTS}
     task = task_of(data, "read")
-    with tempfile.TemporaryDirectory() as name:
-        for number in range(rounds):
-            order = CLIENTS if number % 2 == 0 else CLIENTS[::-1]
-            for client in order:
-                if client == "trl-json" and number:
-                    continue  # it differs by an order of magnitude, so one round is enough
-                folder = Path(name) / f"{client}-{number}"
-                folder.mkdir()
+    for number in range(rounds):
+        order = CLIENTS if number % 2 == 0 else CLIENTS[::-1]
+        for client in order:
+            if client == "trl-json" and number:
+                continue  # it differs by an order of magnitude, so one round is enough
+            folder = work / f"{client}-{number}"
+            result = folder / "result.json"
+            if not result.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir(parents=True)
                 line = [sys.executable, "-m", "benchmarks.training", str(data), "--client", client]
                 subprocess.run([*line, "--folder", str(folder)], check=True)
-                found[client]["runs"].append(read_json(folder / "result.json"))
-                print(client, found[client]["runs"][-1], flush=True)
-        for client in CLIENTS:
-            rates = [r["examples_per_s"] for r in found[client]["runs"]]
-            found[client]["examples_per_s"] = {
-                "median": round(statistics.median(rates), 2), "low": min(rates), "high": max(rates)
-            }
-            if client != "trl-json":
-                found[client] |= quality(data, client, Path(name) / f"{client}-0" / "adapter")
-                print(client, found[client], flush=True)
+            found[client]["runs"].append(read_json(result))
+            print(client, found[client]["runs"][-1], flush=True)
+    for client in CLIENTS:
+        rates = [r["examples_per_s"] for r in found[client]["runs"]]
+        found[client]["examples_per_s"] = {
+            "median": round(statistics.median(rates), 2), "low": min(rates), "high": max(rates)
+        }
+        if client != "trl-json":
+            found[client] |= quality(data, client, work / f"{client}-0" / "adapter")
+            print(client, found[client], flush=True)
     for client in CLIENTS[:-1]:
         shares = []
         for r in found[client]["runs"]:

@@ -214,6 +214,22 @@ class BundleId(TypedDict):
     form: str
 
 
+class PackedCheck(TypedDict):
+    """Scores of a packed forward pass against those of the model's own modules in transformers.
+
+    Attributes:
+        rows: How many rows were computed in both ways.
+        logit_error: Norm of the difference of their logits over the norm of the logits less their mean at a position.
+        worst_row: The same for the row where it is largest.
+        label_agreement: |A ∩ B| / |A ∪ B| of the decoded labels.
+    """
+
+    rows: int
+    logit_error: float
+    worst_row: float
+    label_agreement: float
+
+
 class Report(TypedDict):
     """Everything that report.json contains, and all that the templates read.
 
@@ -223,6 +239,7 @@ class Report(TypedDict):
         copied: The served student scored against the teacher's labels instead of gold.
         idle: Latency of single requests on an idle server.
         history: Lines of the training's history (`student.training.history`).
+        packed: By system whose predictions were computed packed: how a sample agrees with transformers.
     """
 
     schema: int
@@ -257,6 +274,7 @@ class Report(TypedDict):
     git: str | None
     note: str
     changes: Changes | None
+    packed: NotRequired[dict[str, PackedCheck]]
 
 
 def read_report(path: Path) -> Report | None:

@@ -52,11 +52,11 @@ def trained(job: TrainingJob) -> tuple[Any, str]:
 
 def answers(job: TrainingJob, rows: Sequence[Example], **options: Any) -> list[Example]:
     """The labels that a finished job's student predicts."""
-    from student.inference import predict
+    from student.packed_scores import packed_predict
     from task.tokenizer import load_tokenizer
 
     model, device = trained(job)
-    return predict(model, job.codec, load_tokenizer(job.base), job.task, rows, device=device, **options)
+    return packed_predict(model, job.codec, load_tokenizer(job.base), job.task, rows, device=device, **options)[0]
 
 
 def trained_and_asked(

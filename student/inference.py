@@ -12,10 +12,15 @@ import numpy.typing as npt
 import torch
 
 from student.model import TargetLogits, collate
-from task.codec import Codec, Tokenizer
+from task.codec import Codec, Encoded, Tokenizer
 from task.forms import Output
 from task.labels import Example, Labelling
 from task.spec import Task
+
+Scores = npt.NDArray[np.float32]
+"""Logits of the symbols, shape (positions, symbols)."""
+
+_PACKED_ROWS: Final = 128  # 2,000 to 3,000 tokens: with more, a layer's activations leave the processor's caches
 
 
 def predict(
@@ -27,6 +32,15 @@ def predict(
     Args:
         progress: Called with the number of rows of each finished batch.
     """
+    if codec.answer_form.output == "scores":
+        scores = all_scores(
+            model, codec, tokenizer, [x.query for x in examples], device=device, batch_size=batch_size,
+            progress=progress,
+        )
+        return [
+            Example(x.query, codec.decode(x.query, s, task).labels, x.count, x.id)
+            for x, s in zip(examples, scores, strict=True)
+        ]
     model.eval()
     answers: dict[int, Labelling] = {}
     outputs = _OUTPUTS[codec.answer_form.output]
@@ -40,31 +54,42 @@ def predict(
     return [Example(x.query, answers[i], x.count, x.id) for i, x in enumerate(examples)]
 
 
-def read_scores(model: Any, codec: Codec, tokenizer: Tokenizer, queries: Sequence[str], device: str = "cpu") -> list[
-    npt.NDArray[np.float32]
-]:
+def read_scores(
+    model: Any, codec: Codec, tokenizer: Tokenizer, queries: Sequence[str], device: str = "cpu"
+) -> list[Scores]:
     """Symbol logits at each query's read positions, shape (units + probes, symbols) each."""
-    prompts = [codec.prompt(q, tokenizer) for q in queries]
-    logits = TargetLogits(model, codec.symbol_ids)
-    ids, rows, columns, _ = collate(prompts, device)
-    scores = logits(ids, rows=rows, columns=columns).cpu().numpy()
-    cuts = np.cumsum([len(p.positions) for p in prompts])[:-1]
-    return list(np.split(scores, cuts))
+    return _scores(TargetLogits(model, codec.symbol_ids), [codec.prompt(q, tokenizer) for q in queries], device)
 
 
 def all_scores(
     model: Any, codec: Codec, tokenizer: Tokenizer, queries: Sequence[str], *, device: str = "cpu",
-    batch_size: int = 32, progress: Callable[[int], None] = lambda _: None,
-) -> list[npt.NDArray[np.float32]]:
-    """`read_scores` of many queries, order kept; batches hold queries of similar length."""
+    batch_size: int = 32, progress: Callable[[int], None] = lambda _: None, packed: bool = True,
+) -> list[Scores]:
+    """`read_scores` of many queries, order kept; batches hold queries of similar length.
+
+    Args:
+        batch_size: Rows of a padded batch; one without padding has as many rows as the processor's caches hold best.
+        packed: Whether a model that `student.kernels` packed is run so; False takes transformers' own modules.
+    """
     model.eval()
-    out: dict[int, npt.NDArray[np.float32]] = {}
+    logits = TargetLogits(model, codec.symbol_ids, packed=packed)
+    prompts = [codec.prompt(q, tokenizer) for q in queries]
+    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i].ids), i))
+    size = _PACKED_ROWS if logits.is_packed else batch_size
+    out: dict[int, Scores] = {}
     with torch.inference_mode(), _autocast(model, device):
-        for rows in _grouped(codec, tokenizer, [Example(q) for q in queries], batch_size):
-            found = read_scores(model, codec, tokenizer, [queries[i] for i in rows], device)
-            out.update(zip(rows, found, strict=True))
+        for at in range(0, len(order), size):
+            rows = order[at : at + size]
+            out.update(zip(rows, _scores(logits, [prompts[i] for i in rows], device), strict=True))
             progress(len(rows))
     return [out[i] for i in range(len(queries))]
+
+
+def _scores(logits: TargetLogits, prompts: Sequence[Encoded], device: str) -> list[Scores]:
+    ids, rows, columns, _ = collate(prompts, device)
+    scores = logits(ids, rows=rows, columns=columns).cpu().numpy()
+    cuts = np.cumsum([len(p.positions) for p in prompts])[:-1]
+    return list(np.split(scores, cuts))
 
 
 def _generate_symbols(
@@ -104,21 +129,20 @@ def _generate_text(
     ]
 
 
-# How a batch of queries is computed, by the output that the answer form decodes.
+# How a batch of queries of equal length is generated, by the output that the answer form decodes.
 _OUTPUTS: Final[Mapping[Output, Callable[..., Sequence[Any]]]] = {
-    "scores": read_scores, "symbols": _generate_symbols, "text": _generate_text,
+    "symbols": _generate_symbols, "text": _generate_text,
 }
 
 
 def _grouped(
     codec: Codec, tokenizer: Tokenizer, examples: Sequence[Example], batch_size: int
 ) -> Iterable[list[int]]:
-    """Batches of rows: of similar length to read scores, of equal length to generate, which needs no left padding."""
-    lengths = [len(codec.prompt(x.query, tokenizer).ids) for x in examples]
+    """Batches of rows of equal length, which need no left padding to generate."""
     groups: defaultdict[int, list[int]] = defaultdict(list)
-    for row in sorted(range(len(examples)), key=lambda i: (lengths[i], i)):
-        groups[0 if codec.answer_form.output == "scores" else lengths[row]].append(row)
-    for rows in groups.values():
+    for row, example in enumerate(examples):
+        groups[len(codec.prompt(example.query, tokenizer).ids)].append(row)
+    for _, rows in sorted(groups.items()):
         for at in range(0, len(rows), batch_size):
             yield rows[at : at + batch_size]
 

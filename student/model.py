@@ -99,16 +99,25 @@ class TargetLogits(torch.nn.Module):
 
     Rows are padded on the right: causal attention needs no mask for padding, bidirectional attention does, and a model
     for which `student.kernels.packed_llama.pack` succeeded computes no padding at all.
+
+    Args:
+        alphabet: Token ids; None for the whole vocabulary.
+        packed: Whether to run such a model packed; False takes its own modules.
     """
 
-    def __init__(self, model: Any, alphabet: Sequence[int] | None) -> None:
+    def __init__(self, model: Any, alphabet: Sequence[int] | None, *, packed: bool = True) -> None:
         super().__init__()
         self.model = model
         inner = model.get_base_model() if hasattr(model, "get_base_model") else model
         self._decoder = inner.get_decoder()
-        self._packed = getattr(inner, "packed", None)
+        self._packed = getattr(inner, "packed", None) if packed else None
         self._lm_head = inner.get_output_embeddings()
         self._alphabet = None if alphabet is None else torch.tensor(list(alphabet))
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether no padding is computed."""
+        return self._packed is not None
 
     def forward(self, ids: Tensor, *, rows: Tensor, columns: Tensor) -> Tensor:
         """Logits in fp32.

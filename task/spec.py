@@ -247,9 +247,9 @@ class Task(Strict):
                 "curriculum.cross_fit.action `ask` needs an LLM that can be asked again, teacher.backend `openai` or "
                 f"`vllm`, not `{self.teacher.backend}`; `mask` and `drop` work with every backend"
             )
-        if self.teacher.workers and self.teacher.backend != "openai":
+        if self.teacher.workers and self.teacher.backend not in {"openai", "vllm"}:
             backend = self.teacher.backend
-            raise ValueError(f"teacher.workers is for the `openai` backend; `{backend}` works in one process")
+            raise ValueError(f"teacher.workers is for `openai` and `vllm`; `{backend}` works in one process")
         if self.teacher.backend == "catalog":
             if not (self.data.sample or self.data.catalogue):
                 raise ValueError("teacher.backend `catalog` needs data.catalogue")

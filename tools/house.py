@@ -26,7 +26,7 @@ ROOMS: Final = (
     "eval", "samples",
     "llm_client", "engine",
     "teacher.retrieval", "teacher.ledger", "teacher.guardrails", "teacher.backends", "teacher.curriculum", "teacher",
-    "student", "student.kernels", "student.training", "student.merging",
+    "student.kernels", "student", "student.training", "student.merging",
     "serving.release", "serving.telemetry", "serving.routing", "serving.gateway", "serving.supervisor", "serving",
     "limbeck", "limbeck.judging", "limbeck.stages", "limbeck.studies", "limbeck.pipeline", "limbeck.operations",
     "limbeck.commands", "limbeck.cli", "limbeck.__main__",

@@ -38,6 +38,32 @@ def _times(ratio: Mapping[str, float] | None) -> str:
     return "–" if ratio is None else "{value:.2f} [{low:.2f}, {high:.2f}]".format(**ratio)
 
 
+def packed_forward(result: Path) -> str:
+    """The table of `benchmarks/packed_forward.py`, processor by processor."""
+    lines = [
+        "| processor | model | padded, rows/s | packed, rows/s | times | times without the check | labels equal "
+        "| logits |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    rates = []
+    for where, r in sorted(read(result).items()):
+        for name, m in r["models"].items():
+            speeds = f"{m['padded_rows_per_s']:.0f} | {m['packed_rows_per_s']:.0f}"
+            times = " | ".join(_times(m[k]) for k in ("times", "times_without_check"))
+            lines.append(
+                f"| {where} | {name} | {speeds} | {times} | {100 * m['label_agreement']:.1f} % "
+                f"| {m['check']['logit_error']:.2g} |"
+            )
+        rates.append(
+            f"{r['matmul_gflops']:,} GFLOP/s on {where} ({r['rows']:,} rows of {r['tokens_per_row']:.0f} tokens, "
+            f"{r['rounds']} rounds, commit {r['git'][:7]})"
+        )
+    return "\n".join([
+        *lines, "", "In turns; the least and the most of single rounds in brackets. `logits`: the difference of the "
+        f"logits of the checked sample over their size. bf16 matrix products of 1,024 reach {', '.join(rates)}."
+    ])
+
+
 def queryner(result: Path) -> str:
     """The tables of `benchmarks/queryner.py`."""
     parts = read(result)

@@ -87,6 +87,26 @@ def local_teacher(result: Path) -> str:
     return "\n".join(lines)
 
 
+def prefix_order(result: Path) -> str:
+    """The table of `benchmarks/prefix_order.py`."""
+    r = read(result)
+    lines = ["| order of the requests | tokens/s | of a prompt's tokens found in the cache |", "|---|---|---|"]
+    for order, found in r["orders"].items():
+        rate = "{median:,.0f} [{low:,.0f}, {high:,.0f}]".format(**found["tokens_per_s"])
+        median, low, high = (100 * found["hits"][k] for k in ("median", "low", "high"))
+        hits = f"{median:.1f} % [{low:.1f}, {high:.1f}]"
+        lines.append(f"| {order} | {rate} | {hits} |")
+    cache, order = ("{value:.2f} [{low:.2f}, {high:.2f}]".format(**r["times"][k]) for k in ("cache", "order"))
+    blocks = "; ".join(
+        f"{size} tokens: " + ", ".join(f"{100 * share:.1f} % {order}" for order, share in shares.items())
+        for size, shares in r["possible"].items()
+    )
+    said = (f"{r['rows']} queries, {r['rounds']} rounds in turns, {r['device']['cpu']}, commit {r['git'][:7]}. "
+            f"Tokens/s with the cache over those without: {cache}; in the order of the prompts over that of the log: "
+            f"{order}. What a cache of 8,000 tokens finds of 600 prompts one after another, in blocks of {blocks}.")
+    return "\n".join([*lines, "", said])
+
+
 def retrieval(result: Path) -> str:
     """The table of `benchmarks/retrieval.py`."""
     r = read(result)
@@ -148,6 +168,7 @@ BENCHMARKS = {
     "evaluation-speed": ("evaluation.json", evaluation.speed),
     "load-generator": ("load_generator.json", evaluation.generator),
     "gate": ("gate.json", evaluation.gate),
+    "packed-forward": ("packed_forward.json", student.packed_forward),
     "read-forms": ("read_forms.json", student.read_forms),
     "noise": ("noise.json", student.noise),
     "qlora-merge": ("qlora_merge.json", student.qlora_merge),
@@ -163,6 +184,7 @@ BENCHMARKS = {
     "answer-length": ("answer_length.json", answer_length),
     "labelling": ("labelling.json", labelling),
     "audit": ("audit.json", render_audit),
+    "prefix-order": ("prefix_order.json", prefix_order),
     "local-teacher": ("local_teacher.json", local_teacher),
     "retrieval-50000": ("retrieval-50000.json", retrieval),
     "retrieval-1000000": ("retrieval-1000000.json", retrieval),

@@ -10,18 +10,27 @@ from task.labels import Example, Label
 
 if TYPE_CHECKING:
     from eval.quality_schema import Calibration
+    from eval.report_schema import PackedCheck
     from limbeck.run import Run
 
 TEACHER, DICTIONARY = "teacher", "dictionary"
 UNTUNED, ADAPTER, MERGED = "base, not tuned", "student with adapter", "student, merged, in transformers"
 
 
-def offline(run: Run, gold: Sequence[Example]) -> dict[str, list[Example]]:
-    """Predictions by system; base and adapter predict the first `eval.reference_rows` only."""
+def offline(run: Run, gold: Sequence[Example]) -> tuple[dict[str, list[Example]], dict[str, PackedCheck]]:
+    """Predictions by system; base and adapter predict the first `eval.reference_rows` only.
+
+    Returns:
+        The predictions, and by system how a sample of those from a packed forward pass agrees with transformers.
+
+    Raises:
+        ComponentError: They differ by more than rounding explains.
+    """
     from eval.dictionary_baseline import Dictionary
     from student.adapters import load_adapter
     from student.inference import predict
     from student.model import DTYPES, accelerator, load_base, on_device
+    from student.packed_scores import packed_predict
     from task.codec import load_codec
     from task.model_store import fetch
     from task.tokenizer import load_tokenizer
@@ -29,6 +38,7 @@ def offline(run: Run, gold: Sequence[Example]) -> dict[str, list[Example]]:
     task, progress = run.task, run.progress
     sources = run.inputs.teacher
     out: dict[str, list[Example]] = {}
+    checks: dict[str, PackedCheck] = {}
     if sources.catalogue:
         out[DICTIONARY] = Dictionary.from_catalogue(sources.catalogue, task).predict(gold)
     else:
@@ -44,15 +54,22 @@ def offline(run: Run, gold: Sequence[Example]) -> dict[str, list[Example]]:
 
     def student(name: str, model: Any, rows: Sequence[Example]) -> None:
         progress.begin(name, len(rows))
-        out[name] = predict(
+        out[name], check = packed_predict(
             on_device(model, device), codec, tokenizer, task, rows, device=device, progress=progress.advance
         )
+        if check is not None:
+            checks[name] = check
 
-    student(UNTUNED, load_base(base, dtype), reference)
+    # The untuned base decides near-ties only: rounding of another forward pass would change a tenth of its labels.
+    progress.begin(UNTUNED, len(reference))
+    out[UNTUNED] = predict(
+        on_device(load_base(base, dtype), device), codec, tokenizer, task, reference, device=device,
+        progress=progress.advance,
+    )
     trained_on = load_base(base, dtype, task.student)
     student(ADAPTER, load_adapter(trained_on, run.files.train.adapter), reference)
     student(MERGED, load_base(run.files.merge.model, dtype), gold)
-    return out
+    return out, checks
 
 
 def learned(curriculum: Path) -> list[Example]:

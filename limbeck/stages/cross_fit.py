@@ -17,7 +17,7 @@ from limbeck.run import Run, Shortfall
 from limbeck.stage import Figures, Stage
 from limbeck.staleness import Rules
 from limbeck.student_jobs import trained
-from task.files import write_jsonl
+from task.files import read_json, write_json, write_jsonl
 from task.labels import Doubt, Example
 from task.progress import Progress, quiet
 from task.settings import CrossFit
@@ -25,10 +25,12 @@ from task.spec import Task
 from task.training_row import TrainingRow
 
 if TYPE_CHECKING:
+    from eval.report_schema import PackedCheck
     from student.label_errors import Suspect
     from task.codec import Codec
     from teacher.ledger.records import LedgerRow
 
+PACKED = "packed.json"
 _MOST = 0.2
 _SHARE = 3  # a student that only finds label errors is trained for the task's steps divided by this
 
@@ -86,7 +88,18 @@ def _work(run: Run, folder: Path) -> Figures:
     write(Curriculum(train, dev, left), task, folder)
     if figures["doubted"] > _MOST:
         run.progress.begin(f"students contradict {figures['doubted']:.0%} of the labels: too weak, nothing is changed")
-    return figures
+    return {**figures, **_packed_figures(folder)}
+
+
+def _packed_figures(folder: Path) -> Figures:
+    """The worst of the folds' checks of packed predictions; none where transformers computed them."""
+    if not (folder / PACKED).exists():
+        return {}
+    checks = read_json(folder / PACKED)
+    return {
+        "packed_logit_error": max(c["logit_error"] for c in checks),
+        "packed_label_agreement": min(c["label_agreement"] for c in checks),
+    }
 
 
 def write_suspects(path: Path, usable: Sequence[TrainingRow], found: Sequence[Suspect]) -> None:
@@ -236,7 +249,13 @@ def contradicted(
     task: Task, settings: CrossFit, rows: Sequence[TrainingRow], *, base: Path, codec: Codec, folder: Path,
     progress: Progress = quiet,
 ) -> list[Suspect]:
-    """Train a student on every fold's complement and let it predict the fold; the students are deleted at the end."""
+    """Train a student on every fold's complement and let it predict the fold; the students are deleted at the end.
+
+    Where predictions were computed packed, `packed.json` in `folder` has a check against transformers for each fold.
+
+    Raises:
+        ComponentError: A packed prediction is wrong.
+    """
     from student.label_errors import fold_of, suspects
     from student.ray_connection import connected
     from student.training.job import TrainingJob
@@ -244,14 +263,20 @@ def contradicted(
     quick = _quick(task, settings, len(rows))
     folds = fold_of([r.cluster for r in rows], settings.folds)
     scores: list[Any] = [None] * len(rows)
+    checks: list[PackedCheck] = []
     with connected(quick.student):
         for k in range(settings.folds):
             progress.begin(f"cross-fit {k + 1} of {settings.folds}")
             inside = [i for i, f in enumerate(folds) if f == k]
             outside = [r for r, f in zip(rows, folds, strict=True) if f != k]
             job = TrainingJob(quick, base, codec, outside, [], folder / "folds" / str(k), reshuffle=True)
-            for i, score in zip(inside, _ask(job, [rows[i].example.query for i in inside], progress), strict=True):
+            found, check = _ask(job, [rows[i].example.query for i in inside], progress)
+            for i, score in zip(inside, found, strict=True):
                 scores[i] = score
+            if check is not None:
+                checks.append(check)
+    if checks:
+        write_json(folder / PACKED, checks)
     shutil.rmtree(folder / "folds")
     return suspects(codec, [r.example for r in rows], scores)
 
@@ -268,9 +293,9 @@ def _quick(task: Task, settings: CrossFit, rows: int) -> Task:
     })})
 
 
-def _ask(job: Any, queries: Sequence[str], progress: Progress) -> list[Any]:
+def _ask(job: Any, queries: Sequence[str], progress: Progress) -> tuple[list[Any], PackedCheck | None]:
     """Train a fold's student, if that has not been done, and score queries that it has not seen."""
-    from student.inference import all_scores
+    from student.packed_scores import packed_scores
     from student.training.launch import launch
     from task.tokenizer import load_tokenizer
 
@@ -278,6 +303,6 @@ def _ask(job: Any, queries: Sequence[str], progress: Progress) -> list[Any]:
         launch(job, progress)
     model, device = trained(job)
     progress.begin("predicting the held-out fold", len(queries))
-    return all_scores(
+    return packed_scores(
         model, job.codec, load_tokenizer(job.base), queries, device=device, progress=progress.advance
     )

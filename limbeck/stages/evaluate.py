@@ -96,7 +96,7 @@ def _work(run: Run, files: EvaluateFolder, before: Sequence[Stage]) -> Figures:
     task, progress = run.task, run.progress
     gold = run.inputs.test[: task.eval.max_rows]
     slices = slices_of(gold, task, log=run.inputs.teacher.log, train=learned(run.files.curriculum))
-    predictions = offline(run, gold)
+    predictions, packed = offline(run, gold)
     served = serve_and_ask(run.files.bundle.bundle, files.served, gold, task, progress)
     predictions[SERVED] = served.rows
     faults = {SERVED: served.invalid}  # the other systems do not say which answers could not be read
@@ -140,7 +140,7 @@ def _work(run: Run, files: EvaluateFolder, before: Sequence[Stage]) -> Figures:
         "mistakes": by_kind(gold, served.rows, task, slices=traffic, other=teacher),
         "errors": wrong_answers(run, gold, predictions, traffic), "training": training_resources(run),
         "stages": stage_figures(run, before), "versions": versions(), "device": device(), "git": git_commit(),
-        "note": task.eval.note, "changes": None,
+        "note": task.eval.note, "changes": None, "packed": dict(packed),
     }
     earlier = read_report(run.files.evaluate.report)
     if earlier:

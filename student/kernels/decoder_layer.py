@@ -33,9 +33,12 @@ class FusedLinear:
 
     W (out, in) is the layers' weights concatenated along the outputs; the layers' own weights become views of it. Each
     adapter, A (rank, in) and B (its out, rank), is fp32, as in the optimiser.
+
+    Args:
+        trained: Whether `backward` is needed.
     """
 
-    def __init__(self, layers: Sequence[Any], kernels: Kernels) -> None:
+    def __init__(self, layers: Sequence[Any], kernels: Kernels, *, trained: bool = True) -> None:
         bases = [layer.base_layer if hasattr(layer, "base_layer") else layer for layer in layers]
         weight = cat([b.weight.detach() for b in bases]) if len(bases) > 1 else bases[0].weight.detach()
         self.trainable: list[Tensor] = []
@@ -49,7 +52,7 @@ class FusedLinear:
                 self.trainable += [a, b]
                 self.adapters.append(LoraFactors(a.detach(), b.detach(), layer.scaling["default"], slice(out, end)))
             out = end
-        self.weight = FrozenLinear(weight)
+        self.weight = FrozenLinear(weight, trained=trained)
         self._kernels = kernels
 
     def forward(self, x: Tensor, *, residual: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
@@ -70,6 +73,47 @@ class FusedLinear:
         return grad_x, grads
 
 
+class ForwardLinear(FusedLinear):
+    """The same for a model that is not trained any more: adapters are rounded to W's dtype, as PEFT does in autocast.
+
+    `lora` of the kernels computes in fp32, which over a thousand tokens took a third of the time. Here A of all
+    adapters are one matrix, and s B is in blocks, so that d = x Aᵀ and y = x Wᵀ + d (s B)ᵀ are products of the
+    processor's matrix units. Where the layers widen, y = [x d] [W s B]ᵀ copies the smaller of x and y.
+    """
+
+    def __init__(self, layers: Sequence[Any], kernels: Kernels) -> None:
+        super().__init__(layers, kernels, trained=False)
+        if not self.adapters:
+            return
+        a, b = self._joined()
+        weight = self.weight.weight
+        self._a, self._wide = FrozenLinear(a, trained=False), weight.shape[1] < weight.shape[0]
+        if self._wide:
+            self.weight = FrozenLinear(cat([weight, b], 1), trained=False)
+        else:
+            self._b = FrozenLinear(b, trained=False)
+
+    def _joined(self) -> tuple[Tensor, Tensor]:
+        """A of all adapters (ranks, in), and s B of each in the rows of its outputs and the columns of its ranks."""
+        weight = self.weight.weight
+        a = cat([p.a for p in self.adapters]).to(weight.dtype)
+        b = weight.new_zeros(len(weight), len(a))
+        at = 0
+        for p in self.adapters:
+            b[p.outputs, at : at + len(p.a)] = p.b * p.scale
+            at += len(p.a)
+        return a, b
+
+    def forward(self, x: Tensor, *, residual: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
+        """Outputs (tokens, out), plus a residual of that shape if given; nothing for `backward`."""
+        if not self.adapters:
+            return self.weight.forward(x, residual=residual), []
+        down = self._a.forward(x)  # (tokens, ranks)
+        if self._wide:
+            return self.weight.forward(cat([x, down], 1), residual=residual), []
+        return self.weight.forward(x, residual=self._b.forward(down, residual=residual)), []
+
+
 @dataclass(slots=True)
 class DecoderLayer:
     """A decoder layer's frozen weights and its adapters."""
@@ -83,13 +127,13 @@ class DecoderLayer:
     kernels: Kernels
 
     @classmethod
-    def of(cls, layer: Any, kernels: Kernels) -> DecoderLayer:
-        """From a decoder layer of transformers, with which it shares its weights."""
+    def of(cls, layer: Any, kernels: Kernels, linear: type[FusedLinear | ForwardLinear] = FusedLinear) -> DecoderLayer:
+        """From a decoder layer of transformers, with which it shares its weights; `linear` computes its products."""
         s, m = layer.self_attn, layer.mlp
         norms = layer.input_layernorm, layer.post_attention_layernorm
         return cls(
-            qkv=FusedLinear([s.q_proj, s.k_proj, s.v_proj], kernels), o=FusedLinear([s.o_proj], kernels),
-            gate_up=FusedLinear([m.gate_proj, m.up_proj], kernels), down=FusedLinear([m.down_proj], kernels),
+            qkv=linear([s.q_proj, s.k_proj, s.v_proj], kernels), o=linear([s.o_proj], kernels),
+            gate_up=linear([m.gate_proj, m.up_proj], kernels), down=linear([m.down_proj], kernels),
             norms=(norms[0].weight.detach(), norms[1].weight.detach()), eps=norms[0].variance_epsilon, kernels=kernels,
         )
 

@@ -18,17 +18,21 @@ _TOKENS = 256  # the number of tokens that the block layout is optimised for; it
 
 
 class FrozenLinear:
-    """A frozen weight W (out, in), without bias."""
+    """A frozen weight W (out, in), without bias.
 
-    def __init__(self, weight: Tensor) -> None:
-        self.shape = weight.shape
-        self._weight = weight
-        self._blocks = [_blocks(w) for w in (weight, weight.T.contiguous())] if _can(weight) else []
+    Args:
+        trained: Whether `backward` is needed; without it there is no transpose.
+    """
+
+    def __init__(self, weight: Tensor, *, trained: bool = True) -> None:
+        self.weight = weight
+        ways = (weight, weight.T.contiguous()) if trained else (weight,)
+        self._blocks = [_blocks(w) for w in ways] if _can(weight) else []
 
     def forward(self, x: Tensor, *, residual: Tensor | None = None) -> Tensor:
         """Return x Wᵀ, plus the residual if given. x (tokens, in), residual (tokens, out)."""
         if not self._blocks:
-            return x @ self._weight.T if residual is None else torch.addmm(residual, x, self._weight.T)
+            return x @ self.weight.T if residual is None else torch.addmm(residual, x, self.weight.T)
         product = torch.ops.mkldnn._linear_pointwise
         if residual is None:
             return product(x, self._blocks[0], None, "none", [], "")  # type: ignore[no-any-return]
@@ -37,7 +41,7 @@ class FrozenLinear:
     def backward(self, grad: Tensor) -> Tensor:
         """The gradient of x, which is grad W. grad (tokens, out)."""
         if not self._blocks:
-            return grad @ self._weight
+            return grad @ self.weight
         return torch.ops.mkldnn._linear_pointwise(  # type: ignore[no-any-return]
             grad, self._blocks[1], None, "none", [], ""
         )

@@ -49,14 +49,18 @@ def fuse(model: Any) -> int:
     return len(layers)
 
 
-def is_plain_lora(module: Any) -> bool:
-    """Whether a module is PEFT's LoRA layer of one adapter that computes W x + s B A x only, with W not quantised."""
+def is_plain_lora(module: Any, *, trained: bool = True) -> bool:
+    """Whether a module is PEFT's LoRA layer of one adapter that computes W x + s B A x only, with W not quantised.
+
+    Args:
+        trained: Whether it will be trained; in evaluation dropout does nothing.
+    """
     from peft.tuners.lora import Linear
 
     return (
         type(module) is Linear and list(module.lora_A) == ["default"]
         and type(module.base_layer) is torch.nn.Linear and module.base_layer.bias is None
-        and isinstance(module.lora_dropout["default"], torch.nn.Identity)
+        and (not trained or isinstance(module.lora_dropout["default"], torch.nn.Identity))
         and not module.use_dora.get("default", False) and not module.lora_bias.get("default", False)
     )
 

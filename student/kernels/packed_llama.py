@@ -6,8 +6,8 @@ measures the speed-up. A thread for each half of the rows, instead of all thread
 no faster: it does every small operation twice.
 
 `pack` relies on the module names of transformers 5.19 and PEFT 0.21, which the requirements pin, and sets the attribute
-`packed` on the base model, which `TargetLogits` looks for. `tests/student/kernels/test_packed_llama.py` compares logits
-and gradients with those of transformers and PEFT.
+`packed` on the base model, which `TargetLogits` looks for. `pack_forward` does the same for evaluation.
+`tests/student/kernels/test_packed_llama.py` compares logits and gradients with those of transformers and PEFT.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Linear
 
-from student.kernels.decoder_layer import DecoderLayer
+from student.kernels.decoder_layer import DecoderLayer, ForwardLinear, FusedLinear
 from student.kernels.fused_lora import is_plain_lora
 from student.kernels.native import Kernels, Rows, kernels
 
@@ -28,34 +29,59 @@ def pack(model: Any) -> bool:
     Returns:
         Whether it is possible; otherwise the model is left as it was.
     """
+    inner = model.get_base_model()
+    projections = _projections(inner)
+    adapted = [m for m in projections if type(m) is not Linear]
+    if not adapted or not all(is_plain_lora(m) for m in adapted):
+        return False
+    return _packed(inner, FusedLinear)
+
+
+def pack_forward(model: Any) -> bool:
+    """The same for a model that is only evaluated, with plain LoRA or without an adapter; later changes are not seen.
+
+    The model's own modules keep working, with the same weights: they are what the packed forward is checked against.
+    """
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    projections = _projections(inner)
+    if not projections or not all(type(m) is Linear or is_plain_lora(m, trained=False) for m in projections):
+        return False
+    return _packed(inner, ForwardLinear)
+
+
+def _projections(inner: Any) -> list[Any]:
+    """The linear layers of a causal LM's decoder; none if it cannot be run packed."""
     from transformers.models.llama.modeling_llama import LlamaModel
 
-    decoder = model.get_base_model().get_decoder()
-    supported = (
+    decoder = inner.get_decoder()
+    if not (
         type(decoder) is LlamaModel and decoder.config.hidden_act == "silu" and decoder.device.type == "cpu"
         and not decoder.is_gradient_checkpointing
-    )
-    layers = [
+    ):
+        return []
+    found = [
         m for layer in decoder.layers for part in (layer.self_attn, layer.mlp) for n, m in part.named_children()
         if n.endswith("_proj")
-    ] if supported else []
-    adapted = [m for m in layers if type(m) is not torch.nn.Linear]
-    biased = any(m.bias is not None for m in layers if m not in adapted)
-    if not adapted or biased or not all(is_plain_lora(m) for m in adapted):
-        return False
-    functions = kernels(decoder.dtype)
+    ]
+    return [] if any(type(m) is Linear and m.bias is not None for m in found) else found
+
+
+def _packed(inner: Any, linear: type[FusedLinear | ForwardLinear]) -> bool:
+    functions = kernels(inner.get_decoder().dtype)
     if functions is None:
         return False
-    model.get_base_model().packed = PackedDecoder(decoder, functions)
+    inner.packed = PackedDecoder(inner.get_decoder(), functions, linear)
     return True
 
 
 class PackedDecoder:
     """The decoder of a causal LM, over packed rows; shares its weights."""
 
-    def __init__(self, decoder: Any, functions: Kernels) -> None:
+    def __init__(
+        self, decoder: Any, functions: Kernels, linear: type[FusedLinear | ForwardLinear] = FusedLinear
+    ) -> None:
         self.decoder = decoder
-        self.layers = [DecoderLayer.of(x, functions) for x in decoder.layers]
+        self.layers = [DecoderLayer.of(x, functions, linear) for x in decoder.layers]
         self.trainable = [p for layer in self.layers for p in layer.trainable]
 
     def __call__(self, ids: Tensor, *, lengths: Tensor, wanted: Tensor) -> Tensor:

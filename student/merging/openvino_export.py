@@ -75,7 +75,7 @@ def _traced(ov: Any, classifier: Path) -> Any:
     try:
         with torch.inference_mode(), warnings.catch_warnings():
             # Branches on the number of tokens become constants; `limbeck.openvino_model` compares labels afterwards.
-            warnings.simplefilter("ignore", torch.jit.TracerWarning)
+            warnings.filterwarnings("ignore", message="Converting a tensor to a Python boolean")
             return ov.convert_model(_Scores(model), example_input=(example,), input=[([-1, -1], ov.Type.i64)])
     except Exception as error:  # OpenVINO raises what its front end happens to raise
         raise ExportError(f"{model.config.architectures[0]}: {str(error).strip().splitlines()[-1]}") from error

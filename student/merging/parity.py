@@ -12,7 +12,7 @@ import torch
 
 from eval.quality import label_agreement
 from student.adapters import load_adapter
-from student.inference import read_scores
+from student.inference import all_scores
 from student.merging.matrix_check import compare_tensors
 from student.model import TargetLogits, collate, load_base
 from task.codec import Codec, Tokenizer
@@ -72,16 +72,20 @@ def parity(
 def _scores(
     model: Any, codec: Codec, tokenizer: Tokenizer, examples: Sequence[Example]
 ) -> Iterator[tuple[Sequence[Example], list[Any]]]:
-    """Batches with their logits: those at the read positions of each row, or those at the answer tokens of all rows."""
-    model.eval()
+    """Batches with their logits: those at the read positions of each row, or those at the answer tokens of all rows.
+
+    Transformers' own modules compute them. In fp32 they reach most of the processor's rate once rows of similar length
+    are together, so that packed rows would gain less than their own check costs.
+    """
     output = codec.answer_form.output
+    if output == "scores":
+        yield examples, all_scores(model, codec, tokenizer, [x.query for x in examples], packed=False)
+        return
+    model.eval()
     size = 8 if output == "text" else 32
     with torch.inference_mode():
         for at in range(0, len(examples), size):
             part = examples[at : at + size]
-            if output == "scores":
-                yield part, list(read_scores(model, codec, tokenizer, [x.query for x in part]))
-            else:
-                ids, rows, columns, _ = collate([codec.encode(x, tokenizer) for x in part])
-                alphabet = codec.symbol_ids if output == "symbols" else None
-                yield part, [TargetLogits(model, alphabet)(ids, rows=rows, columns=columns).numpy()]
+            ids, rows, columns, _ = collate([codec.encode(x, tokenizer) for x in part])
+            alphabet = codec.symbol_ids if output == "symbols" else None
+            yield part, [TargetLogits(model, alphabet)(ids, rows=rows, columns=columns).numpy()]

@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from student import padding_free
 from student.adapters import add_adapter, load_adapter, write_adapter
 from student.inference import predict
 from student.kernels.fused_lora import fuse
@@ -43,6 +44,8 @@ from student.training.order import (
 from student.training.sharding import micro_batch_size, most_micro_batches, shard
 from task.files import write_json
 from task.tokenizer import load_tokenizer
+
+_PROOF = 16  # rows
 
 
 def train(
@@ -75,7 +78,7 @@ def train(
     )
     dtype = DTYPES[s.dtype]
     start = checkpoint.newest(job.folder / "checkpoints")
-    model = _model(job, start, dtype=dtype, device=device, world=world)
+    model = _model(job, start, rows, dtype=dtype, device=device, world=world)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = make_optimizer(parameters, s)
     first, digest, selection = _resume(job, start, optimizer)
@@ -104,8 +107,9 @@ def train(
         digest = extend_digest(digest, batches[step])
         step += 1
         scored = bool(job.dev) and (step % s.eval_every == 0 or step == steps)
-        if scored and (rank == 0 or s.sharding == "full"):  # a sharded layer is gathered by all ranks together
-            f1 = _dev_f1(job, model, tokenizer, device)
+        if scored:
+            f1 = round(_dev_f1(job, model, tokenizer, rank=rank, world=world, device=device), 6)
+            better = selection.improved(step, f1)  # on every rank alike: all stop at the same step, or they deadlock
             model.train()
         if rank == 0:
             line: dict[str, Any] = {
@@ -113,14 +117,12 @@ def train(
                 "rows": len(batches[step - 1]), "seconds": round(seconds, 4),
             }
             if scored:
-                line["dev_f1"] = round(f1, 6)
-                if selection.improved(step, line["dev_f1"]) and s.keep_best:
+                line["dev_f1"] = f1
+                if better and s.keep_best:
                     checkpoint.save_adapter(job.folder / "best", model)
             append(job.folder / "history.jsonl", line)
             for reporter in sinks:
                 reporter.log(line)
-        if scored and world > 1:
-            _broadcast_patience(selection)
         if rank == 0 and (step % s.save_every == 0 or step == steps or selection.stop):
             state = {"order": digest, **selection.state()}
             checkpoint.save(job.folder / "checkpoints", step, model, optimizer, state)
@@ -136,8 +138,14 @@ def train(
         })
 
 
-def _model(job: TrainingJob, start: Path | None, *, dtype: torch.dtype, device: str, world: int) -> Any:
-    """Base and adapter; the adapter of the checkpoint `start` if given, else a new one."""
+def _model(
+    job: TrainingJob, start: Path | None, rows: Sequence[Supervised], *, dtype: torch.dtype, device: str, world: int
+) -> Any:
+    """Base and adapter; the adapter of the checkpoint `start` if given, else a new one.
+
+    Args:
+        rows: The first of them prove that computing no padding changes nothing, where a GPU is to do so.
+    """
     s = job.task.student
     base = load_base(job.base, dtype, s)
     if s.gradient_checkpointing:
@@ -151,6 +159,8 @@ def _model(job: TrainingJob, start: Path | None, *, dtype: torch.dtype, device: 
     else:
         fuse(model)
         pack(model)
+    if device.startswith("cuda"):
+        padding_free.enable(model, [r.encoded for r in rows[:_PROOF]], alphabet_of(job.codec, s), device=device)
     return model
 
 
@@ -172,13 +182,6 @@ def _finish(job: TrainingJob, model: Any, selection: Selection, steps: int, orde
         write_adapter(model, chosen)
     kept = selection.step if job.task.student.keep_best and best.exists() else steps
     write_json(job.folder / "order.json", {"steps": steps, "adapter_of_step": kept, **order})
-
-
-def _broadcast_patience(selection: Selection) -> None:
-    """Give all ranks rank 0's count: it alone evaluates, and all must stop at the same step or they deadlock."""
-    count = torch.tensor([float(selection.not_improved)], dtype=torch.float64)
-    dist.broadcast(count, 0)
-    selection.not_improved = int(count)
 
 
 def _micro_batches(
@@ -248,16 +251,24 @@ def _reduce_gradients(parameters: Sequence[Tensor]) -> None:
         at += p.numel()
 
 
-def _dev_f1(job: TrainingJob, model: Any, tokenizer: Any, device: str) -> float:
-    """Micro-F1 by role and normalised value on the first `eval_rows` dev rows, decoded as in serving."""
+def _dev_f1(job: TrainingJob, model: Any, tokenizer: Any, *, rank: int, world: int, device: str) -> float:
+    """Micro-F1 by role and normalised value on the first `eval_rows` dev rows, decoded as in serving.
+
+    Every rank labels its share, so that none waits for longer than its own forward passes; the counts are summed.
+    """
     from eval.matching import count
     from eval.metrics import micro
     from task.normalize import normaliser
 
     dev = job.dev[: job.task.student.eval_rows]
-    found = predict(model, job.codec, tokenizer, job.task, dev, device=device)
-    table = count(dev, found, [r.name for r in job.task.roles], "value", normaliser(job.task.normaliser))
-    score = float(micro(table.sum(axis=0))[2])
+    whole = job.task.student.sharding == "full"  # all ranks gather a layer together, so all compute the same batches
+    share = dev if whole else dev[rank::world]
+    found = predict(model, job.codec, tokenizer, job.task, share, device=device)
+    table = count(share, found, [r.name for r in job.task.roles], "value", normaliser(job.task.normaliser))
+    counts = torch.from_numpy(table.sum(axis=0))
+    if world > 1 and not whole:
+        dist.all_reduce(counts)
+    score = float(micro(counts.numpy())[2])
     return score if score == score else 0.0
 
 

@@ -81,7 +81,11 @@ def _openai(task: Task) -> Backend:
     return OpenAIBackend()
 
 
-def _vllm(_: Task) -> Backend:
+def _vllm(task: Task) -> Backend:
+    if task.teacher.workers:
+        from teacher.backends.llm.ray_workers import RayEnginesBackend
+
+        return RayEnginesBackend()
     from teacher.backends.llm.online import VllmBackend
 
     return VllmBackend()

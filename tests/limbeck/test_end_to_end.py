@@ -111,6 +111,8 @@ def test_the_report_is_self_contained_and_its_numbers_are_the_jsons(run: Path) -
     f1_of = {k: v["value"]["f1"]["value"] for k, v in report["systems"].items()}
     assert f1_of["base, not tuned"] < 0.2 < f1_of["student, merged and served"]
     assert report["latency"]["hit"]["errors"] == report["latency"]["miss"]["errors"] == 0
+    assert set(report["packed"]) == {"student with adapter", "student, merged, in transformers"}
+    assert all(c["rows"] == 32 and 0 < c["logit_error"] < 0.15 for c in report["packed"].values())
     served = report["systems"][report["served"]]
     assert served["invalid"]["value"] == served["hallucinated"]["value"] == 0.0
     assert {"words", "labels", "values"} <= set(served["slices"])

@@ -7,6 +7,7 @@ files and of the settings that decide its answers.
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,8 @@ from task.files import sha256_file, sha256_json
 from task.settings import OpenAI
 from task.spec import Task
 
-# All prompts share a prefix, the instructions; and a small model that may emit whitespace does not stop emitting it.
+# All prompts share a prefix, the instructions, and neighbours share more (`online.by_prefix`). A small model that may
+# emit whitespace does not stop emitting it.
 _ARGUMENTS = (
     "--enable-prefix-caching",
     "--structured-outputs-config", json.dumps({"backend": "xgrammar", "disable_any_whitespace": True}),
@@ -32,10 +34,11 @@ class LocalTeacher:
     Args:
         fetch: Returns the folder of a model by name.
         log: File for the output of vLLM.
+        engines: How many engines share the processor where there is no GPU.
     """
 
-    def __init__(self, task: Task, fetch: Callable[[str], Path], log: Path) -> None:
-        self._task, self._log = task, log
+    def __init__(self, task: Task, fetch: Callable[[str], Path], log: Path, *, engines: int = 1) -> None:
+        self._task, self._log, self._engines = task, log, engines
         self._model = fetch(task.teacher.vllm.model)
         self._engine: Engine | None = None
         self._lock = threading.Lock()
@@ -61,12 +64,18 @@ class LocalTeacher:
         with self._lock:
             if self._engine is None:
                 own = self._task.teacher.vllm
-                settings = own.model_copy(update={"extra_args": (*_ARGUMENTS, *own.extra_args)})
+                settings = own.model_copy(update={"extra_args": (*_ARGUMENTS, *own.extra_args), **self._threads()})
                 self._engine = VllmKind().start(
                     self._model, name=self.settings().model, runs_as="json", settings=settings, log=self._log
                 )
                 self._engine.wait_ready()
             return self._engine.url + "/v1"
+
+    def _threads(self) -> dict[str, int]:
+        """An engine's share of the cores; with one engine, or a number in the settings, those decide."""
+        if self._engines == 1 or self._task.teacher.vllm.cpu_threads is not None:
+            return {}
+        return {"cpu_threads": max(1, ((os.cpu_count() or 1) - 1) // self._engines)}
 
 
 def model_digest(folder: Path) -> str:

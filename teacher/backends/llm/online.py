@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import uvloop
 
@@ -34,6 +35,7 @@ from teacher.ledger.records import LedgerRow
 from teacher.retrieval import context
 
 _ROWS_PER_WRITE = 200
+_Found = TypeVar("_Found")
 Work = tuple[Example, Context, Sequence[Request], Mapping[str, Reply]]
 
 
@@ -187,7 +189,8 @@ async def _label(
                 if stopped.is_set():
                     break
                 requests, known = await asyncio.to_thread(_requests, job, labeller.prompter, block)
-                for (query, context), group in zip(block, requests, strict=True):
+                pairs = list(zip(block, requests, strict=True))
+                for (query, context), group in by_prefix(pairs) if endpoint.address else pairs:
                     await queue.put((query, context, group, known))
             for _ in workers:
                 await queue.put(None)
@@ -200,6 +203,15 @@ async def _label(
                 await recorder.record([], rows)
     if failures:
         raise failures[0]
+
+
+def by_prefix(pairs: Iterable[tuple[_Found, Sequence[Request]]]) -> list[tuple[_Found, Sequence[Request]]]:
+    """Queries in the order of their prompts, so that those with a long common prefix follow one another.
+
+    An engine keeps the keys and values of recent prompts only; a prefix that comes again after many other prompts is
+    computed again.
+    """
+    return sorted(pairs, key=lambda pair: pair[1][0].content)
 
 
 def _requests(job: LabellingJob, prompter: Prompter, block: Block) -> tuple[list[list[Request]], Mapping[str, Reply]]:

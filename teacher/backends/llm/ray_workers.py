@@ -1,4 +1,7 @@
-"""The `openai` backend on Ray Data workers: each labels blocks of queries, one actor owns the ledger.
+"""The `openai` and `vllm` backends on Ray Data workers: each labels blocks of queries, one actor owns the ledger.
+
+A worker of `vllm` has its own engine, on a GPU of its own where the cluster has GPUs, and labels queries that are near
+one another in the alphabet: their prompts have more in common, which the engine computes once.
 
 A worker records every reply through the owner before it uses it, so a worker that dies loses only its calls in flight;
 Ray gives its block to another worker, which finds the recorded replies in the ledger. The index is built once, before
@@ -9,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +27,8 @@ from task.ray_start import ray_running
 from task.spec import Task
 from teacher.backends.job import LabellingJob, Sources
 from teacher.backends.llm.contexts import embedder_of, make_index, open_finder
-from teacher.backends.llm.online import Endpoint, LLMBackend, label_online
+from teacher.backends.llm.local_model import LocalTeacher
+from teacher.backends.llm.online import Endpoint, LLMBackend, VllmBackend, label_online
 from teacher.backends.llm.provider_failures import ProviderError
 from teacher.guardrails.validator import Validator, make_validator
 from teacher.ledger.ledger import Ledger
@@ -42,6 +47,7 @@ class _Work:
     folder: Path
     index: Path | None
     model: Path | None
+    teacher: Path | None
 
 
 class LedgerOwner:
@@ -124,14 +130,19 @@ class LabelBlock:
     """A Ray Data worker: labels blocks of queries; index and prompt are opened once."""
 
     def __init__(self, work: _Work, owner: Any) -> None:
-        fetch = functools.partial(_given, work.model)
+        settings = work.task.teacher
+        fetch = functools.partial(_given, {settings.retrieval.embedder: work.model, settings.vllm.model: work.teacher})
         self._validator = make_validator(work.task, work.sources.catalogue, work.folder, fetch, shared=True)
-        limiter = _RemoteLimiter(owner) if work.task.teacher.openai.budget else None
+        limiter = _RemoteLimiter(owner) if settings.openai.budget and work.teacher is None else None
         job = LabellingJob(
             work.task, work.sources, (), ledger=_RemoteLedger(owner), folder=work.folder, fetch=fetch, progress=quiet,
             limiter=limiter,
         )
-        self._endpoint = Endpoint(work.task.teacher.openai)
+        self._endpoint = Endpoint(settings.openai)
+        if work.teacher is not None:
+            log = work.folder / f"teacher-{os.getpid()}.log"
+            engine = LocalTeacher(work.task, fetch, log, engines=settings.workers)
+            self._endpoint = Endpoint(engine.settings(), engine.url)
         self._job = replace(job, finder=open_finder(job, index=work.index, model=work.model, shared=True))
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
@@ -165,10 +176,19 @@ class RayWorkersBackend(LLMBackend):
 
     def label(self, job: LabellingJob, validator: Validator, ledger: Ledger) -> None:  # noqa: ARG002 (each worker makes its own)
         """See `teacher.backends.backend.Backend`."""
-        _label(job, ledger)
+        _label(job, ledger, teacher=None)
 
 
-def _label(job: LabellingJob, ledger: Ledger) -> None:
+class RayEnginesBackend(VllmBackend):
+    """`vllm` with `teacher.workers` engines, one in each Ray Data worker."""
+
+    def label(self, job: LabellingJob, validator: Validator, ledger: Ledger) -> None:  # noqa: ARG002 (each worker makes its own)
+        """See `teacher.backends.backend.Backend`."""
+        _label(job, ledger, teacher=job.fetch(job.task.teacher.vllm.model).resolve())
+
+
+def _label(job: LabellingJob, ledger: Ledger, *, teacher: Path | None) -> None:
+    """Label on the workers; with the folder of a `teacher`, each starts an engine with the first query."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -190,18 +210,22 @@ def _label(job: LabellingJob, ledger: Ledger) -> None:
         )
         work = _Work(
             task=_with_absolute_prompt(job.task), sources=_sent(job.sources, index), folder=job.folder.resolve(),
-            index=index, model=model,
+            index=index, model=model, teacher=teacher,
         )
+        queries = job.queries if teacher is None else sorted(job.queries, key=lambda q: q.query)
+        size = max(1, min(_BLOCK, -(-len(queries) // settings.workers)))  # a block for every worker
         rows = ray.data.from_items(
-            [{"query": q.query, "count": q.count} for q in job.queries],
-            override_num_blocks=max(1, -(-len(job.queries) // _BLOCK)),
+            [{"query": q.query, "count": q.count} for q in queries],
+            override_num_blocks=max(1, -(-len(queries) // size)),
         )
         # Workers mostly wait for answers, and must leave CPUs for Ray Data's own tasks.
         results = rows.map_batches(
-            LabelBlock, fn_constructor_args=(work, owner), batch_size=_BLOCK, num_cpus=0.5,
+            LabelBlock, fn_constructor_args=(work, owner), batch_size=size, num_cpus=0.5,
             compute=ray.data.ActorPoolStrategy(size=settings.workers),
+            num_gpus=1 if teacher is not None and ray.cluster_resources().get("GPU") else None,
         )
-        job.progress.begin(f"asking {settings.openai.model} on {settings.workers} workers", len(job.queries))
+        name = settings.openai.model if teacher is None else settings.vllm.model
+        job.progress.begin(f"asking {name} on {settings.workers} workers", len(queries))
         for part in results.iter_batches(batch_size=None):
             for problem, refused in zip(part["problem"], part["refused"], strict=True):
                 if problem:
@@ -224,8 +248,9 @@ def _sent(sources: Sources, index: Path | None) -> Sources:
     return sent if index is None else replace(sent, conversions=(), catalogue=Index(index).items)
 
 
-def _given(model: Path | None, name: str) -> Path:
-    """The model's folder, which the driver fetched."""
-    if model is None:
+def _given(folders: Mapping[str, Path | None], name: str) -> Path:
+    """A model's folder, which the driver fetched."""
+    folder = folders.get(name)
+    if folder is None:
         raise RuntimeError(f"the driver did not fetch {name}")
-    return model
+    return folder

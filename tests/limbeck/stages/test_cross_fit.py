@@ -14,6 +14,7 @@ from limbeck.progress_display import ProgressDisplay
 from limbeck.run import Run
 from limbeck.stage import execute
 from limbeck.stages.cross_fit import (
+    PACKED,
     STAGE,
     after_review,
     cleaned,
@@ -25,6 +26,7 @@ from limbeck.stages.cross_fit import (
 )
 from student.label_errors import Suspect
 from task.codec import Codec
+from task.files import read_json
 from task.labels import Doubt, Example, Label
 from task.load import load_task
 from task.training_row import TrainingRow
@@ -83,6 +85,9 @@ def test_planted_errors_are_found_and_not_learned_from(tiny_llama: Path, tmp_pat
     job = json.loads((run.finished("train") / "job.json").read_text())
     assert {r["query"] for r in job["train"] if r["doubts"]} == found
     assert not (done.folder / "folds").exists()
+    assert len(read_json(done.folder / PACKED)) == 2
+    assert 0 < done.figures["packed_logit_error"] < 1e-3
+    assert done.figures["packed_label_agreement"] == 1
 
 
 def test_the_share_of_decisions_that_are_doubted() -> None:

@@ -44,6 +44,12 @@ def test_two_workers_equal_one_on_uneven_lengths(unbroken: dict[int, TrainingJob
     one, two = unbroken[1].folder, unbroken[2].folder
     assert losses(two) == pytest.approx(losses(one), abs=1e-4)
     assert read_json(two / "order.json") == read_json(one / "order.json")
+    assert dev_f1(two) == dev_f1(one)  # each of the two labels its share of the dev rows
+
+
+def dev_f1(folder: Path) -> list[float]:
+    steps = [json.loads(x) for x in (folder / "history.jsonl").read_text().splitlines()]
+    return [x["dev_f1"] for x in steps if "dev_f1" in x]
 
 
 @pytest.mark.parametrize("workers", [1, 2])

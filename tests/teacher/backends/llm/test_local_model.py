@@ -34,3 +34,24 @@ def test_a_local_model_answers_within_the_schema_and_is_asked_once(tmp_path: Pat
             assert task.label_problem(row.query, x.role, x.text) is None
     # A token may be part of a character, so values in other scripts have no token probability.
     assert all("token probability" in s for r in first if r.query.isascii() for s in r.label_signals)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("shared_ray")
+def test_engines_on_ray_workers_give_the_answers_of_one_process(tmp_path: Path) -> None:
+    """Requests have the same keys, so a job in one process finds the answers of two engines and starts none."""
+    settings = {"prompt": str(PROMPT), "max_tokens": 64, "timeout_s": 120.0, "context": [], "concurrency": 4}
+    vllm = {"max_model_len": 1024, "kv_cache_gib": 0.25}
+    log = [Example(q) for q in ("oat milk", "organic drinks 1l", "verdant oat milk", "milk")]
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        task = make_task(teacher={"backend": "vllm", "workers": 2, "openai": settings, "vllm": vllm})
+        first = list(label_queries(task, Sources(log), ledger, tmp_path, fetch).rows)
+        attempts = list(ledger.attempts())
+        alone = make_task(teacher={"backend": "vllm", "openai": settings, "vllm": vllm})
+        again = list(label_queries(alone, Sources(log), ledger, tmp_path, fetch).rows)
+        assert len(list(ledger.attempts())) == len(attempts)
+    assert again == first
+    assert [r.query for r in first] == [q.query for q in log]
+    assert {a["query"] for a in attempts} == {q.query for q in log}
+    assert len(list(tmp_path.glob("teacher-*.log"))) == 2
+    assert not (tmp_path / "teacher.log").exists()
