@@ -13,6 +13,7 @@ from task.spec import Task
 from task.text import has_half_character
 from teacher.backends.backend import Backend, backend_of
 from teacher.backends.job import LabellingJob, LabellingPlan, Sources
+from teacher.backends.llm.provider_failures import ProviderError
 from teacher.guardrails.confidence import Calibration, apply, calibrate, gold_of
 from teacher.guardrails.label_checks import VerdictCounts
 from teacher.guardrails.validator import make_validator, skipped
@@ -67,16 +68,23 @@ def label_queries(
     Raises:
         InputError: Another job is labelling into the same ledger.
         BudgetSpentError: After the calls in flight have been recorded.
-        ProviderError: Every call to the LLM fails alike; what was answered is in the ledger.
+        ProviderError: Every call to the LLM fails alike, and less than half of the log has answers, which are in the
+            ledger. Where more has, the other queries are `failed`, as a few that the provider always refuses would be.
     """
     with ledger.writing():
         backend = backend_of(task)
         log = distinct(sources.log)
         job = _job(task, sources, log, ledger, backend, folder=folder, fetch=fetch, progress=progress)
+        job = replace(job, queries=_failed_last(ledger, job.queries))
         validator = make_validator(task, sources.catalogue, folder, fetch)
         ledger.write_rows(_skipped(task, log))
         before = last_attempt(ledger)
-        backend.label(job, validator, ledger)
+        try:
+            backend.label(job, validator, ledger)
+        except ProviderError as error:
+            if not _half_answered(ledger, log):
+                raise
+            progress.begin(f"stopped: {error}")
         done = _finish(job, log, backend)
         return replace(done, missing=missing_answers(ledger, [q.query for q in job.queries], before))
 
@@ -128,6 +136,20 @@ def _skipped(task: Task, log: Sequence[Example]) -> Iterator[LedgerRow]:
     for q in log:
         if (why := _problem(task, q)) is not None:
             yield skipped(q, why)
+
+
+def _failed_last(ledger: Ledger, queries: Sequence[Example]) -> list[Example]:
+    """Queries that have failed before come last: if they fail again and end the job, all others have been asked."""
+    failed = {query for query, in ledger.select("SELECT query FROM rows WHERE status = 'failed'")}
+    return sorted(queries, key=lambda q: q.query in failed)
+
+
+def _half_answered(ledger: Ledger, log: Sequence[Example]) -> bool:
+    answered = 0
+    for at in range(0, len(log), _BLOCK):
+        found = ledger.rows(q.query for q in log[at : at + _BLOCK])
+        answered += sum(r.status != "failed" for r in found.values())
+    return 2 * answered >= len(log)
 
 
 def _finish(job: LabellingJob, log: Sequence[Example], backend: Backend) -> Labelled:

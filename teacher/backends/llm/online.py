@@ -165,9 +165,9 @@ async def _label(
                     continue
                 query, context, requests, known = item
                 try:
-                    async with recorder.asking():
+                    async with recorder.asking() as before:
                         answer = await labeller.label(query, context, requests, known)
-                        why = recorder.gave_up(answer.request) if answer.labels is None else None
+                        why = recorder.gave_up(answer.request, before) if answer.labels is None else None
                     if why is not None:
                         answer = replace(answer, reason=f"{answer.reason}: {why}")
                     row = validator.row(query, answer)

@@ -1,7 +1,9 @@
 """Notices that every call of a job fails alike: a wrong key, URL or model, a spent quota, a server that is down.
 
 Nothing is gained by sending the rest of the log, so the job stops after `ALIKE` queries in a row that failed for one
-reason. Until the first answer has come, no more queries are asked than are needed to know.
+reason. A query counts only if no answer has come since it was first asked: calls that are tried again end later than
+those that were sent with them, so that the failures of a healthy server come in a row too. Until the first answer has
+come, no more queries are asked than are needed to know.
 """
 
 from __future__ import annotations
@@ -45,6 +47,7 @@ class FailureWatch:
         self._recorder, self._settings = recorder, settings
         self._ever_answered = answered
         self._answered = False
+        self._answers = 0
         self._asked = 0  # queries that are being asked, counted until the first answer
         self._changed = asyncio.Condition()
         self._failed: dict[str, Attempt] = {}  # request → its last attempt, if that gave no reply
@@ -67,14 +70,18 @@ class FailureWatch:
                     raise self._stopped
             else:
                 self._alike = 0
+                self._answers += 1
                 if not self._answered:
                     self._answered = self._ever_answered = True
                     async with self._changed:
                         self._changed.notify_all()
 
     @asynccontextmanager
-    async def asking(self) -> AsyncIterator[None]:
+    async def asking(self) -> AsyncIterator[int]:
         """Held while a query is asked; until the first answer it lets through only as many as may still stop the job.
+
+        Yields:
+            The number of answers that had come before, for `gave_up`.
 
         Raises:
             ProviderError: The job has been stopped.
@@ -88,15 +95,18 @@ class FailureWatch:
             raise self._stopped
         self._asked += 1
         try:
-            yield
+            yield self._answers
         finally:
             self._asked -= 1
             if not self._answered:
                 async with self._changed:
                     self._changed.notify_all()
 
-    def gave_up(self, request: str) -> str | None:
+    def gave_up(self, request: str, answers_before: int) -> str | None:
         """Count a request that no attempt got a usable answer to; returns why, None if it did not fail.
+
+        Args:
+            answers_before: What `asking` yielded for its query.
 
         Raises:
             ProviderError: It is one too many.
@@ -106,6 +116,8 @@ class FailureWatch:
         if failed is None or failed.outcome != "error":
             return short_error(error) or None
         kind = error.partition(":")[0]
+        if self._answers > answers_before:
+            return short_error(error)
         self._alike = self._alike + 1 if kind == self._kind else 1
         self._kind = kind
         if self._counting >= ALIKE:

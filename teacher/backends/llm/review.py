@@ -81,9 +81,9 @@ async def _review(
     async with open_client(job, endpoint) as (client, recorder, _):
 
         async def ask(query: Example, request: Request, held: Reply | None) -> None:
-            async with recorder.asking():
+            async with recorder.asking() as before:
                 reply = held or await client.ask(request, lambda answer: prompter.repair(query.query, answer=answer))
-                why = recorder.gave_up(request.key) if reply is None else None
+                why = recorder.gave_up(request.key, before) if reply is None else None
             rows = None if reply is None or reply.cut else rows_of(reply.content)
             cut = reply is not None and reply.cut
             reason = "no usable reply to the second look" + (f": {why}" if why else "")

@@ -65,7 +65,7 @@ def test_what_was_answered_before_the_key_was_withdrawn_is_kept(tmp_path: Path) 
     with RefusingApi(lambda _, sent: (401, WRONG_KEY) if sent > 50 else None) as api:
         with pytest.raises(ProviderError, match="HTTP 401"):
             run(llm_task(api.url, concurrency=4), queries(500), tmp_path)
-        assert api.sent <= 50 + ALIKE + 2 * 4
+        assert api.sent <= 50 + ALIKE + 4 * 4  # eight queries had been begun before the last answer
         with Ledger(tmp_path / "ledger.sqlite") as ledger:
             assert ledger.statuses()["accepted"][0] == 50
         api.refuse_with = lambda *_: None
@@ -90,6 +90,30 @@ def test_failures_with_answers_between_them_do_not_stop_a_job(tmp_path: Path) ->
         found = run(llm_task(api.url, concurrency=1), queries(60), tmp_path).rows
     assert [r.status for r in found[:4]] == ["accepted", "failed", "failed", "accepted"]
     assert found[1].reason == "no usable reply: HTTP 404: no such thing"
+
+
+def test_queries_that_always_fail_leave_the_others_their_labels(tmp_path: Path) -> None:
+    """Their calls are tried again, so that they end last, in a row; in the next job they are the only ones."""
+    poison = {f"thing{i} milk" for i in range(0, 390, 15)}
+    with RefusingApi(lambda query, _: (500, {"error": "cannot"}) if query in poison else None) as api:
+        task = llm_task(api.url, max_attempts=3, concurrency=64)
+        for sent in (400 - 26 + 3 * 26, 3 * 26):
+            before = api.sent
+            found = list(run(task, queries(400), tmp_path).rows)
+            assert {r.query for r in found if r.status == "failed"} == poison
+            assert sum(r.status == "accepted" for r in found) == 400 - 26
+            assert api.sent - before <= sent
+
+
+def test_queries_that_failed_before_are_asked_last(tmp_path: Path) -> None:
+    poison = {f"thing{i} milk" for i in range(20, 46)}
+    with RefusingApi(lambda query, _: (500, {"error": "cannot"}) if query in poison else None) as api:
+        task = llm_task(api.url, max_attempts=1, concurrency=1)
+        for _ in range(2):
+            with pytest.raises(ProviderError):  # a server that is down looks like this
+                run(task, queries(100), tmp_path)
+        found = run(task, queries(100), tmp_path).rows
+    assert [r.status for r in found] == ["accepted"] * 20 + ["failed"] * 26 + ["accepted"] * 54
 
 
 def test_queries_that_a_filter_refuses_do_not_keep_the_others_from_being_asked(tmp_path: Path) -> None:
