@@ -44,6 +44,15 @@ class Fields:
             )
         return value
 
+    def plain(self, name: str, value: Any) -> str:
+        """A text, a number or a truth value as text; a list or a mapping is refused, for it would become Python's."""
+        if isinstance(value, list | tuple | dict):
+            raise self.error(
+                name, "not a single value", "a text or a number", found=value,
+                fix="Give each value an attribute of its own, or leave the attribute out",
+            )
+        return self.whole(name, str(value))
+
     def optional(self, name: str) -> str | None:
         """A text or a whole number, as text; None without one."""
         value = self.row.get(name)

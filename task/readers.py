@@ -214,7 +214,7 @@ def read_catalogue(source: Path | str) -> list[Item]:
             raise f.error("id", "field is missing", "a unique id", found=sorted(map(str, f.row)))
         ids.add(id_, f)
         plain = {
-            f.whole("attributes", str(k)): f.whole(f"attributes.{k}", str(v))
+            f.whole("attributes", str(k)): f.plain(f"attributes.{k}", v)
             for k, v in attributes.items() if v is not None
         }
         out.append(Item(id_, f.text("title"), f.optional("brand"), f.optional("category"), plain))

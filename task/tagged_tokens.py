@@ -165,6 +165,9 @@ def _cells(file: Path | str, line: int, row: Row) -> tuple[str, list[str], list[
             f"{len(tokens)} tokens and {len(tags)} tags", file=file, line=line, field=name, found=tags,
             expected="a tag for each token",
         )
-    if None in tokens:
-        raise InputError("no token", file=file, line=line, field=f"tokens.{tokens.index(None)}", expected="a text")
+    for at, token in enumerate(tokens):
+        if token is None:
+            raise InputError("no token", file=file, line=line, field=f"tokens.{at}", expected="a text")
+        if isinstance(token, list | dict):
+            raise InputError("no token", file=file, line=line, field=f"tokens.{at}", found=token, expected="a text")
     return name, [str(t) for t in tokens], tags

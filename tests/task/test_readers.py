@@ -292,3 +292,11 @@ def test_line_separators_inside_a_query_do_not_end_it(tmp_path: Path, name: str)
     else:
         pq.write_table(pa.Table.from_pylist([{"query": t} for t in texts]), path)
     assert [q.query for q in read_queries(path)] == texts
+
+
+@pytest.mark.parametrize("value", [["red", "blue"], {"en": "red"}, []])
+def test_an_attribute_of_several_values_is_refused(tmp_path: Path, value: object) -> None:
+    item = {"id": 1, "title": "a", "attributes": {"size": 2, "colour": value}}
+    with pytest.raises(InputError, match=r"c\.jsonl:1: attributes\.colour: not a single value") as caught:
+        read_catalogue(write(tmp_path / "c.jsonl", json.dumps(item)))
+    assert str(value) in str(caught.value)

@@ -94,6 +94,7 @@ def test_an_unknown_tag_is_refused_with_row_and_place(tag: object, fix: str) -> 
     (TWO, None, "file:1: ner_tags: not a list; found 'null'"),
     (None, ["O"], "file:1: tokens: not a list; found 'null'"),
     (["oat", None], ["O", "O"], "file:1: tokens.1: no token"),
+    ([["oat"], "milk"], ["O", "O"], "file:1: tokens.0: no token; found ['oat']"),
     (TWO, "O O", "file:1: ner_tags: not a list; found 'O O'"),
 ])
 def test_ragged_and_missing_lists_are_refused_with_the_row(tokens: Any, tags: Any, said: str) -> None:
