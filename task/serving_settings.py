@@ -123,11 +123,14 @@ class Serving(EngineSettings):
     at least the share `self_check` of the labels that the trained student gave in transformers.
     """
 
-    engine: Literal["auto", "openvino", "vllm"] = "auto"
+    # `auto` is not dumped: stages of before there were these choices are not to be made again for them.
+    engine: Annotated[Literal["auto", "openvino", "vllm"], Field(exclude_if=lambda value: value == "auto")] = "auto"
     weights: Literal["merged", "adapter"] = "merged"
     adapters: Adapters = Adapters()
     reader: Literal["classifier", "prompt_logprobs"] = "classifier"
-    quantization: Literal["auto", "none", "int8", "fp8"] = "auto"
+    quantization: Annotated[
+        Literal["auto", "none", "int8", "fp8"], Field(exclude_if=lambda value: value == "auto")
+    ] = "auto"
     request_timeout_s: Annotated[float, Field(gt=0.0)] = 10.0
     head_queries: Annotated[int, Field(ge=0)] = 1_000
     min_cache_confidence: Fraction = 0.5

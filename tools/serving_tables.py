@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from eval.formatting import milliseconds, percent
+from eval.formatting import milliseconds, percent, points
 from tools.table_text import read, table
 
 
@@ -146,6 +146,37 @@ def ladder(result: Path) -> str:
         ))
     head = ("rung", "p50, ms", "p95", "p99", "queries/s", "F1, %", "difference, points", "on disk, MB")
     return table(head, rows)
+
+
+def engines(result: Path) -> str:
+    """OpenVINO against vLLM on a CPU."""
+    r = read(result)
+    lines = [
+        "| engine | ready, s | a miss through the gateway: p50, ms | p95 | p99 | batches, queries/s | F1 |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for kind, name in (("openvino", "OpenVINO"), ("vllm", "vLLM")):
+        m, b = r["misses"][kind], r["batches"][kind]
+        lines.append(
+            f"| {name} | {m['ready_s']:.1f} | {milliseconds(m['p50_ms'])} | {milliseconds(m['p95_ms'])} "
+            f"| {milliseconds(m['p99_ms'])} | {b['median']:.0f} ({b['low']:.0f} to {b['high']:.0f}) "
+            f"| {percent(r['quality']['f1'][kind])} |"
+        )
+    p50 = r["misses"]["openvino"]["p50_ms"]["value"] / r["misses"]["vllm"]["p50_ms"]["value"]
+    ratio, q = r["batches"]["ratio"], r["quality"]
+    lines += [
+        "", f"Of vLLM's time OpenVINO takes **{p50:.2f}** at p50 and {r['misses']['p99_ratio']:.2f} at p99; batches "
+        f"are {ratio['median']:.2f} times as fast ({ratio['low']:.2f} to {ratio['high']:.2f}). "
+        f"{100 * q['agreement']:.2f} % of the labels are the same; F1 {points(q['difference'])} points.",
+    ]
+    if "commands" in r:
+        c = r["commands"]
+        lines.append(
+            f"`limbeck predict` of {c['rows']:,} queries as a command: {c['now']['median']:.1f} s, before "
+            f"{c['before']['median']:.1f} s, {c['ratio']['median']:.2f} times ({c['ratio']['low']:.2f} to "
+            f"{c['ratio']['high']:.2f})."
+        )
+    return "\n".join(lines)
 
 
 def peer(result: Path) -> str:

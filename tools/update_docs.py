@@ -172,6 +172,7 @@ BENCHMARKS = {
     "read-forms": ("read_forms.json", student.read_forms),
     "noise": ("noise.json", student.noise),
     "qlora-merge": ("qlora_merge.json", student.qlora_merge),
+    "engines": ("engines.json", serving.engines),
     "serving-hits": ("serving.json", serving.hits),
     "serving-gateway": ("serving.json", serving.gateway),
     "serving-cache": ("serving.json", serving.cache),

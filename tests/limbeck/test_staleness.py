@@ -96,6 +96,7 @@ RULES: Mapping[str, tuple[str | None, set[str], str]] = {
     "student.merging.VERSION": (None, {"merge", "bundle"}, "merge"),
     "limbeck.judging.student_calibration.VERSION": (None, {"bundle"}, "calibration of the student"),
     "serving.release.bundle.FORMAT": (None, {"bundle"}, "bundle format"),
+    "limbeck.openvino_model.VERSION": (None, {"bundle"}, "model for OpenVINO"),
     "eval.VERSION": (None, {"evaluate"}, "metrics"),
     "eval.report_schema.SCHEMA": (None, {"evaluate"}, "report"),
 }

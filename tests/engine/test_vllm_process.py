@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.process import _environment
+from engine.vllm_process import _environment
 from task.serving_settings import Serving
 
 
