@@ -1,8 +1,9 @@
 """The HTTP server around a token classifier in OpenVINO; `engine.openvino_kind` starts it as a process.
 
 It speaks the part of vLLM's API that `engine.client` uses: `POST /pooling` with lists of token ids, answered by raw
-scores as base64 of float32, and `GET /health`. It listens on loopback only. Waiting prompts of different requests share
-a forward pass, and take turns: a single query does not wait for the end of a batch of hundreds.
+scores as base64 of float32, `GET /health`, and `GET /metrics` for Prometheus. It listens on loopback only. Waiting
+prompts of different requests share a forward pass, and take turns: a single query does not wait for the end of a batch
+of hundreds.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from engine.loopback import LOOPBACK
 from engine.process import KEEP_ALIVE_S
@@ -59,6 +61,15 @@ class Batches:
         self._requests: deque[_Request] = deque()
         self._wake = asyncio.Event()
         self._thread = ThreadPoolExecutor(1)
+        self.registry = CollectorRegistry()
+        self._seconds = Histogram(
+            "limbeck_engine_forward_seconds", "Forward passes, by their duration", registry=self.registry,
+            buckets=(0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0),
+        )
+        self._prompts = Counter("limbeck_engine_prompts", "Prompts that were computed", registry=self.registry)
+        self._tokens = Counter("limbeck_engine_tokens", "Their tokens, without padding", registry=self.registry)
+        waiting = Gauge("limbeck_engine_waiting_prompts", "Prompts that wait for a pass", registry=self.registry)
+        waiting.set_function(lambda: sum(len(r.waiting) for r in self._requests))
 
     async def scores(self, prompts: Sequence[Sequence[int]]) -> list[Scores]:
         """Scores of prompts, in order."""
@@ -82,14 +93,18 @@ class Batches:
                 self._wake.clear()
                 await self._wake.wait()
                 continue
+            prompts = [p for _, _, p in batch]
             try:
-                found = await loop.run_in_executor(self._thread, self._forward, [p for _, _, p in batch])
+                with self._seconds.time():
+                    found = await loop.run_in_executor(self._thread, self._forward, prompts)
             except (RuntimeError, ValueError, MemoryError) as error:
                 for request, _, _ in batch:
                     request.waiting.clear()
                     if not request.done.done():
                         request.done.set_exception(error)
                 continue
+            self._prompts.inc(len(prompts))
+            self._tokens.inc(sum(map(len, prompts)))
             for (request, number, _), scores in zip(batch, found, strict=True):
                 request.found[number] = scores
             for request, _, _ in batch:
@@ -122,14 +137,17 @@ class Server:
     async def __call__(self, scope: dict[str, Any], receive: Callable[[], Any], send: Callable[[Any], Any]) -> None:
         """Answer a request."""
         path = (scope["method"], scope["path"])
+        content = "application/json"
         if path == ("GET", "/health"):
             status, body = 200, b"{}"
+        elif path == ("GET", "/metrics"):
+            status, body, content = 200, generate_latest(self._batches.registry), CONTENT_TYPE_LATEST
         elif path == ("POST", "/pooling"):
             status, body = await self._pooling(await _body(receive))
         else:
             status, body = 404, _error(f"no {path[0]} {path[1]} here")
         await send({"type": "http.response.start", "status": status, "headers": [
-            (b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()),
+            (b"content-type", content.encode()), (b"content-length", str(len(body)).encode()),
         ]})
         await send({"type": "http.response.body", "body": body})
 

@@ -138,3 +138,18 @@ def test_what_it_cannot_take_is_told(body: bytes, told: str) -> None:
 def test_other_paths_are_not_there() -> None:
     assert asked(b"", "/v1/models").status_code == 404
     assert asked(b"", "/health", "GET").status_code == 200
+
+
+def test_metrics_count_what_was_computed() -> None:
+    async def run() -> str:
+        batches = Batches(Recorder().forward, rows=4)
+        computing = asyncio.create_task(batches.run())
+        await batches.scores([[3, 4], [5], [6, 7, 8]])
+        computing.cancel()
+        app: Any = Server(batches, name="student", max_tokens=5)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://engine") as client:
+            return (await client.get("/metrics")).text
+
+    lines = asyncio.run(run()).splitlines()
+    assert {"limbeck_engine_prompts_total 3.0", "limbeck_engine_tokens_total 6.0"} <= set(lines)
+    assert {"limbeck_engine_forward_seconds_count 1.0", "limbeck_engine_waiting_prompts 0.0"} <= set(lines)
