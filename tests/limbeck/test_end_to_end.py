@@ -241,12 +241,17 @@ def test_health_readiness_metrics_and_nothing_else(url: str) -> None:
 
 def test_only_the_engine_of_the_running_service_is_left(run: Path, url: str) -> None:
     """The runs, the prediction and the killed attempts have all ended theirs."""
-    found = subprocess.run(["pgrep", "-af", f"VLLM::APIServer.*{run}"], capture_output=True, text=True, check=False)
+    engines = f"(VLLM::APIServer|engine.openvino_server).*{run}"
+    found = subprocess.run(["pgrep", "-af", engines], capture_output=True, text=True, check=False)
     assert len(found.stdout.splitlines()) == 1, found.stdout
 
 
-@pytest.mark.parametrize(("setting", "least"), [("weights=adapter", 0.85), ("quantization=int8", 0.65)])
-def test_a_student_served_otherwise_is_as_good(run: Path, tmp_path: Path, setting: str, least: float) -> None:
+@pytest.mark.parametrize(("settings", "least"), [
+    (("weights=adapter",), 0.85), (("quantization=int8", "engine=vllm"), 0.65),
+])
+def test_a_student_served_otherwise_is_as_good(
+    run: Path, tmp_path: Path, settings: tuple[str, ...], least: float
+) -> None:
     """The adapter added while the engine runs, and 8 bits: the bundle stage alone is run again.
 
     After 60 steps a student has many close calls, which any rounding decides otherwise, as often to the better: labels
@@ -255,9 +260,10 @@ def test_a_student_served_otherwise_is_as_good(run: Path, tmp_path: Path, settin
     """
     again = tmp_path / run.name
     shutil.copytree(run, again)
-    subprocess.run(command("bundle", TASK, "--runs", tmp_path, "--set", f"serving.{setting}"), check=True)
+    flags = [x for s in settings for x in ("--set", f"serving.{s}")]
+    subprocess.run(command("bundle", TASK, "--runs", tmp_path, *flags), check=True)
     bundle = open_bundle(again / "bundle" / "bundle")
-    assert (bundle.adapter is not None) == (setting == "weights=adapter")
+    assert (bundle.adapter is not None) == ("weights=adapter" in settings)
     gold = (run / "sample" / "gold_test.jsonl").read_text().splitlines(keepends=True)[:60]
     (tmp_path / "gold.jsonl").write_text("".join(gold))
     subprocess.run(command(
