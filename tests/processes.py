@@ -37,6 +37,11 @@ def ancestors(pid: int) -> list[int]:
     return [process.pid for process in psutil.Process(pid).parents()]
 
 
+def descendants(pid: int) -> list[int]:
+    """The processes below it."""
+    return [process.pid for process in psutil.Process(pid).children(recursive=True)]
+
+
 def group(leader: int) -> list[int]:
     """The living processes of a group: an engine, its core and its workers."""
     found = []

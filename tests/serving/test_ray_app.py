@@ -36,9 +36,9 @@ def test_settings_that_cannot_be_are_refused(tmp_path: Path) -> None:
         build(Cluster(bundle=tmp_path))
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path, tokenizer: FastTokenizer) -> Bundle:
-    return made(tmp_path_factory.mktemp("ray"), tiny_llama, tokenizer, "oat")
+@pytest.fixture
+def bundle(tmp_path: Path, tiny_llama: Path, tokenizer: FastTokenizer, request: pytest.FixtureRequest) -> Bundle:
+    return made(tmp_path, tiny_llama, tokenizer, "oat", openvino=request.param == "openvino")
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +77,7 @@ def checked(load: MixedLoad) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("bundle", ["openvino"], indirect=True)
 def test_an_engine_that_is_killed_is_replaced_and_the_other_answers(cluster: str, bundle: Bundle) -> None:
     two = Between(least=2, most=2)
     serve.run(build(Cluster(bundle=bundle.folder, engines=two)), name="limbeck", route_prefix="/")
@@ -102,6 +103,7 @@ def test_an_engine_that_is_killed_is_replaced_and_the_other_answers(cluster: str
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("bundle", ["vllm"], indirect=True)
 def test_one_engine_becomes_two_under_load_and_one_again(cluster: str, bundle: Bundle) -> None:
     serve.run(build(Cluster(
         bundle=bundle.folder, engines=Between(least=1, most=2), waiting_per_engine=1, grow_after_s=1.0,

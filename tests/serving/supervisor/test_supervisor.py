@@ -25,6 +25,7 @@ from engine.loopback import free_port
 from serving.client import served
 from serving.release.bundle import Bundle, build
 from serving.release.pointer import release, rollback
+from student.merging.openvino_export import export
 from student.merging.token_classifier import export_classifier
 from task.codec import Codec
 from task.labels import Example, Label
@@ -32,7 +33,7 @@ from task.serving_settings import Change
 from task.tokenizer import FastTokenizer
 from task.validation import violation
 from tests.conftest import make_task
-from tests.processes import gone, parent
+from tests.processes import descendants, gone, parent
 
 pytestmark = pytest.mark.slow
 _INJECTIONS = json.loads((Path(__file__).parents[1] / "gateway" / "injections.json").read_text())
@@ -45,18 +46,27 @@ TASK = make_task(serving={
 })
 
 
-def made(folder: Path, base: Path, tokenizer: FastTokenizer, product: str) -> Bundle:
-    """A bundle whose cache says `product`, so that its hits are told from the other's."""
+def made(folder: Path, base: Path, tokenizer: FastTokenizer, product: str, *, openvino: bool) -> Bundle:
+    """A bundle whose cache says `product`, so that its hits are told from the other's.
+
+    Args:
+        openvino: Whether OpenVINO serves it, which starts in a third of vLLM's time, or vLLM.
+    """
     codec = Codec.compile(TASK, [], tokenizer)
     export_classifier(base, codec.symbol_ids, folder / "classifier")
+    if openvino:
+        export(folder / "classifier", folder / "openvino")
     words = {"oat": (0, 3), "milk": (4, 8)}
     head = [Example(q, (Label("product", product, *words[product]),)) for q in HITS]
-    return build(folder / "bundle", TASK, codec, folder / "classifier", head, {})
+    return build(
+        folder / "bundle", TASK, codec, folder / "classifier", head, {},
+        openvino=folder / "openvino" if openvino else None,
+    )
 
 
 @dataclass
 class Stage:
-    """A running service and the two bundles that it is given."""
+    """A running service and the two bundles that it is given: OpenVINO serves the first one, vLLM the second."""
 
     service: Service
     first: Bundle
@@ -92,8 +102,8 @@ def stage(
     tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path, tiny_llama_untied: Path, tokenizer: FastTokenizer
 ) -> Iterator[Stage]:
     folder = tmp_path_factory.mktemp("service")
-    first = made(folder / "a", tiny_llama, tokenizer, "oat")
-    second = made(folder / "b", tiny_llama_untied, tokenizer, "milk")
+    first = made(folder / "a", tiny_llama, tokenizer, "oat", openvino=True)
+    second = made(folder / "b", tiny_llama_untied, tokenizer, "milk", openvino=False)
     pointer, state = folder / "live.json", folder / "state"
     release(pointer, bundle=first.folder, change=Change(), ungated=True)
     admin = free_port()
@@ -121,14 +131,13 @@ def load(stage: Stage) -> Iterator[Load]:
     assert max(x.seconds for x in found.outcomes) < found.patience
 
 
-def test_no_query_changes_shapes_or_its_neighbours_answers(service: Service) -> None:
-    """The injections through vLLM itself, each in one batch with two plain queries."""
-    service.healthy()
+def check_injections(url: str) -> None:
+    """No query changes shapes or its neighbours' answers: the injections, each in one batch with two plain queries."""
     neighbours = ["rice MILK 1", "oat bread"]
 
     def ask(queries: list[str]) -> dict[str, dict[str, Any]]:
         body = json.dumps({"queries": queries, "use_cache": False}).encode()
-        request = urllib.request.Request(f"{service.url}/v1/label:batch", body, {"Content-Type": "application/json"})
+        request = urllib.request.Request(f"{url}/v1/label:batch", body, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=30) as response:
             return {queries[r["index"]]: r for r in map(json.loads, response)}
 
@@ -141,6 +150,17 @@ def test_no_query_changes_shapes_or_its_neighbours_answers(service: Service) -> 
         assert all("error" not in found[q] for q in neighbours), found
         assert {q: said(found[q]) for q in neighbours} == alone, query
         assert violation(TASK, query, [Label.from_json(x) for x in found[query]["labels"]]) is None
+
+
+def engine_metrics(service: Service) -> str:
+    """What the engine that answers says of itself."""
+    with urllib.request.urlopen(f"{service.admin}/engine/metrics", timeout=10) as response:
+        return str(response.read().decode())
+
+
+def test_no_query_changes_shapes_or_its_neighbours_answers(service: Service) -> None:
+    service.healthy()
+    check_injections(service.url)
 
 
 def test_an_engine_that_is_killed_comes_back(service: Service, load: Load) -> None:
@@ -217,12 +237,15 @@ def test_a_release_and_a_rollback_lose_no_request(stage: Stage, service: Service
     now = time.time()
     time.sleep(1.0)
     assert {x.body["bundle"] for x in load.since(now)} == {stage.second.id}
+    assert "vllm:" in engine_metrics(service)
+    check_injections(service.url)
     for bundle in (stage.first, stage.second, stage.first):  # the engine before is still there: a switch
         pid = service.status()["kept"]["pid"]
         rollback(service.pointer)
         found = service.until(lambda s, b=bundle: s["active"]["bundle"] == b.id and s["kept"] is not None, 60)
         assert found["active"]["pid"] == pid
     assert {x.status for x in load.outcomes} == {200}
+    assert "limbeck_engine_" in engine_metrics(service)
     assert load.broken == 0
     texts = [n["text"] for n in service.status()["news"]]
     assert "shadow of 100% for 1 s" in texts
@@ -257,7 +280,8 @@ def test_a_bundle_whose_engine_says_something_else_than_its_student_is_refused(
 ) -> None:
     other = [Example(q, (Label("product", "oat milk", 0, 8),)) for q in HITS[:5]]
     build(
-        tmp_path / "other", TASK, stage.first.codec, stage.first.model, [], {}, reference=other
+        tmp_path / "other", TASK, stage.first.codec, stage.first.model, [], {}, reference=other,
+        openvino=stage.first.openvino,
     )  # the model of the engine that runs
     before = service.pointer.read_text()
     release(service.pointer, bundle=tmp_path / "other", change=Change(), ungated=True)
@@ -293,7 +317,8 @@ def test_operators_can_purge_and_look(service: Service) -> None:
     time.sleep(0.3)
     assert ask(HITS[0]) == "cache"
     assert json.loads(limbeck("status").stdout)["tasks"]["toy"]["active"]["engine"] == "ready"
-    for path, word in (("/engine/metrics", "vllm:"), ("/metrics", "limbeck_answers_total"), ("/engine/log", "")):
+    assert "limbeck_engine_" in engine_metrics(service)
+    for path, word in (("/metrics", "limbeck_answers_total"), ("/engine/log", "")):
         with urllib.request.urlopen(service.admin + path, timeout=10) as response:
             assert word in response.read().decode(errors="replace")
     with pytest.raises(urllib.error.HTTPError, match="404"):
@@ -320,11 +345,10 @@ def test_two_services_do_not_share_a_folder(stage: Stage, service: Service) -> N
 def test_nothing_outlives_a_supervisor_that_is_killed(service: Service) -> None:
     """The last one: it ends the service of this module."""
     status = service.healthy()
-    engine, workers = status["active"]["pid"], [w["pid"] for w in status["workers"]]
+    workers = [w["pid"] for w in status["workers"]]
     (supervisor,) = {parent(pid) for pid in workers}
-    warm_start = parent(engine)
-    assert parent(warm_start) == supervisor
-    pids = [engine, warm_start, *workers]
+    pids = descendants(supervisor)
+    assert {status["active"]["pid"], *workers} < set(pids)  # and the process from which vLLM's servers are forked
     os.kill(supervisor, signal.SIGKILL)
     end = time.monotonic() + 60
     assert not [pid for pid in pids if not gone(pid, end - time.monotonic())]
