@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import ray
 from pydantic import ValidationError
@@ -23,8 +24,8 @@ from task.errors import InputError
 from task.labels import Label
 from task.tokenizer import FastTokenizer
 from task.validation import violation
-from tests.processes import group
-from tests.serving.supervisor.test_supervisor import HITS, MISSES, TASK, made
+from tests.processes import gone, group
+from tests.serving.bundles import HITS, MISSES, TASK, made
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -36,9 +37,9 @@ def test_settings_that_cannot_be_are_refused(tmp_path: Path) -> None:
         build(Cluster(bundle=tmp_path))
 
 
-@pytest.fixture
-def bundle(tmp_path: Path, tiny_llama: Path, tokenizer: FastTokenizer, request: pytest.FixtureRequest) -> Bundle:
-    return made(tmp_path, tiny_llama, tokenizer, "oat", openvino=request.param == "openvino")
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path, tokenizer: FastTokenizer) -> Bundle:
+    return made(tmp_path_factory.mktemp("ray"), tiny_llama, tokenizer, "oat", openvino=True)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +78,6 @@ def checked(load: MixedLoad) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("bundle", ["openvino"], indirect=True)
 def test_an_engine_that_is_killed_is_replaced_and_the_other_answers(cluster: str, bundle: Bundle) -> None:
     two = Between(least=2, most=2)
     serve.run(build(Cluster(bundle=bundle.folder, engines=two)), name="limbeck", route_prefix="/")
@@ -103,7 +103,6 @@ def test_an_engine_that_is_killed_is_replaced_and_the_other_answers(cluster: str
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("bundle", ["vllm"], indirect=True)
 def test_one_engine_becomes_two_under_load_and_one_again(cluster: str, bundle: Bundle) -> None:
     serve.run(build(Cluster(
         bundle=bundle.folder, engines=Between(least=1, most=2), waiting_per_engine=1, grow_after_s=1.0,
@@ -117,3 +116,21 @@ def test_one_engine_becomes_two_under_load_and_one_again(cluster: str, bundle: B
     with MixedLoad(cluster, HITS, MISSES, rate=10.0, share=0.25) as after:
         time.sleep(2.0)
     checked(after)
+
+
+@pytest.mark.slow
+def test_a_replica_of_vllm_answers_and_leaves_no_process(
+    cluster: str, tiny_llama: Path, tokenizer: FastTokenizer, tmp_path: Path
+) -> None:
+    bundle = made(tmp_path, tiny_llama, tokenizer, "milk", openvino=False)
+    serve.run(build(Cluster(bundle=bundle.folder)), name="limbeck", route_prefix="/")
+    handle: Any = serve.get_deployment_handle("engine", "limbeck")
+    _, engine = handle.pids.remote().result()
+    assert any("vllm" in " ".join(psutil.Process(pid).cmdline()).lower() for pid in group(engine))
+    with MixedLoad(cluster, HITS, MISSES, rate=10.0, share=0.5) as load:
+        time.sleep(2.0)
+    checked(load)
+    assert {x.status for x in load.outcomes} == {200}
+    serve.delete("limbeck")
+    assert gone(engine)
+    assert not group(engine)
