@@ -15,7 +15,7 @@ from task.forms import is_token_classifier
 from task.labels import Example
 from task.spec import Task
 
-VERSION: Final = 1
+VERSION: Final = 2
 """Raise it when the exported model of the same student, or the choice of its bits, becomes another one."""
 
 _CALIBRATION_ROWS: Final = 256
@@ -49,15 +49,17 @@ def make(
     Raises:
         InputError: It cannot be exported, and `serving.engine` insists.
     """
-    from student.merging.openvino_export import ExportError, export
+    from student.merging.openvino_export import ExportError, trace, write
 
     settings = run.task.serving
     eight_bits = settings.quantization in {"auto", "int8"}
     try:
+        run.progress.begin("exporting the student for OpenVINO")
+        model = trace(classifier)
         while True:
-            run.progress.begin(f"exporting the student for OpenVINO{' in 8 bits' if eight_bits else ''}")
+            run.progress.begin(f"writing the exported student in {8 if eight_bits else 16} bits")
             shutil.rmtree(out, ignore_errors=True)
-            figures = export(classifier, out, prompts=_prompts(run, codec, classifier) if eight_bits else None)
+            figures = write(model, out, prompts=_prompts(run, codec, classifier) if eight_bits else None)
             agreement = _agreement(run.task, codec, classifier, out, reference)
             kept = agreement is None or agreement >= _LEAST_AGREEMENT
             if kept or not eight_bits or settings.quantization == "int8":

@@ -1,9 +1,10 @@
 """Set up a virtual environment with the whole stack: `python3 tools/bootstrap.py .venv`.
 
 Standard library only, so that a bare Python 3.11 can run it. The exact versions are in requirements/cpu.txt or, where
-an NVIDIA GPU is present (or LIMBECK_STACK says so), requirements/cuda.txt. Packages are installed without looking at
-their own requirements: the lists are complete, and vLLM's CPU build asks for torchvision and torchaudio, whose
-published builds want CUDA and break the import of transformers.
+an NVIDIA GPU is present (or LIMBECK_STACK says so), requirements/cuda.txt; LIMBECK_STACK=serve takes what `limbeck
+serve` needs on a machine without a GPU. Packages are installed without looking at their own requirements: the lists are
+complete, and vLLM's CPU build asks for torchvision and torchaudio, whose published builds want CUDA and break the
+import of transformers.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import sys
 import time
 from pathlib import Path
 
+SIZES = {"cpu": "4 GB", "cuda": "12 GB", "serve": "0.5 GB"}
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -26,11 +28,11 @@ def main() -> int:
     venv = Path(sys.argv[1])
     stack = os.environ.get("LIMBECK_STACK") or ("cuda" if shutil.which("nvidia-smi") else "cpu")
     lock = ROOT / "requirements" / f"{stack}.txt"
-    if not lock.exists():
-        print(f"LIMBECK_STACK={stack}: expected cpu or cuda")
+    if stack not in SIZES:
+        print(f"LIMBECK_STACK={stack}: expected {', '.join(SIZES)}")
         return 2
     started = time.monotonic()
-    print(f"Setting up {venv} ({stack} stack, some 4 GB); this happens once", flush=True)
+    print(f"Setting up {venv} ({stack} stack, some {SIZES[stack]}); this happens once", flush=True)
     python = venv / "bin" / "python"
     if not python.exists():
         run(sys.executable, "-m", "venv", str(venv))
@@ -46,7 +48,7 @@ def main() -> int:
 
 def install_torch(python: Path, uv: list[str], lock: Path) -> None:
     """The CPU build of torch: from pip's own sources where a folder of wheels is configured, else PyTorch's index."""
-    wanted = next(x.split()[0] for x in lock.read_text().splitlines() if x.startswith("torch=="))
+    wanted = next((x.split()[0] for x in lock.read_text().splitlines() if x.startswith("torch==")), "")
     if "+cpu" not in wanted:
         return  # the CUDA build is what the registry has
     plain = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", wanted]

@@ -78,7 +78,7 @@ def _measured(
     from serving.client import label_all, served
 
     with tempfile.TemporaryDirectory(prefix="limbeck-gate-") as state, contextlib.ExitStack() as stack:
-        progress.begin("starting vLLM and the gateway")
+        progress.begin("starting the engine and the gateway")
         url = stack.enter_context(served(bundle.folder, state=Path(state) / "new", options=UNCHECKED))
         new = ask(url, bundle.folder, gold, task, progress, load=task.gates.slo is not None)
         progress.begin("reference answers", len(reference))

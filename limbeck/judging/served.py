@@ -48,7 +48,7 @@ def serve_and_ask(bundle: Path, state: Path, gold: Sequence[Example], task: Task
     """Serve a bundle, label the gold queries without the cache, then measure latency with hits and misses."""
     from serving.client import served
 
-    progress.begin("starting vLLM and the gateway")
+    progress.begin("starting the engine and the gateway")
     with served(bundle, state=state, options=UNCHECKED) as url:
         return ask(url, bundle, gold, task, progress, load=True)
 

@@ -92,7 +92,7 @@ def _measure(run: Run, task: Task, merged: MergeFolder, folder: Path) -> dict[st
     patient = task.model_copy(update={"serving": task.serving.model_copy(update={"request_timeout_s": _PATIENCE_S})})
     bundle = build(folder / "bundle", patient, codec, model, [], {})
     gold = run.inputs.test[: _TEXT_ROWS if codec.answer_form.output == "text" else task.eval.max_rows]
-    run.progress.begin("starting vLLM and the gateway")
+    run.progress.begin("starting the engine and the gateway")
     with served(bundle.folder, state=folder / "serve") as url:
         queries = [g.query for g in gold]
         one_by_one(Target(url), queries[-3:], use_cache=False)  # warm-up with other queries

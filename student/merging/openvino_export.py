@@ -25,26 +25,63 @@ class ExportError(ValueError):
 
 
 def export(classifier: Path, out: Path, *, prompts: Sequence[Sequence[int]] | None = None) -> dict[str, Any]:
-    """Write a token classifier in OpenVINO's format.
+    """Write a token classifier in OpenVINO's format: `trace`, then `write`.
 
     Args:
         classifier: A `…ForSequenceClassification` as `student.merging.token_classifier` writes it.
+        out: The folder to make.
+        prompts: See `write`.
+
+    Returns:
+        See `write`.
+
+    Raises:
+        ExportError: The architecture cannot be exported.
+    """
+    return write(trace(classifier), out, prompts=prompts)
+
+
+def write(model: Any, out: Path, *, prompts: Sequence[Sequence[int]] | None = None) -> dict[str, Any]:
+    """Write a traced model, which stays as it is, so that it can be written in another precision too.
+
+    Args:
+        model: From `trace`.
         out: The folder to make.
         prompts: Token ids of typical prompts, from which the activations' ranges are taken; with them the matrix
             products are computed in 8 bits, without them in the precision that the engine chooses.
 
     Returns:
         `matrices`: how many products are quantised in which way (`openvino_int8.quantise`); empty without prompts.
+    """
+    figures: dict[str, int] = {}
+    if prompts is not None:
+        model = model.clone()
+        figures = quantise(model, prompts)
+    out.mkdir(parents=True)
+    import_openvino().save_model(model, str(out / MODEL_FILE), compress_to_fp16=True)
+    return {"matrices": figures}
+
+
+def trace(classifier: Path) -> Any:
+    """A token classifier as an OpenVINO model in 32 bits.
 
     Raises:
         ExportError: The architecture cannot be exported.
     """
+    from transformers import AutoModelForSequenceClassification
+
     ov = import_openvino()
-    model = _traced(ov, classifier)
-    figures = quantise(model, prompts) if prompts is not None else {}
-    out.mkdir(parents=True)
-    ov.save_model(model, str(out / MODEL_FILE), compress_to_fp16=True)
-    return {"matrices": figures}
+    model = AutoModelForSequenceClassification.from_pretrained(
+        classifier, dtype=torch.float32, attn_implementation="sdpa"
+    ).eval()
+    example = torch.zeros(_EXAMPLE, dtype=torch.int64)
+    try:
+        with torch.inference_mode(), warnings.catch_warnings():
+            # Branches on the number of tokens become constants; `limbeck.openvino_model` compares labels afterwards.
+            warnings.filterwarnings("ignore", message="Converting a tensor to a Python boolean")
+            return ov.convert_model(_Scores(model), example_input=(example,), input=[([-1, -1], ov.Type.i64)])
+    except Exception as error:  # OpenVINO raises what its front end happens to raise
+        raise ExportError(f"{model.config.architectures[0]}: {str(error).strip().splitlines()[-1]}") from error
 
 
 class _Scores(torch.nn.Module):
@@ -63,19 +100,3 @@ class _Scores(torch.nn.Module):
         mask = (at[None, :] <= at[:, None])[None, None]
         states = self.backbone(input_ids=ids, attention_mask=mask, position_ids=at[None], use_cache=False)
         return self.score(states.last_hidden_state)  # type: ignore[no-any-return]
-
-
-def _traced(ov: Any, classifier: Path) -> Any:
-    from transformers import AutoModelForSequenceClassification
-
-    model = AutoModelForSequenceClassification.from_pretrained(
-        classifier, dtype=torch.float32, attn_implementation="sdpa"
-    ).eval()
-    example = torch.zeros(_EXAMPLE, dtype=torch.int64)
-    try:
-        with torch.inference_mode(), warnings.catch_warnings():
-            # Branches on the number of tokens become constants; `limbeck.openvino_model` compares labels afterwards.
-            warnings.filterwarnings("ignore", message="Converting a tensor to a Python boolean")
-            return ov.convert_model(_Scores(model), example_input=(example,), input=[([-1, -1], ov.Type.i64)])
-    except Exception as error:  # OpenVINO raises what its front end happens to raise
-        raise ExportError(f"{model.config.architectures[0]}: {str(error).strip().splitlines()[-1]}") from error

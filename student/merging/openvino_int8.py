@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from task.openvino_runtime import import_openvino
+from task.openvino_runtime import import_openvino, precision_hint
 
 Floats = npt.NDArray[np.float32]
 
@@ -26,6 +26,7 @@ _LARGEST_ERROR: Final = 0.02
 the others in 8 bits, a query takes 4 % less time and a batch 12 % more on a processor with matrix units for bf16, and
 fewer labels are those of the model in 32 bits."""
 _SAMPLED: Final = 256  # tokens on which the errors are measured
+_TOKENS_AT_ONCE: Final = 256  # the inputs of all products are held for so many
 _LEAST_OUTPUTS: Final = 64  # smaller matrices, as the scores' one, stay as they are
 _HEADROOM: Final = 1.02  # for activations larger than any that was measured
 
@@ -91,21 +92,34 @@ def _measure(model: Any, prompts: Sequence[Sequence[int]]) -> list[_Activations]
     ov = import_openvino()
     copy = model.clone()
     copy.add_results([ov.opset13.result(p.node.input_value(0)) for p in _products(copy)])
-    request = ov.Core().compile_model(copy, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}).create_infer_request()
+    core = ov.Core()
+    hint = {"INFERENCE_PRECISION_HINT": precision_hint(core, "bfloat16")}
+    request = core.compile_model(copy, "CPU", hint).create_infer_request()
     every = max(1, sum(map(len, prompts)) // _SAMPLED)
     largest: list[Floats] = []
     samples: list[list[Floats]] = []
     seen = 0
-    for prompt in prompts:
-        found = list(request.infer([np.array([prompt])]).values())[1:]
-        now = [np.abs(x[0]).max(0) for x in found]
+    for batch in _of_one_length(prompts):
+        found = [x.reshape(-1, x.shape[-1]) for x in list(request.infer([batch]).values())[1:]]
+        now = [np.abs(x).max(0) for x in found]
         largest = [np.maximum(a, b) for a, b in zip(largest, now, strict=True)] if largest else now
-        taken = [i for i in range(len(prompt)) if (seen + i) % every == 0]
-        seen += len(prompt)
+        taken = np.arange(-seen % every, batch.size, every)
+        seen += batch.size
         samples = samples or [[] for _ in found]
         for rows, x in zip(samples, found, strict=True):
-            rows.append(x[0][taken])
+            rows.append(x[taken])
     return [_Activations(a, np.concatenate(rows)) for a, rows in zip(largest, samples, strict=True)]
+
+
+def _of_one_length(prompts: Sequence[Sequence[int]]) -> Iterator[npt.NDArray[np.int64]]:
+    """Batches without padding: a model of dynamic shapes prepares its operations anew for each new shape."""
+    by_length: dict[int, list[Sequence[int]]] = {}
+    for prompt in prompts:
+        by_length.setdefault(len(prompt), []).append(prompt)
+    for length, same in sorted(by_length.items()):
+        rows = max(1, _TOKENS_AT_ONCE // length)
+        for at in range(0, len(same), rows):
+            yield np.array(same[at : at + rows], dtype=np.int64)
 
 
 def _scales(weights: Floats, activations: _Activations) -> Iterator[Floats]:

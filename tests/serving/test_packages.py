@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import urllib.request
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -46,7 +48,7 @@ def answered_by(url: str, query: str) -> str:
 def test_a_service_starts_and_answers_with_these_packages_alone(
     tmp_path: Path, tiny_llama: Path, tokenizer: FastTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A hit, a miss and a batch, in processes that cannot import any other package that is installed here."""
+    """Verified, released, and asked for a hit and a miss, in processes that cannot import any other package that is installed here."""
     bundle = made(tmp_path, tiny_llama, tokenizer, "oat", openvino=True)
     allowed = {normalised(m[1]) for m in re.finditer(r"^([\w.-]+)==", LOCKED.read_text(), re.MULTILINE)} | {"limbeck"}
     refused = sorted(
@@ -58,5 +60,8 @@ def test_a_service_starts_and_answers_with_these_packages_alone(
     site.mkdir()
     (site / "sitecustomize.py").write_text(SITE.format(refused=json.dumps(refused)))
     monkeypatch.setenv("PYTHONPATH", str(site), prepend=":")
-    with served(bundle.folder, state=tmp_path / "state") as url:
+    pointer = tmp_path / "live.json"
+    for command in (("verify", bundle.folder), ("release", bundle.folder, pointer, "--ungated")):
+        subprocess.run([sys.executable, "-m", "limbeck", *map(str, command)], check=True, timeout=60)
+    with served(pointer, state=tmp_path / "state") as url:
         assert [answered_by(url, q) for q in (HITS[0], "rice milk")] == ["cache", "student"]
