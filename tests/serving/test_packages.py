@@ -48,7 +48,7 @@ def answered_by(url: str, query: str) -> str:
 def test_a_service_starts_and_answers_with_these_packages_alone(
     tmp_path: Path, tiny_llama: Path, tokenizer: FastTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Verified, released, and asked for a hit and a miss, in processes that cannot import any other package that is installed here."""
+    """Verified, released, and asked for a hit and a miss, in processes that can import nothing else."""
     bundle = made(tmp_path, tiny_llama, tokenizer, "oat", openvino=True)
     allowed = {normalised(m[1]) for m in re.finditer(r"^([\w.-]+)==", LOCKED.read_text(), re.MULTILINE)} | {"limbeck"}
     refused = sorted(
