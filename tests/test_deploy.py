@@ -18,6 +18,7 @@ from serving.ray_app import Cluster
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
 KUBERNETES = "1.32"
+CONTAINERS = ("Containerfile", "Containerfile.cpu")
 
 
 def serve_configs() -> list[Any]:
@@ -30,19 +31,21 @@ def pod_templates() -> list[Any]:
     return [cluster["headGroupSpec"]["template"], *(g["template"] for g in cluster["workerGroupSpecs"])]
 
 
-def test_the_container_file_is_linted() -> None:
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_the_container_file_is_linted(name: str) -> None:
     beside = Path(sys.executable).parent / "hadolint"
     lint = str(beside) if beside.exists() else shutil.which("hadolint")
     assert lint is not None
-    found = subprocess.run([lint, str(DEPLOY / "Containerfile")], capture_output=True, text=True, check=False)
+    found = subprocess.run([lint, str(DEPLOY / name)], capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stdout
 
 
-def test_the_container_has_every_package() -> None:
-    text = (DEPLOY / "Containerfile").read_text()
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_the_container_has_every_package(name: str) -> None:
+    text = (DEPLOY / name).read_text()
     packages = sorted(p.parent.name for p in DEPLOY.parent.glob("*/__init__.py"))
-    for name in set(packages) - {"benchmarks", "tests"}:
-        assert f"COPY {name} {name}" in text, name
+    for package in set(packages) - {"benchmarks", "tests"}:
+        assert f"COPY {package} {package}" in text, package
 
 
 @pytest.mark.parametrize("config", serve_configs())

@@ -197,3 +197,19 @@ def peer(result: Path) -> str:
         )
         lines.append(f"| {name} | {cells} | {x['hits_that_reached_vllm']} |")
     return "\n".join(lines)
+
+
+def serve_install(result: Path) -> str:
+    """What a service needs with and without torch and vLLM."""
+    r = read(result)
+    lines = [
+        "| packages | engine | size, MB | install, s | first start, s | start, s | memory when ready, MB |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for stack, engine in r["engines"].items():
+        figures = [r[stack][k] for k in ("size_mb", "install_s", "first_start_s", "start_s", "memory_mb")]
+        lines.append(
+            f"| `requirements/{stack}.txt` | {engine} | "
+            + " | ".join(f"{f['median']:.0f} ({f['low']:.0f} to {f['high']:.0f})" for f in figures) + " |"
+        )
+    return "\n".join(lines)

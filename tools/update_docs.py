@@ -173,6 +173,7 @@ BENCHMARKS = {
     "noise": ("noise.json", student.noise),
     "qlora-merge": ("qlora_merge.json", student.qlora_merge),
     "engines": ("engines.json", serving.engines),
+    "serve-install": ("serve_install.json", serving.serve_install),
     "serving-hits": ("serving.json", serving.hits),
     "serving-gateway": ("serving.json", serving.gateway),
     "serving-cache": ("serving.json", serving.cache),
