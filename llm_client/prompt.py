@@ -40,6 +40,16 @@ REVIEW = (
 _VERIFY_TOKENS = 8  # per label: a word, a comma and a blank, with room to spare
 
 
+def task_fields(template: Path) -> set[str]:
+    """The fields of the task that a template reads, as `task.description`; none of one that cannot be read."""
+    try:
+        tree = jinja2.Environment().parse(template.read_text(encoding="utf-8"))  # noqa: S701 (nothing is rendered)
+    except (OSError, UnicodeDecodeError, jinja2.TemplateError):
+        return set()
+    found = tree.find_all(jinja2.nodes.Getattr)
+    return {n.attr for n in found if isinstance(n.node, jinja2.nodes.Name) and n.node.name == "task"}
+
+
 class Prompter:
     """Builds the requests of a task.
 

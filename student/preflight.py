@@ -6,7 +6,8 @@ the headers. What is refused here would fail in a worker, or after the whole tra
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from student.adapter_files import WEIGHTS, adapter_shapes, by_module
 from student.adapters import adapted_layers, adapter_config, earlier, refused
 from student.model import empty_model, linear_layers
-from task.errors import InputError
+from task.errors import InputError, warn
 from task.forms import FORMS
 from task.model_folder import read_config, tensor_shapes
 from task.settings import Student
@@ -95,6 +96,22 @@ def _check_weights(base: Path, model: Any, shapes: Shapes) -> None:
                 found=f"{name} {shapes[name]}", expected=f"{tuple(parameter.shape)}, from config.json",
                 fix="Take config.json and weights from one source",
             )
+    _tell_unused(base, model, shapes)
+
+
+def _tell_unused(base: Path, model: Any, shapes: Shapes) -> None:
+    """Warn of tensors that the model does not have: transformers passes them over, vLLM refuses the merged model."""
+    known = model.state_dict().keys()
+    if not {name for name, _ in model.named_parameters()} <= shapes.keys():
+        return  # stored under other names, so which of them are used is not known
+    passed_over = [*(model._keys_to_ignore_on_load_unexpected or ()), r"rotary_emb\.inv_freq$"]
+    unused = sorted(n for n in shapes.keys() - known if not any(re.search(p, n) for p in passed_over))
+    if unused:
+        warn(
+            f"the files hold {len(unused):,} tensors that {type(model).__name__} with this configuration does not "
+            "have; they are copied into the merged model, which engines may refuse", file=base, field=_FIELD,
+            found=unused[:3], fix="Load the model with transformers and write it with save_pretrained(folder)",
+        )
 
 
 def _check_vocabulary(base: Path, model: Any) -> None:
@@ -142,8 +159,10 @@ def _check_adapter(base: Path, model: Any, shapes: Shapes, settings: Student) ->
             config = adapter_config(model, settings) if folder is None else PeftConfig.from_pretrained(str(folder))
             config.inference_mode = False
             wrapped = get_peft_model(model, config)
-    except (ValueError, TypeError, AttributeError, NotImplementedError, RuntimeError) as error:
+    except (ValueError, TypeError, AttributeError, NotImplementedError, RuntimeError, re.error) as error:
         raise refused(settings, str(error)) from error
+    if folder is None:
+        _check_patterns(config, [name for name, _ in adapted_layers(wrapped)], settings)
     lora = config.peft_type.value == "LORA"
     for name, layer in adapted_layers(wrapped):
         inner = layer.get_base_layer()
@@ -155,6 +174,14 @@ def _check_adapter(base: Path, model: Any, shapes: Shapes, settings: Student) ->
             raise _unfit(base, model, f"its files do not hold {name}.weight under that name, so it cannot be merged")
     if folder is not None:
         _check_tensors(folder, wrapped, lora=lora)
+
+
+def _check_patterns(config: Any, layers: Collection[str], settings: Student) -> None:
+    """Each key of `rank_pattern` and `alpha_pattern` must match a layer; PEFT passes over those that match none."""
+    for option in ("rank_pattern", "alpha_pattern"):
+        for key in getattr(config, option, None) or {}:
+            if not any(re.match(rf"(.*\.)?({key})$", name) for name in layers):
+                raise refused(settings, f"`{option}` has {key!r}, which matches none of the adapted layers")
 
 
 def _check_tensors(folder: Path, wrapped: Any, *, lora: bool) -> None:

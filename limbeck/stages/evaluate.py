@@ -69,7 +69,9 @@ def _inputs(run: Run) -> dict[str, str]:
     inputs = {n: run.digest(n) for n in ("label", "train", "merge", "bundle")}
     if run.files.answer_forms.exists():
         inputs["forms"] = sha256_file(run.files.answer_forms)
-    return inputs | {"gold": run.inputs.fingerprint("test")}
+    if run.inputs.source("catalogue") is not None:  # the dictionary is made of it
+        inputs["catalogue"] = run.inputs.fingerprint("catalogue")
+    return inputs | {"gold": run.inputs.fingerprint("test", "annotations")}
 
 
 def _rules(_run: Run) -> Rules:

@@ -28,8 +28,9 @@ def stage(name: str = "merge", *, trained: str = "train") -> Stage:
 
 
 def _config(run: Run) -> object:
-    gates = {"merge_max_logit_delta", "merge_label_agreement"}
-    return run.task.model_dump(mode="json", include={"gates": gates}) | {"merge_base": run.task.student.merge_base}
+    """`serving.dtype` is what forgetting is measured in."""
+    read = {"gates": {"merge_max_logit_delta", "merge_label_agreement"}, "serving": {"dtype"}}
+    return run.task.model_dump(mode="json", include=read) | {"merge_base": run.task.student.merge_base}
 
 
 def _rules(_run: Run) -> Rules:
@@ -76,19 +77,22 @@ def _work(run: Run, trained: TrainFolder, files: MergeFolder) -> Figures:
 
 
 def _check(report: Mapping[str, Any], task: Task) -> None:
-    """Raise `GateError` where the merged model differs from the adapter by more than the task's gates allow."""
+    """Raise `GateError` where the merged model differs from the adapter by more than the task's gates allow.
+
+    A figure that is no number (NaN) is no pass.
+    """
     gates = task.gates
     if not report["matrix_error"] <= 1:
         raise GateError(
             f"merged ≠ trained: {report['worst_tensor']} differs from base + adapter by {report['matrix_error']} times "
             "what rounding explains; nothing is served. Run the same command again; if it fails again, this is a bug"
         )
-    if report["max_logit_delta"] > gates.merge_max_logit_delta:
+    if not report["max_logit_delta"] <= gates.merge_max_logit_delta:
         raise GateError(
             f"merged ≠ trained: max |Δlogit| is {report['max_logit_delta']}, the gate "
             f"gates.merge_max_logit_delta allows {gates.merge_max_logit_delta}"
         )
-    if report["label_agreement"] < gates.merge_label_agreement:
+    if not report["label_agreement"] >= gates.merge_label_agreement:
         raise GateError(
             f"merged ≠ trained: {report['label_agreement']:.2%} of labels agree, the gate "
             f"gates.merge_label_agreement asks for {gates.merge_label_agreement:.2%}"

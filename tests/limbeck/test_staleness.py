@@ -15,6 +15,7 @@ from limbeck.inputs import Inputs
 from limbeck.pipeline import STAGES, run_up_to, states
 from limbeck.progress_display import ProgressDisplay
 from limbeck.run import Run
+from limbeck.stage import ingredients
 from limbeck.staleness import FIRST, Ingredients, reasons
 from llm_client import prompt_rules
 from task.forms import json_text
@@ -76,6 +77,17 @@ def test_a_run_with_the_rules_of_now_is_unchanged(runs: Path) -> None:
     assert stale(runs) == {}
 
 
+def now(runs: Path, *overrides: str) -> None:
+    """Make every stage up to date with the overrides, as a run would."""
+    run = Run.of(load_task(runs.parent / "task.yaml", overrides).task, runs, ProgressDisplay())
+    for stage in STAGES:
+        manifest = runs / "before" / stage.name / "manifest.json"
+        if stage.wanted(run.task):
+            found = ingredients(stage, run)
+            new = {"config": found.config, "inputs": dict(found.inputs), "rules": dict(found.rules)}
+            manifest.write_text(json.dumps(json.loads(manifest.read_text()) | new))
+
+
 # Rule → its next value (None: the next version), the stages that it makes stale, and its name in the reason.
 RULES: Mapping[str, tuple[str | None, set[str], str]] = {
     "teacher.guardrails.label_checks.VERSION": (None, {"label"}, "guardrails"),
@@ -134,7 +146,16 @@ def test_a_changed_answer_schema_makes_the_labels_stale(runs: Path, monkeypatch:
     ("curriculum.seed=1", {"curriculum", "bundle"}),
     ("curriculum.cross_fit.folds=3", {"cross-fit", "bundle"}),
     ("student.form=write", {"cross-fit", "train", "bundle"}),
-    ("student.merge_base=plain", {"cross-fit", "train", "merge", "bundle"}),
+    ("student.merge_base=plain", {"merge", "bundle"}),
+    ("serving.dtype=float32", {"merge", "bundle", "evaluate"}),
+    ("roles.0.guard.max_words=3", {"label", "bundle"}),
+    ("roles.0.description=Goods", {"label", "bundle"}),
+    ("teacher.openai.budget=3", set()),
+    ("teacher.openai.concurrency=3", set()),
+    ("teacher.workers=2", set()),
+    ("student.save_every=3", set()),
+    ("student.ray_address=auto", set()),
+    ("description=Goods of all kinds", {"bundle"}),
     ("gates.merge_max_logit_delta=2", {"merge", "evaluate"}),
     ("gates.min_f1=0.5", {"evaluate"}),
     ("serving.head_queries=3", {"bundle", "evaluate"}),
@@ -160,6 +181,71 @@ def test_a_changed_file_makes_exactly_its_stages_stale(
     with (runs.parent / name).open("a") as file:
         file.write('\n{"query": "tea", "labels": []}\n')
     assert stale(runs) == expected
+
+
+def test_a_field_of_the_task_that_only_the_prompt_reads_makes_the_labels_stale(runs: Path) -> None:
+    with (runs.parent / "prompt.j2").open("a") as file:
+        file.write("{{ task.description }}")
+    assert stale(runs, "description=Goods")["label"] == ('description "" → "Goods"', "prompt changed")
+
+
+def with_line(path: Path) -> str:
+    with path.open("a") as file:
+        file.write('{"query": "tea", "labels": []}\n')
+    return path.name
+
+
+def test_an_annotators_file_makes_the_report_stale_and_nothing_before_it(runs: Path) -> None:
+    shutil.copy(runs.parent / "test.jsonl", runs.parent / "ann.jsonl")
+    override = "data.gold.annotations=[ann.jsonl]"
+    now(runs, override)
+    assert stale(runs, override) == {}
+    with_line(runs.parent / "ann.jsonl")
+    assert stale(runs, override) == {"evaluate": ("gold changed",)}
+
+
+def test_the_catalogue_makes_the_report_stale_that_compares_with_a_dictionary_of_it(runs: Path) -> None:
+    (runs.parent / "items.jsonl").write_text('{"id": "1", "title": "Milk"}\n')
+    override = "data.catalogue=items.jsonl"
+    now(runs, override)
+    with_line(runs.parent / "items.jsonl")
+    assert stale(runs, override) == {"label": ("data changed",), "evaluate": ("catalogue changed",)}
+
+
+def test_the_options_of_an_earlier_adapter_count_like_its_weights(runs: Path) -> None:
+    adapter = runs.parent / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_model.safetensors").write_bytes(b"weights")
+    (adapter / "adapter_config.json").write_text('{"lora_alpha": 8}')
+    override = f"student.init_adapter={adapter}"
+    now(runs, override)
+    (adapter / "adapter_config.json").write_text('{"lora_alpha": 16}')
+    assert stale(runs, override) == {"train": ("init_adapter options changed",)}
+    manifest = runs / "before" / "train" / "manifest.json"  # of before the options were recorded
+    content = json.loads(manifest.read_text())
+    del content["inputs"]["init_adapter options"]
+    manifest.write_text(json.dumps(content))
+    assert stale(runs, override) == {}
+
+
+def test_labels_that_are_reviewed_depend_on_the_reviewer(runs: Path) -> None:
+    override = "curriculum.cross_fit.action=ask"
+    now(runs, override)
+    assert stale(runs, override, "teacher.openai.concurrency=3") == {}
+    assert stale(runs, override, "teacher.openai.model=b")["cross-fit"] == ("reviewer changed",)
+
+
+def test_a_dataset_in_a_folder_is_read_again_when_its_files_change(runs: Path) -> None:
+    folder = runs.parent / "set"
+    folder.mkdir()
+    for name in ("train", "test"):
+        shutil.copy(runs.parent / "queries.jsonl", folder / f"{name}.jsonl")
+    overrides = (f"data.hub={folder}", "data.dir=null", "data.queries=train.jsonl", "data.gold.test=test.jsonl",
+                 "data.gold.calibration=null")
+    now(runs, *overrides)
+    assert stale(runs, *overrides) == {}
+    with_line(folder / "train.jsonl")
+    assert stale(runs, *overrides)["label"] == ("data changed", "held_out changed")
 
 
 def test_the_plan_says_which_and_why(runs: Path) -> None:
