@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 from limbeck.artefacts import MergeFolder, TrainFolder
 from limbeck.run import Run
@@ -12,6 +13,10 @@ from limbeck.staleness import Rules
 from task.errors import GateError
 from task.files import write_json
 from task.spec import Task
+
+if TYPE_CHECKING:
+    from task.codec import Codec
+    from task.labels import Example
 
 _PARITY_ROWS: Final = 200
 
@@ -49,7 +54,6 @@ def _work(run: Run, trained: TrainFolder, files: MergeFolder) -> Figures:
     from task.codec import load_codec
     from task.model_store import fetch
     from task.tokenizer import load_tokenizer
-    from teacher.curriculum.rows import read
 
     task = run.task
     base, codec = fetch(task.student.base), load_codec(trained.folder)
@@ -57,12 +61,11 @@ def _work(run: Run, trained: TrainFolder, files: MergeFolder) -> Figures:
     matrices = merge(base=base, adapter=trained.adapter, out=files.model, settings=task.student)
     write_json(files.codec, codec.to_json())
     run.progress.begin("checking that the merged model gives the adapter's answers")
-    dev = [r.example for r in read(run.finished("curriculum"), "dev")]
-    dev = [x for x in dev if codec.representable(x)][:_PARITY_ROWS]
+    examples = parity_rows(run.finished("curriculum"), codec)
     tokenizer = load_tokenizer(base)
     report = parity(
-        base=base, adapter=trained.adapter, merged=files.model, codec=codec, tokenizer=tokenizer, examples=dev,
-        settings=task.student,
+        base=base, adapter=trained.adapter, merged=files.model, codec=codec, tokenizer=tokenizer,
+        examples=examples, settings=task.student,
     )
     write_json(files.parity, report)
     _check(report, task)
@@ -74,6 +77,17 @@ def _work(run: Run, trained: TrainFolder, files: MergeFolder) -> Figures:
     if codec.answer_form.token_classifier:
         export_classifier(files.model, codec.symbol_ids, files.classifier)
     return {"matrices": matrices, **report, "perplexity_ratio": kept["perplexity"]["ratio"]}
+
+
+def parity_rows(curriculum: Path, codec: Codec) -> list[Example]:
+    """The rows that adapter and merged model must agree on: dev rows, or training rows where so few have no dev row."""
+    from teacher.curriculum.rows import read
+
+    for part in ("dev", "train"):
+        found = [r.example for r in read(curriculum, part) if codec.representable(r.example)]
+        if found:
+            return found[:_PARITY_ROWS]
+    return []
 
 
 def _check(report: Mapping[str, Any], task: Task) -> None:
