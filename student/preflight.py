@@ -18,7 +18,7 @@ from student.adapters import adapted_layers, adapter_config, earlier, refused
 from student.model import empty_model, linear_layers
 from task.errors import InputError, warn
 from task.forms import FORMS
-from task.model_folder import read_config, tensor_shapes
+from task.model_folder import read_config, tensor_shapes, weight_files
 from task.settings import Student
 from task.tokenizer import load_tokenizer
 
@@ -96,7 +96,36 @@ def _check_weights(base: Path, model: Any, shapes: Shapes) -> None:
                 found=f"{name} {shapes[name]}", expected=f"{tuple(parameter.shape)}, from config.json",
                 fix="Take config.json and weights from one source",
             )
+    _check_one_head(base, model, shapes)
     _tell_unused(base, model, shapes)
+
+
+def _check_one_head(base: Path, model: Any, shapes: Shapes) -> None:
+    """A head that `config.json` ties to the embedding must be that embedding where the files hold it as well.
+
+    Where they differ transformers (5) uses the head of the file and vLLM (0.32) the embedding.
+    """
+    names = ("lm_head.weight", "model.embed_tokens.weight")
+    if not getattr(model.config, "tie_word_embeddings", False) or not set(names) <= shapes.keys():
+        return
+    head, embedding = (_tensor(base, name) for name in names)
+    if not torch.equal(head, embedding):
+        raise InputError(
+            "the LM head of the files is not the embedding, to which config.json ties it: engines would take one, "
+            "transformers the other", file=base / "config.json", field=f"{_FIELD}: tie_word_embeddings", found=True,
+            expected="false, or files without lm_head.weight", fix="Take config.json and weights from one source",
+        )
+
+
+def _tensor(base: Path, name: str) -> torch.Tensor:
+    from safetensors import safe_open
+
+    for path in weight_files(base):
+        with safe_open(str(path), "pt") as file:
+            if name in file.keys():  # noqa: SIM118
+                found: torch.Tensor = file.get_tensor(name)
+                return found
+    raise KeyError(name)
 
 
 def _tell_unused(base: Path, model: Any, shapes: Shapes) -> None:
@@ -162,7 +191,7 @@ def _check_adapter(base: Path, model: Any, shapes: Shapes, settings: Student) ->
     except (ValueError, TypeError, AttributeError, NotImplementedError, RuntimeError, re.error) as error:
         raise refused(settings, str(error)) from error
     if folder is None:
-        _check_patterns(config, [name for name, _ in adapted_layers(wrapped)], settings)
+        _check_patterns([name for name, _ in adapted_layers(wrapped)], settings)
     lora = config.peft_type.value == "LORA"
     for name, layer in adapted_layers(wrapped):
         inner = layer.get_base_layer()
@@ -176,10 +205,10 @@ def _check_adapter(base: Path, model: Any, shapes: Shapes, settings: Student) ->
         _check_tensors(folder, wrapped, lora=lora)
 
 
-def _check_patterns(config: Any, layers: Collection[str], settings: Student) -> None:
+def _check_patterns(layers: Collection[str], settings: Student) -> None:
     """Each key of `rank_pattern` and `alpha_pattern` must match a layer; PEFT passes over those that match none."""
     for option in ("rank_pattern", "alpha_pattern"):
-        for key in getattr(config, option, None) or {}:
+        for key in (settings.peft or {}).get(option) or {}:
             if not any(re.match(rf"(.*\.)?({key})$", name) for name in layers):
                 raise refused(settings, f"`{option}` has {key!r}, which matches none of the adapted layers")
 

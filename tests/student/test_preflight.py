@@ -47,6 +47,12 @@ def add_tokens(base: Path, *, special: bool) -> None:
     tokenizer.save(str(base / "tokenizer.json"))
 
 
+def holding(base: Path, *names: str, rows: int = 2) -> None:
+    """Give the weights further tensors, as a value head of RL or a stale buffer is saved."""
+    more = {n: torch.zeros(rows, 128, dtype=torch.bfloat16) for n in names}
+    save_file(load_file(base / "model.safetensors") | more, base / "model.safetensors", metadata={"format": "pt"})
+
+
 def sharded(base: Path, *, missing: str = "") -> None:
     """Write the weights as two shards with an index, without the file or tensor `missing`."""
     tensors = load_file(base / "model.safetensors")
@@ -122,6 +128,9 @@ SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda b: (sharded(b), cut(b / "one.safetensors")), r"base/one\.safetensors: .* cannot be read"
     ),
     "other shapes": (narrower, r"base: student\.base: a tensor of the base has another shape .*mlp.*\(128"),
+    "another head than the embedding, to which it is tied": (
+        lambda b: holding(b, "lm_head.weight", rows=2048), r"base/config\.json: .*tie_word_embeddings: the LM head of"
+    ),
     "quantised already": (
         lambda b: edit(b / "config.json", quantization_config={"quant_method": "gptq"}),
         r"base/config\.json: student\.base: the base is quantised already.*found 'gptq'",
@@ -152,12 +161,6 @@ def test_a_base_that_cannot_be_trained_is_refused_with_its_file(base: Path, spoi
 def test_a_base_that_is_only_unusual_is_taken(base: Path, change: Callable[[Path], object]) -> None:
     change(base)
     check(base, Student())
-
-
-def holding(base: Path, *names: str) -> None:
-    """Give the weights further tensors, as a value head of RL or a stale buffer is saved."""
-    tensors = load_file(base / "model.safetensors") | {n: torch.zeros(2) for n in names}
-    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
 
 
 def test_tensors_that_the_model_does_not_have_are_told(base: Path) -> None:
