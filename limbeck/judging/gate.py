@@ -60,6 +60,7 @@ def gate(
     found = quality(gold, served.rows, task, invalid=served.invalid)
     checks = judge(task.gates, evidence_of(
         task, gold, served, found, student_confidence(task, gold, served), teacher=found_for.teacher,
+        teacher_rows=found_for.rows,
         traffic=found_for.traffic, agreement=agreement, released=before, slower=slower,
         constrained=bundle.codec.answer_form.constrained,
     ))

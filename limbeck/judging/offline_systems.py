@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from task.errors import warn
 from task.labels import Example, Label
 
 if TYPE_CHECKING:
@@ -77,6 +78,24 @@ def learned(curriculum: Path) -> list[Example]:
     from teacher.curriculum.rows import read
 
     return [r.example for r in read(curriculum, "train")]
+
+
+def teachers_rows(labels: Sequence[str], gold: Sequence[Example]) -> list[int]:
+    """Which gold rows the teacher is compared on: those of the queries that it was asked about, failed or not.
+
+    A query that was never in its log is no wrong answer: counted as one, it would let every student pass its teacher.
+
+    Args:
+        labels: The queries that it was asked about.
+    """
+    known = set(labels)
+    rows = [i for i, g in enumerate(gold) if g.query in known]
+    if 0 < len(rows) < len(gold):
+        warn(
+            f"the teacher was asked about {len(rows):,} of {len(gold):,} gold queries; it is compared on these",
+            field="data.gold.test", fix="Add the gold queries to the query log to compare on all",
+        )
+    return rows
 
 
 def teacher_labels(labels: Path, gold: Sequence[Example]) -> list[Example] | None:

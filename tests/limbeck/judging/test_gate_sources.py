@@ -12,7 +12,7 @@ from limbeck.pipeline import run_up_to
 from limbeck.progress_display import ProgressDisplay
 from limbeck.run import Run
 from limbeck.stage import Stage, execute
-from task.errors import InputError
+from task.errors import InputError, InputWarning
 from task.labels import Example, Label
 from task.spec import Task
 from tests.conftest import make_task
@@ -53,9 +53,11 @@ def run(tmp_path: Path) -> Run:
 
 
 def test_teacher_and_traffic_are_those_of_the_run(run: Run) -> None:
-    found = sources_of(bundle_of(run), run.task, GOLD, teacher_file=None, log_file=None)
+    with pytest.warns(InputWarning, match="the teacher was asked about 1 of 2 gold queries; it is compared on these"):
+        found = sources_of(bundle_of(run), run.task, GOLD, teacher_file=None, log_file=None)
     assert found.teacher is not None
     assert [[x.text for x in r.labels] for r in found.teacher] == [["milk"], []]
+    assert found.rows == [0]
     assert found.traffic == ["head", "tail"]
 
 
@@ -67,6 +69,7 @@ def test_files_that_are_given_come_before_the_run(run: Run, tmp_path: Path) -> N
     )
     assert found.teacher is not None
     assert [len(r.labels) for r in found.teacher] == [0, 1]
+    assert found.rows == [1]
     assert found.traffic == ["torso", "head"]
 
 
