@@ -38,7 +38,7 @@ FIRST: Final[Rules] = {
     "model for OpenVINO": 0,  # there was none
 }
 # Inputs that were not recorded at first.
-LATER: Final = frozenset({"catalogue", "init_adapter options", "reviewer"})
+LATER: Final = frozenset({"catalogue", "init_adapter options", "reviewer", "teacher model"})
 
 # Settings that no result depends on: how answers are waited for, and how a training is kept running. Where the prompt
 # lies is one of them: its text is an input.

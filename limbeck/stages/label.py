@@ -61,6 +61,11 @@ def _inputs(run: Run) -> dict[str, str]:
     prompt = run.task.teacher.openai.prompt
     if backend_of(run.task).asks_llm and prompt is not None and Path(prompt).exists():
         inputs |= {"prompt": sha256_file(Path(prompt)), "held_out": run.inputs.fingerprint("test")}
+    model = Path(run.task.teacher.vllm.model)
+    if run.task.teacher.backend == "vllm" and model.is_dir():
+        from teacher.backends.llm.local_model import model_mark
+
+        inputs["teacher model"] = model_mark(model)
     return inputs
 
 

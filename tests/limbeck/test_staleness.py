@@ -235,6 +235,23 @@ def test_labels_that_are_reviewed_depend_on_the_reviewer(runs: Path) -> None:
     assert stale(runs, override, "teacher.openai.model=b")["cross-fit"] == ("reviewer changed",)
 
 
+def test_a_local_teacher_is_asked_again_when_its_files_change(runs: Path) -> None:
+    """As `label --plan` says: the model's digest is a part of each request's key."""
+    folder = runs.parent / "model"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"weights")
+    (folder / "chat_template.jinja").write_text("a")
+    overrides = ("teacher.backend=vllm", f"teacher.vllm.model={folder}")
+    now(runs, *overrides)
+    assert stale(runs, *overrides) == {}
+    (folder / "chat_template.jinja").write_text("b")
+    assert stale(runs, *overrides) == {"label": ("teacher model changed",)}
+    now(runs, *overrides)
+    (folder / "model.safetensors").write_bytes(b"WEIGHTS!")
+    assert stale(runs, *overrides) == {"label": ("teacher model changed",)}
+    assert stale(runs, *overrides[:1], "teacher.backend=openai").keys() == {"label", "bundle"}
+
+
 def test_a_dataset_in_a_folder_is_read_again_when_its_files_change(runs: Path) -> None:
     folder = runs.parent / "set"
     folder.mkdir()
