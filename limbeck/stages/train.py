@@ -10,8 +10,8 @@ from limbeck.plan import beside
 from limbeck.run import Run
 from limbeck.stage import Figures, Stage
 from limbeck.stages import cross_fit
-from limbeck.staleness import Rules, settings_of_training
-from limbeck.student_jobs import TRAINING_SCRATCH, make_job
+from limbeck.staleness import settings_of_training
+from limbeck.student_jobs import TRAINING_SCRATCH, make_job, training_rules
 from task.files import read_json, sha256_file, write_json
 
 _WEIGHTS, _OPTIONS = "init_adapter", "init_adapter options"  # the scale is among the options
@@ -20,7 +20,7 @@ _WEIGHTS, _OPTIONS = "init_adapter", "init_adapter options"  # the scale is amon
 def stage(name: str = "train") -> Stage:
     """The stage, or under another name one that trains a variant of the task."""
     return Stage(
-        name=name, config=_config, inputs=_inputs, rules=_rules, work=_work, headline=_headline,
+        name=name, config=_config, inputs=_inputs, rules=training_rules, work=_work, headline=_headline,
         scratch=TRAINING_SCRATCH, phase="train",
     )
 
@@ -41,13 +41,6 @@ def _inputs(run: Run) -> dict[str, str]:
         if earlier and (Path(earlier) / file).exists():
             inputs[name] = sha256_file(Path(earlier) / file)
     return inputs
-
-
-def _rules(_run: Run) -> Rules:
-    from student import training
-    from task import codec
-
-    return {"codec": codec.VERSION, "training": training.VERSION}
 
 
 def _work(run: Run, folder: Path) -> Figures:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,53 +14,14 @@ from limbeck.inputs import Inputs
 from limbeck.pipeline import STAGES, run_up_to, states
 from limbeck.progress_display import ProgressDisplay
 from limbeck.run import Run
-from limbeck.stage import ingredients
 from limbeck.staleness import FIRST, Ingredients, reasons
 from llm_client import prompt_rules
 from task.forms import json_text
 from task.load import load_task
 from teacher.guardrails import label_checks
-from tests.conftest import FIXTURES, make_task
+from tests.conftest import make_task
+from tests.limbeck.run_before import stale
 from tests.limbeck.test_cli import limbeck
-
-BEFORE = FIXTURES / "run-before"
-
-
-@pytest.fixture
-def before(tmp_path: Path) -> Path:
-    """A copy of the task with its data, and the run folder of before; every stage has been run."""
-    for file in BEFORE.iterdir():
-        if file.is_file():
-            shutil.copy(file, tmp_path)
-    for manifest in (BEFORE / "run").iterdir():
-        folder = tmp_path / "runs" / "before" / manifest.stem
-        folder.mkdir(parents=True)
-        shutil.copy(manifest, folder / "manifest.json")
-    return tmp_path / "runs"
-
-
-@pytest.fixture
-def runs(before: Path) -> Path:
-    """The same, as if it had been run with the rules of now."""
-    run = Run.of(load_task(before.parent / "task.yaml").task, before, ProgressDisplay())
-    for stage in STAGES:
-        manifest = before / "before" / stage.name / "manifest.json"
-        if stage.wanted(run.task):
-            manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"rules": dict(stage.rules(run))}))
-    return before
-
-
-def stale(runs: Path, *overrides: str) -> dict[str, tuple[str, ...]]:
-    """Stage → why, of those that are stale themselves; the others must be unchanged, or wait for one that is."""
-    task = load_task(runs.parent / "task.yaml", overrides).task
-    found = states(Run.of(task, runs, ProgressDisplay()))
-    assert [s.name for s in found] == [s.name for s in STAGES if s.wanted(task)]
-    out = {s.name: s.why for s in found if s.state == "stale"}
-    first = next((i for i, s in enumerate(found) if s.name in out), len(found))
-    for number, s in enumerate(found):
-        if s.name not in out:
-            assert s.state == ("waits" if number > first else "unchanged")
-    return out
 
 
 def test_a_run_of_before_is_stale_only_by_rules_that_have_changed_since(before: Path) -> None:
@@ -75,17 +35,6 @@ def test_a_run_of_before_is_stale_only_by_rules_that_have_changed_since(before: 
 
 def test_a_run_with_the_rules_of_now_is_unchanged(runs: Path) -> None:
     assert stale(runs) == {}
-
-
-def now(runs: Path, *overrides: str) -> None:
-    """Make every stage up to date with the overrides, as a run would."""
-    run = Run.of(load_task(runs.parent / "task.yaml", overrides).task, runs, ProgressDisplay())
-    for stage in STAGES:
-        manifest = runs / "before" / stage.name / "manifest.json"
-        if stage.wanted(run.task):
-            found = ingredients(stage, run)
-            new = {"config": found.config, "inputs": dict(found.inputs), "rules": dict(found.rules)}
-            manifest.write_text(json.dumps(json.loads(manifest.read_text()) | new))
 
 
 # Rule → its next value (None: the next version), the stages that it makes stale, and its name in the reason.
@@ -181,88 +130,6 @@ def test_a_changed_file_makes_exactly_its_stages_stale(
     with (runs.parent / name).open("a") as file:
         file.write('\n{"query": "tea", "labels": []}\n')
     assert stale(runs) == expected
-
-
-def test_a_field_of_the_task_that_only_the_prompt_reads_makes_the_labels_stale(runs: Path) -> None:
-    with (runs.parent / "prompt.j2").open("a") as file:
-        file.write("{{ task.description }}")
-    assert stale(runs, "description=Goods")["label"] == ('description "" → "Goods"', "prompt changed")
-
-
-def with_line(path: Path) -> str:
-    with path.open("a") as file:
-        file.write('{"query": "tea", "labels": []}\n')
-    return path.name
-
-
-def test_an_annotators_file_makes_the_report_stale_and_nothing_before_it(runs: Path) -> None:
-    shutil.copy(runs.parent / "test.jsonl", runs.parent / "ann.jsonl")
-    override = "data.gold.annotations=[ann.jsonl]"
-    now(runs, override)
-    assert stale(runs, override) == {}
-    with_line(runs.parent / "ann.jsonl")
-    assert stale(runs, override) == {"evaluate": ("gold changed",)}
-
-
-def test_the_catalogue_makes_the_report_stale_that_compares_with_a_dictionary_of_it(runs: Path) -> None:
-    (runs.parent / "items.jsonl").write_text('{"id": "1", "title": "Milk"}\n')
-    override = "data.catalogue=items.jsonl"
-    now(runs, override)
-    with_line(runs.parent / "items.jsonl")
-    assert stale(runs, override) == {"label": ("data changed",), "evaluate": ("catalogue changed",)}
-
-
-def test_the_options_of_an_earlier_adapter_count_like_its_weights(runs: Path) -> None:
-    adapter = runs.parent / "adapter"
-    adapter.mkdir()
-    (adapter / "adapter_model.safetensors").write_bytes(b"weights")
-    (adapter / "adapter_config.json").write_text('{"lora_alpha": 8}')
-    override = f"student.init_adapter={adapter}"
-    now(runs, override)
-    (adapter / "adapter_config.json").write_text('{"lora_alpha": 16}')
-    assert stale(runs, override) == {"train": ("init_adapter options changed",)}
-    manifest = runs / "before" / "train" / "manifest.json"  # of before the options were recorded
-    content = json.loads(manifest.read_text())
-    del content["inputs"]["init_adapter options"]
-    manifest.write_text(json.dumps(content))
-    assert stale(runs, override) == {}
-
-
-def test_labels_that_are_reviewed_depend_on_the_reviewer(runs: Path) -> None:
-    override = "curriculum.cross_fit.action=ask"
-    now(runs, override)
-    assert stale(runs, override, "teacher.openai.concurrency=3") == {}
-    assert stale(runs, override, "teacher.openai.model=b")["cross-fit"] == ("reviewer changed",)
-
-
-def test_a_local_teacher_is_asked_again_when_its_files_change(runs: Path) -> None:
-    """As `label --plan` says: the model's digest is a part of each request's key."""
-    folder = runs.parent / "model"
-    folder.mkdir()
-    (folder / "model.safetensors").write_bytes(b"weights")
-    (folder / "chat_template.jinja").write_text("a")
-    overrides = ("teacher.backend=vllm", f"teacher.vllm.model={folder}")
-    now(runs, *overrides)
-    assert stale(runs, *overrides) == {}
-    (folder / "chat_template.jinja").write_text("b")
-    assert stale(runs, *overrides) == {"label": ("teacher model changed",)}
-    now(runs, *overrides)
-    (folder / "model.safetensors").write_bytes(b"WEIGHTS!")
-    assert stale(runs, *overrides) == {"label": ("teacher model changed",)}
-    assert stale(runs, *overrides[:1], "teacher.backend=openai").keys() == {"label", "bundle"}
-
-
-def test_a_dataset_in_a_folder_is_read_again_when_its_files_change(runs: Path) -> None:
-    folder = runs.parent / "set"
-    folder.mkdir()
-    for name in ("train", "test"):
-        shutil.copy(runs.parent / "queries.jsonl", folder / f"{name}.jsonl")
-    overrides = (f"data.hub={folder}", "data.dir=null", "data.queries=train.jsonl", "data.gold.test=test.jsonl",
-                 "data.gold.calibration=null")
-    now(runs, *overrides)
-    assert stale(runs, *overrides) == {}
-    with_line(folder / "train.jsonl")
-    assert stale(runs, *overrides)["label"] == ("data changed", "held_out changed")
 
 
 def test_the_plan_says_which_and_why(runs: Path) -> None:
