@@ -134,7 +134,8 @@ def _work(run: Run, files: EvaluateFolder, before: Sequence[Stage]) -> Figures:
             _at(gold, asked[name]), _at(served.rows, asked[name]), _at(predictions[name], asked[name]), task
         )} for name in (TEACHER, DICTIONARY) if name in predictions
     ]
-    other = None if teacher is None else [x if i in {*asked[TEACHER]} else None for i, x in enumerate(teacher)]
+    known = {*asked.get(TEACHER, ())}
+    other = None if teacher is None else [x if i in known else None for i, x in enumerate(teacher)]
     confidence = student_confidence(task, gold, served)
     bench = served.bench.figures if served.bench else None
     traffic = slices.get("traffic")
