@@ -77,7 +77,7 @@ def by_kind(
     Args:
         slices: A name per row; without it all rows are one slice, `all`.
         other: Another system's predictions, such as the teacher's, to count the errors that both make; None for a row
-            that it was not asked about.
+            that it has no answer to.
     """
     normalise = normaliser(task.normaliser)
     where = slices or ["all"] * len(gold)

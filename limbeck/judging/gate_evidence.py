@@ -26,7 +26,7 @@ def evidence_of(
         quality: Quality of the served student.
         confidence: Its calibration (`student_confidence`).
         teacher: The teacher's labels of the gold queries.
-        teacher_rows: The gold rows that it was asked about, by default all: it is compared on no others.
+        teacher_rows: The gold rows that it answered, by default all: it is compared on no others.
         traffic: `head`, `torso` or `tail` of each gold query.
         agreement: Share of labels on which engine and merged model agree.
         released: Answers of the bundle that is released now.

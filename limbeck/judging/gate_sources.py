@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from limbeck.artefacts import RunFolder
-from limbeck.judging.offline_systems import teacher_labels, teachers_rows
+from limbeck.judging.offline_systems import answered, teacher_labels, teachers_rows
 from task.errors import InputError
 from task.files import read_json
 from task.labels import Example
@@ -44,15 +44,14 @@ def sources_of(
     from eval.prediction_files import read_predictions
     from eval.slices import traffic
     from task.readers import read_queries
-    from task.table_files import rows_of
 
     labels = _labels_of_run(bundle)
     teacher, rows = None, list[int]()
     if teacher_file:
         found = {p.row.query: p.row for p in read_predictions(teacher_file, task)}
-        teacher, rows = [found.get(g.query, Example(g.query)) for g in gold], teachers_rows([*found], gold)
+        teacher, rows = [found.get(g.query, Example(g.query)) for g in gold], teachers_rows(found.keys(), gold)
     elif labels is not None and (teacher := teacher_labels(labels, gold)) is not None:
-        rows = teachers_rows([str(r["query"]) for _, r in rows_of(labels)], gold)
+        rows = teachers_rows(answered(labels), gold)
     log = read_queries(log_file) if log_file else _counted(labels)
     slices = traffic(gold, log, task) if log is not None else None
     gates = task.gates

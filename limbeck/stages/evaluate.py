@@ -14,6 +14,7 @@ from limbeck.judging.offline_systems import (
     MERGED,
     TEACHER,
     UNTUNED,
+    answered,
     learned,
     offline,
     teacher_confidence,
@@ -178,12 +179,10 @@ def _at(items: Sequence[_T], rows: Sequence[int]) -> list[_T]:
 def _rows_of(
     predictions: Mapping[str, Sequence[Example]], run: Run, gold: Sequence[Example]
 ) -> dict[str, Sequence[int]]:
-    """The gold rows that each system is scored on: all that it predicted; of the teacher's, those that it was asked."""
-    from task.table_files import rows_of
-
+    """The gold rows that each system is scored on: all that it predicted; of the teacher's, those that it answered."""
     out: dict[str, Sequence[int]] = {name: range(len(rows)) for name, rows in predictions.items()}
     if TEACHER in out:
-        out[TEACHER] = teachers_rows([str(r["query"]) for _, r in rows_of(run.files.label.labels)], gold)
+        out[TEACHER] = teachers_rows(answered(run.files.label.labels), gold)
     return out
 
 
