@@ -90,8 +90,8 @@ def test_a_local_teacher_is_asked_again_when_its_files_change(runs: Path) -> Non
 def test_a_dataset_in_a_folder_is_read_again_when_its_files_change(runs: Path) -> None:
     folder = runs.parent / "set"
     folder.mkdir()
-    for name in ("train", "test"):
-        shutil.copy(runs.parent / "queries.jsonl", folder / f"{name}.jsonl")
+    for name, of in (("train", "queries"), ("test", "test")):
+        shutil.copy(runs.parent / f"{of}.jsonl", folder / f"{name}.jsonl")
     overrides = (f"data.hub={folder}", "data.dir=null", "data.queries=train.jsonl", "data.gold.test=test.jsonl",
                  "data.gold.calibration=null")
     now(runs, *overrides)
