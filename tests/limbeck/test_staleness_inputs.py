@@ -90,13 +90,13 @@ def test_a_local_teacher_is_asked_again_when_its_files_change(runs: Path) -> Non
 def test_a_dataset_in_a_folder_is_read_again_when_its_files_change(runs: Path) -> None:
     folder = runs.parent / "set"
     folder.mkdir()
-    for name, of in (("train", "queries"), ("test", "test")):
-        shutil.copy(runs.parent / f"{of}.jsonl", folder / f"{name}.jsonl")
+    for name in ("train", "test"):  # `datasets` wants the same columns in all splits
+        (folder / f"{name}.jsonl").write_text('{"query": "milk", "labels": [{"role": "product", "text": "milk"}]}\n')
     overrides = (f"data.hub={folder}", "data.dir=null", "data.queries=train.jsonl", "data.gold.test=test.jsonl",
                  "data.gold.calibration=null")
     now(runs, *overrides)
     assert stale(runs, *overrides) == {}
-    with_line(folder / "train.jsonl")
+    (folder / "train.jsonl").write_text('{"query": "tea", "labels": [{"role": "product", "text": "tea"}]}\n')
     assert stale(runs, *overrides)["label"] == ("data changed", "held_out changed")
 
 
