@@ -61,6 +61,12 @@ def test_patterns_and_units_keep_nonsense_out(text: str, reason: str | None) -> 
     assert len(kept) == (reason is None)
 
 
+def test_a_closed_value_that_comes_twice_is_kept_once() -> None:
+    kept, verdicts = check("oat milk", Label("aisle", "dairy"), Label("aisle", "Dairy"), Label("aisle", "drinks"))
+    assert kept == [("aisle", "dairy"), ("aisle", "drinks")]
+    assert verdicts == [("accept", "as it stands"), ("rejected", "twice"), ("accept", "as it stands")]
+
+
 @pytest.mark.parametrize(("most", "passes"), [(None, True), (2, True), (1, False)])
 def test_a_value_of_too_many_words_is_rejected(most: int | None, passes: bool) -> None:
     task = make_task(roles=[{"name": "product", "guard": {"max_words": most}}])
