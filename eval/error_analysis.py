@@ -70,42 +70,47 @@ def mistakes(gold: Example, predicted: Example, normalise: Callable[[str], str])
 
 def by_kind(
     gold: Sequence[Example], predicted: Sequence[Example], task: Task, *, slices: Sequence[str] | None = None,
-    other: Sequence[Example] | None = None,
+    other: Sequence[Example | None] | None = None,
 ) -> ErrorAnalysis:
     """Count the errors of each kind, most frequent first; kinds that do not occur are left out.
 
     Args:
         slices: A name per row; without it all rows are one slice, `all`.
-        other: Another system's predictions, such as the teacher's, to count the errors that both make.
+        other: Another system's predictions, such as the teacher's, to count the errors that both make; None for a row
+            that it has no answer to.
     """
     normalise = normaliser(task.normaliser)
     where = slices or ["all"] * len(gold)
     names = sorted(set(where))
     found: dict[str, _Tally] = {}
     for row, (g, p) in enumerate(zip(gold, predicted, strict=True)):
-        theirs = {m.key for m in mistakes(g, other[row], normalise)} if other is not None else set()
+        theirs = other[row] if other is not None else None
+        shared = None if theirs is None else {m.key for m in mistakes(g, theirs, normalise)}
         for m in mistakes(g, p, normalise):
             tally = found.setdefault(m.kind, _Tally())
             tally.slices[where[row]] += 1
             tally.roles[m.role] += 1
-            tally.shared += m.key in theirs
+            if shared is not None:
+                tally.compared += 1
+                tally.shared += m.key in shared
     labels = dict.fromkeys(names, 0)
     for name, g in zip(where, gold, strict=True):
         labels[name] += len(g.labels)
     return {"slices": names, "labels": labels, "rows": [{
         "kind": kind, "means": KINDS[kind], "count": {name: t.slices[name] for name in names},
-        "shared": None if other is None else round(t.shared / t.slices.total(), 4),
+        "shared": round(t.shared / t.compared, 4) if t.compared else None,
         "roles": dict(sorted(t.roles.items(), key=lambda x: (-x[1], x[0]))),
     } for kind, t in sorted(found.items(), key=lambda x: -x[1].slices.total())]}
 
 
 @dataclass(slots=True)
 class _Tally:
-    """Errors of one kind, by slice and by role, and how many of them the other system makes too."""
+    """Errors of one kind, by slice and by role, and how many of those compared the other system makes too."""
 
     slices: Counter[str] = field(default_factory=Counter)
     roles: Counter[str] = field(default_factory=Counter)
     shared: int = 0
+    compared: int = 0
 
 
 def _likeness(gold: Label, predicted: Label) -> tuple[int, int, int] | None:

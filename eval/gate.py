@@ -104,11 +104,12 @@ def judge(gates: Gates, e: GateEvidence) -> list[Check]:
     if gates.teacher_margin is not None:
         out += _margin("teacher_margin", e.teacher, gates.teacher_margin, "the teacher")
     if gates.slice_margin is not None:
-        for name, part in (e.teacher_slices or {}).items():
-            if part["rows"] >= gates.slice_rows:
-                out += _margin("slice_margin", part, gates.slice_margin, f"the teacher on {name} queries")
-        if not e.teacher_slices:
-            out += _margin("slice_margin", None, gates.slice_margin, "the teacher by slice")
+        slices = {name: part for name, part in (e.teacher_slices or {}).items() if part["rows"] >= gates.slice_rows}
+        for name, part in slices.items():
+            out += _margin("slice_margin", part, gates.slice_margin, f"the teacher on {name} queries")
+        if not slices:
+            why = f" (no slice has {gates.slice_rows:,} rows, gates.slice_rows)" if e.teacher_slices else ""
+            out += _margin("slice_margin", None, gates.slice_margin, f"the teacher by slice{why}")
     if gates.released_margin is not None and not e.first_release:
         out += _margin("released_margin", e.released, gates.released_margin, "the released bundle")
     if gates.max_slower is not None and not e.first_release:

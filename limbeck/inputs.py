@@ -8,6 +8,7 @@ from pathlib import Path
 
 from task.errors import InputError, warn
 from task.files import sha256_file, sha256_json
+from task.hub_tables import dataset_files
 from task.labels import Example
 from task.readers import Item, read_catalogue, read_conversions, read_labels, read_queries
 from task.spec import Data, Task
@@ -63,9 +64,13 @@ class Inputs:
         return [self._place(a) for a in self.task.data.gold.annotations]
 
     def fingerprint(self, *names: str) -> str:
-        """SHA-256 over tables."""
-        found = {n: _digest(s) for n in names if (s := self.source(n)) is not None}
-        if "test" in names:
+        """SHA-256 over tables.
+
+        Args:
+            names: Of `source`; `annotations` are the annotators' labels.
+        """
+        found = {n: _digest(s) for n in names if n != "annotations" and (s := self.source(n)) is not None}
+        if "annotations" in names:
             found |= {f"person {i}": _digest(s) for i, s in enumerate(self.annotation_sources)}
         return sha256_json(found)
 
@@ -144,8 +149,11 @@ _HUB_SPLITS = {
 
 def _digest(source: Path | str) -> str:
     if isinstance(source, str):
-        return source
+        folder = Path(source.removeprefix("hub:").rpartition(":")[0])
+        return sha256_json([source, _files_digest(folder, dataset_files(folder))]) if folder.is_dir() else source
     files = files_of(source)
-    if files == [source]:
-        return sha256_file(source)
-    return sha256_json({str(f.relative_to(source)): sha256_file(f) for f in files})
+    return sha256_file(source) if files == [source] else _files_digest(source, files)
+
+
+def _files_digest(folder: Path, files: Sequence[Path]) -> str:
+    return sha256_json({str(f.relative_to(folder)): sha256_file(f) for f in files})

@@ -21,7 +21,8 @@ VERSION: Final = 2
 _CALIBRATION_ROWS: Final = 256
 _LEAST_AGREEMENT: Final = 0.99
 """With `serving.quantization: auto`, 8 bits are used where they keep this share of the trained student's labels of the
-reference queries; on these, chosen to be hard, the same student in 16 bits keeps 99.7 %."""
+reference queries; on these, chosen to be hard, the same student in 16 bits keeps 99.7 %. Where there is no such label
+nothing would be compared, and 16 bits are used."""
 _BATCH: Final = 16
 
 
@@ -43,8 +44,8 @@ def make(
         reference: Queries with the labels that the trained student gave.
 
     Returns:
-        `bits`, `agreement` with the reference (None without one), and `matrices` by kind of quantisation; None where
-        the architecture cannot be exported and `serving.engine` does not insist.
+        `bits`, `agreement` with the reference (None where it has no label), and `matrices` by kind of quantisation;
+        None where the architecture cannot be exported and `serving.engine` does not insist.
 
     Raises:
         InputError: It cannot be exported, and `serving.engine` insists.
@@ -52,7 +53,8 @@ def make(
     from student.merging.openvino_export import ExportError, trace, write
 
     settings = run.task.serving
-    eight_bits = settings.quantization in {"auto", "int8"}
+    comparable = any(x.labels for x in reference)
+    eight_bits = settings.quantization == "int8" or (settings.quantization == "auto" and comparable)
     try:
         run.progress.begin("exporting the student for OpenVINO")
         model = trace(classifier)
@@ -94,7 +96,7 @@ def _agreement(
     from task.openvino_runtime import TokenClassifier, precision_of
     from task.tokenizer import load_tokenizer
 
-    if not reference:
+    if not any(x.labels for x in reference):
         return None
     tokenizer = load_tokenizer(classifier)
     model = TokenClassifier(exported, precision=precision_of(task.serving.dtype))

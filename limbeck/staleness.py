@@ -7,6 +7,7 @@ with its present value:
 - A setting that the manifest lacks had the value that is now its default, because it did not exist then.
 - A rule that the manifest lacks had the version in `FIRST`, the one that it had when rules were first recorded.
 - What a manifest holds and the stage does not depend on any more is ignored.
+- An input in `LATER` is not compared where the manifest lacks it.
 - A relative path is the same as the absolute one that it leads to.
 
 Versions of Limbeck and of libraries are in the manifest, and make nothing stale.
@@ -36,6 +37,22 @@ FIRST: Final[Rules] = {
     "training": 1, "merge": 1, "calibration of the student": 1, "bundle format": 4, "metrics": 1, "report": 2,
     "model for OpenVINO": 0,  # there was none
 }
+# Inputs that were not recorded at first.
+LATER: Final = frozenset({"catalogue", "init_adapter options", "reviewer", "teacher model"})
+
+# Settings that no result depends on: how answers are waited for, and how a training is kept running. Where the prompt
+# lies is one of them: its text is an input.
+NO_EFFECT: Final[Mapping[str, Any]] = {
+    "teacher": {
+        "workers": True, "ray_address": True, "vllm": {"start_timeout_s", "warm_start"},
+        "openai": {
+            "prompt", "api_key_env", "concurrency", "requests_per_minute", "tokens_per_minute", "timeout_s",
+            "deadline_s", "max_attempts", "batch_requests", "batch_poll_s", "budget",
+        },
+    },
+    "student": {"ray_address", "max_failures", "save_every"},
+}
+_OF_TEACHERS: Final = {"description", "catalogue", "grounded", "pattern", "guard"}  # of a role
 _SECTIONS: Final[Mapping[str, type[BaseModel]]] = {"cross_fit": CrossFit}  # in a stage's config outside of their place
 _SHOWN = 40  # characters of a value in a reason
 
@@ -49,6 +66,14 @@ class Ingredients:
     rules: Rules
 
 
+def settings_of_training(task: Task) -> dict[str, Any]:
+    """The settings that an adapter depends on: of the roles, what student and codec read; of the student, no merge."""
+    return task.model_dump(
+        mode="json", include={"student", "roles", "normaliser"},
+        exclude={"student": {*NO_EFFECT["student"], "merge_base"}, "roles": {"__all__": _OF_TEACHERS}},
+    )
+
+
 def reasons(found: Mapping[str, Any], now: Ingredients) -> list[str]:
     """What has changed since a manifest was written, a phrase each; none if its result stands.
 
@@ -58,7 +83,8 @@ def reasons(found: Mapping[str, Any], now: Ingredients) -> list[str]:
     config = json.loads(json.dumps(now.config))
     out = [*_settings(found["config"], config, Task, ())]
     before: Mapping[str, str] = found["inputs"]
-    out += [f"{name} changed" for name in sorted({*before, *now.inputs}) if before.get(name) != now.inputs.get(name)]
+    names = {*before, *now.inputs} - (LATER - before.keys())
+    out += [f"{name} changed" for name in sorted(names) if before.get(name) != now.inputs.get(name)]
     recorded: Rules = found.get("rules", {})
     for name, value in sorted(now.rules.items()):
         old = recorded.get(name, FIRST[name])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from limbeck.artefacts import TrainFolder
 from limbeck.run import Run
 from limbeck.stage import Figures, Stage, execute
+from limbeck.staleness import NO_EFFECT, Rules
 from task.files import write_jsonl
 from task.labels import Example
 from task.spec import Task
@@ -59,6 +60,25 @@ def answers(job: TrainingJob, rows: Sequence[Example], **options: Any) -> list[E
     return packed_predict(model, job.codec, load_tokenizer(job.base), job.task, rows, device=device, **options)[0]
 
 
+def training_rules(_run: Run) -> Rules:
+    """The parts of our code that a trained adapter depends on."""
+    from student import training
+    from task import codec
+
+    return {"codec": codec.VERSION, "training": training.VERSION}
+
+
+def variant(
+    name: str, work: Callable[[Run, Path], Figures], *, order: str, inputs: Mapping[str, str]
+) -> Stage:
+    """The stage that trains a variant of the task (`run.task`) for a study."""
+    unread = {"student": {*NO_EFFECT["student"], "merge_base"}}
+    return Stage(
+        name=name, inputs=lambda _run: inputs, rules=training_rules, work=work, scratch=TRAINING_SCRATCH,
+        config=lambda run: run.task.model_dump(mode="json", include={"student"}, exclude=unread) | {"order": order},
+    )
+
+
 def trained_and_asked(
     run: Run, name: str, rows: Sequence[TrainingRow], gold: Sequence[Example], *, order: str,
     inputs: Mapping[str, str],
@@ -77,10 +97,7 @@ def trained_and_asked(
         files.remove_temporary()
         return {"steps": len(history), "loss": history[-1]["loss"]}
 
-    done = execute(Stage(
-        name=name, config=lambda run: {"student": run.task.student.model_dump(mode="json"), "order": order},
-        inputs=lambda _run: inputs, work=work, scratch=TRAINING_SCRATCH,
-    ), run)
+    done = execute(variant(name, work, order=order, inputs=inputs), run)
     return read_predictions(TrainFolder(done.folder).predictions)
 
 

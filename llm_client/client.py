@@ -21,7 +21,7 @@ import aiohttp
 from llm_client.attempt import Attempt, AttemptRecorder, Outcome, Reply
 from llm_client.budget import SpendLimiter
 from llm_client.completion import NotACompletionError, Usage, parse_completion
-from llm_client.connection import authorization, proxy_for
+from llm_client.connection import authorization, proxy_for, tell_missing_key
 from llm_client.prices import Price, needed_price, price_of
 from llm_client.rate_limits import AdaptiveConcurrency, TokenBucket
 from llm_client.request import Request
@@ -46,6 +46,8 @@ def open_session(settings: OpenAI, **headers: str) -> aiohttp.ClientSession:
 
     A pseudo-address (`vllm:…`) stands for an engine on this machine, which is asked directly.
     """
+    if settings.base_url.startswith("http"):
+        tell_missing_key(settings)
     return aiohttp.ClientSession(
         headers={**headers, **authorization(settings.api_key_env)},
         timeout=aiohttp.ClientTimeout(total=settings.timeout_s),

@@ -5,9 +5,42 @@ from __future__ import annotations
 import ipaddress
 import os
 import urllib.request
+from typing import Protocol
 from urllib.parse import urlsplit
 
-from task.errors import InputError
+from task.errors import InputError, warn
+
+_NEEDS_KEY = "api.openai.com"
+
+
+class Endpoint(Protocol):
+    """The settings of an LLM endpoint, of a labelling job or at serving time."""
+
+    @property
+    def base_url(self) -> str:
+        """Its address."""
+
+    @property
+    def api_key_env(self) -> str:
+        """The variable that holds its key."""
+
+    @property
+    def model_fields_set(self) -> set[str]:
+        """The settings that the task file gives."""
+
+
+def tell_missing_key(settings: Endpoint) -> None:
+    """Warn, before anything is sent, where no key is set and one is expected.
+
+    One is where the task file names the variable, and at OpenAI's own address; a server on this machine needs none.
+    """
+    variable = settings.api_key_env
+    expected = "api_key_env" in settings.model_fields_set or urlsplit(settings.base_url).hostname == _NEEDS_KEY
+    if expected and not authorization(variable):
+        warn(
+            f"the environment variable {variable} is not set, so requests to {settings.base_url} are sent without a "
+            "key", field="api_key_env", fix=f"Set {variable}, if the server asks for a key",
+        )
 
 
 def authorization(variable: str) -> dict[str, str]:

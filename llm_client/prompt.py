@@ -40,6 +40,27 @@ REVIEW = (
 _VERIFY_TOKENS = 8  # per label: a word, a comma and a blank, with room to spare
 
 
+def task_fields(template: Path) -> set[str]:
+    """The fields of the task that a template reads, as `task.description`; none of one that cannot be read."""
+    try:
+        tree = jinja2.Environment().parse(template.read_text(encoding="utf-8"))  # noqa: S701 (nothing is rendered)
+    except (OSError, UnicodeDecodeError, jinja2.TemplateError):
+        return set()
+    found = tree.find_all(jinja2.nodes.Getattr)
+    return {n.attr for n in found if isinstance(n.node, jinja2.nodes.Name) and n.node.name == "task"}
+
+
+def _check_one_file(tree: jinja2.nodes.Template, path: Path) -> None:
+    """Refuse a template that reads others: only its own text is compared to see whether a prompt has changed."""
+    kinds = (jinja2.nodes.Include, jinja2.nodes.Import, jinja2.nodes.FromImport, jinja2.nodes.Extends)
+    other = next(iter(tree.find_all(kinds)), None)
+    if other is not None:
+        raise InputError(
+            "the template reads another file", file=path, line=other.lineno, found=type(other).__name__.lower(),
+            expected="a prompt in one file", fix="Copy the other file's text into this one",
+        )
+
+
 class Prompter:
     """Builds the requests of a task.
 
@@ -65,13 +86,14 @@ class Prompter:
             undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
         )
         try:
+            _check_one_file(environment.parse(self.source), path)
             self._template = environment.from_string(self.source)
             self._render(EMPTY)
         except jinja2.TemplateSyntaxError as error:
             raise InputError(f"not a Jinja template: {error.message}", file=path, line=error.lineno) from error
-        except jinja2.TemplateError as error:
+        except (jinja2.TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise InputError(
-                f"the template fails: {error.message}", file=path, field="teacher.openai.prompt",
+                f"the template fails: {error}", file=path, field="teacher.openai.prompt",
                 expected="names: task, examples, bought, converted, items, similar, neighbours",
             ) from error
         self._labels_format = labels_response_format(task)

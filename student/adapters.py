@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 # PEFT imports bitsandbytes, which warns about missing GPU kernels even where they are not used.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+_MEASURES = ("r", "lora_alpha", "alpha", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern")  # rank and scale
 _GROUPS = {"attention": re.compile(r"attn|attention"), "mlp": re.compile(r"mlp|ffn|feed_forward|feedforward")}
 
 
@@ -150,7 +151,8 @@ def earlier(folder: Path, settings: Student) -> Path:
     wanted: dict[str, Any] = {"peft_type": "LORA", "r": lora.rank, "lora_alpha": lora.alpha, "use_dora": lora.dora,
                               "use_rslora": lora.rslora}
     if settings.peft is not None:
-        wanted = {"peft_type": settings.peft["peft_type"].upper()}
+        given = {k: settings.peft[k] for k in _MEASURES if k in settings.peft and k in found}
+        wanted = {"peft_type": settings.peft["peft_type"].upper(), **given}
     for key, value in wanted.items():
         if found.get(key) != value:
             raise InputError(

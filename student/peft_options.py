@@ -95,7 +95,7 @@ def check_options(config: Mapping[str, Any], *, field: str, file: Path | None = 
 
 
 _EXPECTED: Final[Mapping[str, str]] = {
-    "bias": "none", "lora_alpha": "a positive number",
+    "bias": "none", "lora_alpha": "a positive number", "alpha_pattern": "positive numbers",
     "init_lora_weights": "one of: " + ", ".join(str(x).lower() for x in INITIALISATIONS),
 }
 
@@ -108,11 +108,18 @@ def _objection(key: str, value: Any, method: str) -> str | None:
         return _OTHER_INITIALISATIONS.get(str(value).lower().split("_niter_")[0], "this initialisation is not known")
     if key == "lora_alpha" and not value and method == "LORA":
         return "with an alpha of 0 the adapter has no effect and learns nothing"
+    if key == "alpha_pattern" and method == "LORA" and not _all_positive(value):
+        return "with an alpha of 0 a module learns nothing"
     if _is_off(key, value) or key in FREE:
         return None
     if key in OFF:
         return OFF[key]
     return "this option is not known, so it would be left out of the merged model" if method == "LORA" else None
+
+
+def _all_positive(pattern: Any) -> bool:
+    """Whether every alpha of a pattern is a positive number; an absent pattern has none."""
+    return all(isinstance(x, int | float) and x > 0 for x in (pattern or {}).values())
 
 
 def _is_off(key: str, value: Any) -> bool:

@@ -6,7 +6,8 @@ the headers. What is refused here would fail in a worker, or after the whole tra
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ import torch
 from student.adapter_files import WEIGHTS, adapter_shapes, by_module
 from student.adapters import adapted_layers, adapter_config, earlier, refused
 from student.model import empty_model, linear_layers
-from task.errors import InputError
+from task.errors import InputError, warn
 from task.forms import FORMS
-from task.model_folder import read_config, tensor_shapes
+from task.model_folder import read_config, tensor_shapes, weight_files
 from task.settings import Student
 from task.tokenizer import load_tokenizer
 
@@ -95,6 +96,51 @@ def _check_weights(base: Path, model: Any, shapes: Shapes) -> None:
                 found=f"{name} {shapes[name]}", expected=f"{tuple(parameter.shape)}, from config.json",
                 fix="Take config.json and weights from one source",
             )
+    _check_one_head(base, model, shapes)
+    _tell_unused(base, model, shapes)
+
+
+def _check_one_head(base: Path, model: Any, shapes: Shapes) -> None:
+    """A head that `config.json` ties to the embedding must be that embedding where the files hold it as well.
+
+    Where they differ transformers (5) uses the head of the file and vLLM (0.32) the embedding.
+    """
+    names = ("lm_head.weight", "model.embed_tokens.weight")
+    if not getattr(model.config, "tie_word_embeddings", False) or not set(names) <= shapes.keys():
+        return
+    head, embedding = (_tensor(base, name) for name in names)
+    if not torch.equal(head, embedding):
+        raise InputError(
+            "the LM head of the files is not the embedding, to which config.json ties it: engines would take one, "
+            "transformers the other", file=base / "config.json", field=f"{_FIELD}: tie_word_embeddings", found=True,
+            expected="false, or files without lm_head.weight", fix="Take config.json and weights from one source",
+        )
+
+
+def _tensor(base: Path, name: str) -> torch.Tensor:
+    from safetensors import safe_open
+
+    for path in weight_files(base):
+        with safe_open(str(path), "pt") as file:
+            if name in file.keys():  # noqa: SIM118
+                found: torch.Tensor = file.get_tensor(name)
+                return found
+    raise KeyError(name)
+
+
+def _tell_unused(base: Path, model: Any, shapes: Shapes) -> None:
+    """Warn of tensors that the model does not have: transformers passes them over, vLLM refuses the merged model."""
+    known = model.state_dict().keys()
+    if not {name for name, _ in model.named_parameters()} <= shapes.keys():
+        return  # stored under other names, so which of them are used is not known
+    passed_over = [*(model._keys_to_ignore_on_load_unexpected or ()), r"rotary_emb\.inv_freq$"]
+    unused = sorted(n for n in shapes.keys() - known if not any(re.search(p, n) for p in passed_over))
+    if unused:
+        warn(
+            f"the files hold {len(unused):,} tensors that {type(model).__name__} with this configuration does not "
+            "have; they are copied into the merged model, which engines may refuse", file=base, field=_FIELD,
+            found=unused[:3], fix="Load the model with transformers and write it with save_pretrained(folder)",
+        )
 
 
 def _check_vocabulary(base: Path, model: Any) -> None:
@@ -142,8 +188,10 @@ def _check_adapter(base: Path, model: Any, shapes: Shapes, settings: Student) ->
             config = adapter_config(model, settings) if folder is None else PeftConfig.from_pretrained(str(folder))
             config.inference_mode = False
             wrapped = get_peft_model(model, config)
-    except (ValueError, TypeError, AttributeError, NotImplementedError, RuntimeError) as error:
+    except (ValueError, TypeError, AttributeError, NotImplementedError, RuntimeError, re.error) as error:
         raise refused(settings, str(error)) from error
+    if folder is None:
+        _check_patterns([name for name, _ in adapted_layers(wrapped)], settings)
     lora = config.peft_type.value == "LORA"
     for name, layer in adapted_layers(wrapped):
         inner = layer.get_base_layer()
@@ -155,6 +203,14 @@ def _check_adapter(base: Path, model: Any, shapes: Shapes, settings: Student) ->
             raise _unfit(base, model, f"its files do not hold {name}.weight under that name, so it cannot be merged")
     if folder is not None:
         _check_tensors(folder, wrapped, lora=lora)
+
+
+def _check_patterns(layers: Collection[str], settings: Student) -> None:
+    """Each key of `rank_pattern` and `alpha_pattern` must match a layer; PEFT passes over those that match none."""
+    for option in ("rank_pattern", "alpha_pattern"):
+        for key in (settings.peft or {}).get(option) or {}:
+            if not any(re.match(rf"(.*\.)?({key})$", name) for name in layers):
+                raise refused(settings, f"`{option}` has {key!r}, which matches none of the adapted layers")
 
 
 def _check_tensors(folder: Path, wrapped: Any, *, lora: bool) -> None:

@@ -10,6 +10,7 @@ from task.errors import InputError
 from task.text import has_half_character
 
 MOST = 2**63 - 1  # what SQLite, Arrow and NumPy hold as a whole number
+_FLOATING = "pandas makes floating numbers of a column with gaps: write it with astype('Int64')"
 Row = Mapping[str, Any]
 
 
@@ -62,7 +63,7 @@ class Fields:
             return self.whole(name, value)
         if isinstance(value, int) and not isinstance(value, bool):
             return str(value)
-        raise self.error(name, "not a text", "a text or nothing")
+        raise self.error(name, "not a text", "a text or nothing", fix=floating(value))
 
     def count(self, name: str, default: int | None = None) -> int:
         """A whole number from 0 to 2^63 − 1, also where it is written as a text."""
@@ -70,8 +71,13 @@ class Fields:
         if isinstance(value, str) and value.strip().isdecimal() and len(value) < 1000:
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST:
-            raise self.error(name, "not a count", f"a whole number from 0 to {MOST}")
+            raise self.error(name, "not a count", f"a whole number from 0 to {MOST}", fix=floating(value))
         return value
+
+
+def floating(value: object) -> str | None:
+    """What to do about a floating number where a whole one belongs; None for other values."""
+    return _FLOATING if isinstance(value, float) else None
 
 
 class Total:

@@ -89,6 +89,11 @@ def _inside(name: str, file: str) -> str:
     return os.path.relpath(os.path.realpath(file), os.path.realpath(name))
 
 
+def dataset_files(folder: Path) -> list[Path]:
+    """The files of a dataset in a folder, less hidden ones and what `datasets` itself keeps there."""
+    return sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith((".", "cache-")))
+
+
 def _files(name: str) -> list[str]:
     """Paths of a dataset's files; none if the hub cannot be asked (a dataset of the cache can be loaded without it)."""
     if (folder := Path(name)).is_dir():

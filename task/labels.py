@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+
+from task.word_borders import occurrences
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,21 +111,25 @@ def place(label: Label) -> tuple[bool, int, int, str, str]:
 
 
 def locate(query: str, labels: Sequence[Label]) -> Labelling:
-    """Add spans to labels without one: the n-th label of the same role and text gets the n-th occurrence of the text.
+    """Add spans to labels without one: equal labels get one occurrence of the text each, first those at word borders.
 
     Raises:
         ValueError: A text does not occur (often enough) in the query; the message names it.
     """
-    taken: Counter[tuple[str, str]] = Counter()
+    taken: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for label in labels:
+        if label.start is not None:
+            taken[label.role, label.text].append(label.start)
     out = []
     for label in labels:
         if label.start is None:
-            nth = taken[label.role, label.text]
-            start = nth_occurrence(query, label.text, nth)
-            if start < 0:
-                raise ValueError(f"{label.text!r} does not occur {'again ' if nth else ''}in {query!r}")
-            label = replace(label, start=start, end=start + len(label.text))
-        taken[label.role, label.text] += 1
+            before, size = taken[label.role, label.text], len(label.text)
+            free = (at for at in occurrences(query, label.text) if all(abs(at - x) >= size for x in before))
+            start = next(free, None)
+            if start is None:
+                raise ValueError(f"{label.text!r} does not occur {'again ' if before else ''}in {query!r}")
+            label = replace(label, start=start, end=start + size)
+            before.append(start)
         out.append(label)
     return tuple(out)
 

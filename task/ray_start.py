@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from task.errors import InputError
 from task.python_process import PACKAGES
 
 # Of a path `TMPDIR/ray/session_2026-01-02_03-04-05_678901_1234567/sockets/plasma_store`; Linux allows 107 in all.
 _LONGEST_TMPDIR = 107 - len("/ray/session_2026-01-02_03-04-05_678901_1234567/sockets/plasma_store")
+_ANSWERS_WITHIN_S = 10.0
 _SHORT = Path("/tmp")  # noqa: S108 (nothing but a folder with a random name is made there)
 
 
@@ -35,6 +38,8 @@ def ray_running(
     """
     import ray
 
+    if address is not None:
+        _check_answers(address, field)
     options["runtime_env"] = {"env_vars": dict(variables)}
     if address is None or not address.startswith("ray://"):  # Ray's client does not give workers its folder
         options["runtime_env"]["worker_process_setup_hook"] = _ours_first(str(PACKAGES))
@@ -48,6 +53,24 @@ def ray_running(
             yield
         finally:
             ray.shutdown()
+
+
+def _check_answers(address: str, field: str) -> None:
+    """Raise `InputError` where nothing listens at `host:port`: Ray (2.60) tries for minutes before it says so."""
+    try:
+        at = urlsplit(address if "://" in address else f"//{address}")
+        host, port = at.hostname, at.port
+    except ValueError:  # no number: Ray has its own words for it
+        return
+    if host is None or port is None or at.scheme not in {"", "ray"}:
+        return
+    try:
+        socket.create_connection((host, port), timeout=_ANSWERS_WITHIN_S).close()
+    except OSError as error:
+        raise InputError(
+            f"nothing answers at this address: {error.strerror or error}", field=field, found=address,
+            expected="the address of a running cluster: host:6379, ray://host:10001, auto, or null for a local run",
+        ) from error
 
 
 def explained(error: Exception, address: str | None, field: str) -> InputError:

@@ -13,10 +13,12 @@ from typing import Any
 
 from task.conflicts import Conflicts, settle
 from task.errors import InputError, warn
-from task.fields import Fields, Total, Unique
+from task.fields import Fields, Total, Unique, floating
+from task.label_warnings import CutWords, OddQueries
 from task.labels import Example, Label, locate, ordered, span_problem
 from task.spec import Task
 from task.table_files import located_rows
+from task.tagged_tokens import TAG_COLUMNS
 from task.unmatched_ids import tell_unmatched
 from task.unread import UnreadNames
 
@@ -67,11 +69,14 @@ def _rows(source: Path | str, *known: str, passed_over: Collection[str] = ()) ->
 
 def read_queries(source: Path | str) -> list[Example]:
     """A query log: `{"query", "count" = 1, "id"?}`; the labels of the examples are empty."""
-    out, ids, total = [], Unique("id"), Total()
+    out, ids, total, odd = [], Unique("id"), Total(), OddQueries(source)
     for f in _rows(source, "query", "count", "id", passed_over=_OWN):
         id_ = f.optional("id")
         ids.add(id_, f)
-        out.append(Example(f.text("query"), (), total.count(f), id_))
+        query = f.text("query")
+        odd.see(query, f.line)
+        out.append(Example(query, (), total.count(f), id_))
+    odd.tell()
     return out
 
 
@@ -93,7 +98,7 @@ def read_labels(
     out: list[Example] = []
     lines: list[int] = []
     statuses: list[str] = []
-    ids, total = Unique("id"), Total()
+    ids, total, odd, cut = Unique("id"), Total(), OddQueries(source), CutWords(source)
     keys = UnreadNames(source, dict.fromkeys(("role", "text", "start", "end"), True), "keys of labels")
     for f in _rows(source, "query", "labels", "count", "id", *columns, passed_over=_OWN):
         query = f.text("query")
@@ -102,6 +107,7 @@ def read_labels(
                 "query", f"{len(query)} characters long", f"at most {task.data.max_query_chars}",
                 fix="Remove the row, or raise data.max_query_chars",
             )
+        odd.see(query, f.line)
         id_ = f.optional("id")
         ids.add(id_, f)
         statuses.append(str(f.row.get("status")))
@@ -116,7 +122,10 @@ def read_labels(
         except ValueError as error:
             raise f.error("labels", str(error), found=labels, fix="A value must be words of its query") from error
         lines.append(f.line)
+        cut.see(out[-1], f.line)
     keys.tell()
+    odd.tell()
+    cut.tell()
     _tell_missing(source, out, statuses)
     return settle(out, lines, source, conflicts)
 
@@ -151,10 +160,11 @@ def _label_rows(f: Fields) -> list[Any]:
             raise f.error("labels", "lists of different length", 'a list of {"role", "text"}') from error
     if not isinstance(labels, list):
         written = isinstance(labels, str) and labels.lstrip().startswith("[")
-        raise f.error(
-            "labels", "not a list", 'a list of {"role", "text"}',
-            fix="The cell is not JSON: write it with json.dumps, not with str" if written else None,
-        )
+        tags = next((c for c in TAG_COLUMNS if c in f.row), None) if "tokens" in f.row else None
+        fix = "The cell is not JSON: write it with json.dumps, not with str" if written else None
+        if tags is not None and tags != "labels":
+            fix = f"`tokens` and `{tags}` are read where there is no `query`: leave that column out"
+        raise f.error("labels", "not a list", 'a list of {"role", "text"}', fix=fix)
     return labels
 
 
@@ -180,7 +190,7 @@ def _label(f: Fields, task: Task, query: str, number: int, raw: object) -> Label
     if problem is not None:
         raise f.error(
             name, problem, "start and end of the text in characters, from 0, end not included", found=raw,
-            fix=_other_offsets(query, raw["text"], start, end),
+            fix=floating(start) or floating(end) or _other_offsets(query, raw["text"], start, end),
         )
     return Label(raw["role"], raw["text"], start, end)
 

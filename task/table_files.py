@@ -135,7 +135,7 @@ def _text_lines(path: Path) -> Iterator[tuple[int, str]]:
             try:
                 yield from enumerate(text, 1)
             except UnicodeError as error:
-                raise InputError(f"not {encoding.upper()}: {error}", file=path) from error
+                raise _not_encoded(path, encoding, error) from error
         return
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
@@ -147,6 +147,14 @@ def _text_lines(path: Path) -> Iterator[tuple[int, str]]:
                     "not UTF-8", file=path, line=number, found=raw[error.start : error.end],
                     fix=_TO_UTF8.format("latin1"),
                 ) from error
+
+
+def _not_encoded(path: Path, encoding: str, error: UnicodeError) -> InputError:
+    """The error for a file that is not what its byte order mark says, as one that was cut in the middle."""
+    return InputError(
+        f"not {encoding.upper()}, which its byte order mark says: {error}", file=path,
+        found=f"{path.stat().st_size} bytes", expected="a whole file", fix="Copy or export it again",
+    )
 
 
 def _jsonl(path: Path) -> Iterator[tuple[int, Row]]:
@@ -169,7 +177,8 @@ def _jsonl(path: Path) -> Iterator[tuple[int, Row]]:
 
 
 def _csv(path: Path) -> Iterator[tuple[int, Row]]:
-    with path.open(encoding=_encoding(path), newline="") as file:
+    encoding = _encoding(path)
+    with path.open(encoding=encoding, newline="") as file:
         reader = csv.reader(file, strict=True)
         try:
             header = _header(path, next(reader, []))
@@ -186,6 +195,8 @@ def _csv(path: Path) -> Iterator[tuple[int, Row]]:
                     for k, v in zip(header, cells, strict=True) if v != ""
                 }
         except UnicodeError as error:
+            if encoding != "utf-8-sig":
+                raise _not_encoded(path, encoding, error) from error
             raise InputError(
                 "not UTF-8", file=path, line=reader.line_num + 1, fix=_TO_UTF8.format("latin1")
             ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
@@ -37,12 +38,20 @@ class UnreadNames:
             return
         more = f" and {len(unread) - _NAMED} more" if len(unread) > _NAMED else ""
         missing = [n for n, read in self._known.items() if read and n not in self._seen]
-        hints = [f"{n!r} is probably meant as {near!r}" for n in unread if (near := _nearest(n, missing))]
+        parts = [n for n in unread if n.partition(".")[0] in self._known]
+        near = {n: _nearest(n, missing) for n in unread if n not in parts}
+        hints = [f"{n!r} is probably meant as {known!r}" for n, known in near.items() if known]
         read = ", ".join(n for n, is_read in self._known.items() if is_read)
         warn(
             f"{self._what} not read: {', '.join(unread[:_NAMED])}{more}", file=self._source, expected=read,
-            fix="; ".join([*hints[:_NAMED], "rename it"]) if hints else None,
+            fix="; ".join([*hints[:_NAMED], "rename it"]) if hints else _as_mapping(parts[0]) if parts else None,
         )
+
+
+def _as_mapping(name: str) -> str:
+    """What to do about a column such as `attributes.colour`."""
+    column, _, key = name.partition(".")
+    return f"Write one column {column!r} that holds a mapping, in CSV as JSON: {{{json.dumps(key)}: …}}"
 
 
 def _nearest(name: str, known: Iterable[str]) -> str | None:

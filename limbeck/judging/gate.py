@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from limbeck.judging.gate_evidence import agreement_on, evidence_of, student_confidence
 from limbeck.judging.gate_sources import sources_of
 from limbeck.judging.served import UNCHECKED, Served, ask
-from task.errors import InputError
+from task.errors import InputError, warn
 from task.labels import Example
 from task.progress import Progress
 
@@ -60,6 +60,7 @@ def gate(
     found = quality(gold, served.rows, task, invalid=served.invalid)
     checks = judge(task.gates, evidence_of(
         task, gold, served, found, student_confidence(task, gold, served), teacher=found_for.teacher,
+        teacher_rows=found_for.rows,
         traffic=found_for.traffic, agreement=agreement, released=before, slower=slower,
         constrained=bundle.codec.answer_form.constrained,
     ))
@@ -100,7 +101,13 @@ def _released(source: Path | None, bundle: Bundle) -> Bundle | None:
     from serving.release.bundle import open_bundle
     from serving.release.pointer import read_pointer
 
-    if source is None or (source.suffix == ".json" and not source.exists()):
+    if source is None:
+        return None
+    if source.suffix == ".json" and not source.exists():
+        warn(
+            "no bundle has been released there, so gates.released_margin and gates.max_slower have nothing to compare "
+            "with", file=source, field="--released", fix="Check the path, if this is not the first release",
+        )
         return None
     folder = source if source.is_dir() else read_pointer(source).current.bundle
     other = open_bundle(folder)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def evidence_of(
     task: Task, gold: Sequence[Example], served: Served, quality: Quality, confidence: Calibration | None, *,
-    teacher: Sequence[Example] | None = None,
+    teacher: Sequence[Example] | None = None, teacher_rows: Sequence[int] | None = None,
     traffic: Sequence[str] | None = None, agreement: float | None = None, released: Sequence[Example] | None = None,
     slower: Estimate | None = None, constrained: bool = False,
 ) -> GateEvidence:
@@ -26,6 +26,7 @@ def evidence_of(
         quality: Quality of the served student.
         confidence: Its calibration (`student_confidence`).
         teacher: The teacher's labels of the gold queries.
+        teacher_rows: The gold rows that it answered, by default all: it is compared on no others.
         traffic: `head`, `torso` or `tail` of each gold query.
         agreement: Share of labels on which engine and merged model agree.
         released: Answers of the bundle that is released now.
@@ -42,15 +43,16 @@ def evidence_of(
         return {"rows": len(rows), "f1": f1, "recall": recall}
 
     everywhere = range(len(gold))
+    asked = everywhere if teacher_rows is None else teacher_rows
     by_slice = {
-        name: difference(teacher, [i for i, part in enumerate(traffic) if part == name])
-        for name in parts("traffic", traffic)
+        name: difference(teacher, rows) for name in parts("traffic", traffic)
+        if (rows := [i for i in asked if traffic[i] == name])
     } if teacher and traffic else None
     steady = served.bench.figures["steady"] if served.bench else None
     return GateEvidence(
         f1=quality["value"]["f1"], engine_agreement=None if agreement is None else round(agreement, 6),
         invalid=quality.get("invalid"), invalid_kinds=quality.get("invalid_kinds"), constrained=constrained,
-        teacher=difference(teacher, everywhere) if teacher else None,
+        teacher=difference(teacher, asked) if teacher and asked else None,
         teacher_slices=by_slice, released=difference(released, everywhere) if released else None, slower=slower,
         ece=confidence.get("ece") if confidence else None, latency=steady.get("miss") if steady else None,
         latency_valid=bool(steady and steady["valid"]), first_release=released is None,

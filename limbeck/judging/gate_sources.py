@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from limbeck.artefacts import RunFolder
-from limbeck.judging.offline_systems import teacher_labels
+from limbeck.judging.offline_systems import answered, teacher_labels, teachers_rows
 from task.errors import InputError
 from task.files import read_json
 from task.labels import Example
@@ -19,9 +19,14 @@ from task.spec import Task
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Labels of the gold queries by the teacher, and `head`, `torso` or `tail` of each; None where no rule asks."""
+    """Labels of the gold queries by the teacher, and `head`, `torso` or `tail` of each; None where no rule asks.
+
+    Attributes:
+        rows: The gold rows that the teacher is compared on.
+    """
 
     teacher: list[Example] | None
+    rows: list[int]
     traffic: list[str] | None
 
 
@@ -36,13 +41,17 @@ def sources_of(
     Raises:
         InputError: A rule of `gates` needs what neither has; the message names the option.
     """
+    from eval.prediction_files import read_predictions
     from eval.slices import traffic
     from task.readers import read_queries
 
     labels = _labels_of_run(bundle)
-    teacher = _of_gold(teacher_file, gold, task) if teacher_file else None
-    if teacher is None and labels is not None:
-        teacher = teacher_labels(labels, gold)
+    teacher, rows = None, list[int]()
+    if teacher_file:
+        found = {p.row.query: p.row for p in read_predictions(teacher_file, task)}
+        teacher, rows = [found.get(g.query, Example(g.query)) for g in gold], teachers_rows(found.keys(), gold)
+    elif labels is not None and (teacher := teacher_labels(labels, gold)) is not None:
+        rows = teachers_rows(answered(labels), gold)
     log = read_queries(log_file) if log_file else _counted(labels)
     slices = traffic(gold, log, task) if log is not None else None
     gates = task.gates
@@ -57,7 +66,7 @@ def sources_of(
             "--log", ["slice_margin"], "the query log with its counts",
             "the bundle lies in no run folder" if labels is None else f"all queries of {labels} have one count",
         )
-    return Sources(teacher, slices)
+    return Sources(teacher, rows, slices)
 
 
 def _missing(option: str, rules: Sequence[str], expected: str, why: str) -> InputError:
@@ -89,11 +98,3 @@ def _counted(labels: Path | None) -> list[Example] | None:
         return None
     log = [Example(str(r["query"]), (), int(r["count"])) for _, r in rows_of(labels)]
     return log if len({q.count for q in log}) > 1 else None
-
-
-def _of_gold(source: Path, gold: Sequence[Example], task: Task) -> list[Example]:
-    """Labels of the gold queries; a query without a prediction has none."""
-    from eval.prediction_files import read_predictions
-
-    found = {p.row.query: p.row for p in read_predictions(source, task)}
-    return [found.get(g.query, Example(g.query)) for g in gold]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from task.errors import warn
 from task.labels import Example, Label
 
 if TYPE_CHECKING:
@@ -79,13 +80,36 @@ def learned(curriculum: Path) -> list[Example]:
     return [r.example for r in read(curriculum, "train")]
 
 
-def teacher_labels(labels: Path, gold: Sequence[Example]) -> list[Example] | None:
-    """The ledger's labels of the gold queries; a query that the teacher failed on or never saw has none."""
+def teachers_rows(answered: Collection[str], gold: Sequence[Example]) -> list[int]:
+    """Which gold rows the teacher is compared on: those of the queries that it answered.
+
+    One that was never in its log, or got no answer, is no wrong answer: counted as one, it would let every student pass
+    its teacher.
+    """
+    rows = [i for i, g in enumerate(gold) if g.query in answered]
+    if 0 < len(rows) < len(gold):
+        warn(
+            f"the teacher has answers to {len(rows):,} of {len(gold):,} gold queries; it is compared on these",
+            field="data.gold.test", fix="Add the gold queries to the query log to compare on all",
+        )
+    return rows
+
+
+def answered(labels: Path) -> set[str]:
+    """The queries of `labels.jsonl` that the teacher answered."""
     from task.table_files import rows_of
 
-    found = {str(r["query"]): tuple(Label.from_json(x) for x in r["labels"]) for _, r in rows_of(labels)}
-    if not any(g.query in found for g in gold):
+    return {str(r["query"]) for _, r in rows_of(labels) if r["status"] not in {"failed", "skipped"}}
+
+
+def teacher_labels(labels: Path, gold: Sequence[Example]) -> list[Example] | None:
+    """The teacher's labels of the gold queries, empty where it has no answer; None if it answered none of them."""
+    from task.table_files import rows_of
+
+    known = answered(labels)
+    if not any(g.query in known for g in gold):
         return None
+    found = {str(r["query"]): tuple(Label.from_json(x) for x in r["labels"]) for _, r in rows_of(labels)}
     return [Example(g.query, found.get(g.query, ()), g.count, g.id) for g in gold]
 
 

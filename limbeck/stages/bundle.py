@@ -8,7 +8,7 @@ from pathlib import Path
 from limbeck.artefacts import BundleFolder, MergeFolder
 from limbeck.run import Run
 from limbeck.stage import Figures, Stage
-from limbeck.staleness import Rules
+from limbeck.staleness import NO_EFFECT, Rules
 from task.codec import Codec, load_codec
 from task.errors import InputError
 from task.files import read_json
@@ -22,11 +22,9 @@ def _inputs(run: Run) -> dict[str, str]:
 
 
 def _config(run: Run) -> object:
-    """The whole task, which the bundle holds, less what only judges it, and less where its data lies."""
+    """The whole task, which the bundle holds, less what only judges it, where its data lies, and what has no effect."""
     places = {"sample", "dir", "hub", "queries", "labels", "catalogue", "conversions", "gold"}
-    return run.task.model_dump(
-        mode="json", exclude={"gates": True, "eval": True, "data": places, "teacher": {"openai": {"prompt"}}}
-    )
+    return run.task.model_dump(mode="json", exclude={"gates": True, "eval": True, "data": places, **NO_EFFECT})
 
 
 def _rules(run: Run) -> Rules:

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from limbeck.run import Run, Shortfall
 from limbeck.stage import Figures, Stage
-from limbeck.staleness import Rules
+from limbeck.stages import label
+from limbeck.staleness import Rules, settings_of_training
 from limbeck.student_jobs import trained
-from task.files import read_json, write_json, write_jsonl
+from task.files import read_json, sha256_json, write_json, write_jsonl
 from task.labels import Doubt, Example
 from task.progress import Progress, quiet
 from task.settings import CrossFit
@@ -42,8 +43,15 @@ def _settings(run: Run) -> CrossFit:
 
 
 def _config(run: Run) -> object:
-    included = run.task.model_dump(mode="json", include={"student", "roles", "normaliser"})
-    return included | {"cross_fit": _settings(run).model_dump(mode="json")}
+    return settings_of_training(run.task) | {"cross_fit": _settings(run).model_dump(mode="json")}
+
+
+def _inputs(run: Run) -> dict[str, str]:
+    """With the action `ask` also what is asked, and whom: labels can stay the same when the teacher changes."""
+    inputs = {"curriculum": run.digest("curriculum")}
+    if _settings(run).action == "ask":
+        inputs["reviewer"] = sha256_json([label.settings(run), label.STAGE.inputs(run)])
+    return inputs
 
 
 def _rules(run: Run) -> Rules:
@@ -164,7 +172,7 @@ def cleaned(
 
 
 STAGE = Stage(
-    name="cross-fit", config=_config, inputs=lambda run: {"curriculum": run.digest("curriculum")}, rules=_rules,
+    name="cross-fit", config=_config, inputs=_inputs, rules=_rules,
     missing=missing, work=_work, phase="train", wanted=lambda task: task.curriculum.cross_fit is not None,
     headline=lambda f: f"{f['suspects']:,} labels contradicted, {f['train']:,} train rows",
 )

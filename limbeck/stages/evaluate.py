@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from limbeck.artefacts import EvaluateFolder
 from limbeck.environment import device, git_commit, versions
 from limbeck.judging.gate_evidence import agreement_on, evidence_of, student_confidence
-from limbeck.judging.offline_systems import DICTIONARY, MERGED, TEACHER, UNTUNED, learned, offline, teacher_confidence
+from limbeck.judging.offline_systems import (
+    DICTIONARY,
+    MERGED,
+    TEACHER,
+    UNTUNED,
+    answered,
+    learned,
+    offline,
+    teacher_confidence,
+    teachers_rows,
+)
 from limbeck.judging.report_content import (
     bundle_id,
     form_results,
@@ -26,12 +36,15 @@ from limbeck.stage import Figures, Result, Stage
 from limbeck.staleness import Rules
 from task.errors import GateError
 from task.files import read_json, sha256_file, write_jsonl
+from task.labels import Example
 
 if TYPE_CHECKING:
     from eval.gate import GateEvidence
     from eval.latency_schema import LatencyBench
     from eval.quality_schema import NamedDifference, Quality
     from eval.report_schema import Report
+
+_T = TypeVar("_T")
 
 
 def stage(before: Sequence[Stage]) -> Stage:
@@ -69,7 +82,9 @@ def _inputs(run: Run) -> dict[str, str]:
     inputs = {n: run.digest(n) for n in ("label", "train", "merge", "bundle")}
     if run.files.answer_forms.exists():
         inputs["forms"] = sha256_file(run.files.answer_forms)
-    return inputs | {"gold": run.inputs.fingerprint("test")}
+    if run.inputs.source("catalogue") is not None:  # the dictionary is made of it
+        inputs["catalogue"] = run.inputs.fingerprint("catalogue")
+    return inputs | {"gold": run.inputs.fingerprint("test", "annotations")}
 
 
 def _rules(_run: Run) -> Rules:
@@ -104,25 +119,32 @@ def _work(run: Run, files: EvaluateFolder, before: Sequence[Stage]) -> Figures:
         marks = faults.get(name, [None] * len(rows))
         write_jsonl(files.predictions(name), (prediction_row(*x) for x in zip(rows, marks, strict=True)))
     progress.begin("scoring", len(predictions))
+    asked = _rows_of(predictions, run, gold)
     systems = {}
     for name, rows in predictions.items():
-        cut = {dimension: of[: len(rows)] for dimension, of in slices.items()}
-        systems[name] = quality(gold[: len(rows)], rows, task, slices=cut, invalid=faults.get(name))
+        cut = {dimension: _at(of, asked[name]) for dimension, of in slices.items()}
+        systems[name] = quality(
+            _at(gold, asked[name]), _at(rows, asked[name]), task, slices=cut, invalid=faults.get(name)
+        )
         progress.advance()
     teacher = predictions.get(TEACHER)
     # The teacher's labels are no gold: fidelity to the teacher is reported apart.
-    copied = quality(teacher, served.rows, task) if teacher else None
+    copied = quality(_at(teacher, asked[TEACHER]), _at(served.rows, asked[TEACHER]), task) if teacher else None
     differences: list[NamedDifference] = [
-        {"a": "student", "b": name, **paired(gold, served.rows, predictions[name], task)}
-        for name in (TEACHER, DICTIONARY) if name in predictions
+        {"a": "student", "b": name, **paired(
+            _at(gold, asked[name]), _at(served.rows, asked[name]), _at(predictions[name], asked[name]), task
+        )} for name in (TEACHER, DICTIONARY) if name in predictions
     ]
+    known = {*asked.get(TEACHER, ())}
+    other = None if teacher is None else [x if i in known else None for i, x in enumerate(teacher)]
     confidence = student_confidence(task, gold, served)
     bench = served.bench.figures if served.bench else None
     traffic = slices.get("traffic")
     constrained = load_codec(run.files.bundle.bundle).answer_form.constrained
     evidence = evidence_of(
-        task, gold, served, systems[SERVED], confidence, teacher=teacher, traffic=traffic,
-        agreement=agreement_on(predictions[MERGED], served.rows), constrained=constrained,
+        task, gold, served, systems[SERVED], confidence, teacher=teacher, teacher_rows=asked.get(TEACHER),
+        traffic=traffic, agreement=agreement_on(predictions[MERGED], served.rows),
+        constrained=constrained,
     )
     checks = [c.to_json() for c in judge(task.gates, evidence)]
     figures = _figures(systems, evidence, bench)
@@ -137,7 +159,7 @@ def _work(run: Run, files: EvaluateFolder, before: Sequence[Stage]) -> Figures:
         "idle": bench["cold"] if bench else None, "latency": bench["steady"] if bench else None, "bench": bench,
         "cost": run_cost(run, served, before), "forgetting": read_json(run.files.merge.forgetting),
         "forms": form_results(run), "history": training_history(run),
-        "mistakes": by_kind(gold, served.rows, task, slices=traffic, other=teacher),
+        "mistakes": by_kind(gold, served.rows, task, slices=traffic, other=other),
         "errors": wrong_answers(run, gold, predictions, traffic), "training": training_resources(run),
         "stages": stage_figures(run, before), "versions": versions(), "device": device(), "git": git_commit(),
         "note": task.eval.note, "changes": None, "packed": dict(packed),
@@ -147,6 +169,21 @@ def _work(run: Run, files: EvaluateFolder, before: Sequence[Stage]) -> Figures:
         report["changes"] = changes(earlier, report)
     write(files.folder, report, served.bench.samples if served.bench else {})
     return figures | {"checks": checks}
+
+
+def _at(items: Sequence[_T], rows: Sequence[int]) -> list[_T]:
+    """The items at some rows."""
+    return [items[i] for i in rows]
+
+
+def _rows_of(
+    predictions: Mapping[str, Sequence[Example]], run: Run, gold: Sequence[Example]
+) -> dict[str, Sequence[int]]:
+    """The gold rows that each system is scored on: all that it predicted; of the teacher's, those that it answered."""
+    out: dict[str, Sequence[int]] = {name: range(len(rows)) for name, rows in predictions.items()}
+    if TEACHER in out:
+        out[TEACHER] = teachers_rows(answered(run.files.label.labels), gold)
+    return out
 
 
 def _figures(systems: Mapping[str, Quality], evidence: GateEvidence, bench: LatencyBench | None) -> dict[str, Any]:

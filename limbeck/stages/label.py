@@ -9,7 +9,7 @@ from typing import Any
 from limbeck.artefacts import LabelFolder
 from limbeck.run import Run, Shortfall
 from limbeck.stage import Figures, Stage
-from limbeck.staleness import Rules
+from limbeck.staleness import NO_EFFECT, Rules
 from task.files import sha256_file, write_json, write_jsonl
 from teacher.backends.job import LabellingPlan
 
@@ -27,12 +27,19 @@ def plan(run: Run) -> LabellingPlan:
         return plan_labelling(run.task, run.inputs.teacher, ledger, run.files.index, fetch, run.progress)
 
 
+def settings(run: Run) -> dict[str, Any]:
+    """What the teacher's answers depend on; with an LLM also what else of the task its template reads."""
+    from llm_client.prompt import task_fields
+    from teacher.backends.backend import backend_of
+
+    include = {"instructions", "roles", "examples", "normaliser", "teacher"}
+    if backend_of(run.task).asks_llm and (prompt := run.task.teacher.openai.prompt) is not None:
+        include |= task_fields(Path(prompt))
+    return run.task.model_dump(mode="json", include=include, exclude={"teacher": NO_EFFECT["teacher"]})
+
+
 def _config(run: Run) -> object:
-    """The prompt's text is an input; where it lies makes no difference."""
-    included = run.task.model_dump(
-        mode="json", include={"instructions", "roles", "examples", "normaliser", "teacher"},
-        exclude={"teacher": {"openai": {"prompt"}}},
-    )
+    included = settings(run)
     return included | run.task.data.model_dump(mode="json", include={"max_query_chars", "conflicts"})
 
 
@@ -54,6 +61,11 @@ def _inputs(run: Run) -> dict[str, str]:
     prompt = run.task.teacher.openai.prompt
     if backend_of(run.task).asks_llm and prompt is not None and Path(prompt).exists():
         inputs |= {"prompt": sha256_file(Path(prompt)), "held_out": run.inputs.fingerprint("test")}
+    model = Path(run.task.teacher.vllm.model)
+    if run.task.teacher.backend == "vllm" and model.is_dir():
+        from teacher.backends.llm.local_model import model_mark
+
+        inputs["teacher model"] = model_mark(model)
     return inputs
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 from limbeck.artefacts import MergeFolder, TrainFolder
 from limbeck.run import Run
@@ -12,6 +13,10 @@ from limbeck.staleness import Rules
 from task.errors import GateError
 from task.files import write_json
 from task.spec import Task
+
+if TYPE_CHECKING:
+    from task.codec import Codec
+    from task.labels import Example
 
 _PARITY_ROWS: Final = 200
 
@@ -28,8 +33,9 @@ def stage(name: str = "merge", *, trained: str = "train") -> Stage:
 
 
 def _config(run: Run) -> object:
-    gates = {"merge_max_logit_delta", "merge_label_agreement"}
-    return run.task.model_dump(mode="json", include={"gates": gates}) | {"merge_base": run.task.student.merge_base}
+    """`serving.dtype` is what forgetting is measured in."""
+    read = {"gates": {"merge_max_logit_delta", "merge_label_agreement"}, "serving": {"dtype"}}
+    return run.task.model_dump(mode="json", include=read) | {"merge_base": run.task.student.merge_base}
 
 
 def _rules(_run: Run) -> Rules:
@@ -48,7 +54,6 @@ def _work(run: Run, trained: TrainFolder, files: MergeFolder) -> Figures:
     from task.codec import load_codec
     from task.model_store import fetch
     from task.tokenizer import load_tokenizer
-    from teacher.curriculum.rows import read
 
     task = run.task
     base, codec = fetch(task.student.base), load_codec(trained.folder)
@@ -56,12 +61,11 @@ def _work(run: Run, trained: TrainFolder, files: MergeFolder) -> Figures:
     matrices = merge(base=base, adapter=trained.adapter, out=files.model, settings=task.student)
     write_json(files.codec, codec.to_json())
     run.progress.begin("checking that the merged model gives the adapter's answers")
-    dev = [r.example for r in read(run.finished("curriculum"), "dev")]
-    dev = [x for x in dev if codec.representable(x)][:_PARITY_ROWS]
+    examples = parity_rows(run.finished("curriculum"), codec)
     tokenizer = load_tokenizer(base)
     report = parity(
-        base=base, adapter=trained.adapter, merged=files.model, codec=codec, tokenizer=tokenizer, examples=dev,
-        settings=task.student,
+        base=base, adapter=trained.adapter, merged=files.model, codec=codec, tokenizer=tokenizer,
+        examples=examples, settings=task.student,
     )
     write_json(files.parity, report)
     _check(report, task)
@@ -75,20 +79,34 @@ def _work(run: Run, trained: TrainFolder, files: MergeFolder) -> Figures:
     return {"matrices": matrices, **report, "perplexity_ratio": kept["perplexity"]["ratio"]}
 
 
+def parity_rows(curriculum: Path, codec: Codec) -> list[Example]:
+    """The rows that adapter and merged model must agree on: dev rows, or training rows where so few have no dev row."""
+    from teacher.curriculum.rows import read
+
+    for part in ("dev", "train"):
+        found = [r.example for r in read(curriculum, part) if codec.representable(r.example)]
+        if found:
+            return found[:_PARITY_ROWS]
+    return []
+
+
 def _check(report: Mapping[str, Any], task: Task) -> None:
-    """Raise `GateError` where the merged model differs from the adapter by more than the task's gates allow."""
+    """Raise `GateError` where the merged model differs from the adapter by more than the task's gates allow.
+
+    A figure that is no number (NaN) is no pass.
+    """
     gates = task.gates
     if not report["matrix_error"] <= 1:
         raise GateError(
             f"merged ≠ trained: {report['worst_tensor']} differs from base + adapter by {report['matrix_error']} times "
             "what rounding explains; nothing is served. Run the same command again; if it fails again, this is a bug"
         )
-    if report["max_logit_delta"] > gates.merge_max_logit_delta:
+    if not report["max_logit_delta"] <= gates.merge_max_logit_delta:
         raise GateError(
             f"merged ≠ trained: max |Δlogit| is {report['max_logit_delta']}, the gate "
             f"gates.merge_max_logit_delta allows {gates.merge_max_logit_delta}"
         )
-    if report["label_agreement"] < gates.merge_label_agreement:
+    if not report["label_agreement"] >= gates.merge_label_agreement:
         raise GateError(
             f"merged ≠ trained: {report['label_agreement']:.2%} of labels agree, the gate "
             f"gates.merge_label_agreement asks for {gates.merge_label_agreement:.2%}"

@@ -10,15 +10,17 @@ from limbeck.plan import beside
 from limbeck.run import Run
 from limbeck.stage import Figures, Stage
 from limbeck.stages import cross_fit
-from limbeck.staleness import Rules
-from limbeck.student_jobs import TRAINING_SCRATCH, make_job
+from limbeck.staleness import settings_of_training
+from limbeck.student_jobs import TRAINING_SCRATCH, make_job, training_rules
 from task.files import read_json, sha256_file, write_json
+
+_WEIGHTS, _OPTIONS = "init_adapter", "init_adapter options"  # the scale is among the options
 
 
 def stage(name: str = "train") -> Stage:
     """The stage, or under another name one that trains a variant of the task."""
     return Stage(
-        name=name, config=_config, inputs=_inputs, rules=_rules, work=_work, headline=_headline,
+        name=name, config=_config, inputs=_inputs, rules=training_rules, work=_work, headline=_headline,
         scratch=TRAINING_SCRATCH, phase="train",
     )
 
@@ -29,23 +31,16 @@ def _source(run: Run) -> str:
 
 
 def _config(run: Run) -> object:
-    included = run.task.model_dump(mode="json", include={"student", "roles", "normaliser"})
-    return included | {"order": run.task.curriculum.order}
+    return settings_of_training(run.task) | {"order": run.task.curriculum.order}
 
 
 def _inputs(run: Run) -> dict[str, str]:
     inputs = {"curriculum": run.digest(_source(run))}
-    earlier = Path(run.task.student.init_adapter or "") / "adapter_model.safetensors"
-    if run.task.student.init_adapter and earlier.exists():
-        inputs["init_adapter"] = sha256_file(earlier)
+    earlier = run.task.student.init_adapter
+    for name, file in ((_WEIGHTS, "adapter_model.safetensors"), (_OPTIONS, "adapter_config.json")):
+        if earlier and (Path(earlier) / file).exists():
+            inputs[name] = sha256_file(Path(earlier) / file)
     return inputs
-
-
-def _rules(_run: Run) -> Rules:
-    from student import training
-    from task import codec
-
-    return {"codec": codec.VERSION, "training": training.VERSION}
 
 
 def _work(run: Run, folder: Path) -> Figures:

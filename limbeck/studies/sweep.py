@@ -16,7 +16,8 @@ from eval.quality_schema import Estimate
 from limbeck.artefacts import TrainFolder
 from limbeck.environment import device, git_commit, versions
 from limbeck.run import Run
-from limbeck.student_jobs import answers, make_job, read_predictions
+from limbeck.staleness import FIRST
+from limbeck.student_jobs import answers, make_job, read_predictions, training_rules
 from task.errors import ComponentError, InputError
 from task.files import read_json, sha256_json, write_json, write_jsonl
 from task.labels import Example
@@ -101,12 +102,18 @@ def _variant(task: Task, rank: int, target: str, steps: int) -> Task:
     return task.model_copy(update={"student": student})
 
 
+def trial_key(run: Run, task: Task) -> str:
+    """What a trial is found by again; rules that are as they were first are left out, as they were."""
+    changed = {k: v for k, v in training_rules(run).items() if v != FIRST[k]}
+    key = {"student": task.student.model_dump(mode="json"), "curriculum": run.digest("curriculum")}
+    return sha256_json(key | ({"rules": changed} if changed else {}))
+
+
 def _prepare(
     run: Run, folder: Path, task: Task, rows: Sequence[Any], dev: Sequence[Example]
 ) -> Path:
     """The folder of a trial, with its job; its name is a hash of the settings and the curriculum."""
-    key = sha256_json({"student": task.student.model_dump(mode="json"), "curriculum": run.digest("curriculum")})
-    where = folder / key[:12]
+    where = folder / trial_key(run, task)[:12]
     where.mkdir(parents=True, exist_ok=True)
     make_job(task, rows, dev, where, task.curriculum.order).write(where / "job.json")
     return where

@@ -19,7 +19,7 @@ import aiohttp
 
 from llm_client.body import sent_body
 from llm_client.completion import parse_completion
-from llm_client.connection import authorization, proxy_for
+from llm_client.connection import authorization, proxy_for, tell_missing_key
 from llm_client.label_schema import labels_response_format
 from llm_client.reply import rows_of
 from task.forms import json_text as json_form
@@ -121,13 +121,16 @@ class LiveTeacher:
 
 
 def check_environment(settings: Consult) -> None:
-    """Refuse a key or a proxy of the environment that no `LiveTeacher` could use; checked before workers start.
+    """Refuse a key or a proxy of the environment that no `LiveTeacher` could use, and tell of a missing key.
+
+    It is called before workers start.
 
     Raises:
         InputError: The key or the proxy cannot be used.
     """
     if settings.per_hour:
         authorization(settings.api_key_env)
+        tell_missing_key(settings)
         proxy_for(settings.base_url)
 
 

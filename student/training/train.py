@@ -7,6 +7,7 @@ random choice is a function of seed and step, so a resumed run equals an uninter
 
 from __future__ import annotations
 
+import math
 import resource
 import shutil
 import sys
@@ -42,6 +43,7 @@ from student.training.order import (
     total_steps,
 )
 from student.training.sharding import micro_batch_size, most_micro_batches, shard
+from task.errors import ComponentError
 from task.files import write_json
 from task.tokenizer import load_tokenizer
 
@@ -62,6 +64,7 @@ def train(
 
     Raises:
         OSError: A checkpoint could not be written.
+        ComponentError: A loss is no finite number.
     """
     if threads:
         torch.set_num_threads(threads)
@@ -104,6 +107,11 @@ def train(
             robust=gce_q(step, wanted=s.robust, steps=steps),
         )
         seconds = time.monotonic() - started
+        if not math.isfinite(loss):
+            raise ComponentError(
+                f"the loss of step {step + 1} of {steps} is {loss}, and every later one would be no number either. "
+                "Lower student.learning_rate, or look for weights that are no numbers in student.base and init_adapter"
+            )
         digest = extend_digest(digest, batches[step])
         step += 1
         scored = bool(job.dev) and (step % s.eval_every == 0 or step == steps)

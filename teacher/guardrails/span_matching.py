@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from rapidfuzz.distance import OSA
 
+from task.word_borders import occurrences
+
 _WORD = re.compile(r"\S+")
 _LONGER = 1  # a value may have one word more or less than its span
 
@@ -40,7 +42,7 @@ def find(query: str, *, text: str, least: float, taken: frozenset[int] = frozens
     wanted = text.strip()
     if not wanted:
         return None
-    for start in _occurrences(query, wanted):
+    for start in occurrences(query, wanted):
         if start not in taken:
             return Found(start, start + len(wanted), "verbatim", 1.0)
     if least == 0.0:
@@ -61,26 +63,6 @@ def find(query: str, *, text: str, least: float, taken: frozenset[int] = frozens
         if least < 1.0 and similarity >= least and (best is None or similarity > best.similarity):
             best = Found(start, end, "edits", float(similarity))
     return best
-
-
-def _occurrences(query: str, text: str) -> Iterator[int]:
-    """Starts of a text in a query: first those at word borders, then those within words (scripts without blanks)."""
-    inside = []
-    at = query.find(text)
-    while at >= 0:
-        end = at + len(text)
-        if (at == 0 or not _joined(query[at - 1], text[0])) and (
-            end == len(query) or not _joined(text[-1], query[end])
-        ):
-            yield at
-        else:
-            inside.append(at)
-        at = query.find(text, at + 1)
-    yield from inside
-
-
-def _joined(left: str, right: str) -> bool:
-    return left.isalnum() and right.isalnum()
 
 
 def _runs(query: str, words: int) -> Iterator[tuple[int, int]]:

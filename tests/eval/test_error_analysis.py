@@ -50,6 +50,8 @@ def test_mistakes_that_both_make_are_counted_by_slice() -> None:
     assert rows["missed"]["roles"] == {"brand": 2}
     assert rows["missed"]["shared"] == 0.0
     assert rows["extent"]["shared"] == 1.0
+    asked = by_kind(gold, student, task, other=[None, gold[1]])  # a row that the other was not asked about
+    assert {r["kind"]: r["shared"] for r in asked["rows"]} == {"missed": 0.0, "extent": None}
 
 
 spans = st.lists(st.builds(

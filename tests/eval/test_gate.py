@@ -71,6 +71,10 @@ def test_too_few_rows_do_not_pass_and_small_slices_are_not_judged() -> None:
     wide = {"rows": 50, "f1": figure(0.0, -0.05, 0.05), "recall": figure(0.0, -0.05, 0.05)}
     assert set(failing(ALL, released=wide)) == {"released_margin"}
     assert not failing(ALL, teacher_slices={"head": SAME, "tail": wide})
+    found = [c for c in judge(ALL, GateEvidence(**GOOD | {"teacher_slices": {"head": wide}})) if not c.ok]  # type: ignore[arg-type]
+    assert [c.found for c in found] == [
+        "difference to the teacher by slice (no slice has 100 rows, gates.slice_rows): not measured"
+    ]
 
 
 def test_a_first_release_has_nothing_to_be_compared_with_and_rules_can_be_left_out() -> None:

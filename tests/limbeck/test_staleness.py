@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,47 +19,9 @@ from llm_client import prompt_rules
 from task.forms import json_text
 from task.load import load_task
 from teacher.guardrails import label_checks
-from tests.conftest import FIXTURES, make_task
+from tests.conftest import make_task
+from tests.limbeck.run_before import stale
 from tests.limbeck.test_cli import limbeck
-
-BEFORE = FIXTURES / "run-before"
-
-
-@pytest.fixture
-def before(tmp_path: Path) -> Path:
-    """A copy of the task with its data, and the run folder of before; every stage has been run."""
-    for file in BEFORE.iterdir():
-        if file.is_file():
-            shutil.copy(file, tmp_path)
-    for manifest in (BEFORE / "run").iterdir():
-        folder = tmp_path / "runs" / "before" / manifest.stem
-        folder.mkdir(parents=True)
-        shutil.copy(manifest, folder / "manifest.json")
-    return tmp_path / "runs"
-
-
-@pytest.fixture
-def runs(before: Path) -> Path:
-    """The same, as if it had been run with the rules of now."""
-    run = Run.of(load_task(before.parent / "task.yaml").task, before, ProgressDisplay())
-    for stage in STAGES:
-        manifest = before / "before" / stage.name / "manifest.json"
-        if stage.wanted(run.task):
-            manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"rules": dict(stage.rules(run))}))
-    return before
-
-
-def stale(runs: Path, *overrides: str) -> dict[str, tuple[str, ...]]:
-    """Stage → why, of those that are stale themselves; the others must be unchanged, or wait for one that is."""
-    task = load_task(runs.parent / "task.yaml", overrides).task
-    found = states(Run.of(task, runs, ProgressDisplay()))
-    assert [s.name for s in found] == [s.name for s in STAGES if s.wanted(task)]
-    out = {s.name: s.why for s in found if s.state == "stale"}
-    first = next((i for i, s in enumerate(found) if s.name in out), len(found))
-    for number, s in enumerate(found):
-        if s.name not in out:
-            assert s.state == ("waits" if number > first else "unchanged")
-    return out
 
 
 def test_a_run_of_before_is_stale_only_by_rules_that_have_changed_since(before: Path) -> None:
@@ -134,7 +95,16 @@ def test_a_changed_answer_schema_makes_the_labels_stale(runs: Path, monkeypatch:
     ("curriculum.seed=1", {"curriculum", "bundle"}),
     ("curriculum.cross_fit.folds=3", {"cross-fit", "bundle"}),
     ("student.form=write", {"cross-fit", "train", "bundle"}),
-    ("student.merge_base=plain", {"cross-fit", "train", "merge", "bundle"}),
+    ("student.merge_base=plain", {"merge", "bundle"}),
+    ("serving.dtype=float32", {"merge", "bundle", "evaluate"}),
+    ("roles.0.guard.max_words=3", {"label", "bundle"}),
+    ("roles.0.description=Goods", {"label", "bundle"}),
+    ("teacher.openai.budget=3", set()),
+    ("teacher.openai.concurrency=3", set()),
+    ("teacher.workers=2", set()),
+    ("student.save_every=3", set()),
+    ("student.ray_address=auto", set()),
+    ("description=Goods of all kinds", {"bundle"}),
     ("gates.merge_max_logit_delta=2", {"merge", "evaluate"}),
     ("gates.min_f1=0.5", {"evaluate"}),
     ("serving.head_queries=3", {"bundle", "evaluate"}),

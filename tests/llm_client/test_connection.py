@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
-from llm_client.connection import authorization, proxy_for
+from llm_client.connection import authorization, proxy_for, tell_missing_key
 from task.endpoint import BaseUrl
 from task.errors import InputError
 from task.serving_settings import Consult
@@ -56,6 +57,24 @@ def test_a_key_that_no_header_can_hold_is_refused_and_not_shown(
 def test_without_a_key_no_header_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", " \n")
     assert authorization("OPENAI_API_KEY") == {}
+
+
+@pytest.mark.parametrize(("settings", "told"), [
+    (OpenAI(), True), (OpenAI(base_url="http://127.0.0.1:8000/v1"), False),  # a local server needs no key
+    (OpenAI(base_url="http://127.0.0.1:8000/v1", api_key_env="HW_KEY"), True), (Consult(api_key_env="HW_KEY"), True),
+])
+@pytest.mark.parametrize("key", [None, "sk-made-up"])
+def test_a_missing_key_is_told_where_one_is_expected(
+    settings: OpenAI | Consult, told: bool, key: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("OPENAI_API_KEY", "HW_KEY"):
+        monkeypatch.delenv(name, raising=False)
+        if key is not None:
+            monkeypatch.setenv(name, key)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        tell_missing_key(settings)
+    assert [settings.api_key_env in str(w.message) for w in found] == [True] * (told and key is None)
 
 
 # -- the address -------------------------------------------------------------------------------------------------------

@@ -100,7 +100,12 @@ def test_no_call_can_use_more_tokens_than_its_budget_reserves() -> None:
 
 def test_a_template_that_fails_says_so_before_anything_is_spent(tmp_path: Path) -> None:
     prompt = tmp_path / "p.j2"
-    for text, message in (("{% if %}", "not a Jinja template"), ("{{ evidence }}", "the template fails")):
+    for text, message in (
+        ("{% if %}", "not a Jinja template"), ("{{ evidence }}", "the template fails"),
+        ("{{ 1 / 0 }}", "the template fails: division by zero"),
+        ("a\n{% include 'b.j2' %}", r"p\.j2:2: the template reads another file; found 'include'"),
+        ("{% from 'b.j2' import c %}", "reads another file; found 'fromimport'"),
+    ):
         prompt.write_text(text)
         with pytest.raises(InputError, match=message):
             make(prompt=str(prompt))

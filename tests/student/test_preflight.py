@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from student.adapters import add_adapter, write_adapter
 from student.model import load_base
 from student.preflight import check
-from task.errors import InputError
+from task.errors import InputError, InputWarning
 from task.settings import Lora, Student
 from tests.conftest import make_tiny_bert
 
@@ -44,6 +45,12 @@ def add_tokens(base: Path, *, special: bool) -> None:
     names = [f"<extra {i}>" for i in range(2050 - tokenizer.get_vocab_size())]
     assert (tokenizer.add_special_tokens if special else tokenizer.add_tokens)(names) == len(names)
     tokenizer.save(str(base / "tokenizer.json"))
+
+
+def holding(base: Path, *names: str, rows: int = 2) -> None:
+    """Give the weights further tensors, as a value head of RL or a stale buffer is saved."""
+    more = {n: torch.zeros(rows, 128, dtype=torch.bfloat16) for n in names}
+    save_file(load_file(base / "model.safetensors") | more, base / "model.safetensors", metadata={"format": "pt"})
 
 
 def sharded(base: Path, *, missing: str = "") -> None:
@@ -121,6 +128,9 @@ SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda b: (sharded(b), cut(b / "one.safetensors")), r"base/one\.safetensors: .* cannot be read"
     ),
     "other shapes": (narrower, r"base: student\.base: a tensor of the base has another shape .*mlp.*\(128"),
+    "another head than the embedding, to which it is tied": (
+        lambda b: holding(b, "lm_head.weight", rows=2048), r"base/config\.json: .*tie_word_embeddings: the LM head of"
+    ),
     "quantised already": (
         lambda b: edit(b / "config.json", quantization_config={"quant_method": "gptq"}),
         r"base/config\.json: student\.base: the base is quantised already.*found 'gptq'",
@@ -151,6 +161,16 @@ def test_a_base_that_cannot_be_trained_is_refused_with_its_file(base: Path, spoi
 def test_a_base_that_is_only_unusual_is_taken(base: Path, change: Callable[[Path], object]) -> None:
     change(base)
     check(base, Student())
+
+
+def test_tensors_that_the_model_does_not_have_are_told(base: Path) -> None:
+    holding(base, "model.layers.0.self_attn.rotary_emb.inv_freq")  # of old Llamas; engines pass it over
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check(base, Student())
+    holding(base, "v_head.summary.weight")
+    with pytest.warns(InputWarning, match=r"base: student\.base: .* hold 1 tensors .*found \['v_head\.summary\.weight"):
+        check(base, Student())
 
 
 def test_an_encoder_is_refused(tmp_path: Path, tokenizer_folder: Path) -> None:
@@ -223,6 +243,9 @@ def test_a_head_of_another_name_is_refused_where_it_is_cut_down(tmp_path: Path, 
     ({"target_modules": ["q_proj", "lm_head"]}, "lm_head is of the kind|lm_head is the LM head"),
     ({"target_modules": ["q_proj", "embed_tokens"]}, "embed_tokens is of the kind Embedding"),
     ({"peft_type": "ADALORA", "total_step": 5, "modules_to_save": ["norm"]}, "whole modules"),
+    ({"rank_pattern": {"k_proj": 8}}, r"`rank_pattern` has 'k_proj', which matches none of the adapted layers"),
+    ({"alpha_pattern": {"q_prj": 8}}, r"`alpha_pattern` has 'q_prj', which matches none"),
+    ({"alpha_pattern": {"q_proj": 0}}, "with an alpha of 0"), ({"rank_pattern": {"(": 8}}, "unterminated subpattern"),
     ({"peft_type": "LILY"}, "LILY is no method"), ({"peft_type": "SHADOW"}, "SHADOW is no method"),
 ])
 @pytest.mark.parametrize("tied", [True, False])
@@ -274,6 +297,15 @@ def test_the_configuration_of_an_adapter_made_elsewhere_is_read(
     edit(adapter / "adapter_config.json", **{key: value})
     with pytest.raises(InputError, match=rf"adapter/adapter_config\.json: student\.init_adapter\.{key}: "):
         check(tiny_llama, going_on(adapter))
+
+
+@pytest.mark.parametrize("option", [{"r": 8}, {"lora_alpha": 16}, {"use_rslora": True}, {"rank_pattern": {}}])
+def test_an_adapter_of_another_rank_or_scale_than_the_file_sets_is_refused(
+    tiny_llama: Path, adapter: Path, option: dict[str, Any]
+) -> None:
+    settings = Student(init_adapter=str(adapter), peft={"peft_type": "LORA", "r": 4} | option)
+    with pytest.raises(InputError, match=f"the adapter to continue from has another {next(iter(option))}"):
+        check(tiny_llama, settings)
 
 
 def with_tensor(name: str, shape: tuple[int, ...]) -> Callable[[Path], object]:

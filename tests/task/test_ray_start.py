@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 from pathlib import Path
 
 import pytest
 from ray._private.utils import check_version_info
 
+from task.errors import InputError
 from task.python_process import environment, python
-from task.ray_start import explained
+from task.ray_start import _check_answers, explained, ray_running
 
 SCRIPT = """
 import os, sys
@@ -75,3 +77,21 @@ def test_an_address_is_blamed_only_where_there_is_one() -> None:
     other = str(explained(RuntimeError("out of\nfile descriptors"), None, "student.ray_address"))
     assert "Ray cannot start on this machine: out of file descriptors" in other
     assert not any("ray_address" in x for x in (sockets, other))
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:{}", "localhost:{}", "ray://127.0.0.1:{}"])
+def test_an_address_where_nothing_listens_is_told_at_once(address: str) -> None:
+    """Ray tries for minutes, and its last words are a line of a log."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))  # taken, and not listening
+        taken = address.format(listener.getsockname()[1])
+        with (
+            pytest.raises(InputError, match=rf"student\.ray_address: nothing answers at this address: .*'{taken}'"),
+            ray_running(taken, field="student.ray_address", variables={}),
+        ):
+            pass
+
+
+@pytest.mark.parametrize("address", ["auto", "host:port", "[::1", "http://127.0.0.1:1"])
+def test_other_addresses_are_left_to_ray(address: str) -> None:
+    _check_answers(address, "student.ray_address")

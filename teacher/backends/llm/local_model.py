@@ -80,5 +80,18 @@ class LocalTeacher:
 
 def model_digest(folder: Path) -> str:
     """SHA-256 over the files that decide a model's answers: weights, tokenizer, configuration and template."""
-    names = [p for p in sorted(folder.iterdir()) if p.suffix in {".safetensors", ".json", ".jinja", ".model"}]
-    return sha256_json({p.name: sha256_file(p) for p in names})
+    return sha256_json({p.name: sha256_file(p) for p in _files(folder)})
+
+
+def model_mark(folder: Path) -> str:
+    """What changes with `model_digest`, without reading the weights: of these it is their size and time of change."""
+    marks: dict[str, object] = {}
+    for path in _files(folder):
+        status = path.stat()
+        weights = path.suffix == ".safetensors"
+        marks[path.name] = [status.st_size, status.st_mtime_ns] if weights else sha256_file(path)
+    return sha256_json(marks)
+
+
+def _files(folder: Path) -> list[Path]:
+    return [p for p in sorted(folder.iterdir()) if p.suffix in {".safetensors", ".json", ".jinja", ".model"}]

@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from llm_client.attempt import Attempt
+from llm_client.connection import authorization
 from llm_client.error_text import short_error
 from task.errors import ComponentError
 from task.settings import OpenAI
@@ -143,7 +144,8 @@ def _advice(kind: str, settings: OpenAI) -> str:
     status = _STATUS.match(kind)
     number = int(status[1]) if status else 0
     if number in {401, 403, 407}:
-        return f"Check the key in {settings.api_key_env}"
+        variable = settings.api_key_env
+        return f"Check the key in {variable}" if authorization(variable) else f"Set {variable}: it is not set"
     if number in {402, 429}:
         return "Check the account's quota and rate limits, and teacher.openai.requests_per_minute"
     if number in {400, 413, 415, 422}:

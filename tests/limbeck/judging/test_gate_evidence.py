@@ -54,6 +54,18 @@ def test_what_is_as_good_passes_and_what_answers_nothing_does_not() -> None:
     assert failing(NOTHING, gates, **good) == {"min_f1", "teacher_margin", "released_margin", "max_ece"}
 
 
+def test_queries_that_the_teacher_did_not_answer_are_no_wrong_answers_of_it() -> None:
+    """This teacher is right wherever it answered; counted as wrong elsewhere, it is worse than a student of 75 %."""
+    gates = Gates(teacher_margin=0.01, slice_margin=0.01, slice_rows=5)
+    student = [Example(g.query, g.labels if i % 4 else ()) for i, g in enumerate(GOLD)]
+    answered = range(10)
+    teacher = [g if i in answered else Example(g.query) for i, g in enumerate(GOLD)]
+    more = {"teacher": teacher, "teacher_rows": answered, "traffic": ["head"] * 40}
+    assert failing(student, gates, **more) == {"teacher_margin", "slice_margin"}
+    assert failing(student, gates, **more | {"teacher_rows": None}) == set()
+    assert failing(student, gates, **more | {"teacher_rows": []}) == {"teacher_margin", "slice_margin"}  # not measured
+
+
 def test_the_gate_sees_what_a_gateway_lets_through() -> None:
     wrong = Example("oat milk", (Label("aisle", "moon"),))
     assert fault_of(ServedAnswer(wrong, 0.9, None), TASK) == "unknown_value"

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from limbeck.judging.gate_sources import sources_of
+from limbeck.judging.offline_systems import answered, teacher_labels
 from limbeck.pipeline import run_up_to
 from limbeck.progress_display import ProgressDisplay
 from limbeck.run import Run
 from limbeck.stage import Stage, execute
-from task.errors import InputError
+from task.errors import InputError, InputWarning
 from task.labels import Example, Label
 from task.spec import Task
 from tests.conftest import make_task
@@ -53,10 +54,23 @@ def run(tmp_path: Path) -> Run:
 
 
 def test_teacher_and_traffic_are_those_of_the_run(run: Run) -> None:
-    found = sources_of(bundle_of(run), run.task, GOLD, teacher_file=None, log_file=None)
+    with pytest.warns(InputWarning, match="the teacher has answers to 1 of 2 gold queries; it is compared on these"):
+        found = sources_of(bundle_of(run), run.task, GOLD, teacher_file=None, log_file=None)
     assert found.teacher is not None
     assert [[x.text for x in r.labels] for r in found.teacher] == [["milk"], []]
+    assert found.rows == [0]
     assert found.traffic == ["head", "tail"]
+
+
+def test_a_query_without_an_answer_is_none_that_the_teacher_is_compared_on(tmp_path: Path) -> None:
+    rows = [{"query": g.query, "labels": [], "status": s} for g, s in zip(GOLD, ("failed", "accepted"), strict=True)]
+    path = tmp_path / "labels.jsonl"
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    assert answered(path) == {GOLD[1].query}
+    assert teacher_labels(path, GOLD[:1]) is None
+    found = teacher_labels(path, GOLD)
+    assert found is not None
+    assert [len(r.labels) for r in found] == [0, 0]
 
 
 def test_files_that_are_given_come_before_the_run(run: Run, tmp_path: Path) -> None:
@@ -67,6 +81,7 @@ def test_files_that_are_given_come_before_the_run(run: Run, tmp_path: Path) -> N
     )
     assert found.teacher is not None
     assert [len(r.labels) for r in found.teacher] == [0, 1]
+    assert found.rows == [1]
     assert found.traffic == ["torso", "head"]
 
 

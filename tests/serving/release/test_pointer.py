@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,20 @@ def test_releases_follow_each_other_and_turn_back(bundle: Bundle, tmp_path: Path
     back = rollback(pointer)
     assert (back.current.id, read_pointer(pointer).change.canary) == (bundle.id, 0.0)
     assert rollback(pointer).current.id == second.id
+
+
+def test_it_is_not_turned_back_to_a_folder_that_holds_another_bundle_now(
+    bundle: Bundle, tmp_path: Path, tiny_llama_untied: Path
+) -> None:
+    pointer, folder = tmp_path / "live.json", tmp_path / "first"
+    first = build(folder, bundle.task, bundle.codec, tiny_llama_untied, [], {})
+    for released in (first, bundle):
+        release(pointer, bundle=released.folder, change=Change(), ungated=True)
+    shutil.rmtree(folder)
+    shutil.copytree(bundle.folder, folder)
+    with pytest.raises(InputError, match=f"holds another bundle now; found '{bundle.id}'; expected {first.id}"):
+        rollback(pointer)
+    assert read_pointer(pointer).current.id == bundle.id
 
 
 def test_what_is_not_fit_is_not_released(bundle: Bundle, tmp_path: Path) -> None:

@@ -60,6 +60,9 @@ def test_a_wrong_scale_in_one_layer_fails_the_merge(base: Path, adapter: Path, t
     right = report()
     assert right["matrix_error"] <= 1.0  # type: ignore[operator]
     _check(right, make_task())
+    for figure in ("max_logit_delta", "label_agreement", "matrix_error"):
+        with pytest.raises(GateError):
+            _check(right | {figure: float("nan")}, make_task())
     tensors, plain = (load_file(p / "model.safetensors") for p in (merged, base))
     name = "model.layers.1.self_attn.q_proj.weight"
     twice = plain[name].float() + 2 * (tensors[name].float() - plain[name].float())  # alpha / r instead of alpha / r_m

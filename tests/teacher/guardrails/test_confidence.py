@@ -110,3 +110,17 @@ def test_each_gold_label_counts_once() -> None:
     x = Label("product", "milk", 0, 4)
     row = LedgerRow("milk milk", 1, "", "accepted", (x, Label("product", "milk", 5, 9)), 1.0)
     assert rightness(row, (x,), str) == [True, False]
+
+
+def test_isotonic_adds_the_steps_that_a_logistic_curve_cannot_follow() -> None:
+    """Right above one half and wrong below: a step, which a regularised logistic curve smooths."""
+    signals = [{"support": (i + 0.5) / 200} for i in range(200)]
+    right = [s["support"] > 0.5 for s in signals]
+    found = {
+        method: fit(signals, [""] * 200, right, Confidence(method=method)).apply(signals, [""] * 200)  # type: ignore[arg-type]
+        for method in ("logistic", "isotonic")
+    }
+    just_above = next(i for i, r in enumerate(right) if r) + 1
+    assert found["logistic"][just_above] < 0.7
+    assert found["isotonic"][just_above] > 0.95
+    assert all(np.all(np.diff(p) >= -1e-9) for p in found.values())

@@ -61,6 +61,20 @@ def test_patterns_and_units_keep_nonsense_out(text: str, reason: str | None) -> 
     assert len(kept) == (reason is None)
 
 
+def test_a_closed_value_that_comes_twice_is_kept_once() -> None:
+    kept, verdicts = check("oat milk", Label("aisle", "dairy"), Label("aisle", "Dairy"), Label("aisle", "drinks"))
+    assert kept == [("aisle", "dairy"), ("aisle", "drinks")]
+    assert verdicts == [("accept", "as it stands"), ("rejected", "twice"), ("accept", "as it stands")]
+
+
+@pytest.mark.parametrize(("most", "passes"), [(None, True), (2, True), (1, False)])
+def test_a_value_of_too_many_words_is_rejected(most: int | None, passes: bool) -> None:
+    task = make_task(roles=[{"name": "product", "guard": {"max_words": most}}])
+    kept, verdicts = Guardrails(task).check("cheap oat milk", [Label("product", "oat milk")])
+    assert [k.label.text for k in kept] == ["oat milk"] * passes
+    assert [v.reason for v in verdicts] == ["as it stands" if passes else "length: too many words"]
+
+
 def test_roles_that_exclude_or_require_each_other() -> None:
     roles = [{"name": "a", "excludes": ["b"]}, {"name": "b"}, {"name": "c", "requires": ["b"]}]
     guardrails = Guardrails(make_task(roles=roles))

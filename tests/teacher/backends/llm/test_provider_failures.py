@@ -12,7 +12,7 @@ from aiohttp import web
 
 from engine.loopback import free_port
 from llm_client.error_text import short_error
-from task.errors import ComponentError
+from task.errors import ComponentError, InputWarning
 from teacher.backends.llm.provider_failures import ALIKE, ProviderError
 from teacher.ledger.ledger import Ledger
 from tests.llm_client.fake_api import FakeApi
@@ -49,8 +49,9 @@ class RefusingApi(FakeApi):
     (200, "<html>Log in</html>", "not a chat completion: Log in"),
 ])
 def test_a_job_that_every_call_of_fails_alike_is_stopped(
-    tmp_path: Path, status: int, body: Any, expected: str
+    tmp_path: Path, status: int, body: Any, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-made-up")
     with RefusingApi(lambda *_: (status, body)) as api:
         with pytest.raises(ProviderError) as caught:
             run(llm_task(api.url, max_attempts=1, concurrency=64), queries(500), tmp_path)
@@ -59,6 +60,19 @@ def test_a_job_that_every_call_of_fails_alike_is_stopped(
     assert expected in str(caught.value)
     assert "run the same command" in str(caught.value)
     assert isinstance(caught.value, ComponentError)  # exit code 1
+
+
+def test_a_key_that_is_not_set_is_told_before_anything_is_sent_and_when_it_is_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HW_KEY", raising=False)
+    with RefusingApi(lambda *_: (401, WRONG_KEY)) as api:
+        task = llm_task(api.url, max_attempts=1, api_key_env="HW_KEY")
+        with (
+            pytest.warns(InputWarning, match=rf"variable HW_KEY is not set, so requests to {api.url} are sent without"),
+            pytest.raises(ProviderError, match=r"HTTP 401: .*Set HW_KEY: it is not set; then run the same command"),
+        ):
+            run(task, queries(20), tmp_path)
 
 
 def test_what_was_answered_before_the_key_was_withdrawn_is_kept(tmp_path: Path) -> None:

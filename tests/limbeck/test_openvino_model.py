@@ -1,0 +1,67 @@
+"""In how many bits the student is exported for OpenVINO."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from limbeck.artefacts import RunFolder
+from limbeck.inputs import Inputs
+from limbeck.openvino_model import make
+from limbeck.progress_display import ProgressDisplay
+from limbeck.run import Run
+from student.merging.token_classifier import export_classifier
+from task.codec import Codec
+from task.files import write_json
+from task.labels import Example, Label
+from task.openvino_runtime import TokenClassifier
+from task.tokenizer import FastTokenizer
+from task.training_row import TrainingRow
+from teacher.curriculum.rows import Curriculum, write
+from tests.conftest import make_task
+
+QUERIES = ["oat milk", "verdant machine oat milk 1l", "cheap organic milk"]
+
+
+def exported(
+    folder: Path, base: Path, tokenizer: FastTokenizer, *, reference: list[Example],
+    quantization: Literal["auto", "int8"] = "auto",
+) -> tuple[object, object]:
+    """Bits and agreement of an export of a tiny student."""
+    task = make_task(serving={"engine": "openvino", "quantization": quantization})
+    run = Run(task, RunFolder(folder / "run"), Inputs(task, folder / "sample"), ProgressDisplay())
+    rows = [TrainingRow(Example(q, (Label("product", "milk", q.index("milk"), q.index("milk") + 4),))) for q in QUERIES]
+    write(Curriculum(rows[:2], rows[2:], {}), task, run.files.curriculum)
+    write_json(run.files.curriculum / "manifest.json", {})
+    codec = Codec.compile(task, [r.example for r in rows], tokenizer, "read")
+    export_classifier(base, codec.symbol_ids, folder / "classifier")
+    figures = make(run, codec, classifier=folder / "classifier", out=folder / "out", reference=reference)
+    assert figures is not None
+    TokenClassifier(folder / "out", precision="float32")
+    return figures["bits"], figures["agreement"]
+
+
+@pytest.mark.parametrize("reference", [[], [Example(q) for q in QUERIES]])
+def test_without_labels_to_compare_eight_bits_are_not_chosen(
+    tiny_llama: Path, tmp_path: Path, tokenizer: FastTokenizer, reference: list[Example]
+) -> None:
+    """Two answers without labels agree, and show nothing."""
+    assert exported(tmp_path, tiny_llama, tokenizer, reference=reference) == (16, None)
+
+
+def test_eight_bits_that_are_asked_for_need_no_comparison(
+    tiny_llama: Path, tmp_path: Path, tokenizer: FastTokenizer
+) -> None:
+    assert exported(tmp_path, tiny_llama, tokenizer, reference=[], quantization="int8") == (8, None)
+
+
+def test_eight_bits_that_change_the_labels_are_not_chosen(
+    tiny_llama: Path, tmp_path: Path, tokenizer: FastTokenizer
+) -> None:
+    wrong = [Example(q, (Label("mark", "kosher"),)) for q in QUERIES]
+    bits, agreement = exported(tmp_path, tiny_llama, tokenizer, reference=wrong)
+    assert bits == 16
+    assert isinstance(agreement, float)
+    assert agreement < 0.99
