@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from student import estimate
 from student.training.order import total_steps
+from task.errors import InputError
 from task.load import LoadedTask
 from task.spec import Task
 
@@ -36,7 +37,11 @@ class Line:
 
 
 def make_plan(loaded: LoadedTask) -> dict[str, list[Line]]:
-    """The plan by section."""
+    """The plan by section.
+
+    Raises:
+        InputError: The task's folder lacks the file of its queries, or a budget is set for a model without a price.
+    """
     task = loaded.task
     queries, tokens, source = _queries(task)
     shape = estimate.architecture(task.student.base)
@@ -128,7 +133,13 @@ def _queries(task: Task) -> tuple[int, int, str]:
     if data.sample:
         return data.sample_queries, QUERY_TOKENS, "data.sample_queries"
     name = data.queries or data.labels
-    if data.dir and name and (data.dir / name).exists():
+    if data.dir and name and data.dir.exists():
+        if not (data.dir / name).exists():
+            raise InputError(
+                "the task's queries are not in its folder", file=data.dir / name,
+                field="data.queries" if data.queries else "data.labels", found="no such file",
+                expected=f"a file or folder in {data.dir}", fix="Correct the name, or put the file there",
+            )
         from task.readers import read_queries
 
         log = read_queries(data.dir / name)
@@ -149,7 +160,7 @@ def _teacher(task: Task, queries: int, source: str) -> list[Line]:
             Line("time", minutes(queries / rate), f"{rate:,.0f} queries/s, measured on 2 cores: {measured}"),
         ]
     from llm_client.context import EMPTY
-    from llm_client.prices import price_of
+    from llm_client.prices import needed_price, price_of
     from llm_client.prompt import Prompter
 
     s = task.teacher.openai
@@ -159,7 +170,7 @@ def _teacher(task: Task, queries: int, source: str) -> list[Line]:
     tokens_in = round(sum(len(r.content) for r in requests) / CHARS_PER_TOKEN)
     answer = round(40 * max(1, len(task.roles)) / CHARS_PER_TOKEN * 0.5)
     tokens_out = answer * (calls + max(0, s.samples - 1))
-    price = price_of(s, batch=backend.batch)
+    price = (needed_price if s.budget and not backend.local else price_of)(s, batch=backend.batch)
     money = "unknown"
     basis = "set teacher.openai.price_input_per_million and price_output_per_million"
     if backend.local:
