@@ -31,6 +31,7 @@ class LabelFolder(Folder):
     """What the `label` stage writes."""
 
     labels = Entry("labels.jsonl")  # a line per query of the log: status, labels, confidence
+    compared = Entry("gold-test.jsonl")  # the same for gold test queries that the log lacks; nothing is learned from it
     verdicts = Entry("verdicts.json")  # what the guardrails rejected or repaired, counted by role and reason
     confidence = Entry("confidence.json")  # calibration of the teacher's confidence; absent with too few gold rows
 

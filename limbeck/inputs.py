@@ -71,7 +71,7 @@ class Inputs:
 
     @functools.cached_property
     def teacher(self) -> Sources:
-        """What the teacher may use: never the gold test rows."""
+        """What the teacher may use: never the labels of the gold test rows."""
         data = self.task.data
         labels = self._read("labels", lambda s: read_labels(s, self.task, conflicts=data.conflicts))
         log = self._read("queries", read_queries) or [Example(x.query, (), x.count, x.id) for x in labels]
@@ -89,7 +89,7 @@ class Inputs:
         print_ = self.fingerprint("queries", "catalogue", "conversions")
         return Sources(
             log, catalogue, conversions, imported=labels, calibration=self._calibration, held_out=self._held_out(),
-            fingerprint=print_,
+            test_queries=[Example(e.query) for e in self.judged], fingerprint=print_,
         )
 
     def _check_fields(self, source: Path | str | None, catalogue: Sequence[Item]) -> None:
@@ -128,8 +128,13 @@ class Inputs:
 
     @functools.cached_property
     def test(self) -> list[Example]:
-        """Gold test rows; the teacher never sees them."""
+        """Gold test rows; the teacher never sees their labels."""
         return self._read("test", lambda s: read_labels(s, self.task))
+
+    @property
+    def judged(self) -> list[Example]:
+        """The gold test rows that the report is about: the first `eval.max_rows`."""
+        return self.test[: self.task.eval.max_rows]
 
     def _read(self, name: str, reader: Callable[[Path | str], list[Example]]) -> list[Example]:
         source = self.source(name)

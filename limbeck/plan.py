@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 from student import estimate
 from student.training.order import total_steps
 from task.errors import InputError
 from task.load import LoadedTask
 from task.spec import Task
+
+if TYPE_CHECKING:
+    from teacher.backends.backend import Backend
 
 # What a machine sustains: measured on the laptop (benchmarks/training.py), assumed on the GPU.
 CPU_FLOPS: Final = 180e9
@@ -148,10 +152,25 @@ def _queries(task: Task) -> tuple[int, int, str]:
     return 8_000, QUERY_TOKENS, "the data is not here: 8,000 assumed"
 
 
+def _gold(task: Task, backend: Backend) -> int:
+    """Number of gold queries that the log does not have and the teacher labels too."""
+    if task.data.dir is None or not task.data.dir.exists():
+        return 0
+    from limbeck.inputs import Inputs
+    from teacher.label import distinct, queries_to_label
+
+    sources = Inputs(task, Path()).teacher
+    log = distinct(sources.log)
+    return len(queries_to_label(task, sources, log, backend)) - len(log)
+
+
 def _teacher(task: Task, queries: int, source: str) -> list[Line]:
     from teacher.backends.backend import backend_of
 
     backend = backend_of(task)
+    gold = _gold(task, backend)
+    if gold:
+        queries, source = queries + gold, f"{source}; {gold:,} of them gold queries, for calibration and comparison"
     if not backend.asks_llm:
         no_calls = Line("calls", "0", f"backend {task.teacher.backend} asks no LLM")
         rate, measured = QUERIES_PER_S[task.teacher.backend]

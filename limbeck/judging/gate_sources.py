@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from limbeck.artefacts import RunFolder
+from limbeck.artefacts import LabelFolder, RunFolder
 from limbeck.judging.offline_systems import teacher_labels
 from task.errors import InputError
 from task.files import read_json
@@ -39,10 +39,11 @@ def sources_of(
     from eval.slices import traffic
     from task.readers import read_queries
 
-    labels = _labels_of_run(bundle)
+    label = _label_stage(bundle)
+    labels = None if label is None else label.labels
     teacher = _of_gold(teacher_file, gold, task) if teacher_file else None
-    if teacher is None and labels is not None:
-        teacher = teacher_labels(labels, gold)
+    if teacher is None and label is not None:
+        teacher = teacher_labels(label, gold)
     log = read_queries(log_file) if log_file else _counted(labels)
     slices = traffic(gold, log, task) if log is not None else None
     gates = task.gates
@@ -50,7 +51,8 @@ def sources_of(
     if wanted and teacher is None:
         raise _missing(
             "--teacher", wanted, "a file with the teacher's labels of the gold queries",
-            "the bundle lies in no run folder" if labels is None else f"no gold query is in {labels}",
+            "the bundle lies in no run folder" if label is None
+            else f"fewer than half of the gold queries have labels in {label.folder}",
         )
     if gates.slice_margin is not None and slices is None:
         raise _missing(
@@ -68,8 +70,8 @@ def _missing(option: str, rules: Sequence[str], expected: str, why: str) -> Inpu
     )
 
 
-def _labels_of_run(bundle: Path) -> Path | None:
-    """`labels.jsonl` of the run that a bundle was made by; None if it lies elsewhere, or is of other labels."""
+def _label_stage(bundle: Path) -> LabelFolder | None:
+    """The label stage of the run that a bundle was made by; None if it lies elsewhere, or is of other labels."""
     stage = bundle.resolve().parent
     run = RunFolder(stage.parent)
     if run.bundle.bundle != bundle.resolve() or not run.label.labels.exists():
@@ -78,7 +80,7 @@ def _labels_of_run(bundle: Path) -> Path | None:
     if not all(m.exists() for m in manifests):
         return None
     made, labelled = map(read_json, manifests)
-    return run.label.labels if made["inputs"].get("labels") == labelled["digest"] else None
+    return run.label if made["inputs"].get("labels") == labelled["digest"] else None
 
 
 def _counted(labels: Path | None) -> list[Example] | None:

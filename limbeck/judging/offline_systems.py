@@ -6,13 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from task.labels import Example, Label
+from limbeck.artefacts import LabelFolder
+from task.labels import Example
 
 if TYPE_CHECKING:
     from eval.quality_schema import Calibration
     from eval.report_schema import PackedCheck
     from limbeck.run import Run
+    from teacher.ledger.records import LedgerRow
 
+UNANSWERED = frozenset({"failed", "skipped"})  # the statuses of rows without an answer
 TEACHER, DICTIONARY = "teacher", "dictionary"
 UNTUNED, ADAPTER, MERGED = "base, not tuned", "student with adapter", "student, merged, in transformers"
 
@@ -43,7 +46,7 @@ def offline(run: Run, gold: Sequence[Example]) -> tuple[dict[str, list[Example]]
         out[DICTIONARY] = Dictionary.from_catalogue(sources.catalogue, task).predict(gold)
     else:
         out[DICTIONARY] = Dictionary.from_labels(learned(run.files.curriculum), task).predict(gold)
-    teacher = teacher_labels(run.files.label.labels, gold) if task.teacher.backend != "labels" else None
+    teacher = teacher_labels(run.files.label, gold) if task.teacher.backend != "labels" else None
     if teacher:
         out[TEACHER] = teacher
     codec, base = load_codec(run.files.merge.folder), fetch(task.student.base)
@@ -79,14 +82,25 @@ def learned(curriculum: Path) -> list[Example]:
     return [r.example for r in read(curriculum, "train")]
 
 
-def teacher_labels(labels: Path, gold: Sequence[Example]) -> list[Example] | None:
-    """The ledger's labels of the gold queries; a query that the teacher failed on or never saw has none."""
-    from task.table_files import rows_of
+def teacher_labels(label: LabelFolder, gold: Sequence[Example]) -> list[Example] | None:
+    """The teacher's labels of the gold queries; a query without an answer has none.
 
-    found = {str(r["query"]): tuple(Label.from_json(x) for x in r["labels"]) for _, r in rows_of(labels)}
-    if not any(g.query in found for g in gold):
+    None where fewer than half of the queries have an answer: the figures would be about the provider, not the teacher.
+    """
+    found = {r.query: r.labels for r in teacher_rows(label, gold) if r.status not in UNANSWERED}
+    if 2 * len(found) < len({g.query for g in gold}):
         return None
     return [Example(g.query, found.get(g.query, ()), g.count, g.id) for g in gold]
+
+
+def teacher_rows(label: LabelFolder, gold: Sequence[Example]) -> list[LedgerRow]:
+    """The teacher's rows of the gold queries, those of the log first."""
+    from task.table_files import rows_of
+    from teacher.ledger.records import LedgerRow
+
+    wanted = {g.query for g in gold}
+    files = [f for f in (label.labels, label.compared) if f.exists()]
+    return [LedgerRow.from_json(r) for f in files for _, r in rows_of(f) if r["query"] in wanted]
 
 
 def teacher_confidence(run: Run, gold: Sequence[Example]) -> Calibration | None:
@@ -94,9 +108,7 @@ def teacher_confidence(run: Run, gold: Sequence[Example]) -> Calibration | None:
     from eval.calibration import assess
     from task.files import read_json
     from task.normalize import normaliser
-    from task.table_files import rows_of
     from teacher.guardrails.confidence import rightness
-    from teacher.ledger.records import LedgerRow
 
     label, options = run.files.label, run.task.eval
     if not label.confidence.exists():
@@ -104,12 +116,10 @@ def teacher_confidence(run: Run, gold: Sequence[Example]) -> Calibration | None:
     truth = {g.query: g.labels for g in gold}
     normalise = normaliser(run.task.normaliser)
     confidence, right, groups = [], [], []
-    for number, line in rows_of(label.labels):
-        if line["query"] in truth:
-            row = LedgerRow.from_json(line)
-            confidence += [x.confidence or 0.0 for x in row.labels]
-            right += rightness(row, truth[row.query], normalise)
-            groups += [number] * len(row.labels)
+    for number, row in enumerate(teacher_rows(label, gold)):
+        confidence += [x.confidence or 0.0 for x in row.labels]
+        right += rightness(row, truth[row.query], normalise)
+        groups += [number] * len(row.labels)
     if len(set(right)) < 2:
         return None
     return assess(

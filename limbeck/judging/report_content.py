@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from limbeck.environment import device
-from limbeck.judging.offline_systems import TEACHER
+from limbeck.judging.offline_systems import TEACHER, UNANSWERED, teacher_labels, teacher_rows
 from limbeck.judging.served import SERVED, Served
 from task.files import read_json
 from task.labels import Example, Label
@@ -37,6 +37,21 @@ def remarks(differences: Sequence[NamedDifference]) -> list[VerdictLine]:
         "text": f"ΔF1 against the {d['b']} {points(d['f1'])}, p = {p_value(d['p'])}; minimum detectable effect "
         f"{'–' if d['detectable'] is None else format(100 * d['detectable'], '.1f')} points",
     } for d in differences]
+
+
+def teacher_remarks(run: Run, gold: Sequence[Example]) -> list[VerdictLine]:
+    """Why the student is not compared with the teacher, or on how many rows the teacher has no answer."""
+    if run.task.teacher.backend == "labels":
+        text = "not compared with a teacher: the labels were imported (teacher.backend `labels`)"
+        return [{"rule": None, "ok": False, "text": text}]
+    rows = len({g.query for g in gold})
+    without = rows - len({r.query for r in teacher_rows(run.files.label, gold) if r.status not in UNANSWERED})
+    if not without:
+        return []
+    compared = teacher_labels(run.files.label, gold) is not None
+    text = f"the teacher has no answer to {without:,} of {rows:,} gold queries"
+    end = "they count as empty answers" if compared else "too many for a comparison with it"
+    return [{"rule": None, "ok": False, "text": f"{text}: {end}"}]
 
 
 def run_cost(run: Run, served: Served, before: Sequence[Stage]) -> CostReport:

@@ -25,6 +25,7 @@ class ComputedBackend(ABC):
     batch = False
     uses_whole_log = False
     estimates_confidence = True
+    answers_any_query = True
 
     @abstractmethod
     def rules(self, task: Task) -> Mapping[str, int | str]:

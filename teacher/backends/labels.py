@@ -26,6 +26,7 @@ class ImportedLabels(ComputedBackend):
     """Returns the imported labels. A query of the log that has none is skipped."""
 
     estimates_confidence = False
+    answers_any_query = False
 
     def rules(self, task: Task) -> Mapping[str, int | str]:  # noqa: ARG002 (of the interface)
         """See `Backend`."""

@@ -33,7 +33,8 @@ def test_the_time_of_labels_that_are_there_already_is_that_of_reading_and_checki
 
 @pytest.mark.parametrize("source", ["queries", "labels"])
 def test_a_misspelt_data_file_is_named_instead_of_planned_with_an_assumed_number(tmp_path: Path, source: str) -> None:
-    task = make_task(data={"dir": str(tmp_path), source: "quries.jsonl"})
+    teacher = {"backend": "openai", "openai": {"prompt": "label.j2"}} if source == "queries" else {"backend": "labels"}
+    task = make_task(data={"dir": str(tmp_path), source: "quries.jsonl"}, teacher=teacher)
     with pytest.raises(InputError, match=rf"quries\.jsonl.*data\.{source}.*no such file"):
         make_plan(LoadedTask(task, tmp_path / "task.yaml"))
 

@@ -17,6 +17,7 @@ from limbeck.progress_display import ProgressDisplay
 from limbeck.run import Run
 from limbeck.staleness import FIRST, Ingredients, reasons
 from llm_client import prompt_rules
+from task.files import sha256_file
 from task.forms import json_text
 from task.load import load_task
 from teacher.guardrails import label_checks
@@ -36,17 +37,29 @@ def before(tmp_path: Path) -> Path:
         folder = tmp_path / "runs" / "before" / manifest.stem
         folder.mkdir(parents=True)
         shutil.copy(manifest, folder / "manifest.json")
+    write_labels(tmp_path / "runs", "labels.jsonl", "queries.jsonl")
     return tmp_path / "runs"
+
+
+def write_labels(runs: Path, name: str, of: str) -> None:
+    """A file of the label stage, with a row for every query of a data file."""
+    rows = (json.loads(line) for line in (runs.parent / of).read_text().splitlines())
+    lines = (json.dumps({"query": r["query"], "labels": []}) + "\n" for r in rows)
+    (runs / "before" / "label" / name).write_text("".join(lines))
 
 
 @pytest.fixture
 def runs(before: Path) -> Path:
     """The same, as if it had been run with the rules of now."""
     run = Run.of(load_task(before.parent / "task.yaml").task, before, ProgressDisplay())
+    write_labels(before, "gold-test.jsonl", "test.jsonl")
     for stage in STAGES:
         manifest = before / "before" / stage.name / "manifest.json"
         if stage.wanted(run.task):
-            manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"rules": dict(stage.rules(run))}))
+            content = json.loads(manifest.read_text())
+            if stage.name == "evaluate":
+                content["inputs"]["teacher on gold"] = sha256_file(run.files.label.compared)
+            manifest.write_text(json.dumps(content | {"rules": dict(stage.rules(run))}))
     return before
 
 
@@ -74,6 +87,15 @@ def test_a_run_of_before_is_stale_only_by_rules_that_have_changed_since(before: 
 
 def test_a_run_with_the_rules_of_now_is_unchanged(runs: Path) -> None:
     assert stale(runs) == {}
+
+
+def test_gold_that_the_teacher_was_not_asked_about_makes_nothing_stale(before: Path, runs: Path) -> None:
+    (runs / "before" / "label" / "gold-test.jsonl").unlink()
+    run = Run.of(load_task(runs.parent / "task.yaml").task, runs, ProgressDisplay())
+    found = {s.name: s for s in states(run)}
+    why = ("1 gold test queries were not given to the teacher yet",)
+    assert (found["label"].state, found["label"].why) == ("not finished", why)
+    assert {s.state for s in found.values() if s.name not in {"label", "evaluate"}} == {"waits"}
 
 
 # Rule → its next value (None: the next version), the stages that it makes stale, and its name in the reason.

@@ -59,6 +59,7 @@ class LLMBackend:
     batch = False
     uses_whole_log = False
     estimates_confidence = True
+    answers_any_query = True
 
     def rules(self, task: Task) -> Mapping[str, int | str]:
         """See `teacher.backends.backend.Backend`."""

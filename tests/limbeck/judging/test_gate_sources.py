@@ -85,7 +85,7 @@ def test_a_bundle_outside_of_a_run_names_the_option_at_once(run: Run, tmp_path: 
 
 
 def test_gold_that_the_teacher_never_saw_names_the_option(run: Run) -> None:
-    with pytest.raises(InputError, match=r"--teacher: .* no gold query is in .*labels.jsonl"):
+    with pytest.raises(InputError, match=r"--teacher: .* fewer than half of the gold queries have labels in .*label"):
         sources_of(bundle_of(run), run.task, GOLD[1:], teacher_file=None, log_file=None)
 
 
