@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+from limbeck.labelling_plan import Line, minutes, teacher_lines
+from limbeck.run import Run
 from student import estimate
 from student.training.order import total_steps
 from task.errors import InputError
 from task.load import LoadedTask
 from task.spec import Task
-
-if TYPE_CHECKING:
-    from teacher.backends.backend import Backend
 
 # What a machine sustains: measured on the laptop (benchmarks/training.py), assumed on the GPU.
 CPU_FLOPS: Final = 180e9
@@ -24,32 +22,23 @@ CPU_NAME: Final = "2 cores with AVX-512 bf16, 180 GFLOP/s sustained"
 CHARS_PER_TOKEN: Final = 4.0
 QUERY_TOKENS: Final = 9  # a shopping query of five words; the log is used if available
 LABEL_SHARE: Final = 0.75  # assumed share of the log that the curriculum keeps
-# Measured label stages: the rates of these kept runs (a test compares them), for backends that ask no LLM.
-QUERIES_PER_S: Final[Mapping[str, tuple[float, str]]] = {
-    "catalog": (360.0, "benchmarks/results/market.json"), "labels": (4_430.0, "benchmarks/results/queryner.json"),
-}
 _UNKNOWN_SHAPES: Final = "shapes unknown: estimates need a local folder whose config.json has a Llama's keys"
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One line of the plan."""
-
-    name: str
-    value: str
-    basis: str
-
-
-def make_plan(loaded: LoadedTask) -> dict[str, list[Line]]:
+def make_plan(loaded: LoadedTask, run: Run | None = None) -> dict[str, list[Line]]:
     """The plan by section.
 
+    Args:
+        run: Where the task is run: has its generated data and its ledger, if there are any.
+
     Raises:
-        InputError: The task's folder lacks the file of its queries, or a budget is set for a model without a price.
+        InputError: The task's folder lacks the file of its queries, a table is malformed, or a budget is set for a
+            model without a price.
     """
     task = loaded.task
     queries, tokens, source = _queries(task)
     shape = estimate.architecture(task.student.base)
-    sections = {"teacher": _teacher(task, queries, source)}
+    sections = {"teacher": teacher_lines(task, queries, source, run)}
     if shape is None:
         sections["student"] = [Line("base", task.student.base, _UNKNOWN_SHAPES)]
         return sections
@@ -117,7 +106,7 @@ def _training(task: Task, shape: estimate.Architecture, queries: int, tokens: in
     )
 
 
-def print_plan(loaded: LoadedTask) -> None:
+def print_plan(loaded: LoadedTask, run: Run) -> None:
     """Print the plan as a table, each figure with its basis."""
     from rich.console import Console
     from rich.table import Table
@@ -125,7 +114,7 @@ def print_plan(loaded: LoadedTask) -> None:
     table = Table(title=f"Plan of {loaded.task.name} ({loaded.path})", title_justify="left")
     for column in ("stage", "what", "estimate", "basis"):
         table.add_column(column, overflow="fold")
-    for section, lines in make_plan(loaded).items():
+    for section, lines in make_plan(loaded, run).items():
         for number, line in enumerate(lines):
             table.add_row("" if number else section, line.name, line.value, line.basis, end_section=line is lines[-1])
     Console().print(table)
@@ -150,63 +139,6 @@ def _queries(task: Task) -> tuple[int, int, str]:
         characters = sum(len(q.query) for q in log) / len(log)
         return len({q.query for q in log}), max(1, round(characters / CHARS_PER_TOKEN)), str(data.dir / name)
     return 8_000, QUERY_TOKENS, "the data is not here: 8,000 assumed"
-
-
-def _gold(task: Task, backend: Backend) -> int:
-    """Number of gold queries that the log does not have and the teacher labels too."""
-    if task.data.dir is None or not task.data.dir.exists():
-        return 0
-    from limbeck.inputs import Inputs
-    from teacher.label import distinct, queries_to_label
-
-    sources = Inputs(task, Path()).teacher
-    log = distinct(sources.log)
-    return len(queries_to_label(task, sources, log, backend)) - len(log)
-
-
-def _teacher(task: Task, queries: int, source: str) -> list[Line]:
-    from teacher.backends.backend import backend_of
-
-    backend = backend_of(task)
-    gold = _gold(task, backend)
-    if gold:
-        queries, source = queries + gold, f"{source}; {gold:,} of them gold queries, for calibration and comparison"
-    if not backend.asks_llm:
-        no_calls = Line("calls", "0", f"backend {task.teacher.backend} asks no LLM")
-        rate, measured = QUERIES_PER_S[task.teacher.backend]
-        return [
-            Line("queries", f"{queries:,}", source), no_calls, Line("money", "0.00", "no LLM"),
-            Line("time", minutes(queries / rate), f"{rate:,.0f} queries/s, measured on 2 cores: {measured}"),
-        ]
-    from llm_client.context import EMPTY
-    from llm_client.prices import needed_price, price_of
-    from llm_client.prompt import Prompter
-
-    s = task.teacher.openai
-    context = {**EMPTY, "items": ["an item of the catalogue, 500 g"] * 8, "bought": ["another one"] * 5}
-    requests = Prompter(task).first("x" * int(QUERY_TOKENS * CHARS_PER_TOKEN), context)
-    calls = len(requests) + s.verify
-    tokens_in = round(sum(len(r.content) for r in requests) / CHARS_PER_TOKEN)
-    answer = round(40 * max(1, len(task.roles)) / CHARS_PER_TOKEN * 0.5)
-    tokens_out = answer * (calls + max(0, s.samples - 1))
-    price = (needed_price if s.budget and not backend.local else price_of)(s, batch=backend.batch)
-    money = "unknown"
-    basis = "set teacher.openai.price_input_per_million and price_output_per_million"
-    if backend.local:
-        money, basis = "0.00", "a local model; the machine's time is not counted"
-    elif price is not None:
-        cost = queries * price.of(prompt=tokens_in, completion=tokens_out)
-        money = f"{cost:,.2f}"
-        basis = f"{price.input:g} and {price.output:g} per million tokens in and out: {price.source}"
-    return [
-        Line("queries", f"{queries:,}", source),
-        Line("calls", f"{queries * calls:,}", f"{calls} a query to {s.model}, retries aside"),
-        Line("tokens", f"{queries * tokens_in:,} in, {queries * tokens_out:,} out",
-             f"{tokens_in} and {tokens_out} a query: the rendered requests at {CHARS_PER_TOKEN:g} characters a token"),
-        Line("money", money, basis),
-        Line("time", "up to 24 h", "the provider's batch window") if backend.batch else
-        Line("time", minutes(queries * calls * 2.0 / s.concurrency), f"2 s a call, {s.concurrency} in flight"),
-    ]
 
 
 def _student(task: Task, shape: estimate.Architecture, t: Training) -> list[Line]:
@@ -237,12 +169,3 @@ def _serving(task: Task, shape: estimate.Architecture, read_tokens: int) -> list
         Line("one forward pass", f"at least {seconds * 1e3:.1f} ms",
              f"weights read once at {bandwidth / 1e9:,.0f} GB/s; `read` needs one pass, each written token another"),
     ]
-
-
-def minutes(seconds: float) -> str:
-    """A duration in seconds, minutes or hours."""
-    if seconds < 1:
-        return "under 1 s"
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

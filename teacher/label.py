@@ -108,7 +108,7 @@ def plan_labelling(
     job = _job(
         task, sources, distinct(sources.log), ledger, backend, folder=folder, fetch=fetch, progress=progress
     )
-    return backend.plan(job, make_validator(task, sources.catalogue, folder, fetch))
+    return backend.plan(job, make_validator(task, sources.catalogue, folder, fetch), ledger)
 
 
 def _job(

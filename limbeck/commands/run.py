@@ -70,8 +70,8 @@ def plan(task: TaskFile, set_: Overrides = None, runs: Runs = RUNS) -> None:
     from task.load import load_task
 
     loaded = load_task(task, set_ or ())
-    print_plan(loaded)
     run = Run.of(loaded.task, runs, ProgressDisplay())
+    print_plan(loaded, run)
     if run.files.folder.exists():
         print(f"\nStages in {run.files.folder}\n{render_states(states(run))}")
 

@@ -131,7 +131,8 @@ def print_plan(plan: LabellingPlan) -> None:
     table = _table("What `limbeck label` would do", "queries", "what", "because")
     why = "; ".join(f"{n:,} {reason}" for reason, n in (plan.reasons or {}).items())
     money = "no known price" if plan.cost is None else f"about {plan.cost:,.2f}"
-    table.add_row(f"{len(plan.ask):,}", f"ask again: {plan.calls:,} calls, {money}", why)
+    tokens = "about {:,} tokens in and {:,} out".format(*plan.tokens)
+    table.add_row(f"{len(plan.ask):,}", f"ask again: {plan.calls:,} calls, {tokens}, {money}", why)
     table.add_row(
         f"{len(plan.revalidate):,}", "validate again: free", "rules, task or catalogue changed, or computed"
     )

@@ -41,7 +41,7 @@ class Backend(Protocol):
     def rules(self, task: Task) -> Mapping[str, int | str]:
         """Name → version or digest of each part of our code that its answers depend on, beside the settings."""
 
-    def plan(self, job: LabellingJob, validator: Validator) -> LabellingPlan:
+    def plan(self, job: LabellingJob, validator: Validator, ledger: Ledger) -> LabellingPlan:
         """What `label` would do; makes no calls and writes nothing."""
 
     def label(self, job: LabellingJob, validator: Validator, ledger: Ledger) -> None:

@@ -32,9 +32,9 @@ class ImportedLabels(ComputedBackend):
         """See `Backend`."""
         return {"imported labels": VERSION}
 
-    def plan(self, job: LabellingJob, validator: Validator) -> LabellingPlan:
+    def plan(self, job: LabellingJob, validator: Validator, ledger: Ledger) -> LabellingPlan:
         """See `Backend`. Raises like `label`."""
-        return super().plan(_labelled(job), validator)
+        return super().plan(_labelled(job), validator, ledger)
 
     def label(self, job: LabellingJob, validator: Validator, ledger: Ledger) -> None:
         """See `Backend`.

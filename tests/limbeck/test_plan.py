@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from limbeck.plan import QUERIES_PER_S, make_plan, minutes
+from limbeck.labelling_plan import QUERIES_PER_S, minutes
+from limbeck.plan import make_plan
 from task.errors import InputError
 from task.files import read_json
 from task.load import LoadedTask

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from llm_client.context import Context
 from task.labels import Example
-from teacher.backends.job import LabellingJob
+from task.spec import Task
+from teacher.backends.job import LabellingJob, Sources
 from teacher.guardrails.label_checks import checks_relevance
 from teacher.retrieval.context import ContextFinder
 from teacher.retrieval.embedding_store import EmbeddingStore
@@ -44,7 +45,7 @@ def make_index(job: LabellingJob) -> Path | None:
     """The folder of the job's index, built if it is missing; None if there is nothing to search."""
     model = embedder_of(job)
     sources = job.sources
-    if model is None or not _searches(job):
+    if model is None or not searches(job.task, job.sources):
         return None
     return build_index(
         sources.catalogue, sources.conversions, model=model, folder=job.folder, progress=job.progress
@@ -66,11 +67,11 @@ def open_finder(job: LabellingJob, *, index: Path | None, model: Path | None, sh
 
 def embedder_of(job: LabellingJob) -> Path | None:
     """The folder of the embedder, or None if nothing is to be embedded."""
-    wanted = _searches(job) or checks_relevance(job.task)
+    wanted = searches(job.task, job.sources) or checks_relevance(job.task)
     return job.fetch(job.task.teacher.retrieval.embedder) if wanted else None
 
 
-def _searches(job: LabellingJob) -> bool:
+def searches(task: Task, sources: Sources) -> bool:
     """Whether there is anything to retrieve for a context."""
-    sources, openai = job.sources, job.task.teacher.openai
+    openai = task.teacher.openai
     return bool(openai.context and (sources.catalogue or (sources.calibration and openai.few_shot)))

@@ -71,10 +71,10 @@ class LLMBackend:
         """The endpoint of the job, for as long as it is needed."""
         return contextlib.nullcontext(Endpoint(job.task.teacher.openai))
 
-    def plan(self, job: LabellingJob, validator: Validator) -> LabellingPlan:
+    def plan(self, job: LabellingJob, validator: Validator, ledger: Ledger) -> LabellingPlan:
         """See `teacher.backends.backend.Backend`."""
         with self.endpoint(job) as endpoint:
-            return plan_calls(job, validator, endpoint.settings, batch=self.batch)
+            return plan_calls(job, validator, ledger, endpoint.settings, batch=self.batch)
 
     def context_kinds(self, task: Task) -> Sequence[str]:
         """See `teacher.backends.backend.Backend`."""
