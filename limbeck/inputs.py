@@ -15,7 +15,6 @@ from task.spec import Data, Task
 from task.table_files import files_of
 from teacher.backends.job import Sources
 
-
 _Row = TypeVar("_Row")
 
 

@@ -106,6 +106,15 @@ def _training(task: Task, shape: estimate.Architecture, queries: int, tokens: in
     )
 
 
+def training_estimate(task: Task) -> Training | None:
+    """The estimates of the training run; None for a base of unknown shapes. Raises like `make_plan`."""
+    shape = estimate.architecture(task.student.base)
+    if shape is None:
+        return None
+    queries, tokens, _ = _queries(task)
+    return _training(task, shape, queries, tokens)
+
+
 def print_plan(loaded: LoadedTask, run: Run) -> None:
     """Print the plan as a table, each figure with its basis."""
     from rich.console import Console
