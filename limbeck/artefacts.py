@@ -43,6 +43,7 @@ class TrainFolder(Folder):
     codec = Entry("codec.json")
     history = Entry("history.jsonl")  # a line per step, written while the run is going on
     curve = Entry("curve.jsonl")  # a copy of the history, kept with the finished stage
+    plot = Entry("curve.svg")  # the learning curve, as in the report
     order = Entry("order.json")  # SHA-256 of the planned row order and of the one that reached the optimiser
     measured = Entry("measured.json")  # trained parameters, steps, tokens, memory and seconds
     resources = Entry("resources.json")  # the plan's estimates beside what was measured

@@ -21,6 +21,7 @@ QUERIES_PER_S: Final[Mapping[str, tuple[float, str]]] = {
     "catalog": (360.0, "benchmarks/results/market.json"), "labels": (4_430.0, "benchmarks/results/queryner.json"),
 }
 _SECONDS_A_CALL = 2.0
+_SPARE = 1.1  # for what the estimate may be wrong by
 _ASSUMED_QUERY, _ASSUMED_ITEMS, _ASSUMED_BOUGHT = "the maker some product 500 g", 20, 5
 
 
@@ -89,9 +90,11 @@ def _asking(
 
     s = task.teacher.openai
     if sources is None:
-        likely = plan_ahead(task, _assumed(task), [Example(_ASSUMED_QUERY)]).times(queries)
+        ahead = plan_ahead(task, _assumed(task), [Example(_ASSUMED_QUERY)])
+        likely = ahead.likely.times(queries)
     else:
-        likely = plan_ahead(task, sources, [*distinct(sources.log), *gold], _measured(run, s.model))
+        ahead = plan_ahead(task, sources, [*distinct(sources.log), *gold], _measured(run, s.model))
+        likely = ahead.likely
     tokens = round(likely.prompt), round(likely.completion)
     price = (needed_price if s.budget and not backend.local else price_of)(s, batch=backend.batch)
     each = likely.calls / max(1, queries + len(gold))
@@ -109,8 +112,11 @@ def _asking(
         basis = f"{price.input:g} and {price.output:g} per million tokens in and out: {price.source}"
         yield Line("money", f"{cost:,.2f}", basis)
         if s.budget:
-            enough = "enough for all of it" if cost <= s.budget else f"not enough: the job stops at {s.budget:,.2f}"
-            yield Line("budget", f"{s.budget:,.2f}", enough)
+            reserved = price.of(prompt=ahead.most[0], completion=ahead.most[1])
+            needed = _SPARE * cost + reserved
+            enough = "enough" if needed <= s.budget else "may stop the job early"
+            basis = f"at least {needed:,.2f} is: {_SPARE:g} times the estimate, and {reserved:.4f} reserved for a call"
+            yield Line("budget", f"{s.budget:,.2f}", f"{enough}; {basis}")
     yield (
         Line("time", "up to 24 h", "the provider's batch window") if backend.batch else
         Line("time", minutes(likely.calls * _SECONDS_A_CALL / s.concurrency),

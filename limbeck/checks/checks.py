@@ -13,7 +13,7 @@ from task.errors import InputError
 
 CHECKS: Final[tuple[Callable[[Subject], Iterator[Finding]], ...]] = (
     data.tables, data.roles, gold.calibration, gold.test, gold.gates, teacher.teacher, student.embedder, student.base,
-    machine.packages, machine.folder, machine.memory,
+    student.warm_up, machine.packages, machine.folder, machine.memory,
 )
 
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from limbeck.plan import Training, training_estimate
 from limbeck.run import Run
 from task.errors import InputError
 from task.spec import Task
@@ -92,6 +93,15 @@ class Subject:
         """The rows of a table; none where it cannot be read, which another check says."""
         found = self.table(name)[0] if self.readable else []
         return [] if isinstance(found, InputError) else found
+
+    @functools.cached_property
+    def training(self) -> Training | None:
+        """The estimates of the training; None where the queries cannot be read, or the base has unknown shapes."""
+        with told():  # what there is to say of the queries is said where they are read
+            try:
+                return training_estimate(self.task)
+            except InputError:
+                return None
 
 
 @contextmanager

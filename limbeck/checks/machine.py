@@ -13,10 +13,8 @@ from engine.process import has_gpu
 from limbeck.checks.finding import Finding, Subject, bad, note, ok
 from limbeck.environment import device
 from limbeck.openvino_model import is_wanted
-from limbeck.plan import training_estimate
 from student import estimate
 from student.estimate import GIB
-from task.errors import InputError
 from task.model_store import stored
 
 _COPIES = 2  # of the base's weights in 16 bits: merged model and classifier; the bundle has links to them
@@ -77,13 +75,9 @@ def memory(s: Subject) -> Iterator[Finding]:
             "Set student.ray_address to a cluster that has, or student.use_gpu to false",
         )
         return
-    try:
-        planned = training_estimate(s.task)
-    except InputError:  # the queries cannot be read, which another check says
-        planned = None
-    if planned is None:
+    if s.training is None:
         return
-    needed = sum(planned.memory.values())
+    needed = sum(s.training.memory.values())
     has = _gpu_gib() if student.use_gpu else device()["memory_gib"] / student.workers
     if has is None:
         yield note("memory", f"about {needed:.1f} GiB a worker; nvidia-smi does not say what the GPU has")

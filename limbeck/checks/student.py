@@ -44,6 +44,16 @@ def _symbols(s: Subject, folder: Path) -> str:
     return f"{len(codec.symbol_ids)} for {len(s.task.roles)} roles, of the tokenizer's single tokens"
 
 
+def warm_up(s: Subject) -> Iterator[Finding]:
+    """The training is longer than the warm-up of its learning rate."""
+    warmup = s.task.student.warmup_steps
+    if s.training is not None and s.readable and s.training.steps <= warmup:
+        yield note(
+            "student.warmup_steps", f"about {s.training.steps} steps are planned, all within the warm-up of {warmup}",
+            "Lower batch_size or warmup_steps, or raise epochs",
+        )
+
+
 def embedder(s: Subject) -> Iterator[Finding]:
     """The model that retrieval embeds with, where the teacher retrieves."""
     from teacher.backends.backend import backend_of

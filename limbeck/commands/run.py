@@ -129,6 +129,8 @@ def label(
     queries have no answer; the same command asks these again, and no others.
     """
     if plan_only:
+        from limbeck.checks.finding import Subject
+        from limbeck.checks.gold import calibration
         from limbeck.operations.ledger_view import print_plan as print_label_plan
         from limbeck.pipeline import prepare_inputs
         from limbeck.stages.label import plan as plan_labels
@@ -137,6 +139,9 @@ def label(
             prepare_inputs(run)
             found = plan_labels(run)
         print_label_plan(found)
+        for finding in calibration(Subject(run)):
+            if finding.state == "note":
+                print(f"! {finding.text}")
         return
     _up_to("label", task, set_, runs, lambda done: print(done.folder / "labels.jsonl"))
 
@@ -161,7 +166,8 @@ def ledger(
     from limbeck.operations import ledger_view as view
 
     with opened(task, set_, runs) as run, view.open_ledger(run) as book:
-        rows = view.chosen(book, status, role, reason, below)
+        names = [r.name for r in run.task.roles]
+        rows = view.chosen(book, names, status=status, role=role, reason=reason, below=below)
         if query is not None:
             view.print_query(book, query)
         elif out is not None:

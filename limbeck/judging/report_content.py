@@ -67,9 +67,9 @@ def run_cost(run: Run, served: Served, before: Sequence[Stage]) -> CostReport:
         phase: sum(stages[s.name]["wall_s"] for s in before if s.phase == phase and s.name in stages) / 3600
         for phase in ("label", "train")
     }
-    log = run.inputs.teacher.log
+    log, label = run.inputs.teacher.log, stages["label"]["figures"]
     return cost(Measured(
-        queries=stages["label"]["figures"]["rows"], teacher_money=stages["label"]["figures"]["spent"]["cost"],
+        queries=label["rows"], teacher_money=label["spent"]["cost"], teacher_each=label.get("cost_of_a_query"),
         hours=hours, student_rate=served.rate, traffic=[q.count for q in log], cache_bytes=size / head if head else 0.0,
     ), run.task.eval.cost, device(), head)
 

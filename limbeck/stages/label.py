@@ -11,6 +11,7 @@ from limbeck.run import Run, Shortfall
 from limbeck.stage import Figures, Stage
 from limbeck.staleness import Rules
 from task.files import sha256_file, sha256_json, write_json, write_jsonl
+from task.settings import OpenAI
 from teacher.backends.job import LabellingPlan
 
 # With fewer answers the run ends: a student of half of the labels would be trained again with the others.
@@ -60,14 +61,17 @@ def _inputs(run: Run) -> dict[str, str]:
 def _work(run: Run, folder: Path) -> Figures:
     from eval.report import write_labels
     from task.model_store import fetch
+    from teacher.backends.backend import backend_of
     from teacher.label import label_queries
     from teacher.ledger.ledger import Ledger
+    from teacher.ledger.measured_tokens import pass_cost
     from teacher.ledger.records import STATUSES
 
     task, files = run.task, LabelFolder(folder)
     with Ledger(run.files.ledger) as ledger:
         done = label_queries(task, run.inputs.teacher, ledger, run.files.index, fetch, run.progress)
         rows = write_jsonl(files.labels, (r.to_json() for r in done.rows))
+        once = pass_cost(ledger, _purposes(task.teacher.openai)) if backend_of(task).asks_llm else None
         files.compared.unlink(missing_ok=True)
         if (compared := [r.to_json() for r in done.compared]):
             write_jsonl(files.compared, compared)
@@ -85,9 +89,15 @@ def _work(run: Run, folder: Path) -> Figures:
     missing = {k: getattr(done.missing, k) for k in ("of", "unanswered", "unusable", "signals", "cause")}
     threshold = None if done.calibration is None else done.calibration.threshold
     return {
-        "rows": rows, **statuses, "spent": dict(done.spent), "threshold": threshold, "missing": missing,
-        "compared": _gold(run),
+        "rows": rows, **statuses, "spent": dict(done.spent), "cost_of_a_query": once, "threshold": threshold,
+        "missing": missing, "compared": _gold(run),
     }
+
+
+def _purposes(s: OpenAI) -> list[str]:
+    """Of the requests that label a query with these settings."""
+    extra = {"samples": s.samples > 0, "bare": s.compare_bare, "verify": s.verify}
+    return ["label", *(purpose for purpose, wanted in extra.items() if wanted)]
 
 
 def missing(run: Run, figures: Figures) -> Shortfall | None:

@@ -1,4 +1,4 @@
-"""Tokens of the calls that a ledger has, for the estimate of further ones."""
+"""What the calls of a ledger took: tokens, for the estimate of further ones, and the cost of one pass over the log."""
 
 from __future__ import annotations
 
@@ -18,6 +18,26 @@ def answer_tokens(ledger: Ledger, model: str) -> dict[str, float]:
         "AND completion_tokens > 0 GROUP BY purpose HAVING COUNT(*) >= ?"
     )
     return {purpose: float(mean) for purpose, mean in ledger.select(sql, (model, LEAST))}
+
+
+def pass_cost(ledger: Ledger, purposes: Sequence[str]) -> float | None:
+    """The mean cost of labelling a query once: its last answer of each purpose, and its repair if it had one.
+
+    The ledger's total also has earlier prompts and models, failed tries, gold and audits. None without any answer.
+
+    Args:
+        purposes: Of the requests that the task makes now.
+    """
+    wanted = [*purposes, "repair"]
+    marks = ",".join("?" * len(wanted))
+    # Beside MAX, SQLite takes the other columns from the row that has it.
+    sql = (
+        "SELECT COUNT(DISTINCT query), SUM(cost) FROM (SELECT a.query AS query, a.cost AS cost, MAX(a.id) "
+        "FROM attempts a JOIN rows r ON r.query = a.query WHERE r.count > 0 AND a.outcome != 'error' "
+        f"AND a.purpose IN ({marks}) GROUP BY a.query, a.purpose)"
+    )
+    queries, cost = ledger.select(sql, wanted)[0]
+    return cost / queries if queries else None
 
 
 def prompt_tokens(ledger: Ledger, requests: Sequence[str]) -> dict[str, int]:

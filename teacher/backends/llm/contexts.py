@@ -19,12 +19,20 @@ from teacher.retrieval.index import Index, build_index
 Block = list[tuple[Example, Context]]
 
 
-async def blocks_ahead(job: LabellingJob) -> AsyncIterator[Block]:
-    """Blocks of queries with their contexts; while one is in use, the next is retrieved in a thread."""
+async def blocks_ahead(job: LabellingJob, phase: str) -> AsyncIterator[Block]:
+    """Blocks of queries with their contexts; while one is in use, the next is retrieved in a thread.
+
+    Args:
+        phase: Of the progress, which begins with the first block: until then it shows what is embedded for the index.
+    """
     found = blocks(job)
     ahead = asyncio.create_task(asyncio.to_thread(next, found, None))
+    begun = False
     try:
         while (block := await ahead) is not None:
+            if not begun:
+                job.progress.begin(phase, len(job.queries))
+                begun = True
             ahead = asyncio.create_task(asyncio.to_thread(next, found, None))
             yield block
     finally:

@@ -156,7 +156,6 @@ async def _label(
     rows: list[LedgerRow] = []
     failures: list[BaseException] = []
     stopped = asyncio.Event()
-    job.progress.begin(f"asking {settings.model}", len(job.queries))
     async with open_client(job, endpoint) as (client, recorder, limiter):
         labeller = QueryLabeller(job.task, Prompter(job.task, settings), client, job.ledger)
 
@@ -186,7 +185,7 @@ async def _label(
 
         workers = [asyncio.create_task(worker()) for _ in range(2 * settings.concurrency)]
         try:
-            async for block in blocks_ahead(job):
+            async for block in blocks_ahead(job, f"asking {settings.model}"):
                 if stopped.is_set():
                     break
                 requests, known = await asyncio.to_thread(_requests, job, labeller.prompter, block)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from llm_client.context import EMPTY, Context
 from llm_client.likely_tokens import Estimate, Likely
@@ -26,9 +27,22 @@ from teacher.retrieval.hybrid_search import Hit
 _SAMPLE = 400  # queries whose requests are made; the mean prompt of so many is known to about 1 %
 
 
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """A plan without an index.
+
+    Attributes:
+        likely: Of all calls together.
+        most: Upper bounds for the tokens of prompt and answer of one call, which a budget reserves before it.
+    """
+
+    likely: Likely
+    most: tuple[int, int]
+
+
 def plan_ahead(
     task: Task, sources: Sources, queries: Sequence[Example], measured: Mapping[str, float] | None = None
-) -> Likely:
+) -> Ahead:
     """Expected calls and tokens of labelling queries from scratch; makes no calls and reads no index.
 
     Args:
@@ -37,13 +51,14 @@ def plan_ahead(
     prompter = Prompter(task)
     estimate = Estimate(task, prompter, known_labels(sources.calibration), measured)
     some = random.Random(0).sample(list(queries), min(_SAMPLE, len(queries)))
-    total = Likely()
+    total, most = Likely(), (0, 0)
     for query, context in zip(some, typical_contexts(task, sources, some), strict=True):
         for request in prompter.first(query.query, context):
             total += estimate.request(request)
+            most = max(most, request.most_tokens, key=sum)
         if prompter.settings.verify:
             total += estimate.verify(query.query)
-    return total.times(len(queries) / max(1, len(some)))
+    return Ahead(total.times(len(queries) / max(1, len(some))), most)
 
 
 def typical_contexts(task: Task, sources: Sources, queries: Sequence[Example]) -> list[Context]:

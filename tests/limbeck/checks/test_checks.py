@@ -60,7 +60,7 @@ def shop(tmp_path: Path, api: FakeApi, tiny_llama: Path, embedder_folder: Path) 
             "openai": {"base_url": api.url, "model": "m", "prompt": str(PROMPT), "api_key_env": KEY, "budget": 1.0,
                        "price_input_per_million": 1.0, "price_output_per_million": 2.0},
         },
-        "student": {"base": str(tiny_llama)},
+        "student": {"base": str(tiny_llama), "warmup_steps": 0},
     }
 
 
@@ -146,6 +146,7 @@ NOTES: dict[str, tuple[Break, str]] = {
     "role": (lambda s, _: s["roles"].append({"name": "size"}), "has the role 'size'"),
     "unknown price": (lambda s, _: openai(s, price_input_per_million=None, budget=None), "no known price"),
     "key of a local server": (lambda s, _: openai(s, api_key_env="LIMBECK_NO_KEY"), "go out without a key"),
+    "warm-up": (lambda s, _: s["student"].update(warmup_steps=20), "all within the warm-up of 20"),
     "slices": (lambda s, _: s.update(gates={"slice_margin": 0.3, "slice_rows": 999}), "no slice is judged"),
     "labels beside": (
         lambda s, f: (table(f / "l.jsonl", gold(1)), s["data"].update(labels="l.jsonl")), "labels are not used",

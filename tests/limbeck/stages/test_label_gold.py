@@ -60,7 +60,7 @@ def test_gold_is_planned_asked_and_kept_and_stays_out_of_labels_and_curriculum(
 ) -> None:
     command = (task_file, "--set", "data.gold.test=gold.jsonl", "--runs", tmp_path / "runs")
     assert "ask again: 14 calls" in limbeck("label", *command, "--plan").stdout
-    assert "14" in next(x for x in limbeck("plan", *command).stdout.splitlines() if "calls" in x)
+    assert "14" in next(x for x in limbeck("plan", *command).stdout.splitlines() if "│ calls" in x)
     done = limbeck("curriculum", *command)
     assert done.returncode == 0, done.stderr
     assert set(api.calls) == {*QUERIES, *GOLD}
