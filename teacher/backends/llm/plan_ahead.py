@@ -24,7 +24,9 @@ from teacher.retrieval.context import SHOWN, assemble, shown_example, similar_va
 from teacher.retrieval.evidence import Evidence
 from teacher.retrieval.hybrid_search import Hit
 
-_SAMPLE = 400  # queries whose requests are made; the mean prompt of so many is known to about 1 %
+_SAMPLE = 400  # queries whose requests are made; the others are taken to be like them
+_MOST_TEXTS = 20_000  # of more, a sample has texts of the same length
+_WORD_ROWS = 1_000  # of those with one word
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,24 +98,22 @@ class _Alike:
 
     def __init__(self, texts: Sequence[str], draw: random.Random) -> None:
         self.texts, self._draw = texts, draw
+        self._among = draw.sample(range(len(texts)), min(_MOST_TEXTS, len(texts)))
         self._by_word: defaultdict[str, list[int]] = defaultdict(list)
-        for i, text in enumerate(texts):
-            for word in set(text.lower().split()):
+        for i in self._among:
+            for word in sorted(set(texts[i].lower().split())):
                 self._by_word[word].append(i)
 
     def find(self, text: str, count: int) -> list[int]:
         """Positions of at most `count` texts that differ from this one."""
         score: Counter[int] = Counter()
-        for word in set(text.lower().split()):
+        for word in sorted(set(text.lower().split())):
             found = self._by_word.get(word, [])
             for i in self._draw.sample(found, min(_WORD_ROWS, len(found))):
                 score[i] += 1 / len(found)  # type: ignore[assignment]
         best = [i for i, _ in score.most_common(count + 1) if self.texts[i] != text][:count]
         if len(best) < count:
             seen = {*best, *(i for i in score if self.texts[i] == text)}
-            others = self._draw.sample(range(len(self.texts)), min(len(self.texts), 2 * count))
+            others = self._draw.sample(self._among, min(len(self._among), 2 * count))
             best += [i for i in others if i not in seen and self.texts[i] != text][: count - len(best)]
         return best
-
-
-_WORD_ROWS = 1_000  # of the texts with a common word, a sample is enough
