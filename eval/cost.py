@@ -26,7 +26,8 @@ class Measured:
 
     Attributes:
         queries: Number of queries that the teacher labelled.
-        teacher_money: Dollars spent on the teacher, from the ledger.
+        teacher_money: Dollars spent on the teacher, from the ledger: all of it, with trials, audits and gold.
+        teacher_each: Dollars that labelling a query once costs; None where only the total is known.
         hours: Hours of the stages, by `label` and `train` (with merging).
         student_rate: Queries per second that the served student answers without the cache.
         traffic: How often each query of the log was asked.
@@ -39,6 +40,7 @@ class Measured:
     student_rate: float
     traffic: Sequence[int]
     cache_bytes: float
+    teacher_each: float | None = None
 
 
 def cost(m: Measured, settings: Cost, device: Device, cached: int) -> CostReport:
@@ -53,12 +55,18 @@ def cost(m: Measured, settings: Cost, device: Device, cached: int) -> CostReport
         teacher costs no more per query than the student.
     """
     prices, assumptions = _prices(settings, device)
-    teacher_money = m.teacher_money
+    teacher_money, each_money = m.teacher_money, m.teacher_money / max(1, m.queries)
+    if m.teacher_each is not None:
+        each_money = m.teacher_each
+        assumptions += [
+            _line("a query by the teacher, asked once", each_money, "$", "the ledger, without trials and failures"),
+            _line("all calls to the teacher", teacher_money, "$", "the ledger, with trials, audits and gold"),
+        ]
     if settings.teacher_per_query is not None:
-        teacher_money = settings.teacher_per_query * m.queries
+        teacher_money, each_money = settings.teacher_per_query * m.queries, settings.teacher_per_query
         assumptions.append(_line("a query by the teacher", settings.teacher_per_query, "$", "eval.cost"))
     label_machine = m.hours.get("label", 0.0) * prices["label_hour"]
-    teacher = (teacher_money + label_machine) / max(1, m.queries)
+    teacher = each_money + label_machine / max(1, m.queries)
     student = prices["serve_hour"] / 3600 / m.student_rate if m.student_rate else float("nan")
     hit = prices["serve_hour"] / 3600 / settings.cache_rate
     total = float(sum(m.traffic))

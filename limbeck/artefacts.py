@@ -31,6 +31,7 @@ class LabelFolder(Folder):
     """What the `label` stage writes."""
 
     labels = Entry("labels.jsonl")  # a line per query of the log: status, labels, confidence
+    compared = Entry("gold-test.jsonl")  # the same for gold test queries that the log lacks; nothing is learned from it
     verdicts = Entry("verdicts.json")  # what the guardrails rejected or repaired, counted by role and reason
     confidence = Entry("confidence.json")  # calibration of the teacher's confidence; absent with too few gold rows
 
@@ -42,6 +43,7 @@ class TrainFolder(Folder):
     codec = Entry("codec.json")
     history = Entry("history.jsonl")  # a line per step, written while the run is going on
     curve = Entry("curve.jsonl")  # a copy of the history, kept with the finished stage
+    plot = Entry("curve.svg")  # the learning curve, as in the report
     order = Entry("order.json")  # SHA-256 of the planned row order and of the one that reached the optimiser
     measured = Entry("measured.json")  # trained parameters, steps, tokens, memory and seconds
     resources = Entry("resources.json")  # the plan's estimates beside what was measured

@@ -5,15 +5,18 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from task.errors import InputError, warn
 from task.files import sha256_file, sha256_json
 from task.hub_tables import dataset_files
 from task.labels import Example
-from task.readers import Item, read_catalogue, read_conversions, read_labels, read_queries
+from task.readers import Conversion, Item, read_catalogue, read_conversions, read_labels, read_queries
 from task.spec import Data, Task
 from task.table_files import files_of
 from teacher.backends.job import Sources
+
+_Row = TypeVar("_Row")
 
 
 class Inputs:
@@ -76,33 +79,49 @@ class Inputs:
 
     @functools.cached_property
     def teacher(self) -> Sources:
-        """What the teacher may use: never the gold test rows."""
-        data = self.task.data
-        labels = self._read("labels", lambda s: read_labels(s, self.task, conflicts=data.conflicts))
-        log = self._read("queries", read_queries) or [Example(x.query, (), x.count, x.id) for x in labels]
+        """What the teacher may use: never the labels of the gold test rows."""
+        data, labels = self.task.data, self.labels
+        log = self.queries or [Example(x.query, (), x.count, x.id) for x in labels]
         if labels and data.queries and self.task.teacher.backend != "labels":
             warn(
                 "these labels are not used", field="data.labels", found=data.labels,
                 expected=f"teacher.backend `labels`, not `{self.task.teacher.backend}`", fix="Leave out data.labels",
             )
-        source = self.source("catalogue")
-        catalogue = read_catalogue(source) if source is not None else []
-        self._check_fields(source, catalogue)
-        known = {item.id: None for item in catalogue}
-        source = self.source("conversions")
-        conversions = read_conversions(source, known) if source is not None else []
+        self._check_fields(self.catalogue)
         print_ = self.fingerprint("queries", "catalogue", "conversions")
         return Sources(
-            log, catalogue, conversions, imported=labels, calibration=self._calibration, held_out=self._held_out(),
-            fingerprint=print_,
+            log, self.catalogue, self.conversions, imported=labels, calibration=self.calibration,
+            held_out=self._held_out(), test_queries=[Example(e.query) for e in self.judged], fingerprint=print_,
         )
 
-    def _check_fields(self, source: Path | str | None, catalogue: Sequence[Item]) -> None:
+    @functools.cached_property
+    def queries(self) -> list[Example]:
+        """The query log; empty where the task has labels alone."""
+        return self._read("queries", read_queries)
+
+    @functools.cached_property
+    def labels(self) -> list[Example]:
+        """Imported labels."""
+        return self._read("labels", lambda s: read_labels(s, self.task, conflicts=self.task.data.conflicts))
+
+    @functools.cached_property
+    def catalogue(self) -> list[Item]:
+        """The catalogue."""
+        return self._read("catalogue", read_catalogue)
+
+    @functools.cached_property
+    def conversions(self) -> list[Conversion]:
+        """Purchases after queries, of items that the catalogue has."""
+        known = {item.id: None for item in self.catalogue}
+        return self._read("conversions", lambda s: read_conversions(s, known))
+
+    def _check_fields(self, catalogue: Sequence[Item]) -> None:
         """Tell of roles whose catalogue field no item has.
 
         Raises:
             InputError: Such a role is `grounded`: every label of it would be rejected.
         """
+        source = self.source("catalogue")
         for role in self.task.roles if source is not None else ():
             if role.catalogue is None or any(item.values(role.catalogue) for item in catalogue):
                 continue
@@ -122,21 +141,27 @@ class Inputs:
         from task.normalize import normaliser
 
         test = [e.query for e in self.test]
-        other = [e.query for e in self._calibration]
+        other = [e.query for e in self.calibration]
         cluster_of = clusters([*test, *other], normaliser(self.task.normaliser))
         held_out = set(cluster_of[: len(test)])
         return frozenset(q for q, c in zip(other, cluster_of[len(test) :], strict=True) if c in held_out)
 
     @functools.cached_property
-    def _calibration(self) -> list[Example]:
+    def calibration(self) -> list[Example]:
+        """Gold rows that the teacher may see."""
         return self._read("calibration", lambda s: read_labels(s, self.task))
 
     @functools.cached_property
     def test(self) -> list[Example]:
-        """Gold test rows; the teacher never sees them."""
+        """Gold test rows; the teacher never sees their labels."""
         return self._read("test", lambda s: read_labels(s, self.task))
 
-    def _read(self, name: str, reader: Callable[[Path | str], list[Example]]) -> list[Example]:
+    @property
+    def judged(self) -> list[Example]:
+        """The gold test rows that the report is about: the first `eval.max_rows`."""
+        return self.test[: self.task.eval.max_rows]
+
+    def _read(self, name: str, reader: Callable[[Path | str], list[_Row]]) -> list[_Row]:
         source = self.source(name)
         return [] if source is None else reader(source)
 

@@ -76,11 +76,12 @@ def _state(stage: Stage, run: Run, *, waits: bool) -> StageState:
     found = read_json(manifest)
     try:
         why = reasons(found, ingredients(stage, run))
+        left = None if why else stage.missing(run, found["figures"])
     except InputError as error:
         return StageState(stage.name, "stale", (str(error),))
     if why:
         return StageState(stage.name, "stale", tuple(why))
-    if (left := stage.missing(found["figures"])) is not None:
+    if left is not None:
         return StageState(stage.name, "not finished", (left.text,))
     return StageState(stage.name, "waits" if waits else "unchanged")
 

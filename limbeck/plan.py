@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from limbeck.labelling_plan import Line, minutes, teacher_lines
+from limbeck.run import Run
 from student import estimate
 from student.training.order import total_steps
+from task.errors import InputError
 from task.load import LoadedTask
 from task.spec import Task
 
@@ -19,28 +22,23 @@ CPU_NAME: Final = "2 cores with AVX-512 bf16, 180 GFLOP/s sustained"
 CHARS_PER_TOKEN: Final = 4.0
 QUERY_TOKENS: Final = 9  # a shopping query of five words; the log is used if available
 LABEL_SHARE: Final = 0.75  # assumed share of the log that the curriculum keeps
-# Measured label stages: the rates of these kept runs (a test compares them), for backends that ask no LLM.
-QUERIES_PER_S: Final[Mapping[str, tuple[float, str]]] = {
-    "catalog": (360.0, "benchmarks/results/market.json"), "labels": (4_430.0, "benchmarks/results/queryner.json"),
-}
 _UNKNOWN_SHAPES: Final = "shapes unknown: estimates need a local folder whose config.json has a Llama's keys"
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One line of the plan."""
+def make_plan(loaded: LoadedTask, run: Run | None = None) -> dict[str, list[Line]]:
+    """The plan by section.
 
-    name: str
-    value: str
-    basis: str
+    Args:
+        run: Where the task is run: has its generated data and its ledger, if there are any.
 
-
-def make_plan(loaded: LoadedTask) -> dict[str, list[Line]]:
-    """The plan by section."""
+    Raises:
+        InputError: The task's folder lacks the file of its queries, a table is malformed, or a budget is set for a
+            model without a price.
+    """
     task = loaded.task
     queries, tokens, source = _queries(task)
     shape = estimate.architecture(task.student.base)
-    sections = {"teacher": _teacher(task, queries, source)}
+    sections = {"teacher": teacher_lines(task, queries, source, run)}
     if shape is None:
         sections["student"] = [Line("base", task.student.base, _UNKNOWN_SHAPES)]
         return sections
@@ -108,7 +106,16 @@ def _training(task: Task, shape: estimate.Architecture, queries: int, tokens: in
     )
 
 
-def print_plan(loaded: LoadedTask) -> None:
+def training_estimate(task: Task) -> Training | None:
+    """The estimates of the training run; None for a base of unknown shapes. Raises like `make_plan`."""
+    shape = estimate.architecture(task.student.base)
+    if shape is None:
+        return None
+    queries, tokens, _ = _queries(task)
+    return _training(task, shape, queries, tokens)
+
+
+def print_plan(loaded: LoadedTask, run: Run) -> None:
     """Print the plan as a table, each figure with its basis."""
     from rich.console import Console
     from rich.table import Table
@@ -116,7 +123,7 @@ def print_plan(loaded: LoadedTask) -> None:
     table = Table(title=f"Plan of {loaded.task.name} ({loaded.path})", title_justify="left")
     for column in ("stage", "what", "estimate", "basis"):
         table.add_column(column, overflow="fold")
-    for section, lines in make_plan(loaded).items():
+    for section, lines in make_plan(loaded, run).items():
         for number, line in enumerate(lines):
             table.add_row("" if number else section, line.name, line.value, line.basis, end_section=line is lines[-1])
     Console().print(table)
@@ -128,55 +135,19 @@ def _queries(task: Task) -> tuple[int, int, str]:
     if data.sample:
         return data.sample_queries, QUERY_TOKENS, "data.sample_queries"
     name = data.queries or data.labels
-    if data.dir and name and (data.dir / name).exists():
+    if data.dir and name and data.dir.exists():
+        if not (data.dir / name).exists():
+            raise InputError(
+                "the task's queries are not in its folder", file=data.dir / name,
+                field="data.queries" if data.queries else "data.labels", found="no such file",
+                expected=f"a file or folder in {data.dir}", fix="Correct the name, or put the file there",
+            )
         from task.readers import read_queries
 
         log = read_queries(data.dir / name)
         characters = sum(len(q.query) for q in log) / len(log)
         return len({q.query for q in log}), max(1, round(characters / CHARS_PER_TOKEN)), str(data.dir / name)
     return 8_000, QUERY_TOKENS, "the data is not here: 8,000 assumed"
-
-
-def _teacher(task: Task, queries: int, source: str) -> list[Line]:
-    from teacher.backends.backend import backend_of
-
-    backend = backend_of(task)
-    if not backend.asks_llm:
-        no_calls = Line("calls", "0", f"backend {task.teacher.backend} asks no LLM")
-        rate, measured = QUERIES_PER_S[task.teacher.backend]
-        return [
-            Line("queries", f"{queries:,}", source), no_calls, Line("money", "0.00", "no LLM"),
-            Line("time", minutes(queries / rate), f"{rate:,.0f} queries/s, measured on 2 cores: {measured}"),
-        ]
-    from llm_client.context import EMPTY
-    from llm_client.prices import price_of
-    from llm_client.prompt import Prompter
-
-    s = task.teacher.openai
-    context = {**EMPTY, "items": ["an item of the catalogue, 500 g"] * 8, "bought": ["another one"] * 5}
-    requests = Prompter(task).first("x" * int(QUERY_TOKENS * CHARS_PER_TOKEN), context)
-    calls = len(requests) + s.verify
-    tokens_in = round(sum(len(r.content) for r in requests) / CHARS_PER_TOKEN)
-    answer = round(40 * max(1, len(task.roles)) / CHARS_PER_TOKEN * 0.5)
-    tokens_out = answer * (calls + max(0, s.samples - 1))
-    price = price_of(s, batch=backend.batch)
-    money = "unknown"
-    basis = "set teacher.openai.price_input_per_million and price_output_per_million"
-    if backend.local:
-        money, basis = "0.00", "a local model; the machine's time is not counted"
-    elif price is not None:
-        cost = queries * price.of(prompt=tokens_in, completion=tokens_out)
-        money = f"{cost:,.2f}"
-        basis = f"{price.input:g} and {price.output:g} per million tokens in and out: {price.source}"
-    return [
-        Line("queries", f"{queries:,}", source),
-        Line("calls", f"{queries * calls:,}", f"{calls} a query to {s.model}, retries aside"),
-        Line("tokens", f"{queries * tokens_in:,} in, {queries * tokens_out:,} out",
-             f"{tokens_in} and {tokens_out} a query: the rendered requests at {CHARS_PER_TOKEN:g} characters a token"),
-        Line("money", money, basis),
-        Line("time", "up to 24 h", "the provider's batch window") if backend.batch else
-        Line("time", minutes(queries * calls * 2.0 / s.concurrency), f"2 s a call, {s.concurrency} in flight"),
-    ]
 
 
 def _student(task: Task, shape: estimate.Architecture, t: Training) -> list[Line]:
@@ -207,12 +178,3 @@ def _serving(task: Task, shape: estimate.Architecture, read_tokens: int) -> list
         Line("one forward pass", f"at least {seconds * 1e3:.1f} ms",
              f"weights read once at {bandwidth / 1e9:,.0f} GB/s; `read` needs one pass, each written token another"),
     ]
-
-
-def minutes(seconds: float) -> str:
-    """A duration in seconds, minutes or hours."""
-    if seconds < 1:
-        return "under 1 s"
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -104,7 +104,8 @@ class ProgressDisplay:
             self._rich.update(self._task, advance=count, **fields)  # type: ignore[arg-type]
         elif now - self._told > 15:
             self._told = now
-            left = f", {(self._total - self._done) / rate:,.0f} s left" if self._total and rate else ""
+            todo = (self._total or 0) - self._done
+            left = f", {todo / rate:,.0f} s left" if todo > 0 and rate else ""
             self._line(f"{self._what} {self._done:,}/{self._total or '?'} ({shown}{left}) {note}")
 
     def _close_bar(self) -> None:

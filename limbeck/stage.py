@@ -74,7 +74,7 @@ class Stage:
     config: Callable[[Run], object]
     inputs: Callable[[Run], Mapping[str, str]]
     rules: Callable[[Run], Rules] = lambda _run: {}
-    missing: Callable[[Figures], Shortfall | None] = lambda _figures: None
+    missing: Callable[[Run, Figures], Shortfall | None] = lambda _run, _figures: None
     work: Callable[[Run, Path], Figures]
     headline: Callable[[Figures], str] = str
     scratch: frozenset[str] = frozenset()
@@ -98,7 +98,7 @@ def execute(stage: Stage, run: Run) -> Result:
     if manifest.exists():
         found = read_json(manifest)
         if not reasons(found, now):
-            left = stage.missing(found["figures"])
+            left = stage.missing(run, found["figures"])
             if left is None:
                 return Result(stage.name, final, found, skipped=True)
     note = staged / "fingerprint"
@@ -133,7 +133,7 @@ def execute(stage: Stage, run: Run) -> Result:
     }
     write_json(staged / "manifest.json", content)
     _replace(staged, final)
-    return Result(stage.name, final, content, skipped=False, shortfall=stage.missing(figures))
+    return Result(stage.name, final, content, skipped=False, shortfall=stage.missing(run, figures))
 
 
 def _fingerprint(stage: Stage, now: Ingredients) -> str:

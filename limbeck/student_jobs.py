@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 # What a training run writes for itself, for the trackers of `student.report_to`, and for people.
 TRAINING_SCRATCH: Final = frozenset({
-    "checkpoints", "best", "ray", "job.json", "history.jsonl", "measured.json", "resources.json", "tensorboard",
-    "mlflow.db", "mlflow_run", "wandb",
+    "checkpoints", "best", "ray", "job.json", "history.jsonl", "measured.json", "resources.json", "curve.svg",
+    "tensorboard", "mlflow.db", "mlflow_run", "wandb",
 })
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Protocol
 
 from task.errors import InputError
@@ -28,6 +29,8 @@ class SpendLimiter(Protocol):
 class Budget:
     """A `SpendLimiter` in this process.
 
+    A call that does not fit while others are in flight waits for them: they cost less than was reserved for them.
+
     Args:
         limit: None for no limit.
         spent: What the ledger has recorded already.
@@ -35,25 +38,38 @@ class Budget:
 
     def __init__(self, limit: float | None, spent: float) -> None:
         self.limit, self.spent, self.reserved = limit, spent, 0.0
+        self._in_flight = 0
+        self._changed = asyncio.Event()
 
     def try_reserve(self, amount: float) -> str | None:
-        """Reserve an amount; returns why not, or None."""
+        """Reserve an amount; returns why not, or None. `may_wait` says whether waiting can change that."""
         if self.limit is not None and self.spent + self.reserved + amount > self.limit:
             return (
                 f"the budget is spent: {self.spent:.4f} of {self.limit:.4f}, {self.reserved:.4f} reserved for calls "
                 f"in flight, and the next call could cost {amount:.4f}"
             )
         self.reserved += amount
+        self._in_flight += 1
         return None
+
+    def may_wait(self, amount: float) -> bool:
+        """Whether an amount that does not fit now may fit when the calls in flight have come back."""
+        return self.limit is None or self.spent + amount <= self.limit
 
     async def reserve(self, amount: float) -> None:
         """See `SpendLimiter`."""
-        raise_if_spent(self.try_reserve(amount))
+        while (problem := self.try_reserve(amount)) is not None:
+            if not self.may_wait(amount):
+                raise_if_spent(problem)
+            self._changed.clear()
+            await self._changed.wait()
 
     def charge(self, *, reserved: float, cost: float) -> None:
         """See `SpendLimiter`."""
-        self.reserved -= reserved
+        self._in_flight -= 1
+        self.reserved = self.reserved - reserved if self._in_flight else 0.0  # no rounding error is left to wait for
         self.spent += cost
+        self._changed.set()
 
 
 def raise_if_spent(problem: str | None) -> None:

@@ -66,10 +66,16 @@ def needed_price(settings: OpenAI, *, batch: bool = False) -> Price:
         )
     price = price_of(settings, batch=batch)
     if price is None:
+        listed, beside = _listed()["models"], "price_input_per_million and price_output_per_million beside it"
+        if settings.model in listed:
+            raise InputError(
+                "a budget needs a price, and the price list is for the provider's own address only",
+                field="teacher.openai.budget", found=f"{settings.model} at {settings.base_url}", expected=beside,
+                fix="Take them from the price list of that endpoint",
+            )
         raise InputError(
             "a budget needs a price, and this model has none", field="teacher.openai.budget", found=settings.model,
-            expected="price_input_per_million and price_output_per_million beside it, or a model of the price list: "
-            + ", ".join(_listed()["models"]),
+            expected=f"{beside}, or a model of the price list: {', '.join(listed)}",
         )
     return price
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from task.errors import InputError
 from task.files import read_json
 from task.forms import FORMS, AnswerForm, Decoded
 from task.labels import Example
@@ -51,7 +52,7 @@ class Codec(SymbolTable):
             form: Name of the answer form; None takes the task's.
 
         Raises:
-            ValueError: The tokenizer has too few single tokens for the task's symbols.
+            InputError: The tokenizer has too few single tokens for the task's symbols.
         """
         examples = list(examples)
         chosen = task.student.segmentation
@@ -60,7 +61,11 @@ class Codec(SymbolTable):
         need = len(task.open_roles)
         extra = sum(len(r.values) + 2 for r in task.closed_roles)
         if min(len(capitals), len(small)) < need + extra + 1:
-            raise ValueError(f"the tokenizer has {len(small)} usable symbols, the task needs {need + extra + 1}")
+            raise InputError(
+                "the base's tokenizer has too few tokens for the symbols of this task", field="student.base",
+                found=f"{min(len(capitals), len(small))} usable ones", expected=f"at least {need + extra + 1}",
+                fix="Take a base with a larger vocabulary, or closed roles with fewer values",
+            )
         ids = [small[0]]
         for begin, go_on in zip(capitals[:need], small[1:], strict=False):
             ids += [begin, go_on]

@@ -62,6 +62,14 @@ def home() -> Path:
     return Path(os.environ.get("LIMBECK_HOME") or Path.home() / ".cache" / "limbeck")
 
 
+def stored(name: str) -> Path | None:
+    """The folder of a model that is on this machine already, unchecked; None if `fetch` would have to download it."""
+    if Path(name).is_dir():
+        return Path(name)
+    target = home() / "models" / name.replace("/", "--")
+    return target if (target / "store.json").exists() else None
+
+
 def fetch(name: str) -> Path:
     """The folder of a model, downloaded if it is not in the store.
 

@@ -30,7 +30,7 @@ def rows_of(source: Path | str) -> Iterator[tuple[int, Row]]:
     """Rows of a table with their line (or row) numbers from 1.
 
     Args:
-        source: A path ending in .jsonl, .csv or .parquet, a folder of such files, or `hub:REPOSITORY:SPLIT`.
+        source: A path ending in .jsonl, .csv, .tsv or .parquet, a folder of such files, or `hub:REPOSITORY:SPLIT`.
 
     Raises:
         InputError: The file is missing, unreadable, malformed or empty.
@@ -178,8 +178,9 @@ def _jsonl(path: Path) -> Iterator[tuple[int, Row]]:
 
 def _csv(path: Path) -> Iterator[tuple[int, Row]]:
     encoding = _encoding(path)
+    delimiter = "\t" if path.suffix == ".tsv" else ","
     with path.open(encoding=encoding, newline="") as file:
-        reader = csv.reader(file, strict=True)
+        reader = csv.reader(file, strict=True, delimiter=delimiter)
         try:
             header = _header(path, next(reader, []))
             for cells in reader:
@@ -216,10 +217,10 @@ def _header(path: Path, cells: list[str]) -> list[str]:
         raise InputError(
             f"two columns are called {twice!r}", file=path, line=1, found=cells, fix="Remove or rename one of them"
         )
-    if len(names) == 1 and any(x in names[0] for x in ";\t"):
+    if len(names) == 1 and any(x in names[0] for x in ";\t") and path.suffix != ".tsv":
         raise InputError(
             "one column", file=path, line=1, found=cells[0], expected="names with commas between them",
-            fix="Write the file with commas in place of semicolons or tabs",
+            fix="Write the file with commas in place of semicolons; one with tabs is read if its name ends in .tsv",
         )
     return names
 
@@ -262,5 +263,7 @@ def _class_names(schema: Any) -> Callable[[Row, Path, int], Row] | None:
 
 
 _READERS: Final[Mapping[str, Callable[[Path], Iterator[tuple[int, Row]]]]] = {
-    ".jsonl": _jsonl, ".json": _jsonl, ".ndjson": _jsonl, ".csv": _csv, ".parquet": _parquet,
+    ".jsonl": _jsonl, ".json": _jsonl, ".ndjson": _jsonl, ".csv": _csv, ".tsv": _csv,
+    ".parquet": _parquet,
 }
+KINDS: Final = tuple(_READERS)

@@ -29,7 +29,7 @@ class Labelled:
     """The result of a labelling job.
 
     Attributes:
-        statuses: Status → number of queries.
+        statuses: Status → number of queries of the log.
         verdicts: Counts by role, verdict and reason, with examples.
         spent: Totals of the ledger: calls, tokens and money of all jobs.
         calibration: None if there was too little gold to calibrate on.
@@ -42,13 +42,22 @@ class Labelled:
     calibration: Calibration | None
     missing: Missing
     _log: Sequence[Example]
+    _compared: Sequence[Example]
     _ledger: LedgerAccess
 
     @property
     def rows(self) -> Iterator[LedgerRow]:
         """One row per distinct query of the log, in its order."""
-        for at in range(0, len(self._log), _BLOCK):
-            part = self._log[at : at + _BLOCK]
+        return self._rows_of(self._log)
+
+    @property
+    def compared(self) -> Iterator[LedgerRow]:
+        """One row per gold test query that the log does not have."""
+        return self._rows_of(self._compared)
+
+    def _rows_of(self, queries: Sequence[Example]) -> Iterator[LedgerRow]:
+        for at in range(0, len(queries), _BLOCK):
+            part = queries[at : at + _BLOCK]
             found = self._ledger.rows(q.query for q in part)
             for q in part:
                 yield replace(found[q.query], count=q.count)
@@ -58,7 +67,7 @@ def label_queries(
     task: Task, sources: Sources, ledger: Ledger, folder: Path, fetch: Callable[[str], Path],
     progress: Progress = quiet,
 ) -> Labelled:
-    """Label every query of the log with the task's backend.
+    """Label every query of the log with the task's backend, and the gold test queries that the log does not have.
 
     Args:
         ledger: Replies that it has already are used, not asked for again.
@@ -77,7 +86,8 @@ def label_queries(
         job = _job(task, sources, log, ledger, backend, folder=folder, fetch=fetch, progress=progress)
         job = replace(job, queries=_failed_last(ledger, job.queries))
         validator = make_validator(task, sources.catalogue, folder, fetch)
-        ledger.write_rows(_skipped(task, log))
+        compared = comparison_queries(sources, backend)
+        ledger.write_rows(_skipped(task, [*log, *compared]))
         before = last_attempt(ledger)
         try:
             backend.label(job, validator, ledger)
@@ -85,7 +95,7 @@ def label_queries(
             if not _half_answered(ledger, log):
                 raise
             progress.begin(f"stopped: {error}")
-        done = _finish(job, log, backend)
+        done = _finish(job, log, compared, backend)
         return replace(done, missing=missing_answers(ledger, [q.query for q in job.queries], before))
 
 
@@ -98,25 +108,46 @@ def plan_labelling(
     job = _job(
         task, sources, distinct(sources.log), ledger, backend, folder=folder, fetch=fetch, progress=progress
     )
-    return backend.plan(job, make_validator(task, sources.catalogue, folder, fetch))
+    return backend.plan(job, make_validator(task, sources.catalogue, folder, fetch), ledger)
 
 
 def _job(
     task: Task, sources: Sources, log: Sequence[Example], ledger: Ledger, backend: Backend, *, folder: Path,
     fetch: Callable[[str], Path], progress: Progress,
 ) -> LabellingJob:
-    """The queries to label: those of the log, and the calibration rows that are not in it.
+    queries = [q for q in queries_to_label(task, sources, log, backend) if _problem(task, q) is None]
+    known = {q.query for q in (*log, *calibration_queries(task, sources, backend))}
+    compared = frozenset(q.query for q in queries if q.query not in known)
+    return LabellingJob(
+        task, sources, queries, ledger=ledger, folder=folder, fetch=fetch, progress=progress, compared=compared
+    )
 
-    With too few rows to calibrate on, these are examples for the prompt only, and labelling them would serve no
+
+def queries_to_label(task: Task, sources: Sources, log: Sequence[Example], backend: Backend) -> list[Example]:
+    """The distinct queries of the log, then the gold queries that it does not have, whose count is 0."""
+    out = {q.query: q for q in log}
+    for q in (*calibration_queries(task, sources, backend), *comparison_queries(sources, backend)):
+        out.setdefault(q.query, q)
+    return list(out.values())
+
+
+def calibration_queries(task: Task, sources: Sources, backend: Backend) -> list[Example]:
+    """The gold queries that confidences are calibrated on.
+
+    None with too few rows to calibrate on: they are examples for the prompt then, and labelling them would serve no
     purpose.
     """
-    known = {q.query for q in log}
     calibration = distinct(sources.calibration)
-    extra = [replace(e, labels=(), count=0) for e in calibration if e.query not in known]
     enough = len(calibration) >= task.teacher.confidence.min_rows
-    wanted = extra if enough and backend.estimates_confidence else []
-    queries = [q for q in (*log, *wanted) if _problem(task, q) is None]
-    return LabellingJob(task, sources, queries, ledger=ledger, folder=folder, fetch=fetch, progress=progress)
+    return [replace(e, count=0) for e in calibration] if enough and backend.estimates_confidence else []
+
+
+def comparison_queries(sources: Sources, backend: Backend) -> list[Example]:
+    """The gold test queries that the log does not have, for the comparison of student and teacher."""
+    if not backend.answers_any_query:
+        return []
+    known = {q.query for q in sources.log}
+    return [replace(e, count=0) for e in distinct(sources.test_queries) if e.query not in known]
 
 
 def _problem(task: Task, query: Example) -> str | None:
@@ -152,7 +183,9 @@ def _half_answered(ledger: Ledger, log: Sequence[Example]) -> bool:
     return 2 * answered >= len(log)
 
 
-def _finish(job: LabellingJob, log: Sequence[Example], backend: Backend) -> Labelled:
+def _finish(
+    job: LabellingJob, log: Sequence[Example], compared: Sequence[Example], backend: Backend
+) -> Labelled:
     """Calibrate on gold, then give every row its confidence and its final status."""
     ledger, task = job.ledger, job.task
     gold = gold_of(job.sources.calibration)
@@ -161,20 +194,21 @@ def _finish(job: LabellingJob, log: Sequence[Example], backend: Backend) -> Labe
     statuses: dict[str, int] = {}
     verdicts = VerdictCounts()
     job.progress.begin("confidence", len(log))
-    for at in range(0, len(log), _BLOCK):
-        part = log[at : at + _BLOCK]
-        found = ledger.rows(q.query for q in part)
-        rows = [
-            replace(found[q.query], count=q.count) if q.query in found
-            else LedgerRow(q.query, q.count, "", "failed", (), 0.0, reason="no reply") for q in part
-        ]
-        rows = apply(rows, calibration, task.teacher.confidence) if backend.estimates_confidence else rows
-        for row in rows:
-            statuses[row.status] = statuses.get(row.status, 0) + 1
-            verdicts.add(row.labels, row.verdicts)
-        ledger.write_rows(r for r in rows if r != found.get(r.query))
-        job.progress.advance(len(part))
-    return Labelled(statuses, verdicts.rows(), ledger.spent(), calibration, Missing(of=0), log, ledger)
+    for group in (log, compared):
+        for at in range(0, len(group), _BLOCK):
+            part = group[at : at + _BLOCK]
+            found = ledger.rows(q.query for q in part)
+            rows = [
+                replace(found[q.query], count=q.count) if q.query in found
+                else LedgerRow(q.query, q.count, "", "failed", (), 0.0, reason="no reply") for q in part
+            ]
+            rows = apply(rows, calibration, task.teacher.confidence) if backend.estimates_confidence else rows
+            for row in rows if group is log else ():
+                statuses[row.status] = statuses.get(row.status, 0) + 1
+                verdicts.add(row.labels, row.verdicts)
+            ledger.write_rows(r for r in rows if r != found.get(r.query))
+            job.progress.advance(len(part))
+    return Labelled(statuses, verdicts.rows(), ledger.spent(), calibration, Missing(of=0), log, compared, ledger)
 
 
 def distinct(log: Sequence[Example]) -> list[Example]:

@@ -13,7 +13,7 @@ from limbeck.commands.operations import BundleFolder
 
 if TYPE_CHECKING:
     from eval.gate import Check
-    from eval.latency_schema import LatencyBench
+    from eval.latency_schema import LatencyBench, SloCheck
 
 app = typer.Typer()
 PANEL = "Measuring"
@@ -95,7 +95,10 @@ def bench(
         raise IncompleteError(f"no request of the steady runs was answered by {url}")
     if not found.figures["steady"]["valid"]:
         raise typer.Exit(3)
-    if found.figures["slo"] is not None and not found.figures["slo"]["ok"]:
+    met = found.figures["slo"]
+    if met is not None and met["measured"] is None:
+        raise typer.Exit(3)
+    if met is not None and not met["ok"]:
         raise typer.Exit(1)
 
 
@@ -247,10 +250,23 @@ def _print_bench(found: LatencyBench) -> None:
     if found["sweep"]:
         said.append(f"highest sustained rate: {found['sweep']['sustained'] or 'none'}/s")
     if found["slo"]:
-        slo = found["slo"]
-        said.append(f"{'✓' if slo['ok'] else '✗'} {slo['percentile']} {milliseconds(slo['measured'])} ms, "
-                    f"objective: at most {slo['ms']:g} ms")
+        said.append(_slo_line(found["slo"], steady["requests"]))
     screen.print("\n".join(said), highlight=False)
+
+
+def _slo_line(slo: SloCheck, requests: int) -> str:
+    from eval.formatting import milliseconds
+    from eval.latency import MIN_SAMPLES
+
+    name = slo["percentile"]
+    needed = next(n for percentile, n in MIN_SAMPLES.items() if percentile == name)
+    if slo["measured"] is None:
+        return (
+            f"✗ whether the {name} is at most {slo['ms']:g} ms cannot be said: {requests:,} requests were measured, "
+            f"and a {name} needs {needed:,}. Raise --seconds or --repeats"
+        )
+    mark = "✓" if slo["ok"] else "✗"
+    return f"{mark} {name} {milliseconds(slo['measured'])} ms, objective: at most {slo['ms']:g} ms"
 
 
 def _print_checks(checks: list[Check]) -> None:

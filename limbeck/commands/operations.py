@@ -45,6 +45,27 @@ def serve(
     run(source, state=state, override=lambda settings: override_serving(settings, [*(set_ or ()), *flags]))
 
 
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Tables as CSV, TSV, JSON lines or Parquet")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The task file to write; default: the folder's name with .yaml")
+    ] = None,
+    prompt: Annotated[
+        Path | None, typer.Option("--prompt", help="A Jinja template, for an LLM as teacher")
+    ] = None,
+) -> None:
+    """Draft a task file from a folder of queries, items, purchases and labels; says what each guess rests on.
+
+    Nothing is overwritten, and the tables stay as they are: one whose columns have other names is copied beside the
+    task file.
+    """
+    from limbeck.operations.draft import draft, render
+
+    target = out or Path(f"{folder.resolve().name}.yaml")
+    print(render(draft(folder, target, prompt), target))
+
+
 @app.command(rich_help_panel=PANEL)
 def predict(
     folder: BundleFolder,

@@ -29,14 +29,22 @@ def _up_to(
     run.end()
 
 
-def _evaluate(task: Path, overrides: list[str] | None, runs: Path) -> None:
-    """The report is written and shown first; then a failed gate sets the exit code."""
+def _evaluate(task: Path, overrides: list[str] | None, runs: Path, *, checked: bool = False) -> None:
+    """The report is written and shown first; then a failed gate sets the exit code.
+
+    Args:
+        checked: Whether everything that can be known before is looked at first.
+    """
     from limbeck.operations.tables import print_summary
     from limbeck.pipeline import run_up_to
     from limbeck.stages.evaluate import note_verdict
     from task.errors import GateError
 
     with opened(task, overrides, runs) as run:
+        if checked:
+            from limbeck.checks.checks import check_before_run
+
+            check_before_run(run)
         result = run_up_to(run, "evaluate")
     print_summary(result.folder)
     try:
@@ -50,18 +58,46 @@ def _evaluate(task: Path, overrides: list[str] | None, runs: Path) -> None:
 def run(task: TaskFile, set_: Overrides = None, runs: Runs = RUNS) -> None:
     """Run all stages: label, curriculum, train, merge, bundle, evaluate.
 
-    A stage is skipped if nothing that it depends on has changed; an interrupted one resumes. Exit code 1: a gate
-    failed, or queries have no answer; the same command asks for these again.
+    What `limbeck check` finds wrong ends the command with exit code 2 before anything is spent. A stage is skipped if
+    nothing that it depends on has changed; an interrupted one resumes. Exit code 1: a gate failed, or queries have no
+    answer; the same command asks for these again.
     """
-    _evaluate(task, set_, runs)
+    _evaluate(task, set_, runs, checked=True)
+
+
+@app.command()
+def check(
+    task: TaskFile,
+    set_: Overrides = None,
+    runs: Runs = RUNS,
+    call: Annotated[
+        bool, typer.Option("--call", help="Also ask the LLM's endpoint for its list of models, which costs nothing")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON")] = False,
+) -> None:
+    """List everything that can be known before a run: data, gold, gates, price, key, base, disk, memory.
+
+    Spends nothing and writes nothing. ✓ is well, ! is worth knowing, ✗ would keep the task from running or fail late:
+    exit code 2.
+    """
+    from limbeck.checks.checks import check as look
+    from limbeck.checks.checks import render, to_json
+
+    with opened(task, set_, runs) as run:
+        findings = look(run, call=call)
+    print(json.dumps(to_json(run, findings), ensure_ascii=False, indent=2) if as_json else render(findings))
+    if any(f.state == "bad" for f in findings):
+        raise typer.Exit(2)
 
 
 @app.command()
 def plan(task: TaskFile, set_: Overrides = None, runs: Runs = RUNS) -> None:
     """Estimate a run: calls, tokens, money, parameters, memory, time. Spends and downloads nothing.
 
-    If there is a run folder: which stages would be run again, and why.
+    Before it, what `limbeck check` finds not to be well. If there is a run folder: which stages would be run again, and
+    why.
     """
+    from limbeck.checks.checks import check, render
     from limbeck.operations.tables import render_states
     from limbeck.pipeline import states
     from limbeck.plan import print_plan
@@ -70,8 +106,10 @@ def plan(task: TaskFile, set_: Overrides = None, runs: Runs = RUNS) -> None:
     from task.load import load_task
 
     loaded = load_task(task, set_ or ())
-    print_plan(loaded)
     run = Run.of(loaded.task, runs, ProgressDisplay())
+    if (findings := [f for f in check(run, thorough=False) if f.state != "ok"]):
+        print(f"Before a run, see `limbeck check {task}`:\n{render(findings)}\n")
+    print_plan(loaded, run)
     if run.files.folder.exists():
         print(f"\nStages in {run.files.folder}\n{render_states(states(run))}")
 
@@ -91,6 +129,8 @@ def label(
     queries have no answer; the same command asks these again, and no others.
     """
     if plan_only:
+        from limbeck.checks.finding import Subject
+        from limbeck.checks.gold import calibration
         from limbeck.operations.ledger_view import print_plan as print_label_plan
         from limbeck.pipeline import prepare_inputs
         from limbeck.stages.label import plan as plan_labels
@@ -99,6 +139,9 @@ def label(
             prepare_inputs(run)
             found = plan_labels(run)
         print_label_plan(found)
+        for finding in calibration(Subject(run)):
+            if finding.state == "note":
+                print(f"! {finding.text}")
         return
     _up_to("label", task, set_, runs, lambda done: print(done.folder / "labels.jsonl"))
 
@@ -123,7 +166,8 @@ def ledger(
     from limbeck.operations import ledger_view as view
 
     with opened(task, set_, runs) as run, view.open_ledger(run) as book:
-        rows = view.chosen(book, status, role, reason, below)
+        names = [r.name for r in run.task.roles]
+        rows = view.chosen(book, names, status=status, role=role, reason=reason, below=below)
         if query is not None:
             view.print_query(book, query)
         elif out is not None:

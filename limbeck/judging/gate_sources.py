@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from limbeck.artefacts import RunFolder
+from limbeck.artefacts import LabelFolder, RunFolder
 from limbeck.judging.offline_systems import answered, teacher_labels, teachers_rows
 from task.errors import InputError
 from task.files import read_json
@@ -45,13 +45,14 @@ def sources_of(
     from eval.slices import traffic
     from task.readers import read_queries
 
-    labels = _labels_of_run(bundle)
+    label = _label_stage(bundle)
+    labels = None if label is None else label.labels
     teacher, rows = None, list[int]()
     if teacher_file:
         found = {p.row.query: p.row for p in read_predictions(teacher_file, task)}
         teacher, rows = [found.get(g.query, Example(g.query)) for g in gold], teachers_rows(found.keys(), gold)
-    elif labels is not None and (teacher := teacher_labels(labels, gold)) is not None:
-        rows = teachers_rows(answered(labels), gold)
+    elif label is not None and (teacher := teacher_labels(label, gold)) is not None:
+        rows = teachers_rows(answered(label, gold), gold)
     log = read_queries(log_file) if log_file else _counted(labels)
     slices = traffic(gold, log, task) if log is not None else None
     gates = task.gates
@@ -59,7 +60,8 @@ def sources_of(
     if wanted and teacher is None:
         raise _missing(
             "--teacher", wanted, "a file with the teacher's labels of the gold queries",
-            "the bundle lies in no run folder" if labels is None else f"no gold query is in {labels}",
+            "the bundle lies in no run folder" if label is None
+            else f"fewer than half of the gold queries have labels in {label.folder}",
         )
     if gates.slice_margin is not None and slices is None:
         raise _missing(
@@ -77,8 +79,8 @@ def _missing(option: str, rules: Sequence[str], expected: str, why: str) -> Inpu
     )
 
 
-def _labels_of_run(bundle: Path) -> Path | None:
-    """`labels.jsonl` of the run that a bundle was made by; None if it lies elsewhere, or is of other labels."""
+def _label_stage(bundle: Path) -> LabelFolder | None:
+    """The label stage of the run that a bundle was made by; None if it lies elsewhere, or is of other labels."""
     stage = bundle.resolve().parent
     run = RunFolder(stage.parent)
     if run.bundle.bundle != bundle.resolve() or not run.label.labels.exists():
@@ -87,7 +89,7 @@ def _labels_of_run(bundle: Path) -> Path | None:
     if not all(m.exists() for m in manifests):
         return None
     made, labelled = map(read_json, manifests)
-    return run.label.labels if made["inputs"].get("labels") == labelled["digest"] else None
+    return run.label if made["inputs"].get("labels") == labelled["digest"] else None
 
 
 def _counted(labels: Path | None) -> list[Example] | None:

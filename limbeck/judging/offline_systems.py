@@ -6,14 +6,17 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from limbeck.artefacts import LabelFolder
 from task.errors import warn
-from task.labels import Example, Label
+from task.labels import Example
 
 if TYPE_CHECKING:
     from eval.quality_schema import Calibration
     from eval.report_schema import PackedCheck
     from limbeck.run import Run
+    from teacher.ledger.records import LedgerRow
 
+UNANSWERED = frozenset({"failed", "skipped"})  # the statuses of rows without an answer
 TEACHER, DICTIONARY = "teacher", "dictionary"
 UNTUNED, ADAPTER, MERGED = "base, not tuned", "student with adapter", "student, merged, in transformers"
 
@@ -44,7 +47,7 @@ def offline(run: Run, gold: Sequence[Example]) -> tuple[dict[str, list[Example]]
         out[DICTIONARY] = Dictionary.from_catalogue(sources.catalogue, task).predict(gold)
     else:
         out[DICTIONARY] = Dictionary.from_labels(learned(run.files.curriculum), task).predict(gold)
-    teacher = teacher_labels(run.files.label.labels, gold) if task.teacher.backend != "labels" else None
+    teacher = teacher_labels(run.files.label, gold) if task.teacher.backend != "labels" else None
     if teacher:
         out[TEACHER] = teacher
     codec, base = load_codec(run.files.merge.folder), fetch(task.student.base)
@@ -90,27 +93,35 @@ def teachers_rows(answered: Collection[str], gold: Sequence[Example]) -> list[in
     if 0 < len(rows) < len(gold):
         warn(
             f"the teacher has answers to {len(rows):,} of {len(gold):,} gold queries; it is compared on these",
-            field="data.gold.test", fix="Add the gold queries to the query log to compare on all",
+            field="data.gold.test", fix="Run `limbeck label` again, or add the others to the file of --teacher",
         )
     return rows
 
 
-def answered(labels: Path) -> set[str]:
-    """The queries of `labels.jsonl` that the teacher answered."""
-    from task.table_files import rows_of
-
-    return {str(r["query"]) for _, r in rows_of(labels) if r["status"] not in {"failed", "skipped"}}
+def answered(label: LabelFolder, gold: Sequence[Example]) -> set[str]:
+    """The gold queries that the teacher answered."""
+    return {r.query for r in teacher_rows(label, gold) if r.status not in UNANSWERED}
 
 
-def teacher_labels(labels: Path, gold: Sequence[Example]) -> list[Example] | None:
-    """The teacher's labels of the gold queries, empty where it has no answer; None if it answered none of them."""
-    from task.table_files import rows_of
+def teacher_labels(label: LabelFolder, gold: Sequence[Example]) -> list[Example] | None:
+    """The teacher's labels of the gold queries; a query without an answer has none.
 
-    known = answered(labels)
-    if not any(g.query in known for g in gold):
+    None where fewer than half of the queries have an answer: the figures would be about the provider, not the teacher.
+    """
+    found = {r.query: r.labels for r in teacher_rows(label, gold) if r.status not in UNANSWERED}
+    if 2 * len(found) < len({g.query for g in gold}):
         return None
-    found = {str(r["query"]): tuple(Label.from_json(x) for x in r["labels"]) for _, r in rows_of(labels)}
     return [Example(g.query, found.get(g.query, ()), g.count, g.id) for g in gold]
+
+
+def teacher_rows(label: LabelFolder, gold: Sequence[Example]) -> list[LedgerRow]:
+    """The teacher's rows of the gold queries, those of the log first."""
+    from task.table_files import rows_of
+    from teacher.ledger.records import LedgerRow
+
+    wanted = {g.query for g in gold}
+    files = [f for f in (label.labels, label.compared) if f.exists()]
+    return [LedgerRow.from_json(r) for f in files for _, r in rows_of(f) if r["query"] in wanted]
 
 
 def teacher_confidence(run: Run, gold: Sequence[Example]) -> Calibration | None:
@@ -118,9 +129,7 @@ def teacher_confidence(run: Run, gold: Sequence[Example]) -> Calibration | None:
     from eval.calibration import assess
     from task.files import read_json
     from task.normalize import normaliser
-    from task.table_files import rows_of
     from teacher.guardrails.confidence import rightness
-    from teacher.ledger.records import LedgerRow
 
     label, options = run.files.label, run.task.eval
     if not label.confidence.exists():
@@ -128,12 +137,10 @@ def teacher_confidence(run: Run, gold: Sequence[Example]) -> Calibration | None:
     truth = {g.query: g.labels for g in gold}
     normalise = normaliser(run.task.normaliser)
     confidence, right, groups = [], [], []
-    for number, line in rows_of(label.labels):
-        if line["query"] in truth:
-            row = LedgerRow.from_json(line)
-            confidence += [x.confidence or 0.0 for x in row.labels]
-            right += rightness(row, truth[row.query], normalise)
-            groups += [number] * len(row.labels)
+    for number, row in enumerate(teacher_rows(label, gold)):
+        confidence += [x.confidence or 0.0 for x in row.labels]
+        right += rightness(row, truth[row.query], normalise)
+        groups += [number] * len(row.labels)
     if len(set(right)) < 2:
         return None
     return assess(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from limbeck.environment import device
-from limbeck.judging.offline_systems import TEACHER
+from limbeck.judging.offline_systems import TEACHER, UNANSWERED, teacher_labels, teacher_rows
 from limbeck.judging.served import SERVED, Served
 from task.files import read_json
 from task.labels import Example, Label
@@ -39,6 +39,21 @@ def remarks(differences: Sequence[NamedDifference]) -> list[VerdictLine]:
     } for d in differences]
 
 
+def teacher_remarks(run: Run, gold: Sequence[Example]) -> list[VerdictLine]:
+    """Why the student is not compared with the teacher, or on how many rows the teacher has no answer."""
+    if run.task.teacher.backend == "labels":
+        text = "not compared with a teacher: the labels were imported (teacher.backend `labels`)"
+        return [{"rule": None, "ok": False, "text": text}]
+    rows = len({g.query for g in gold})
+    without = rows - len({r.query for r in teacher_rows(run.files.label, gold) if r.status not in UNANSWERED})
+    if not without:
+        return []
+    compared = teacher_labels(run.files.label, gold) is not None
+    text = f"the teacher has no answer to {without:,} of {rows:,} gold queries"
+    end = "it is compared on the others" if compared else "too many for a comparison with it"
+    return [{"rule": None, "ok": False, "text": f"{text}: {end}"}]
+
+
 def run_cost(run: Run, served: Served, before: Sequence[Stage]) -> CostReport:
     """The cost of the run, from the manifests of the stages before, the log and the measured throughput."""
     from eval.cost import Measured, cost
@@ -52,9 +67,9 @@ def run_cost(run: Run, served: Served, before: Sequence[Stage]) -> CostReport:
         phase: sum(stages[s.name]["wall_s"] for s in before if s.phase == phase and s.name in stages) / 3600
         for phase in ("label", "train")
     }
-    log = run.inputs.teacher.log
+    log, label = run.inputs.teacher.log, stages["label"]["figures"]
     return cost(Measured(
-        queries=stages["label"]["figures"]["rows"], teacher_money=stages["label"]["figures"]["spent"]["cost"],
+        queries=label["rows"], teacher_money=label["spent"]["cost"], teacher_each=label.get("cost_of_a_query"),
         hours=hours, student_rate=served.rate, traffic=[q.count for q in log], cache_bytes=size / head if head else 0.0,
     ), run.task.eval.cost, device(), head)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,11 +81,35 @@ def print_query(ledger: Ledger, query: str) -> None:
 
 
 def chosen(
-    ledger: Ledger, status: str | None, role: str | None, reason: str | None, below: float | None
+    ledger: Ledger, roles: Sequence[str], *, status: str | None = None, role: str | None = None,
+    reason: str | None = None, below: float | None = None,
 ) -> Iterator[LedgerRow]:
-    """Rows that pass every filter given."""
-    if status is not None and status not in STATUSES:
-        raise InputError("unknown status", field="--status", found=status, expected=f"one of: {', '.join(STATUSES)}")
+    """Rows that pass every filter given.
+
+    Args:
+        roles: Names of the task's roles.
+
+    Raises:
+        InputError: There is no such status or role: an empty table would look like an answer.
+    """
+    _check_name("status", status, STATUSES)
+    _check_name("role", role, roles)
+    return _passing(ledger, status=status, role=role, reason=reason, below=below)
+
+
+def _check_name(what: str, given: str | None, names: Sequence[str]) -> None:
+    if given is not None and given not in names:
+        near = difflib.get_close_matches(given.casefold(), {n.casefold(): n for n in names}, n=1)
+        meant = next((n for n in names if near and n.casefold() == near[0]), None)
+        raise InputError(
+            f"unknown {what}", field=f"--{what}", found=given, expected=f"one of: {', '.join(names)}",
+            fix=f"Did you mean `{meant}`?" if meant else None,
+        )
+
+
+def _passing(
+    ledger: Ledger, *, status: str | None, role: str | None, reason: str | None, below: float | None
+) -> Iterator[LedgerRow]:
     for row in ledger.all_rows():
         if status is not None and row.status != status:
             continue
@@ -131,7 +156,8 @@ def print_plan(plan: LabellingPlan) -> None:
     table = _table("What `limbeck label` would do", "queries", "what", "because")
     why = "; ".join(f"{n:,} {reason}" for reason, n in (plan.reasons or {}).items())
     money = "no known price" if plan.cost is None else f"about {plan.cost:,.2f}"
-    table.add_row(f"{len(plan.ask):,}", f"ask again: {plan.calls:,} calls, {money}", why)
+    tokens = "about {:,} tokens in and {:,} out".format(*plan.tokens)
+    table.add_row(f"{len(plan.ask):,}", f"ask again: {plan.calls:,} calls, {tokens}, {money}", why)
     table.add_row(
         f"{len(plan.revalidate):,}", "validate again: free", "rules, task or catalogue changed, or computed"
     )

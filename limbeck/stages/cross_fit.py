@@ -131,7 +131,7 @@ def read_suspects(path: Path, usable: Sequence[TrainingRow]) -> list[Suspect]:
     ]
 
 
-def missing(figures: Figures) -> Shortfall | None:
+def missing(_run: Run, figures: Figures) -> Shortfall | None:
     """Doubts that the teacher was asked about and gave no answer to: it is asked again, and nothing is trained again.
 
     Meanwhile their labels are masked, as doubts are that the teacher's answer does not settle.

@@ -26,6 +26,7 @@ from limbeck.judging.report_content import (
     remarks,
     run_cost,
     stage_figures,
+    teacher_remarks,
     training_history,
     training_resources,
     wrong_answers,
@@ -84,6 +85,8 @@ def _inputs(run: Run) -> dict[str, str]:
         inputs["forms"] = sha256_file(run.files.answer_forms)
     if run.inputs.source("catalogue") is not None:  # the dictionary is made of it
         inputs["catalogue"] = run.inputs.fingerprint("catalogue")
+    if run.files.label.compared.exists():
+        inputs["teacher on gold"] = sha256_file(run.files.label.compared)
     return inputs | {"gold": run.inputs.fingerprint("test", "annotations")}
 
 
@@ -109,7 +112,7 @@ def _work(run: Run, files: EvaluateFolder, before: Sequence[Stage]) -> Figures:
     from task.codec import load_codec
 
     task, progress = run.task, run.progress
-    gold = run.inputs.test[: task.eval.max_rows]
+    gold = run.inputs.judged
     slices = slices_of(gold, task, log=run.inputs.teacher.log, train=learned(run.files.curriculum))
     predictions, packed = offline(run, gold)
     served = serve_and_ask(run.files.bundle.bundle, files.served, gold, task, progress)
@@ -151,7 +154,8 @@ def _work(run: Run, files: EvaluateFolder, before: Sequence[Stage]) -> Figures:
     report: Report = {
         "schema": SCHEMA, "task": task.name,
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "bundle": bundle_id(run), "constrained": constrained, "verdict": checks + remarks(differences),
+        "bundle": bundle_id(run), "constrained": constrained,
+        "verdict": [*checks, *remarks(differences), *teacher_remarks(run, gold)],
         "confidence": task.eval.confidence, "resamples": task.eval.resamples, "interval": task.eval.interval,
         "people": ceiling(gold, run.inputs.annotations, task) if run.inputs.annotations else None,
         "systems": systems, "served": SERVED, "copied": copied, "differences": differences,
@@ -182,7 +186,7 @@ def _rows_of(
     """The gold rows that each system is scored on: all that it predicted; of the teacher's, those that it answered."""
     out: dict[str, Sequence[int]] = {name: range(len(rows)) for name, rows in predictions.items()}
     if TEACHER in out:
-        out[TEACHER] = teachers_rows(answered(run.files.label.labels), gold)
+        out[TEACHER] = teachers_rows(answered(run.files.label, gold), gold)
     return out
 
 

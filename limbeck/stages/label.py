@@ -10,7 +10,8 @@ from limbeck.artefacts import LabelFolder
 from limbeck.run import Run, Shortfall
 from limbeck.stage import Figures, Stage
 from limbeck.staleness import NO_EFFECT, Rules
-from task.files import sha256_file, write_json, write_jsonl
+from task.files import sha256_file, sha256_json, write_json, write_jsonl
+from task.settings import OpenAI
 from teacher.backends.job import LabellingPlan
 
 # With fewer answers the run ends: a student of half of the labels would be trained again with the others.
@@ -72,14 +73,20 @@ def _inputs(run: Run) -> dict[str, str]:
 def _work(run: Run, folder: Path) -> Figures:
     from eval.report import write_labels
     from task.model_store import fetch
+    from teacher.backends.backend import backend_of
     from teacher.label import label_queries
     from teacher.ledger.ledger import Ledger
+    from teacher.ledger.measured_tokens import pass_cost
     from teacher.ledger.records import STATUSES
 
     task, files = run.task, LabelFolder(folder)
     with Ledger(run.files.ledger) as ledger:
         done = label_queries(task, run.inputs.teacher, ledger, run.files.index, fetch, run.progress)
         rows = write_jsonl(files.labels, (r.to_json() for r in done.rows))
+        once = pass_cost(ledger, _purposes(task.teacher.openai)) if backend_of(task).asks_llm else None
+        files.compared.unlink(missing_ok=True)
+        if (compared := [r.to_json() for r in done.compared]):
+            write_jsonl(files.compared, compared)
     write_json(files.verdicts, done.verdicts)
     confidence = None if done.calibration is None else done.calibration.to_json()
     files.confidence.unlink(missing_ok=True)  # of an attempt before, with fewer answers
@@ -91,22 +98,36 @@ def _work(run: Run, folder: Path) -> Figures:
         "spent": done.spent, "confidence": confidence, "verdicts": done.verdicts, "level": task.eval.confidence,
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     })
-    missing = {k: getattr(done.missing, k) for k in ("unanswered", "unusable", "signals", "cause")}
+    missing = {k: getattr(done.missing, k) for k in ("of", "unanswered", "unusable", "signals", "cause")}
     threshold = None if done.calibration is None else done.calibration.threshold
-    return {"rows": rows, **statuses, "spent": dict(done.spent), "threshold": threshold, "missing": missing}
+    return {
+        "rows": rows, **statuses, "spent": dict(done.spent), "cost_of_a_query": once, "threshold": threshold,
+        "missing": missing, "compared": _gold(run),
+    }
 
 
-def missing(figures: Figures) -> Shortfall | None:
+def _purposes(s: OpenAI) -> list[str]:
+    """Of the requests that label a query with these settings."""
+    extra = {"samples": s.samples > 0, "bare": s.compare_bare, "verify": s.verify}
+    return ["label", *(purpose for purpose, wanted in extra.items() if wanted)]
+
+
+def missing(run: Run, figures: Figures) -> Shortfall | None:
     """Queries of which a request got no usable answer: the stage asks these again, and no others.
 
     A query whose answer could not be read is asked again but is no failure of the command: its answer would probably
     be the same. Figures of before these were counted have the number of failed rows only.
+
+    Gold test queries that the teacher has not labelled are missing too: the gold is another, or the run is of before
+    they were labelled. A stage that depends on nothing else of them stays as it is.
     """
+    if new := _not_compared(run, figures):
+        return Shortfall(text=f"{new:,} gold test queries were not given to the teacher yet")
     found = figures.get("missing") or {"unanswered": figures["failed"], "unusable": 0, "signals": 0, "cause": None}
     unanswered, unusable, signals = found["unanswered"], found["unusable"], found["signals"]
     if not unanswered + unusable + signals:
         return None
-    asked = figures["rows"] - figures["skipped"]
+    asked = found.get("of", figures["rows"] - figures["skipped"])
     parts = [f"{n:,} of {asked:,} queries {what}" for n, what in (
         (unanswered, "have no answer"), (unusable, "have an answer that cannot be read"),
         (signals, "lack a sample or verification"),
@@ -116,8 +137,25 @@ def missing(figures: Figures) -> Shortfall | None:
     return Shortfall(text=", ".join(parts) + cause, fails=unanswered > 0, stops=without > asked * _TOO_MANY)
 
 
+def _gold(run: Run) -> str:
+    """What decides which gold test queries the teacher labels."""
+    return sha256_json([run.inputs.fingerprint("test"), run.task.eval.max_rows])
+
+
+def _not_compared(run: Run, figures: Figures) -> int:
+    """Number of gold test queries that the finished stage has no row of, though its backend could label them."""
+    from task.table_files import rows_of
+    from teacher.backends.backend import backend_of
+
+    if figures.get("compared") == _gold(run) or not backend_of(run.task).answers_any_query:
+        return 0
+    files = run.files.label
+    known = {str(r["query"]) for f in (files.labels, files.compared) if f.exists() for _, r in rows_of(f)}
+    return len({e.query for e in run.inputs.judged} - known)
+
+
 STAGE = Stage(
     name="label", config=_config, inputs=_inputs, rules=_rules, missing=missing, work=_work,
-    scratch=frozenset({"report.html"}), phase="label",
+    scratch=frozenset({"report.html", "gold-test.jsonl"}), phase="label",
     headline=lambda f: f"{f['accepted']:,} of {f['rows']:,} queries accepted, {f['spent']['cost']:.2f} spent",
 )

@@ -101,6 +101,7 @@ def _label(
 
     sources = run.inputs.teacher
     asked = [replace(g, labels=()) for g in gold]
+    sources = replace(sources, test_queries=())  # each variant is asked about the chosen gold alone
     if backend_of(task).uses_whole_log:  # nothing is paid for it
         known = {q.query for q in sources.log}
         asked = [*sources.log, *(q for q in asked if q.query not in known)]

@@ -34,10 +34,14 @@ class Backend(Protocol):
     def estimates_confidence(self) -> bool:
         """Whether confidences are computed from signals and calibrated on gold; imported labels keep their own."""
 
+    @property
+    def answers_any_query(self) -> bool:
+        """Whether it can label queries that are not in the log; imported labels are there or not."""
+
     def rules(self, task: Task) -> Mapping[str, int | str]:
         """Name → version or digest of each part of our code that its answers depend on, beside the settings."""
 
-    def plan(self, job: LabellingJob, validator: Validator) -> LabellingPlan:
+    def plan(self, job: LabellingJob, validator: Validator, ledger: Ledger) -> LabellingPlan:
         """What `label` would do; makes no calls and writes nothing."""
 
     def label(self, job: LabellingJob, validator: Validator, ledger: Ledger) -> None:

@@ -25,6 +25,7 @@ class ComputedBackend(ABC):
     batch = False
     uses_whole_log = False
     estimates_confidence = True
+    answers_any_query = True
 
     @abstractmethod
     def rules(self, task: Task) -> Mapping[str, int | str]:
@@ -38,10 +39,10 @@ class ComputedBackend(ABC):
     def replies(self, job: LabellingJob) -> Replies:
         """Computes replies; called only if the ledger lacks one."""
 
-    def plan(self, job: LabellingJob, validator: Validator) -> LabellingPlan:
+    def plan(self, job: LabellingJob, validator: Validator, ledger: Ledger) -> LabellingPlan:
         """See `Backend`."""
         keys = self.keys(job)
-        rows = job.ledger.rows(keys)
+        rows = ledger.rows(keys)
         unchanged = {q for q, r in rows.items() if (r.request, r.rules) == (keys[q], validator.fingerprint)}
         changed = [q for q in keys if q not in unchanged]
         return LabellingPlan(ask=[], revalidate=changed, unchanged=len(keys) - len(changed))

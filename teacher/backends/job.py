@@ -17,13 +17,15 @@ from teacher.retrieval.context import ContextFinder
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """The data that a teacher may use: never the gold test rows.
+    """The data that a teacher may use: never the labels of the gold test rows.
 
     Attributes:
         imported: Labels that the `labels` backend returns.
         calibration: Gold rows for few-shot examples and for the calibration of confidences.
         held_out: Calibration queries that are near-duplicates of a gold test query; never shown as examples.
-        fingerprint: SHA-256 of the files behind the other fields.
+        test_queries: The gold test queries without their labels: the teacher labels them too, so that the student can
+            be compared with it. Nothing is learned from them.
+        fingerprint: SHA-256 of the files behind `log`, `catalogue` and `conversions`.
     """
 
     log: Sequence[Example]
@@ -33,6 +35,7 @@ class Sources:
     imported: Sequence[Example] = ()
     calibration: Sequence[Example] = ()
     held_out: frozenset[str] = frozenset()
+    test_queries: Sequence[Example] = ()
     fingerprint: str = ""
 
 
@@ -42,6 +45,8 @@ class LabellingJob:
 
     Attributes:
         queries: To be labelled: distinct, not empty, not too long.
+        compared: Those of them that are only labelled so that the student can be compared with the teacher. A backend
+            that learns from the job's queries leaves them out.
         folder: For the index; an index of the same input is used again.
         fetch: Returns the folder of a model by name.
         finder: An opened context finder, for a process that labels block after block; None opens one.
@@ -56,6 +61,7 @@ class LabellingJob:
     folder: Path
     fetch: Callable[[str], Path]
     progress: Progress
+    compared: frozenset[str] = frozenset()
     finder: ContextFinder | None = None
     limiter: SpendLimiter | None = None
 

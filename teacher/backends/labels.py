@@ -26,14 +26,15 @@ class ImportedLabels(ComputedBackend):
     """Returns the imported labels. A query of the log that has none is skipped."""
 
     estimates_confidence = False
+    answers_any_query = False
 
     def rules(self, task: Task) -> Mapping[str, int | str]:  # noqa: ARG002 (of the interface)
         """See `Backend`."""
         return {"imported labels": VERSION}
 
-    def plan(self, job: LabellingJob, validator: Validator) -> LabellingPlan:
+    def plan(self, job: LabellingJob, validator: Validator, ledger: Ledger) -> LabellingPlan:
         """See `Backend`. Raises like `label`."""
-        return super().plan(_labelled(job), validator)
+        return super().plan(_labelled(job), validator, ledger)
 
     def label(self, job: LabellingJob, validator: Validator, ledger: Ledger) -> None:
         """See `Backend`.

@@ -24,7 +24,7 @@ from teacher.retrieval.nearest_neighbours import exact
 VERSION = 1
 # Value of the first entry of each kind; the n-th entry has 1/n of it.
 _VALUE = {"examples": 1.0, "bought": 1.0, "converted": 0.9, "similar": 0.6, "items": 0.7, "neighbours": 0.3}
-_SHOWN = {"bought": 5, "converted": 5, "similar": 5, "items": 8, "neighbours": 5}
+SHOWN = {"bought": 5, "converted": 5, "similar": 5, "items": 8, "neighbours": 5}
 _FIRST_BLOCK, _BLOCK = 64, 512  # a small first block, so that the first calls start early
 
 
@@ -43,21 +43,17 @@ class ContextFinder:
         self._task = task
         self._catalogue: Sequence[Item] = () if index is None else index.items
         self._normalise = normaliser(task.normaliser)
-        self._settings = task.teacher.openai
-        self._kinds = frozenset(self._settings.context)
+        self._few_shot = task.teacher.openai.few_shot if "examples" in task.teacher.openai.context else 0
         self._finder: EvidenceFinder | None = None
         self._gold: list[tuple[list[str], Example]] = []
         if index is None or store is None:
             return
         self._finder = EvidenceFinder(task.teacher.retrieval, index, store)
-        if "examples" in self._kinds and self._settings.few_shot:
+        if self._few_shot:
             shown = [e for e in gold if e.query not in held_out]
             self._gold = [(words_of(e.query, self._normalise), e) for e in shown]
             self._gold_vectors = store.vectors([e.query for e in shown], "gold queries")
-        self._values = {
-            r.name: sorted({v for i in index.items for v in i.values(r.catalogue)})
-            for r in task.open_roles if r.catalogue and r.grounded and "similar" in self._kinds
-        }
+        self._values = similar_values(task, index.items)
         self._value_vectors = {name: store.vectors(v, f"values of {name}") for name, v in self._values.items()}
 
     def find(self, queries: Sequence[Example]) -> Iterator[list[Context]]:
@@ -73,7 +69,7 @@ class ContextFinder:
             vectors = self._finder.vectors(texts)
             shots = self._examples(block, vectors)
             similar = {
-                name: exact(vectors, among=v, count=_SHOWN["similar"])[0] for name, v in self._value_vectors.items()
+                name: exact(vectors, among=v, count=SHOWN["similar"])[0] for name, v in self._value_vectors.items()
             }
             yield [
                 self._context(
@@ -86,52 +82,73 @@ class ContextFinder:
         """The nearest gold rows of each query, without the query itself and its near-duplicates."""
         if not self._gold:
             return [[] for _ in queries]
-        wanted = self._settings.few_shot
-        best, _ = exact(vectors, among=self._gold_vectors, count=wanted + 8)
+        best, _ = exact(vectors, among=self._gold_vectors, count=self._few_shot + 8)
         out = []
         for query, row in zip(queries, best, strict=True):
             own = words_of(query.query, self._normalise)
             other = (e for words, e in (self._gold[c] for c in row) if not near_words(own, words))
-            shown = itertools.islice(other, wanted)
-            out.append([
-                {"query": e.query, "labels": [{"role": x.role, "text": x.text} for x in e.labels]} for e in shown
-            ])
+            shown = itertools.islice(other, self._few_shot)
+            out.append([shown_example(e) for e in shown])
         return out
 
     def _context(
         self, evidence: Evidence, examples: list[dict[str, Any]], similar: dict[str, list[str]]
     ) -> Context:
-        titles = self._catalogue
-        bought = sorted(evidence.conversions.items(), key=lambda x: (-x[1], x[0]))
-        found: dict[str, Any] = {
-            "examples": examples,
-            "bought": [titles[r].title for r, _ in bought[: _SHOWN["bought"]]],
-            "converted": self._converted(evidence),
-            "similar": similar,
-            "items": [titles[h.row].title for h in evidence.items[: _SHOWN["items"]]],
-            "neighbours": [q for q, _ in evidence.neighbours[: _SHOWN["neighbours"]]],
-        }
-        chosen = {k: found[k] if k in self._kinds else EMPTY[k] for k in KINDS}
-        return cut(chosen, self._settings.context_tokens)
+        return assemble(self._task, self._catalogue, evidence, examples=examples, similar=similar)
 
-    def _converted(self, evidence: Evidence) -> dict[str, list[str]]:
-        """Role → values of the items bought after the query and its neighbours, most purchases first."""
-        out: dict[str, list[str]] = {}
-        own = sum(evidence.conversions.values())
-        near = sum(evidence.neighbour_conversions.values())
-        for role in self._task.roles:
-            if not role.catalogue:
-                continue
-            votes: Counter[str] = Counter()
-            for purchases, weight in ((evidence.conversions, 1.0), (evidence.neighbour_conversions, 0.5)):
-                scale = weight / (own if purchases is evidence.conversions else near) if purchases else 0.0
-                for row, count in purchases.items():
-                    for value in self._catalogue[row].values(role.catalogue):
-                        votes[value] += scale * count  # type: ignore[assignment]
-            if votes:
-                best = sorted(votes.items(), key=lambda x: (-x[1], x[0]))[: _SHOWN["converted"]]
-                out[role.name] = [v for v, _ in best]
-        return out
+
+def assemble(
+    task: Task, catalogue: Sequence[Item], evidence: Evidence, *, examples: Sequence[Mapping[str, Any]],
+    similar: Mapping[str, Sequence[str]],
+) -> Context:
+    """The context of a query from what was found for it: the kinds that the task wants, cut to `context_tokens`."""
+    settings = task.teacher.openai
+    bought = sorted(evidence.conversions.items(), key=lambda x: (-x[1], x[0]))
+    found: dict[str, Any] = {
+        "examples": list(examples),
+        "bought": [catalogue[r].title for r, _ in bought[: SHOWN["bought"]]],
+        "converted": _converted(task, catalogue, evidence),
+        "similar": dict(similar),
+        "items": [catalogue[h.row].title for h in evidence.items[: SHOWN["items"]]],
+        "neighbours": [q for q, _ in evidence.neighbours[: SHOWN["neighbours"]]],
+    }
+    chosen = {k: found[k] if k in settings.context else EMPTY[k] for k in KINDS}
+    return cut(chosen, settings.context_tokens)
+
+
+def _converted(task: Task, catalogue: Sequence[Item], evidence: Evidence) -> dict[str, list[str]]:
+    """Role → values of the items bought after the query and its neighbours, most purchases first."""
+    out: dict[str, list[str]] = {}
+    own = sum(evidence.conversions.values())
+    near = sum(evidence.neighbour_conversions.values())
+    for role in task.roles:
+        if not role.catalogue:
+            continue
+        votes: Counter[str] = Counter()
+        for purchases, weight in ((evidence.conversions, 1.0), (evidence.neighbour_conversions, 0.5)):
+            scale = weight / (own if purchases is evidence.conversions else near) if purchases else 0.0
+            for row, count in purchases.items():
+                for value in catalogue[row].values(role.catalogue):
+                    votes[value] += scale * count  # type: ignore[assignment]
+        if votes:
+            best = sorted(votes.items(), key=lambda x: (-x[1], x[0]))[: SHOWN["converted"]]
+            out[role.name] = [v for v, _ in best]
+    return out
+
+
+def similar_values(task: Task, catalogue: Sequence[Item]) -> dict[str, list[str]]:
+    """Role → the catalogue's values that the kind `similar` chooses from: those of grounded open roles."""
+    if "similar" not in task.teacher.openai.context:
+        return {}
+    return {
+        r.name: sorted({v for i in catalogue for v in i.values(r.catalogue)})
+        for r in task.open_roles if r.catalogue and r.grounded
+    }
+
+
+def shown_example(example: Example) -> dict[str, Any]:
+    """A gold row as the kind `examples` has it."""
+    return {"query": example.query, "labels": [{"role": x.role, "text": x.text} for x in example.labels]}
 
 
 def cut(context: Context, budget: int) -> Context:

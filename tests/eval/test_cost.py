@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from eval.cost import Measured, cost
@@ -24,6 +26,16 @@ def test_a_worked_example() -> None:
     assert found["one_off_total"] == pytest.approx(9 + 1 + 4)
     assert found["break_even"]["queries"] == pytest.approx(14 / (0.01 - 50.5e-6), abs=1)
     assert found["break_even"]["days"] == pytest.approx(found["break_even"]["queries"] / 100, abs=0.01)
+
+
+def test_a_query_costs_what_asking_it_once_costs_and_the_one_off_cost_has_every_trial() -> None:
+    tried = dataclasses.replace(RUN, teacher_money=25.0, teacher_each=0.009)
+    found = cost(tried, PRICES, {"cores": 2}, cached=1)
+    assert found["per_thousand"]["teacher"] == pytest.approx(10.0)
+    assert found["one_off"]["teacher"] == 25.0
+    named = {a["name"]: a["value"] for a in found["assumptions"]}
+    assert named["a query by the teacher, asked once"] == 0.009
+    assert named["all calls to the teacher"] == 25.0
 
 
 def test_the_best_cache_weighs_memory_against_the_student() -> None:

@@ -9,8 +9,9 @@ import pytest
 from limbeck.pipeline import STAGES
 from limbeck.progress_display import ProgressDisplay
 from limbeck.run import Run
+from task.files import sha256_file
 from task.load import load_task
-from tests.limbeck.run_before import BEFORE
+from tests.limbeck.run_before import BEFORE, write_labels
 
 
 @pytest.fixture
@@ -23,6 +24,7 @@ def before(tmp_path: Path) -> Path:
         folder = tmp_path / "runs" / "before" / manifest.stem
         folder.mkdir(parents=True)
         shutil.copy(manifest, folder / "manifest.json")
+    write_labels(tmp_path / "runs", "labels.jsonl", "queries.jsonl")
     return tmp_path / "runs"
 
 
@@ -30,8 +32,12 @@ def before(tmp_path: Path) -> Path:
 def runs(before: Path) -> Path:
     """The same, as if it had been run with the rules of now."""
     run = Run.of(load_task(before.parent / "task.yaml").task, before, ProgressDisplay())
+    write_labels(before, "gold-test.jsonl", "test.jsonl")
     for stage in STAGES:
         manifest = before / "before" / stage.name / "manifest.json"
         if stage.wanted(run.task):
-            manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"rules": dict(stage.rules(run))}))
+            content = json.loads(manifest.read_text())
+            if stage.name == "evaluate":
+                content["inputs"]["teacher on gold"] = sha256_file(run.files.label.compared)
+            manifest.write_text(json.dumps(content | {"rules": dict(stage.rules(run))}))
     return before

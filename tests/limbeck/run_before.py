@@ -15,6 +15,13 @@ from tests.conftest import FIXTURES
 BEFORE = FIXTURES / "run-before"
 
 
+def write_labels(runs: Path, name: str, of: str) -> None:
+    """A file of the label stage, with a row for every query of a data file."""
+    rows = (json.loads(line) for line in (runs.parent / of).read_text().splitlines())
+    lines = (json.dumps({"query": r["query"], "labels": []}) + "\n" for r in rows)
+    (runs / "before" / "label" / name).write_text("".join(lines))
+
+
 def stale(runs: Path, *overrides: str) -> dict[str, tuple[str, ...]]:
     """Stage → why, of those that are stale themselves; the others must be unchanged, or wait for one that is."""
     task = load_task(runs.parent / "task.yaml", overrides).task

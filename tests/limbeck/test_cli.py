@@ -23,7 +23,7 @@ def test_help_teaches_every_command() -> None:
     done = limbeck("--help")
     assert done.returncode == 0
     for command in ("run", "plan", "label", "curriculum", "train", "merge", "bundle", "evaluate", "forms", "serve",
-                    "ledger", "audit-context", "bench", "compare", "gate", "predict", "score"):
+                    "ledger", "check", "init", "audit-context", "bench", "compare", "gate", "predict", "score"):
         assert command in done.stdout
         assert limbeck(command, "--help").returncode == 0
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from limbeck.plan import QUERIES_PER_S, make_plan, minutes
+from limbeck.labelling_plan import QUERIES_PER_S, minutes
+from limbeck.plan import make_plan
+from task.errors import InputError
 from task.files import read_json
 from task.load import LoadedTask
 from teacher.backends.backend import backend_of
@@ -28,6 +30,45 @@ def test_the_time_of_labels_that_are_there_already_is_that_of_reading_and_checki
     assert not backend_of(task).asks_llm
     (time,) = [x for x in make_plan(LoadedTask(task, tmp_path / "task.yaml"))["teacher"] if x.name == "time"]
     assert (time.value, time.basis.split(",")[:2]) == ("2 s", ["4", "430 queries/s"])
+
+
+@pytest.mark.parametrize("source", ["queries", "labels"])
+def test_a_misspelt_data_file_is_named_instead_of_planned_with_an_assumed_number(tmp_path: Path, source: str) -> None:
+    teacher = {"backend": "openai", "openai": {"prompt": "label.j2"}} if source == "queries" else {"backend": "labels"}
+    task = make_task(data={"dir": str(tmp_path), source: "quries.jsonl"}, teacher=teacher)
+    with pytest.raises(InputError, match=rf"quries\.jsonl.*data\.{source}.*no such file"):
+        make_plan(LoadedTask(task, tmp_path / "task.yaml"))
+
+
+def test_a_folder_that_is_not_on_this_machine_can_be_planned(tmp_path: Path) -> None:
+    task = make_task(data={"dir": str(tmp_path / "elsewhere"), "labels": "labels.jsonl"})
+    (line,) = [x for x in make_plan(LoadedTask(task, tmp_path / "task.yaml"))["teacher"] if x.name == "queries"]
+    assert (line.value, "assumed" in line.basis) == ("8,000", True)
+
+
+@pytest.mark.parametrize("priced", [True, False])
+def test_a_budget_without_a_price_is_refused_by_the_plan_and_not_only_by_the_labelling(
+    tmp_path: Path, priced: bool
+) -> None:
+    (tmp_path / "queries.jsonl").write_text('{"query": "oat milk"}\n')
+    (tmp_path / "label.j2").write_text("Label it.")
+    openai = {
+        "prompt": str(tmp_path / "label.j2"), "budget": 1.0, "base_url": "http://127.0.0.1:9/v1",
+        "model": "gpt-4.1-mini",
+        **({"price_input_per_million": 1.0, "price_output_per_million": 2.0} if priced else {}),
+    }
+    task = make_task(
+        data={"dir": str(tmp_path), "queries": "queries.jsonl"}, teacher={"backend": "openai", "openai": openai}
+    )
+    loaded = LoadedTask(task, tmp_path / "task.yaml")
+    if priced:
+        assert "the task file" in next(x.basis for x in make_plan(loaded)["teacher"] if x.name == "money")
+        return
+    with pytest.raises(InputError) as caught:
+        make_plan(loaded)
+    text = str(caught.value)
+    assert "gpt-4.1-mini at http://127.0.0.1:9/v1" in text  # the list has the model, but not at this address
+    assert "model of the price list" not in text
 
 
 def test_durations() -> None:

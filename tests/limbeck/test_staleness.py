@@ -37,6 +37,15 @@ def test_a_run_with_the_rules_of_now_is_unchanged(runs: Path) -> None:
     assert stale(runs) == {}
 
 
+def test_gold_that_the_teacher_was_not_asked_about_makes_nothing_stale(before: Path, runs: Path) -> None:
+    (runs / "before" / "label" / "gold-test.jsonl").unlink()
+    run = Run.of(load_task(runs.parent / "task.yaml").task, runs, ProgressDisplay())
+    found = {s.name: s for s in states(run)}
+    why = ("1 gold test queries were not given to the teacher yet",)
+    assert (found["label"].state, found["label"].why) == ("not finished", why)
+    assert {s.state for s in found.values() if s.name not in {"label", "evaluate"}} == {"waits"}
+
+
 # Rule → its next value (None: the next version), the stages that it makes stale, and its name in the reason.
 RULES: Mapping[str, tuple[str | None, set[str], str]] = {
     "teacher.guardrails.label_checks.VERSION": (None, {"label"}, "guardrails"),

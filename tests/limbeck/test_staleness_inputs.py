@@ -94,6 +94,7 @@ def test_a_dataset_in_a_folder_is_read_again_when_its_files_change(runs: Path) -
         (folder / f"{name}.jsonl").write_text('{"query": "milk", "labels": [{"role": "product", "text": "milk"}]}\n')
     overrides = (f"data.hub={folder}", "data.dir=null", "data.queries=train.jsonl", "data.gold.test=test.jsonl",
                  "data.gold.calibration=null")
+    (runs / "before" / "label" / "gold-test.jsonl").write_text('{"query": "milk", "labels": []}\n')
     now(runs, *overrides)
     assert stale(runs, *overrides) == {}
     (folder / "train.jsonl").write_text('{"query": "tea", "labels": [{"role": "product", "text": "tea"}]}\n')

@@ -40,6 +40,8 @@ class FakeApi:
         self.refusal: Callable[[dict[str, Any]], str | None] = lambda body: None
         self.shape: Callable[[dict[str, Any], dict[str, Any]], Any] = lambda body, completion: completion
         self.slow_down = {"Retry-After": "0.05"}  # the headers of a 429
+        self.models: list[str] | None = ["m"]  # None: there is no list
+        self.key: str | None = None  # the only key that the list of models takes
         self.headers: list[dict[str, str]] = []
         self.events: list[str] = []
         self.tokens = 0
@@ -61,6 +63,7 @@ class FakeApi:
         asyncio.set_event_loop(self._loop)
         app = web.Application()
         app.router.add_post("/v1/chat/completions", self._answer)
+        app.router.add_get("/v1/models", self._models)
         app.router.add_post("/v1/files", self._upload)
         app.router.add_get("/v1/files/{name}/content", self._content)
         app.router.add_post("/v1/batches", self._make_batch)
@@ -73,6 +76,14 @@ class FakeApi:
         self._ready.set()
         self._loop.run_forever()
         self._loop.run_until_complete(runner.cleanup())
+
+    async def _models(self, request: web.Request) -> web.Response:
+        self.events.append("models")
+        if self.key is not None and request.headers.get("Authorization") != f"Bearer {self.key}":
+            return web.json_response({"error": {"message": "Incorrect API key"}}, status=401)
+        if self.models is None:
+            return web.Response(status=404)
+        return web.json_response({"object": "list", "data": [{"id": m, "object": "model"} for m in self.models]})
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         self.in_flight += 1

@@ -77,6 +77,16 @@ def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
         queries(tmp_path / "q.parquet")
 
 
+def test_tabs_separate_the_cells_of_a_tsv_file(tmp_path: Path) -> None:
+    (tmp_path / "q.tsv").write_text('query\tcount\noat, 2%\t7\n12" pizza\t3\n"a\tb"\t1\n')
+    assert queries(tmp_path / "q.tsv") == [("oat, 2%", 7), ('12" pizza', 3), ("a\tb", 1)]
+    (tmp_path / "one.tsv").write_text("query\noat\n")
+    assert queries(tmp_path / "one.tsv") == [("oat", 1)]
+    (tmp_path / "short.tsv").write_text("query\tcount\noat\n")
+    with pytest.raises(InputError, match=r"short\.tsv:2: wrong number of columns"):
+        queries(tmp_path / "short.tsv")
+
+
 def test_semicolons_are_named(tmp_path: Path) -> None:
     (tmp_path / "q.csv").write_text("query;count\noat;7\n")
     with pytest.raises(InputError, match=r"one column; found 'query;count'.*commas in place of semicolons"):

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from llm_client.context import EMPTY
+from llm_client.prompt import Prompter
 from task.errors import InputError
 from task.labels import Example
 from task.spec import Task
@@ -111,6 +113,19 @@ def test_the_budget_stops_the_job_and_what_was_paid_is_kept(tmp_path: Path) -> N
         done = run(llm_task(api.url, budget=1.0), log, tmp_path)
         assert sum(api.calls.values()) == 100
     assert all(r.status == "accepted" for r in done.rows)
+
+
+def test_a_budget_that_is_enough_lets_every_call_be_made(tmp_path: Path) -> None:
+    """Many calls are in flight, and each reserves twenty times what it costs."""
+    log = queries(100)
+    with FakeApi() as api:
+        api.delay_s = 0.01
+        task = llm_task(api.url, concurrency=64)
+        most = Prompter(task).first(log[-1].query, EMPTY)[0].most_tokens
+        reserved = (most[0] + 2 * most[1]) / 1e6
+        assert reserved > 20 * 0.00012
+        done = run(llm_task(api.url, concurrency=64, budget=100 * 0.00012 + reserved), log, tmp_path)
+    assert [r.status for r in done.rows] == ["accepted"] * 100
 
 
 def test_long_and_empty_queries_are_skipped_with_a_reason(tmp_path: Path) -> None:

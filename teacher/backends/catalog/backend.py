@@ -50,12 +50,13 @@ class CatalogBackend(ComputedBackend):
         return {q.query: sha256_json([base, q.query]) for q in job.queries}
 
     def replies(self, job: LabellingJob) -> Replies:
-        """Fits a `CatalogTeacher` on the job's queries."""
+        """Fits a `CatalogTeacher` on the job's queries, without those that it is only compared on."""
         model = job.fetch(job.task.teacher.retrieval.embedder)
         sources = job.sources
+        log = [q for q in job.queries if q.query not in job.compared]
         return CatalogTeacher(
-            job.task, job.queries, sources.catalogue, sources.conversions, model=model, folder=job.folder,
-            progress=job.progress,
+            job.task, log, sources.catalogue, sources.conversions, model=model, folder=job.folder,
+            also=[q for q in job.queries if q.query in job.compared], progress=job.progress,
         ).reply
 
     def context_kinds(self, task: Task) -> Sequence[str]:
@@ -73,21 +74,24 @@ class CatalogTeacher:
 
     Two passes over the log: the first labels text that looks like a value of the catalogue and leaves a residue;
     aliases are learned from residues and purchases; the second pass uses them.
+
+    Args:
+        also: Queries to be labelled that nothing is learned from.
     """
 
     def __init__(
         self, task: Task, log: Sequence[Example], catalogue: Sequence[Item], conversions: Sequence[Conversion], *,
-        model: Path, folder: Path, progress: Progress,
+        model: Path, folder: Path, also: Sequence[Example] = (), progress: Progress,
     ) -> None:
         self._catalogue = catalogue
-        self._rows = {q.query: i for i, q in enumerate(log)}
+        self._rows = {q.query: i for i, q in enumerate((*log, *also))}
         index = Index(build_index(catalogue, conversions, model=model, folder=folder, progress=progress))
         store = EmbeddingStore(folder, model=model, progress=progress)
         finder = EvidenceFinder(task.teacher.retrieval, index, store)
-        texts = [q.query for q in log]
+        texts = [q.query for q in (*log, *also)]
         used = frozenset(task.teacher.retrieval.use)
         vectors = finder.vectors(texts, "queries without purchases")
-        progress.begin("retrieving evidence", len(log))
+        progress.begin("retrieving evidence", len(texts))
         self._evidence: list[Evidence] = []
         for at in range(0, len(texts), _BLOCK):
             block = slice(at, at + _BLOCK)
@@ -96,7 +100,7 @@ class CatalogTeacher:
         normalise = normaliser(task.normaliser)
         lexicon = Lexicon.build(task, catalogue, normalise)
         bought: defaultdict[str, Counter[int]] = defaultdict(Counter)
-        for query, evidence in zip(log, self._evidence, strict=True):
+        for query, evidence in zip(log, self._evidence[: len(log)], strict=True):
             bought[normalise(query.query)].update(evidence.conversions)
         lexicon.learn_trust(task, bought)
         segmenter = Segmenter(task, lexicon)
@@ -104,11 +108,14 @@ class CatalogTeacher:
         lexicon.learn_aliases(task, self._residues(log, segmenter, progress))
         self._segmenter = segmenter
         self._outside = self._count_outside(log, progress)
+        self._results += (
+            segmenter.label(q.query, e) for q, e in zip(also, self._evidence[len(log) :], strict=True)
+        )
 
     def _residues(
         self, log: Sequence[Example], segmenter: Segmenter, progress: Progress
     ) -> Iterator[tuple[str, frozenset[str], dict[int, float]]]:
-        for query, evidence in zip(log, self._evidence, strict=True):
+        for query, evidence in zip(log, self._evidence[: len(log)], strict=True):
             progress.advance()
             if evidence.conversions:
                 result = segmenter.label(query.query, evidence)
@@ -121,7 +128,7 @@ class CatalogTeacher:
         self._results: list[Segmented] = []
         outside: Counter[str] = Counter()
         progress.begin("segmenting queries", len(log))
-        for query, evidence in zip(log, self._evidence, strict=True):
+        for query, evidence in zip(log, self._evidence[: len(log)], strict=True):
             result = self._segmenter.label(query.query, evidence)
             self._results.append(result)
             outside.update({w for run in result.residue for w in run.split(" ")})

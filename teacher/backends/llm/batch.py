@@ -273,7 +273,9 @@ class Batches:
         raw = json.dumps(response["body"]).encode()
         asked = request or Request(query=query, purpose=purpose, content=b"", key=row["custom_id"])
         read = read_completion(raw, attempt, request=asked, parseable=is_parseable, price=self._price)
-        return read.attempt, read.wait is None and read.attempt.outcome in {"truncated", "error"}
+        # As online, a verification that cannot be read is asked again by the next job only: it is worth one signal.
+        outcomes = {"truncated", "error", *(("invalid",) if purpose == "verify" else ())}
+        return read.attempt, read.wait is None and read.attempt.outcome in outcomes
 
     async def _call(self, method: str, path: str, *, field: str = "id", **body: Any) -> Any:
         """The object that a call returns, which has a field."""

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from llm_client.context import Context
 from task.labels import Example
-from teacher.backends.job import LabellingJob
+from task.spec import Task
+from teacher.backends.job import LabellingJob, Sources
 from teacher.guardrails.label_checks import checks_relevance
 from teacher.retrieval.context import ContextFinder
 from teacher.retrieval.embedding_store import EmbeddingStore
@@ -18,12 +19,20 @@ from teacher.retrieval.index import Index, build_index
 Block = list[tuple[Example, Context]]
 
 
-async def blocks_ahead(job: LabellingJob) -> AsyncIterator[Block]:
-    """Blocks of queries with their contexts; while one is in use, the next is retrieved in a thread."""
+async def blocks_ahead(job: LabellingJob, phase: str) -> AsyncIterator[Block]:
+    """Blocks of queries with their contexts; while one is in use, the next is retrieved in a thread.
+
+    Args:
+        phase: Of the progress, which begins with the first block: until then it shows what is embedded for the index.
+    """
     found = blocks(job)
     ahead = asyncio.create_task(asyncio.to_thread(next, found, None))
+    begun = False
     try:
         while (block := await ahead) is not None:
+            if not begun:
+                job.progress.begin(phase, len(job.queries))
+                begun = True
             ahead = asyncio.create_task(asyncio.to_thread(next, found, None))
             yield block
     finally:
@@ -44,7 +53,7 @@ def make_index(job: LabellingJob) -> Path | None:
     """The folder of the job's index, built if it is missing; None if there is nothing to search."""
     model = embedder_of(job)
     sources = job.sources
-    if model is None or not _searches(job):
+    if model is None or not searches(job.task, job.sources):
         return None
     return build_index(
         sources.catalogue, sources.conversions, model=model, folder=job.folder, progress=job.progress
@@ -66,11 +75,11 @@ def open_finder(job: LabellingJob, *, index: Path | None, model: Path | None, sh
 
 def embedder_of(job: LabellingJob) -> Path | None:
     """The folder of the embedder, or None if nothing is to be embedded."""
-    wanted = _searches(job) or checks_relevance(job.task)
+    wanted = searches(job.task, job.sources) or checks_relevance(job.task)
     return job.fetch(job.task.teacher.retrieval.embedder) if wanted else None
 
 
-def _searches(job: LabellingJob) -> bool:
+def searches(task: Task, sources: Sources) -> bool:
     """Whether there is anything to retrieve for a context."""
-    sources, openai = job.sources, job.task.teacher.openai
+    openai = task.teacher.openai
     return bool(openai.context and (sources.catalogue or (sources.calibration and openai.few_shot)))

@@ -59,6 +59,7 @@ class LLMBackend:
     batch = False
     uses_whole_log = False
     estimates_confidence = True
+    answers_any_query = True
 
     def rules(self, task: Task) -> Mapping[str, int | str]:
         """See `teacher.backends.backend.Backend`."""
@@ -70,10 +71,10 @@ class LLMBackend:
         """The endpoint of the job, for as long as it is needed."""
         return contextlib.nullcontext(Endpoint(job.task.teacher.openai))
 
-    def plan(self, job: LabellingJob, validator: Validator) -> LabellingPlan:
+    def plan(self, job: LabellingJob, validator: Validator, ledger: Ledger) -> LabellingPlan:
         """See `teacher.backends.backend.Backend`."""
         with self.endpoint(job) as endpoint:
-            return plan_calls(job, validator, endpoint.settings, batch=self.batch)
+            return plan_calls(job, validator, ledger, endpoint.settings, batch=self.batch)
 
     def context_kinds(self, task: Task) -> Sequence[str]:
         """See `teacher.backends.backend.Backend`."""
@@ -155,7 +156,6 @@ async def _label(
     rows: list[LedgerRow] = []
     failures: list[BaseException] = []
     stopped = asyncio.Event()
-    job.progress.begin(f"asking {settings.model}", len(job.queries))
     async with open_client(job, endpoint) as (client, recorder, limiter):
         labeller = QueryLabeller(job.task, Prompter(job.task, settings), client, job.ledger)
 
@@ -185,7 +185,7 @@ async def _label(
 
         workers = [asyncio.create_task(worker()) for _ in range(2 * settings.concurrency)]
         try:
-            async for block in blocks_ahead(job):
+            async for block in blocks_ahead(job, f"asking {settings.model}"):
                 if stopped.is_set():
                     break
                 requests, known = await asyncio.to_thread(_requests, job, labeller.prompter, block)

@@ -2,49 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+from llm_client.likely_tokens import Estimate, Likely, Rows
 from llm_client.prices import price_of
 from llm_client.prompt import Prompter
 from llm_client.request import Request
+from task.labels import Example
 from task.settings import OpenAI
 from teacher.backends.job import LabellingJob, LabellingPlan
 from teacher.backends.llm.contexts import blocks
 from teacher.backends.llm.conversation import stored_replies, verify_request
 from teacher.guardrails.validator import Validator
+from teacher.ledger.ledger import Ledger
+from teacher.ledger.measured_tokens import LEAST, answer_tokens, prompt_tokens
 from teacher.ledger.records import LedgerRow
 
-_LIKELY_ANSWER_TOKENS = 16  # per role of the task, where no answers are known yet
+
+def known_labels(gold: Iterable[Example]) -> list[Rows]:
+    """Gold rows as the labels of replies, from which the length of answers is estimated."""
+    return [[{"role": x.role, "text": x.text} for x in e.labels] for e in gold]
 
 
-def plan_calls(job: LabellingJob, validator: Validator, settings: OpenAI, *, batch: bool) -> LabellingPlan:
+def plan_calls(
+    job: LabellingJob, validator: Validator, ledger: Ledger, settings: OpenAI, *, batch: bool
+) -> LabellingPlan:
     """The queries to ask, to validate again, and to leave as they are; makes no calls.
 
     Args:
+        ledger: The file behind `job.ledger`: what its calls took corrects the estimate.
         settings: Of the endpoint.
         batch: Whether the batch discount applies.
     """
     prompter = Prompter(job.task, settings)
+    estimate = Estimate(
+        job.task, prompter, known_labels(job.sources.calibration), answer_tokens(ledger, settings.model)
+    )
     ask: list[str] = []
     revalidate: list[str] = []
     reasons: dict[str, int] = {}
-    unchanged = calls = tokens_in = 0
+    unchanged = 0
+    likely = _ByPurpose()
     job.progress.begin("comparing with the ledger", len(job.queries))
     for block in blocks(job):
         groups = [prompter.first(query.query, context) for query, context in block]
         if settings.verify:
-            known = stored_replies(job.ledger, [[first] for first, *_ in groups])
+            known = stored_replies(ledger, [[first] for first, *_ in groups])
             follow = [verify_request(prompter, group[0], known.get(group[0].key)) for group in groups]
             groups = [[*g, f] if f is not None else g for g, f in zip(groups, follow, strict=True)]
-        answered = job.ledger.answered(r.key for group in groups for r in group)
-        rows = job.ledger.rows(query.query for query, _ in block)
+        answered = ledger.answered(r.key for group in groups for r in group)
+        took = prompt_tokens(ledger, list(answered))
+        rows = ledger.rows(query.query for query, _ in block)
         for (query, _), group in zip(block, groups, strict=True):
             missing = [r for r in group if r.key not in answered]
             row = rows.get(query.query)
+            for r in group:
+                if r.key in took:
+                    likely.compare(r.purpose, estimate.request(r), took[r.key])
             if missing:
                 ask.append(query.query)
-                calls += len(missing) + (settings.verify and group[0] in missing)
-                tokens_in += sum(r.most_tokens[0] // 4 for r in missing)
+                for r in missing:
+                    likely.add(r.purpose, estimate.request(r))
+                if settings.verify and group[0] in missing:
+                    likely.add("verify", estimate.verify(query.query))
                 reason = _reason(row, missing, group)
                 reasons[reason] = reasons.get(reason, 0) + 1
             elif row is None or row.rules != validator.fingerprint or row.request != group[0].key:
@@ -52,13 +72,40 @@ def plan_calls(job: LabellingJob, validator: Validator, settings: OpenAI, *, bat
             else:
                 unchanged += 1
         job.progress.advance(len(block))
-    tokens_out = calls * min(settings.max_tokens, _LIKELY_ANSWER_TOKENS * len(job.task.roles))
+    total = likely.corrected()
+    tokens = round(total.prompt), round(total.completion)
     price = price_of(settings, batch=batch)
-    cost = None if price is None else price.of(prompt=tokens_in, completion=tokens_out)
+    cost = None if price is None else price.of(prompt=tokens[0], completion=tokens[1])
     return LabellingPlan(
-        ask=ask, revalidate=revalidate, unchanged=unchanged, calls=calls, tokens=(tokens_in, tokens_out), cost=cost,
+        ask=ask, revalidate=revalidate, unchanged=unchanged, calls=round(total.calls), tokens=tokens, cost=cost,
         reasons=reasons,
     )
+
+
+class _ByPurpose:
+    """Expected calls by purpose, and how many tokens the prompts of answered ones took, against the estimate."""
+
+    def __init__(self) -> None:
+        self._expected: dict[str, Likely] = {}
+        self._compared: dict[str, tuple[int, float, int]] = {}
+
+    def add(self, purpose: str, likely: Likely) -> None:
+        """A call to make."""
+        self._expected[purpose] = self._expected.get(purpose, Likely()) + likely
+
+    def compare(self, purpose: str, likely: Likely, took: int) -> None:
+        """A call that was made."""
+        calls, guessed, tokens = self._compared.get(purpose, (0, 0.0, 0))
+        self._compared[purpose] = calls + 1, guessed + likely.prompt, tokens + took
+
+    def corrected(self) -> Likely:
+        """All calls to make; prompts are as much longer than estimated as those of the same purpose were."""
+        total = Likely()
+        for purpose, likely in self._expected.items():
+            calls, guessed, tokens = self._compared.get(purpose, (0, 1.0, 0))
+            factor = tokens / guessed if calls >= LEAST else 1.0
+            total += Likely(likely.calls, likely.prompt * factor, likely.completion)
+        return total
 
 
 def _reason(row: LedgerRow | None, missing: Sequence[Request], group: Sequence[Request]) -> str:

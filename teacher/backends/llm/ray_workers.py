@@ -10,9 +10,11 @@ the workers start, in a folder that all of them can read.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import os
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,6 +38,7 @@ from teacher.ledger.records import LedgerRow
 from teacher.retrieval.index import Index
 
 _BLOCK = 256
+_ASK_AGAIN_S = 0.05  # for a part of the budget, while calls of this or another worker are in flight
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,9 +80,9 @@ class LedgerOwner:
         """See `Ledger.spent`."""
         return self._ledger.spent()
 
-    def try_reserve(self, amount: float) -> str | None:
-        """See `Budget.try_reserve`."""
-        return self._budget.try_reserve(amount)
+    def try_reserve(self, amount: float) -> tuple[str | None, bool]:
+        """See `Budget.try_reserve` and `Budget.may_wait`."""
+        return self._budget.try_reserve(amount), self._budget.may_wait(amount)
 
     def charge(self, reserved: float, cost: float) -> None:
         """See `Budget.charge`."""
@@ -116,11 +119,18 @@ class _RemoteLedger:
 class _RemoteLimiter:
     """The owner's budget, as the `SpendLimiter` of a worker's client."""
 
-    def __init__(self, owner: Any) -> None:
-        self._owner = owner
+    def __init__(self, owner: Any, patience_s: float) -> None:
+        self._owner, self._patience_s = owner, patience_s
 
     async def reserve(self, amount: float) -> None:
-        raise_if_spent(await self._owner.try_reserve.remote(amount))
+        ends = time.monotonic() + self._patience_s  # calls of a worker that was killed never come back
+        while True:
+            problem, may_wait = await self._owner.try_reserve.remote(amount)
+            if problem is None:
+                return
+            if not may_wait or time.monotonic() > ends:
+                raise_if_spent(problem)
+            await asyncio.sleep(_ASK_AGAIN_S)
 
     def charge(self, *, reserved: float, cost: float) -> None:
         self._owner.charge.remote(reserved=reserved, cost=cost)
@@ -133,7 +143,8 @@ class LabelBlock:
         settings = work.task.teacher
         fetch = functools.partial(_given, {settings.retrieval.embedder: work.model, settings.vllm.model: work.teacher})
         self._validator = make_validator(work.task, work.sources.catalogue, work.folder, fetch, shared=True)
-        limiter = _RemoteLimiter(owner) if settings.openai.budget and work.teacher is None else None
+        limited = settings.openai.budget and work.teacher is None
+        limiter = _RemoteLimiter(owner, settings.openai.deadline_s) if limited else None
         job = LabellingJob(
             work.task, work.sources, (), ledger=_RemoteLedger(owner), folder=work.folder, fetch=fetch, progress=quiet,
             limiter=limiter,

@@ -77,7 +77,6 @@ async def _review(
     settings = endpoint.settings
     prompter = Prompter(job.task, settings)
     out: dict[str, LedgerRow] = {}
-    job.progress.begin(f"asking {settings.model} once more", len(questions))
     async with open_client(job, endpoint) as (client, recorder, _):
 
         async def ask(query: Example, request: Request, held: Reply | None) -> None:
@@ -92,7 +91,7 @@ async def _review(
             out[query.query] = validator.row(query, given)
             job.progress.advance()
 
-        async for block in blocks_ahead(job):
+        async for block in blocks_ahead(job, f"asking {settings.model} once more"):
             firsts = [(q, prompter.first(q.query, context)[0]) for q, context in block]
             known = stored_replies(job.ledger, ([first] for _, first in firsts))
             requests = [

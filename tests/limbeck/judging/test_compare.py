@@ -64,11 +64,15 @@ def test_bench_measures_a_server_and_says_by_its_exit_code_what_came_of_it(tmp_p
     with known("constant", 0.02) as url:
         good = limbeck("bench", url, *common, "--slo-ms", "200", "--out", tmp_path / "out")
         missed = limbeck("bench", url, *common, "--slo-ms", "10")
+        few = limbeck("bench", url, *common[:-2], "--slo-ms", "200")  # its percentile is the p99
         bad = limbeck("bench", url, *common, "--api", "sing")
     assert good.returncode == 0, good.stderr
     assert (tmp_path / "out" / "bench.html").exists()
     assert "objective: at most 200 ms" in good.stdout
     assert missed.returncode == 1, missed.stdout + missed.stderr
+    assert few.returncode == 3, few.stdout + few.stderr
+    assert "cannot be said" in few.stdout
+    assert "a p99 needs 299. Raise --seconds or --repeats" in " ".join(few.stdout.split())
     assert (bad.returncode, "one of: label, chat" in bad.stderr) == (2, True)
     with known("fail", 4) as url:
         some = limbeck("bench", url, *common)

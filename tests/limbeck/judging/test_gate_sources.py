@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from limbeck.artefacts import LabelFolder
 from limbeck.judging.gate_sources import sources_of
 from limbeck.judging.offline_systems import answered, teacher_labels
 from limbeck.pipeline import run_up_to
@@ -64,11 +65,12 @@ def test_teacher_and_traffic_are_those_of_the_run(run: Run) -> None:
 
 def test_a_query_without_an_answer_is_none_that_the_teacher_is_compared_on(tmp_path: Path) -> None:
     rows = [{"query": g.query, "labels": [], "status": s} for g, s in zip(GOLD, ("failed", "accepted"), strict=True)]
-    path = tmp_path / "labels.jsonl"
-    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
-    assert answered(path) == {GOLD[1].query}
-    assert teacher_labels(path, GOLD[:1]) is None
-    found = teacher_labels(path, GOLD)
+    folder = LabelFolder(tmp_path)
+    more = {"count": 1, "confidence": 1.0, "reason": ""}
+    folder.labels.write_text("".join(json.dumps(r | more) + "\n" for r in rows))
+    assert answered(folder, GOLD) == {GOLD[1].query}
+    assert teacher_labels(folder, GOLD[:1]) is None
+    found = teacher_labels(folder, GOLD)
     assert found is not None
     assert [len(r.labels) for r in found] == [0, 0]
 
@@ -100,7 +102,7 @@ def test_a_bundle_outside_of_a_run_names_the_option_at_once(run: Run, tmp_path: 
 
 
 def test_gold_that_the_teacher_never_saw_names_the_option(run: Run) -> None:
-    with pytest.raises(InputError, match=r"--teacher: .* no gold query is in .*labels.jsonl"):
+    with pytest.raises(InputError, match=r"--teacher: .* fewer than half of the gold queries have labels in .*label"):
         sources_of(bundle_of(run), run.task, GOLD[1:], teacher_file=None, log_file=None)
 
 

@@ -149,11 +149,12 @@ def test_what_the_teacher_says_at_the_second_look_counts() -> None:
     assert [r.example.labels for r in after] == [old, (Label("product", "oat", 0, 3),), old, old, old, old]
 
 
-def test_doubts_without_an_answer_leave_the_stage_open() -> None:
+def test_doubts_without_an_answer_leave_the_stage_open(tmp_path: Path) -> None:
+    run = Run.of(make_task(), tmp_path, ProgressDisplay())
     figures = {"suspects": 5, "rows_with_suspects": 4, "doubted": 0.1, "train": 9}
-    assert missing(figures) is None  # of before, or without questions
-    assert missing(figures | {"no_answer": 0}) is None
-    left = missing(figures | {"no_answer": 3})
+    assert missing(run, figures) is None  # of before, or without questions
+    assert missing(run, figures | {"no_answer": 0}) is None
+    left = missing(run, figures | {"no_answer": 3})
     assert left is not None
     assert (left.text, left.fails) == ("3 of 4 doubted queries got no answer when reviewed", True)
 

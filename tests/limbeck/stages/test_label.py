@@ -31,6 +31,7 @@ def test_plan_label_look_and_export(task_file: Path, api: FakeApi, tmp_path: Pat
     planned = limbeck("label", task_file, "--plan", *runs)
     assert planned.returncode == 0, planned.stderr
     assert "ask again: 12 calls" in planned.stdout
+    assert "0 queries, and teacher.confidence.min_rows is 50: confidences stay uncalibrated" in planned.stdout
     assert sum(api.calls.values()) == 0
 
     labelled = limbeck("label", task_file, *runs)
@@ -73,8 +74,15 @@ def test_what_a_person_can_get_wrong(task_file: Path, tmp_path: Path) -> None:
     assert limbeck("audit-context", task_file, "--gold", "silver", *runs).returncode == 2
     budget = limbeck("label", task_file, "--set", "teacher.openai.budget=0.000001", *runs)
     assert (budget.returncode, "the budget is spent" in budget.stderr) == (2, True)
-    wrong = limbeck("ledger", task_file, "--status", "good", *runs)
+    limbeck("label", task_file, *runs)
+    wrong = limbeck("ledger", task_file, "--status", "acepted", *runs)
+    assert wrong.returncode == 2
     assert "expected one of: accepted, partial" in wrong.stderr
+    assert "Did you mean `accepted`?" in wrong.stderr
+    role = limbeck("ledger", task_file, "--role", "Prodct", *runs)
+    assert (role.returncode, role.stdout) == (2, "")
+    assert "unknown role; found 'Prodct'; expected one of: product. Did you mean `product`?" in role.stderr
+    assert "thing1 milk" in limbeck("ledger", task_file, "--role", "product", *runs).stdout
 
 
 def test_the_audit_says_what_context_is_worth(task_file: Path, api: FakeApi, tmp_path: Path) -> None:

@@ -61,9 +61,11 @@ def test_queries_without_an_answer_are_asked_again_and_no_others(
 def test_a_run_without_answers_stops_after_labelling_and_names_the_cause(
     api: Provider, command: tuple[str | Path, ...]
 ) -> None:
+    gold = {"query": QUERIES[0], "labels": [{"role": "product", "text": "milk"}]}
+    (Path(str(command[0])).parent / "gold.jsonl").write_text(json.dumps(gold) + "\n")
     api.faults = dict.fromkeys(QUERIES, "400")
-    done = limbeck("run", *command)
-    assert done.returncode == 1
+    done = limbeck("run", *command, "--set", "data.gold.test=gold.jsonl")
+    assert done.returncode == 1, done.stderr
     assert "4 of 4 queries have no answer (most often: HTTP 400: no, 4 of 4)" in done.stderr
     assert "curriculum:" not in done.stderr
     assert "min_confidence" not in done.stderr

@@ -15,7 +15,7 @@ import pytest
 from task.errors import ComponentError, InputError
 from task.spec import Task
 from teacher.ledger.ledger import Ledger
-from tests.llm_client.fake_api import FakeApi
+from tests.llm_client.fake_api import PURPOSES, FakeApi
 from tests.teacher.test_label import llm_task, queries, run
 
 
@@ -54,6 +54,22 @@ def test_files_are_cut_to_size_and_a_budget_is_hard(tmp_path: Path) -> None:
             run(batch_task(api.url, budget=0.008, temperature=0.5), queries(100), tmp_path)
         with Ledger(tmp_path / "ledger.sqlite") as ledger:
             assert 0.0012 < ledger.spent()["cost"] <= 0.008
+
+
+def test_a_verification_that_cannot_be_read_is_paid_for_once_a_job(tmp_path: Path) -> None:
+    def unreadable(body: dict[str, Any], completion: dict[str, Any]) -> dict[str, Any]:
+        if body["messages"][0]["content"].startswith(PURPOSES["verify"]):
+            completion["choices"][0]["message"]["content"] = "All of them are fine."
+        return completion
+
+    with FakeApi() as api:
+        api.shape = unreadable
+        done = run(batch_task(api.url, verify=True), queries(4), tmp_path)
+        assert [r.status for r in done.rows] == ["accepted"] * 4
+        assert done.spent["attempts"] == 8  # a label and a verification each
+        run(batch_task(api.url, verify=True), queries(4), tmp_path)  # the next job tries these once more
+        with Ledger(tmp_path / "ledger.sqlite") as ledger:
+            assert ledger.spent()["attempts"] == 12
 
 
 def test_a_refused_batch_says_why_and_is_not_waited_for_again(tmp_path: Path) -> None:

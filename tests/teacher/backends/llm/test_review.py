@@ -85,10 +85,12 @@ def test_when_the_budget_ends_what_was_asked_is_still_recorded(tmp_path: Path) -
         task, sources = llm_task(api.url), Sources([Example(q) for q in QUERIES])
         label_queries(task, sources, ledger, tmp_path, fetch=Path)
         api.second_thought = lambda query: json.dumps({"labels": []})
-        first = api.bodies[0]
-        request = Prompter(task).review(json.dumps(first), answer="{}", doubts=doubts[QUERIES[0]])
-        most = (request.most_tokens[0] * 1.0 + request.most_tokens[1] * 2.0) / 1e6
-        poor = llm_task(api.url, budget=ledger.spent()["cost"] + 1.5 * most)
+        said = json.dumps({"labels": [{"role": "product", "text": max((q.split()[-1] for q in QUERIES), key=len)}]})
+        requests = [
+            Prompter(task).review(json.dumps(body), answer=said, doubts=doubts[QUERIES[0]]) for body in api.bodies
+        ]
+        most = max(r.most_tokens[0] * 1.0 + r.most_tokens[1] * 2.0 for r in requests) / 1e6
+        poor = llm_task(api.url, budget=ledger.spent()["cost"] + most + 0.00006)  # for one call
         with pytest.raises(BudgetSpentError):
             review(poor, sources, ledger, tmp_path, Path, doubts)
         recorded = {c["purpose"]: c["attempts"] for c in ledger.costs("purpose")}

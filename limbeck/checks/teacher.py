@@ -1,0 +1,112 @@
+"""Checks of an LLM teacher: prompt, price, key, and with a call whether the endpoint takes both."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+from limbeck.checks.finding import Finding, Subject, bad, note, ok, tried
+from task.errors import InputError
+from task.settings import OpenAI
+
+_TIMEOUT_S = 20.0
+_SHOWN = 5
+
+
+def teacher(s: Subject) -> Iterator[Finding]:
+    """Everything that a call needs; nothing where no LLM is asked."""
+    from teacher.backends.backend import backend_of
+
+    backend = backend_of(s.task)
+    if not backend.asks_llm:
+        return
+    yield tried("teacher.openai.prompt", lambda: _prompt(s))
+    if backend.local:
+        return
+    settings = s.task.teacher.openai
+    yield _price(settings, batch=backend.batch)
+    if s.labelled:
+        yield ok("teacher.openai.api_key_env", "not needed: all labels are there")
+        return
+    yield _key(settings)
+    if s.call:
+        yield asyncio.run(_asked(settings))
+
+
+def _prompt(s: Subject) -> str:
+    from llm_client.prompt import Prompter
+
+    return f"{len(Prompter(s.task).source):,} characters in {s.task.teacher.openai.prompt}"
+
+
+def _price(settings: OpenAI, *, batch: bool) -> Finding:
+    from llm_client.prices import needed_price, price_of
+
+    name, price = "teacher.openai: price", price_of(settings, batch=batch)
+    if settings.budget:
+        try:
+            price = needed_price(settings, batch=batch)
+        except InputError as error:
+            return bad(name, str(error))
+    if price is None:
+        return note(
+            name, f"{settings.model} has no known price, so costs cannot be told or limited",
+            "Set price_input_per_million and price_output_per_million beside the model",
+        )
+    limit = f"; budget {settings.budget:g}" if settings.budget else "; no budget"
+    return ok(name, f"{price.input:g} and {price.output:g} per million tokens, from {price.source}{limit}")
+
+
+def _key(settings: OpenAI) -> Finding:
+    from llm_client.connection import authorization, proxy_for
+
+    name, host = f"key in {settings.api_key_env}", urlsplit(settings.base_url).hostname or settings.base_url
+    try:
+        found = authorization(settings.api_key_env)
+        proxy = proxy_for(settings.base_url)
+    except InputError as error:
+        return bad(name, str(error))
+    way = f", through the proxy {urlsplit(proxy).hostname}" if proxy else ""
+    if found:
+        return ok(name, f"set, for {host}{way}")
+    if host == "api.openai.com":
+        return bad(name, f"not set, and {host} refuses calls without a key", f"export {settings.api_key_env}=…")
+    return note(name, f"not set: calls to {host}{way} go out without a key")
+
+
+async def _asked(settings: OpenAI) -> Finding:
+    """The list of models, which costs nothing, tells whether the key is accepted and the model is there."""
+    import aiohttp
+
+    from llm_client.client import open_session
+
+    name, url = "teacher.openai.base_url", settings.base_url.rstrip("/") + "/models"
+    try:
+        async with open_session(settings) as session, session.get(
+            url, timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S)
+        ) as response:
+            status, raw = response.status, await response.read()
+    except (aiohttp.ClientError, TimeoutError) as error:
+        return bad(name, f"GET {url}: {type(error).__name__}: {error}", "Check the address, the network and the proxy")
+    if status in {401, 403}:
+        return bad(name, f"GET {url}: HTTP {status}: the key is refused", f"Check the key in {settings.api_key_env}")
+    models = _models(raw) if status == 200 else []
+    if not models:
+        return note(name, f"GET {url}: HTTP {status}, no list of models: only a paid call can try key and model")
+    if settings.model not in models:
+        shown = ", ".join(models[:_SHOWN])
+        return bad(name, f"the endpoint lists {len(models):,} models, and not {settings.model!r}: {shown}, …",
+                   "Check teacher.openai.model")
+    return ok(name, f"answers; the key is accepted, and {settings.model} is listed")
+
+
+def _models(raw: bytes) -> list[str]:
+    """The ids of a list of models; none for anything else."""
+    try:
+        body: Any = json.loads(raw)
+        return [str(m["id"]) for m in body["data"]]
+    except (ValueError, LookupError, TypeError):
+        return []

@@ -1,0 +1,166 @@
+"""The teacher's part of `limbeck plan`: queries, calls, tokens, money and time of the label stage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from limbeck.inputs import Inputs
+from limbeck.run import Run
+from task.labels import Example
+from task.readers import Conversion, Item
+from task.spec import Task
+from teacher.backends.job import Sources
+
+if TYPE_CHECKING:
+    from teacher.backends.backend import Backend
+
+# Measured label stages: the rates of these kept runs (a test compares them), for backends that ask no LLM.
+QUERIES_PER_S: Final[Mapping[str, tuple[float, str]]] = {
+    "catalog": (360.0, "benchmarks/results/market.json"), "labels": (4_430.0, "benchmarks/results/queryner.json"),
+}
+_SECONDS_A_CALL = 2.0
+_SPARE = 1.1  # for what the estimate may be wrong by
+_ASSUMED_QUERY, _ASSUMED_ITEMS, _ASSUMED_BOUGHT = "the maker some product 500 g", 20, 5
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of the plan."""
+
+    name: str
+    value: str
+    basis: str
+
+
+def teacher_lines(task: Task, queries: int, source: str, run: Run | None = None) -> list[Line]:
+    """The estimate of the label stage from scratch, whatever the ledger has.
+
+    Args:
+        queries: Their number in the log, and `source`, what it was read from.
+        run: Its inputs are read where they are on this machine, and its ledger, if there is one, says how long answers
+            are.
+
+    Raises:
+        InputError: A table is malformed, or a budget is set for a model without a price.
+    """
+    from teacher.backends.backend import backend_of
+
+    backend = backend_of(task)
+    sources = sources_here(task, run)
+    gold, lines = [], [Line("queries", f"{queries:,}", source)]
+    if sources is not None:
+        from teacher.label import distinct, queries_to_label
+
+        log = distinct(sources.log)
+        gold = queries_to_label(task, sources, log, backend)[len(log) :]
+    if gold:
+        lines.append(Line("gold queries", f"{len(gold):,}", "labelled too: for calibration and the comparison"))
+    lines += _asking(task, backend, sources, queries, gold, run) if backend.asks_llm else [
+        Line("calls", "0", f"backend {task.teacher.backend} asks no LLM"), Line("money", "0.00", "no LLM"),
+        _computing(task, queries + len(gold)),
+    ]
+    if sources is not None and backend.estimates_confidence:
+        lines.append(_calibration(task, len(distinct(sources.calibration))))
+    return lines
+
+
+def sources_here(task: Task, run: Run | None) -> Sources | None:
+    """What the teacher may use, if it is on this machine: nothing is generated or downloaded."""
+    folder = task.data.dir
+    if folder is not None and folder.exists():
+        return (run.inputs if run else Inputs(task, folder)).teacher
+    if task.data.sample and run is not None and (run.files.sample / "manifest.json").exists():
+        return run.inputs.teacher
+    return None
+
+
+def _computing(task: Task, queries: int) -> Line:
+    rate, measured = QUERIES_PER_S[task.teacher.backend]
+    return Line("time", minutes(queries / rate), f"{rate:,.0f} queries/s, measured on 2 cores: {measured}")
+
+
+def _asking(
+    task: Task, backend: Backend, sources: Sources | None, queries: int, gold: list[Example], run: Run | None
+) -> Iterator[Line]:
+    from llm_client.prices import needed_price, price_of
+    from teacher.backends.llm.plan_ahead import plan_ahead
+    from teacher.label import distinct
+
+    s = task.teacher.openai
+    if sources is None:
+        ahead = plan_ahead(task, _assumed(task), [Example(_ASSUMED_QUERY)])
+        likely = ahead.likely.times(queries)
+    else:
+        ahead = plan_ahead(task, sources, [*distinct(sources.log), *gold], _measured(run, s.model))
+        likely = ahead.likely
+    tokens = round(likely.prompt), round(likely.completion)
+    price = (needed_price if s.budget and not backend.local else price_of)(s, batch=backend.batch)
+    each = likely.calls / max(1, queries + len(gold))
+    yield Line("calls", f"{likely.calls:,.0f}", f"{each:.3g} a query to {s.model}, retries aside")
+    basis = "prompts as they would be sent, answers as long as known labels"
+    yield Line("tokens", f"{tokens[0]:,} in, {tokens[1]:,} out", basis)
+    if backend.local:
+        yield Line("money", "0.00", "a local model; the machine's time is not counted")
+    elif price is None:
+        yield Line(
+            "money", "unknown", "set teacher.openai.price_input_per_million and price_output_per_million"
+        )
+    else:
+        cost = price.of(prompt=tokens[0], completion=tokens[1])
+        basis = f"{price.input:g} and {price.output:g} per million tokens in and out: {price.source}"
+        yield Line("money", f"{cost:,.2f}", basis)
+        if s.budget:
+            reserved = price.of(prompt=ahead.most[0], completion=ahead.most[1])
+            needed = _SPARE * cost + reserved
+            enough = "enough" if needed <= s.budget else "may stop the job early"
+            basis = f"at least {needed:,.2f} is: {_SPARE:g} times the estimate, and {reserved:.4f} reserved for a call"
+            yield Line("budget", f"{s.budget:,.2f}", f"{enough}; {basis}")
+    yield (
+        Line("time", "up to 24 h", "the provider's batch window") if backend.batch else
+        Line("time", minutes(likely.calls * _SECONDS_A_CALL / s.concurrency),
+             f"{_SECONDS_A_CALL:g} s a call, {s.concurrency} in flight")
+    )
+
+
+def _measured(run: Run | None, model: str) -> Mapping[str, float]:
+    """How long the model's answers have been, where the run has a ledger."""
+    from teacher.ledger.ledger import Ledger
+    from teacher.ledger.measured_tokens import answer_tokens
+
+    if run is None or not run.files.ledger.exists():
+        return {}
+    with Ledger(run.files.ledger) as ledger:
+        return answer_tokens(ledger, model)
+
+
+def _assumed(task: Task) -> Sources:
+    """A catalogue and purchases of usual length, for a task whose data is not on this machine."""
+    if not (task.data.catalogue or task.data.sample):
+        return Sources([])
+    fields = {r.catalogue.removeprefix("attributes."): "a value" for r in task.roles if r.catalogue}
+    items = [
+        Item(str(i), f"Some maker, an item of the catalogue {i}, 500 g", f"maker {i}", f"Root {i} > Leaf {i}", fields)
+        for i in range(_ASSUMED_ITEMS)
+    ]
+    bought = [Conversion(_ASSUMED_QUERY, str(i), 1) for i in range(_ASSUMED_BOUGHT)]
+    near = [Conversion(f"{_ASSUMED_QUERY} {i}", str(i), 1) for i in range(_ASSUMED_ITEMS)]
+    return Sources([], items, [*bought, *near])
+
+
+def _calibration(task: Task, rows: int) -> Line:
+    needed = task.teacher.confidence.min_rows
+    if rows >= needed:
+        return Line("confidence", "calibrated", f"{rows:,} rows in data.gold.calibration")
+    found = f"{rows:,} rows in data.gold.calibration, teacher.confidence.min_rows is {needed:,}"
+    return Line("confidence", "not calibrated", found)
+
+
+def minutes(seconds: float) -> str:
+    """A duration in seconds, minutes or hours."""
+    if seconds < 1:
+        return "under 1 s"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

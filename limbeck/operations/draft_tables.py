@@ -1,0 +1,166 @@
+"""Which file of a folder is what, and which of its columns are which: guesses from names and values, with reasons."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from task.errors import InputError
+from task.table_files import KINDS, rows_of
+
+Kind = Literal["queries", "catalogue", "conversions", "labels"]
+_LOOKED_AT = 20_000  # rows of a file
+
+# Our column → names that others give it, the likeliest first. Names are compared in small letters, without signs.
+_QUERY: Final = ("query", "search query", "search term", "search", "term", "keyword", "keywords", "phrase", "q", "text")
+_SURELY_QUERY: Final = _QUERY[:3]
+_COUNT: Final = (
+    "count", "searches", "search count", "frequency", "freq", "volume", "impressions", "hits", "cnt", "n", "traffic",
+)
+_ITEM: Final = ("item id", "product id", "sku", "asin", "article id", "product", "item", "article", "id")
+_BOUGHT: Final = ("count", "purchases", "orders", "conversions", "clicks", "quantity", "qty", "cnt", "n")
+_ID: Final = ("id", "item id", "product id", "sku", "asin", "article id", "code")
+_TITLE: Final = ("title", "name", "product name", "product title", "item name", "description")
+_BRAND: Final = ("brand", "brand name", "manufacturer", "maker", "vendor")
+_CATEGORY: Final = ("category", "category path", "categories", "product type", "taxonomy", "department", "type")
+_LABELS: Final = ("labels",)
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A file, and what it is taken for.
+
+    Attributes:
+        columns: Our name → the file's name of a column.
+        attributes: Further columns of a catalogue, which become attributes of its items.
+        why: What the guess rests on.
+        rows: The first rows, as the file has them.
+        more: Whether there are more rows.
+    """
+
+    path: Path
+    kind: Kind
+    columns: Mapping[str, str]
+    why: str
+    rows: Sequence[Mapping[str, Any]] = field(repr=False)
+    more: bool = False
+    attributes: Sequence[str] = ()
+
+    @property
+    def as_it_is(self) -> bool:
+        """Whether our readers can read it without another name for any column."""
+        return all(ours == theirs for ours, theirs in self.columns.items()) and not self.attributes
+
+    def renamed(self) -> Iterator[dict[str, Any]]:
+        """All rows of the file with our names of the columns."""
+        for _, row in rows_of(self.path):
+            yield self.ours(row)
+
+    def ours(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """A row with our names of the columns; other columns are left out."""
+        out = {ours: row[theirs] for ours, theirs in self.columns.items() if theirs in row}
+        for name in ("id", "item_id"):
+            if name in out:
+                out[name] = str(out[name])
+        if self.attributes:
+            given = row.get(self.columns.get("attributes", ""))
+            flat = {_plain(a).replace(" ", "_"): str(row[a]) for a in self.attributes if row.get(a) not in (None, "")}
+            out["attributes"] = {**(given if isinstance(given, dict) else {}), **flat}
+        return out
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """A file that is not used, and why."""
+
+    path: Path
+    why: str
+
+
+def tables_in(folder: Path) -> tuple[list[Table], list[Unknown]]:
+    """The tables of a folder: its files, and its folders of one table.
+
+    Raises:
+        InputError: It is no folder, or holds no table.
+    """
+    if not folder.is_dir():
+        raise InputError("no such folder", file=folder, fix="Give the folder that your tables are in")
+    found: list[Table] = []
+    unknown: list[Unknown] = []
+    for path in sorted(p for p in folder.iterdir() if not p.name.startswith((".", "_"))):
+        if path.is_file() and path.suffix not in KINDS:
+            continue
+        if path.is_dir() and not any(p.suffix in KINDS for p in path.rglob("*")):
+            continue
+        try:
+            taken = _table(path)
+        except InputError as error:
+            taken = Unknown(path, str(error).removeprefix(f"{path}: "))
+        (found if isinstance(taken, Table) else unknown).append(taken)  # type: ignore[arg-type]
+    if not found:
+        told = "".join(f"\n  {u.path.name}: {u.why}" for u in unknown)
+        raise InputError(
+            f"no table of queries, items, purchases or labels in this folder{told}", file=folder,
+            expected=f"files that end in {', '.join(KINDS)}",
+        )
+    return found, unknown
+
+
+def _table(path: Path) -> Table | Unknown:
+    head = list(itertools.islice((row for _, row in rows_of(path)), _LOOKED_AT + 1))
+    rows, more = head[:_LOOKED_AT], len(head) > _LOOKED_AT
+    names = list(dict.fromkeys(str(n) for row in rows for n in row))
+    query, item = _named(_QUERY, names), _named(_ITEM[:-1], names)
+    labels, title, id_ = _named(_LABELS, names), _named(_TITLE, names), _named(_ID, names)
+    whole = [n for n in names if _is_whole(n, rows)]
+    if labels and query:
+        columns = _known({"query": query, "labels": labels, "count": _named(_COUNT, whole)})
+        return Table(path, "labels", columns, "a column of queries and one of labels", rows, more)
+    if title and id_ and title != id_ and not _named(_SURELY_QUERY, names):
+        taken = _known({
+            "id": id_, "title": title, "brand": _named(_BRAND, names), "category": _named(_CATEGORY, names),
+            "attributes": "attributes" if "attributes" in names else None,
+        })
+        others = [n for n in names if n not in taken.values() and _is_attribute(n, rows)]
+        return Table(path, "catalogue", taken, "columns with an id and a title", rows, more, others)
+    if query and item and query != item:
+        columns = _known({"query": query, "item_id": item, "count": _named(_BOUGHT, whole)})
+        return Table(path, "conversions", columns, "a column of queries and one of items", rows, more)
+    if query:
+        columns = _known({"query": query, "count": _named(_COUNT, whole)})
+        return Table(path, "queries", columns, "a column of queries, none of items or labels", rows, more)
+    return Unknown(path, f"its columns are {', '.join(names)}: no queries, and not an id with a title")
+
+
+def _known(columns: Mapping[str, str | None]) -> dict[str, str]:
+    return {ours: theirs for ours, theirs in columns.items() if theirs is not None}
+
+
+def _named(wanted: Sequence[str], names: Sequence[str]) -> str | None:
+    """The first of the names that is one of those wanted."""
+    plain = {_plain(n): n for n in reversed(names)}
+    return next((plain[w] for w in wanted if w in plain), None)
+
+
+def _plain(name: str) -> str:
+    """`Search_Term`, `searchTerm` and `search-term` are one name."""
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
+    return re.sub(r"[\W_]+", " ", spaced).strip().lower()
+
+
+def _is_whole(name: str, rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a column can hold counts."""
+    return all(str(r[name]).strip().isdecimal() for r in rows if r.get(name) not in (None, ""))
+
+
+def _is_attribute(name: str, rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a column of a catalogue can hold values that somebody asks for: short texts that items have in common."""
+    values = [str(r[name]) for r in rows if r.get(name) not in (None, "") and not isinstance(r[name], list | dict)]
+    if len(values) * 20 < len(rows) or not values:
+        return False
+    wordy = [v for v in values if re.search(r"[^\W\d_]", v) and "://" not in v and len(v) <= 40]
+    return len(wordy) * 2 > len(values) and len(set(values)) * 2 <= len(values)

@@ -1,0 +1,36 @@
+"""What the train stage says beside the training itself."""
+
+from __future__ import annotations
+
+import pytest
+
+from limbeck.stages.train import _tell_of_warm_up, adapter_card
+from task.errors import InputWarning
+from tests.conftest import make_task
+
+FIGURES = {
+    "form": "read", "rows": 1_234, "steps": 40, "adapter_of_step": 30, "loss": 0.12345, "dev_f1": 0.912, "base": "x",
+}
+
+
+def test_the_card_of_an_adapter_says_how_it_was_made_and_nothing_of_the_machine() -> None:
+    task = make_task(student={"base": "/somewhere/on/this/machine/my-llama"})
+    card = adapter_card(task, FIGURES)
+    assert "base_model: my-llama" in card
+    assert "/somewhere" not in card
+    for part in ("`toy`", "LoRA, rank 16", "1,234", "91.2 %", "`brand`", "`read`"):
+        assert part in card
+    assert "base_model: org/llama" in adapter_card(make_task(student={"base": "org/llama"}), FIGURES)
+    other = adapter_card(make_task(student={"peft": {"peft_type": "IA3"}}), FIGURES | {"dev_f1": None})
+    assert "| method | IA3 |" in other
+    assert "not measured" in other
+
+
+@pytest.mark.parametrize(("rows", "told"), [(176, True), (400, False)])
+def test_a_training_within_its_warm_up_is_told(rows: int, told: bool, recwarn: pytest.WarningsRecorder) -> None:
+    task = make_task(student={"batch_size": 16, "warmup_steps": 20, "max_steps": 40})
+    _tell_of_warm_up(task, rows)
+    found = [str(w.message) for w in recwarn if issubclass(w.category, InputWarning)]
+    assert bool(found) == told
+    if told:
+        assert "11 steps, all of them within the warm-up" in found[0]
