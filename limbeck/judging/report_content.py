@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from limbeck.run import Run
     from limbeck.stage import Stage
 
-_EVIDENCE_SHOWN = 4  # items of each kind of retrieved context
-
 
 def remarks(differences: Sequence[NamedDifference]) -> list[VerdictLine]:
     """How the student compares with each system; remarks that the gate does not judge."""
@@ -122,18 +120,15 @@ def wrong_answers(
 
 
 def _shown(run: Run, queries: Sequence[str]) -> dict[str, str]:
-    """The teacher's retrieved context of queries, shortened; items by their titles."""
+    """The teacher's retrieved context of queries; none without a ledger."""
+    from teacher.label_sample import shown_context
     from teacher.ledger.ledger import Ledger
 
     path = run.files.ledger
     if not path.exists():
         return {}
-    titles = {x.id: x.title for x in run.inputs.teacher.catalogue}
     with Ledger(path) as ledger:
-        return {query: " · ".join(
-            f"{kind}: " + "; ".join(titles.get(str(x), str(x)) for x in list(found)[:_EVIDENCE_SHOWN])
-            for kind, found in evidence.items() if found and not isinstance(found, str)
-        ) for query, evidence in ledger.evidence(queries).items()}
+        return shown_context(ledger, run.inputs.teacher.catalogue, queries)
 
 
 def _text(labels: Sequence[Label]) -> str:
