@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from limbeck.environment import device
-from limbeck.judging.offline_systems import TEACHER, UNANSWERED, teacher_labels, teacher_rows
+from limbeck.judging.offline_systems import TEACHER, answered, teacher_labels
 from limbeck.judging.served import SERVED, Served
 from task.files import read_json
 from task.labels import Example, Label
@@ -43,7 +43,7 @@ def teacher_remarks(run: Run, gold: Sequence[Example]) -> list[VerdictLine]:
         text = "not compared with a teacher: the labels were imported (teacher.backend `labels`)"
         return [{"rule": None, "ok": False, "text": text}]
     rows = len({g.query for g in gold})
-    without = rows - len({r.query for r in teacher_rows(run.files.label, gold) if r.status not in UNANSWERED})
+    without = rows - len(answered(run.files.label, gold))
     if not without:
         return []
     compared = teacher_labels(run.files.label, gold) is not None
