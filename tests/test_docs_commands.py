@@ -1,15 +1,12 @@
-"""Every command of README and docs: run word for word where that takes seconds, else read by the real command line.
+"""Every command of README and docs: run word for word in a test, or, of those that cannot, read by the command line.
 
-A command is a line of a block fenced as `sh`, or a code span that begins with a program. One that is in none of the
-lists below fails, so that a new one is either run, or somebody says why not.
+The commands of the first hour run here. Others run where a test has what they need, through `tests.documented`. One
+that no test runs fails, unless it is listed with the reason.
 """
 
 from __future__ import annotations
 
 import re
-import shlex
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,91 +16,25 @@ import yaml
 from typer.testing import CliRunner
 
 from limbeck.cli import app
+from tests.documented import COMMANDS, EXCUSED, ROOT, Command, commands_of, plain
 from tests.limbeck.operations.test_draft import write_furniture
 
-ROOT = Path(__file__).parent.parent
-
-# Subcommands of limbeck that are run, in this order: each works on what those before it left.
+# Subcommands of limbeck that are run here, in this order: each works on what those before it left.
 RUN: Final = ("init", "check", "plan", "label", "ledger", "key")
 
-# Those that are only read: their options must exist, and none of their arguments may be missing.
-_TRAINS, _SERVES = "trains for minutes", "starts an engine, or needs a running service"
-PARSED: Final = {
-    "run": _TRAINS, "curriculum": "part of `run`", "train": _TRAINS, "merge": _TRAINS, "bundle": _TRAINS,
-    "evaluate": _TRAINS, "forms": _TRAINS, "ablate": _TRAINS, "sweep": _TRAINS, "compose": _TRAINS,
-    "audit-context": "asks an LLM, or labels the whole market twice", "bench": _SERVES, "compare": _SERVES,
-    "gate": _SERVES, "predict": _SERVES, "serve": _SERVES, "purge": _SERVES, "status": _SERVES,
-    "score": "needs two files; tests/eval and tests/limbeck/judging run it",
-    "verify": "needs a bundle; tests/limbeck/test_end_to_end.py runs it",
-    "release": "needs a bundle; tests/limbeck/test_end_to_end.py runs it",
-    "rollback": "needs a pointer; tests/limbeck/test_end_to_end.py runs it",
+# Commands that no test runs.
+_MARKET = "the whole market takes minutes; TASK is run"
+UNRUN: Final = {
+    "limbeck run configs/market.yaml": _MARKET, "limbeck forms configs/market.yaml --steps 120": _MARKET,
+    "limbeck audit-context configs/market.yaml --gold test": _MARKET,
+    "limbeck run configs/queryner.yaml --set data.dir=PATH": "needs the dataset, which is not in the repository",
+    "limbeck run my-task.yaml": "`limbeck run TASK` is the same",
 }
 
-# Other programs that cannot run here; of their arguments, files of this repository must exist.
-EXCUSED: Final = {
-    "podman": "builds images of many gigabytes", "kubectl": "needs a Kubernetes cluster",
-    "ray": "starts a cluster", "serve": "needs a running Ray cluster", "pip": "installs from the internet",
-    "curl": "needs a running service", "make": "trains, or runs all tests; its targets must exist",
-    "python": "measures for minutes, or writes the docs; the script must exist and have the options",
-}
-
-# What stands for a reader's own names.
-PLACEHOLDERS: Final = {"TASK": "my-task.yaml", "FOLDER": "my-data", "URL": "http://127.0.0.1:8080"}
 _NAMES: Final = frozenset({
-    "A", "B", "BUNDLE", "COLUMN", "FILE", "GOLD", "NEW", "PATH", "POINTER", "PYTHON", "RUN", "VENV",
+    "A", "B", "BUNDLE", "COLUMN", "FILE", "GOLD", "NEW", "PATH", "POINTER", "PYTHON", "RUN", "VENV", "XML",
 })
-_PROGRAMS: Final = ("limbeck", *EXCUSED)
 _OURS: Final = re.compile(r"(?:configs|deploy|tools|benchmarks|docs)/\S+\.\w+")
-
-
-@dataclass(frozen=True)
-class Command:
-    """A command, and whether it is a mention in a sentence, which may leave out arguments."""
-
-    page: str
-    text: str
-    mention: bool
-
-    def words(self) -> list[str]:
-        """Its words without a comment, brackets and settings of the environment; placeholders have values."""
-        words = shlex.split(re.sub(r"[\[\]…]", " ", self.text), comments=True)
-        while words and re.fullmatch(r"\w+=\S*", words[0]):
-            words = words[1:]
-        return [PLACEHOLDERS.get(w, w) for w in words]
-
-
-def commands_of(page: str, text: str) -> Iterator[Command]:
-    """The commands of a page.
-
-    Raises:
-        AssertionError: A block that is not fenced as `sh` has one.
-    """
-    prose: list[str] = []
-    fence = None
-    for line in text.splitlines():
-        mark = re.match(r"\s*```(\w*)", line)
-        if mark:
-            fence = mark[1] if fence is None else None
-        elif fence is None:
-            prose.append(line)
-        elif fence == "sh":
-            if line.strip() and not line.lstrip().startswith("#"):
-                yield Command(page, line.strip(), mention=False)
-        else:
-            first = (line.split() or [""])[0]
-            assert first not in _PROGRAMS, f"{page}: fence this block as sh: {line}"
-    for span in re.findall(r"(?<!`)`([^`]+)`(?!`)", "\n".join(prose)):
-        flat = " ".join(span.split())
-        if flat.split(" ")[0] in _PROGRAMS and " " in flat:
-            yield Command(page, flat, mention=True)
-
-
-def all_commands() -> list[Command]:
-    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-    return list(dict.fromkeys(c for p in pages for c in commands_of(p.name, p.read_text(encoding="utf-8"))))
-
-
-COMMANDS: Final = all_commands()
 
 
 def problem(command: Command) -> str | None:
@@ -137,8 +68,6 @@ def _unparsed(arguments: list[str], mention: bool) -> str | None:
     root: Any = typer.main.get_command(app)
     with root.make_context("limbeck", ["--", *arguments], resilient_parsing=True) as context:
         name, *rest = arguments
-        if name not in (*RUN, *PARSED):
-            return "neither run nor excused"
         found = root.get_command(context, name)
         if found is None:
             return f"no such command: {name}"
@@ -154,6 +83,16 @@ def _unparsed(arguments: list[str], mention: bool) -> str | None:
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda c: f"{c.page}: {c.text}"[:80])
 def test_a_command_can_be_started(command: Command) -> None:
     assert problem(command) is None, f"{command.page}: {command.text}"
+
+
+def test_every_complete_command_is_run_by_a_test_or_somebody_says_why_not() -> None:
+    tests = "\n".join(p.read_text(encoding="utf-8") for p in (ROOT / "tests").rglob("test_*.py"))
+    elsewhere = set(re.findall(r"""documented\(\s*(?:'([^']+)'|"([^"]+)")""", tests))
+    run = {"".join(x) for x in elsewhere}
+    texts = {plain(c.text) for c in COMMANDS if complete(c)}
+    left = {t for t in texts - run - set(UNRUN) if t.split()[1] not in RUN}
+    assert not left, f"call tests.documented.documented with these in a test, or say in UNRUN why not: {sorted(left)}"
+    assert set(UNRUN) <= texts - run
 
 
 @pytest.mark.filterwarnings("ignore::task.errors.InputWarning")
@@ -194,7 +133,7 @@ MISSING = "/".join(("configs", "none.yaml"))  # in parts: `test_docs` wants file
 
 
 @pytest.mark.parametrize(("text", "expected"), [
-    ("limbeck frobnicate", "neither run nor excused"), ("limbeck label TASK --no-such", "NoSuchOption"),
+    ("limbeck frobnicate", "no such command"), ("limbeck label TASK --no-such", "NoSuchOption"),
     ("limbeck label", "MissingParameter"), (f"limbeck plan {MISSING}", f"no such file: {MISSING}"),
     ("limbeck plan THING", "placeholders"), ("docker run limbeck", "neither run nor excused"),
     ("make dinner", "no such target"), ("python -m benchmarks.none", "no such script"),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from eval.page_schema import AuditSlice, AuditVariant
 from limbeck.run import Run, Shortfall
-from task.errors import InputError
+from task.errors import IncompleteError, InputError
 from task.labels import Example
 from task.spec import Task
 from teacher.ledger.missing_answers import Missing
@@ -21,7 +21,8 @@ GOLD = ("calibration", "test")
 def audit(run: Run, gold_name: str) -> Path:
     """Label the gold queries once per variant and compare; writes `audit/` in the run folder.
 
-    An LLM's replies go to the task's ledger, so that a second audit costs nothing.
+    Compared are the queries that every variant has an answer for: a request that failed tells nothing about the
+    context. An LLM's replies go to the task's ledger, so that a second audit costs nothing.
 
     Args:
         gold_name: `calibration` or `test`.
@@ -45,11 +46,16 @@ def audit(run: Run, gold_name: str) -> Path:
     # The variant with all context runs last, so that the ledger keeps its rows: those that the task itself would give.
     answered: dict[str, Missing] = {}
     found = {name: _label(run, variant, gold, name, answered) for name, variant in reversed(variants(task).items())}
+    _note_missing(run, answered, len(gold))
+    compared = [i for i in range(len(gold)) if all(rows[i] is not None for rows in found.values())]
+    if not compared:
+        raise IncompleteError("no gold query has an answer with every context, so there is nothing to compare")
+    gold = [gold[i] for i in compared]
+    found = {name: [x for i in compared if (x := rows[i]) is not None] for name, rows in found.items()}
     slices = {"all queries": list(range(len(gold)))}
     if run.inputs.has_traffic:
         names = traffic(gold, sources.log, task)
         slices |= {s: [i for i, n in enumerate(names) if n == s] for s in TRAFFIC}
-    _note_missing(run, answered, len(gold))
     folder = run.files.audit
     write_audit(folder, {
         "task": task.name, "backend": task.teacher.backend, "gold": gold_name, "rows": len(gold),
@@ -75,7 +81,7 @@ def variants(task: Task) -> dict[str, Task]:
 
 
 def _note_missing(run: Run, answered: Mapping[str, Missing], rows: int) -> None:
-    """Say which variants lack answers: theirs count as wrong, which tells nothing about the context.
+    """Say which variants lack answers: these queries are not compared.
 
     Raises:
         IncompleteError: A variant has no answer at all.
@@ -85,15 +91,15 @@ def _note_missing(run: Run, answered: Mapping[str, Missing], rows: int) -> None:
         if without:
             cause = f" (most often: {missing.cause})" if missing.cause else ""
             run.note(Shortfall(
-                text=f"context `{name}`: {without:,} of {rows:,} gold queries have no usable answer and count as "
-                f"wrong{cause}", fails=missing.unanswered > 0, stops=without >= rows,
+                text=f"context `{name}`: {without:,} of {rows:,} gold queries have no usable answer and are "
+                f"left out of the comparison{cause}", fails=missing.unanswered > 0, stops=without >= rows,
             ))
 
 
 def _label(
     run: Run, task: Task, gold: Sequence[Example], name: str, answered: dict[str, Missing]
-) -> list[Example]:
-    """The teacher's labels of the gold queries under a variant; notes what got no answer under its name."""
+) -> list[Example | None]:
+    """The teacher's labels of the gold queries under a variant, None without an answer; notes those under its name."""
     from task.model_store import fetch
     from teacher.backends.backend import backend_of
     from teacher.label import label_queries
@@ -112,7 +118,8 @@ def _label(
         done = label_queries(task, replace(sources, log=asked), ledger, run.files.index, fetch, run.progress)
         answered[name] = done.missing
         rows = ledger.rows(g.query for g in gold)
-    return [replace(g, labels=rows[g.query].labels if g.query in rows else ()) for g in gold]
+    answers = {query: row.labels for query, row in rows.items() if row.status != "failed"}
+    return [replace(g, labels=answers[g.query]) if g.query in answers else None for g in gold]
 
 
 def _slice(

@@ -26,6 +26,7 @@ from serving.release.bundle import open_bundle
 from task.files import read_json, sha256_file
 from task.labels import Example, Label
 from tests.conftest import FIXTURES
+from tests.documented import documented
 from tests.processes import gone
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
@@ -53,7 +54,7 @@ def kill_when(process: subprocess.Popen[bytes], path: Path, seconds: float = 600
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of a run that was killed in the middle of labelling and of training, and then went on."""
-    runs = tmp_path_factory.mktemp("runs")
+    runs = tmp_path_factory.mktemp("walk") / "runs"
     folder = runs / "tiny-market"
     for mark in (folder / "index" / ".index.tmp", folder / ".train.tmp" / "checkpoints" / "step-000010"):
         process = subprocess.Popen(command("run", TASK, "--runs", runs.name), start_new_session=True, cwd=runs.parent)
@@ -157,11 +158,16 @@ def test_a_bundle_is_judged_beside_the_released_one(run: Path, tmp_path: Path) -
     assert (refused.returncode, "did not pass" in refused.stderr) == (2, True)
 
 
-def test_a_second_run_does_nothing_again(run: Path) -> None:
+@pytest.mark.parametrize("text", [
+    "limbeck run TASK", "limbeck train TASK", "limbeck merge TASK", "limbeck bundle TASK", "limbeck evaluate TASK",
+])
+def test_a_second_run_does_nothing_again(run: Path, text: str) -> None:
     before = {p: p.stat().st_mtime_ns for p in run.glob("*/manifest.json")}
-    done = subprocess.run(command("run", TASK, "--runs", run.parent), capture_output=True, text=True, check=False)
-    assert done.returncode == 0
-    assert done.stderr.count("unchanged, not run again") == 7
+    words = documented(text, TASK=TASK)
+    done = subprocess.run(command(*words), cwd=run.parent.parent, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    stages = {"run": 7, "train": 4, "merge": 5, "bundle": 6, "evaluate": 7}
+    assert done.stderr.count("unchanged, not run again") == stages[words[0]]
     assert {p: p.stat().st_mtime_ns for p in run.glob("*/manifest.json")} == before
 
 
@@ -177,7 +183,8 @@ def test_a_gate_that_is_missed_exits_1(run: Path) -> None:
 
 @pytest.fixture(scope="module")
 def url(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with served(run / "bundle" / "bundle", state=tmp_path_factory.mktemp("serve")) as address:
+    _, bundle = documented("limbeck serve BUNDLE", BUNDLE=run / "bundle" / "bundle")
+    with served(Path(bundle), state=tmp_path_factory.mktemp("serve")) as address:
         yield address
 
 

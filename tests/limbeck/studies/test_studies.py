@@ -1,4 +1,7 @@
-"""`ablate` and `sweep` for real, on a tiny base: variants are trained under Ray, judged, reported, not done twice."""
+"""Studies for real, on a tiny base: variants are trained under Ray, judged, reported, and not done twice.
+
+The second time each is a command of the docs.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,9 @@ from typing import Any
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from limbeck.cli import app
 from limbeck.operations.tables import render_ablation, render_composition, render_sweep
 from limbeck.pipeline import run_up_to
 from limbeck.progress_display import ProgressDisplay
@@ -18,6 +23,7 @@ from limbeck.studies.sweep import recommended, sweep
 from task.errors import InputError
 from task.files import read_json
 from task.load import load_task
+from tests.documented import documented
 from tests.limbeck.stages.test_cross_fit import labelled
 
 
@@ -42,6 +48,13 @@ def run_of(folder: Path, base: Path, progress: ProgressDisplay, *, name: str = "
     return run
 
 
+def succeeds(words: list[str], *options: str | Path) -> str:
+    """Run a command in this process, which is connected to Ray already, and return what it printed."""
+    done = CliRunner().invoke(app, [*words, *map(str, options)], env={"COLUMNS": "200"})
+    assert done.exit_code == 0, (words, done.output, done.exception)
+    return done.stdout
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("shared_ray")
 def test_an_ablation_compares_and_goes_on(tiny_llama: Path, tmp_path: Path) -> None:
@@ -49,7 +62,11 @@ def test_an_ablation_compares_and_goes_on(tiny_llama: Path, tmp_path: Path) -> N
         run = run_of(tmp_path, tiny_llama, progress)
         page = ablate(run, orders=["shuffled"], weightings=["none"], seeds=1, steps=None)
         before = {p: p.stat().st_mtime_ns for p in run.files.folder.glob("ablate/*/manifest.json")}
-        ablate(run, orders=["shuffled", "easy-to-hard"], weightings=["none"], seeds=1, steps=None)
+    printed = succeeds(
+        documented("limbeck ablate TASK", TASK=tmp_path / "task.yaml"), "--runs", run.files.folder.parent,
+        "--order", "shuffled", "--order", "easy-to-hard", "--weighting", "none", "--seeds", "1",
+    )
+    assert "| easy-to-hard, none |" in printed
     assert len(before) == 1
     assert {p: p.stat().st_mtime_ns for p in before} == before
     found = read_json(page.with_name("ablation.json"))
@@ -73,7 +90,10 @@ def test_a_sweep_recommends_and_is_not_run_twice(tiny_llama: Path, tmp_path: Pat
         run = run_of(tmp_path, tiny_llama, progress)
         page = sweep(run, ranks=[2, 4], targets=["attention", "q_proj+v_proj"], steps=None)
         marks = {p: p.stat().st_mtime_ns for p in run.files.folder.glob("sweep/*/measured.json")}
-        sweep(run, ranks=[2, 4], targets=["attention", "q_proj+v_proj"], steps=None)
+    succeeds(
+        documented("limbeck sweep TASK", TASK=tmp_path / "task.yaml"), "--runs", run.files.folder.parent,
+        "--rank", "2", "--rank", "4", "--targets", "attention", "--targets", "q_proj+v_proj",
+    )
     assert len(marks) == 4
     assert {p: p.stat().st_mtime_ns for p in marks} == marks
     found = read_json(page.with_name("sweep.json"))
@@ -94,7 +114,11 @@ def test_composed_adapters_stand_beside_each_tasks_own(tiny_llama: Path, tmp_pat
             composed.append(run_of(tmp_path / name, tiny_llama, progress, name=name))
         for run in composed:
             run_up_to(run, "train")
-        page = compose(composed, methods=["linear", "cat"], weights=None, density=0.5, max_rows=10)
+        words = documented("limbeck compose TASK TASK …", TASK=tmp_path / "one" / "task.yaml")
+        words[-1] = str(tmp_path / "other" / "task.yaml")
+        runs = composed[0].files.folder.parent
+        printed = succeeds(words, "--runs", runs, "--method", "linear", "--method", "cat", "--max-rows", "10")
+        page = Path(printed.split("Report: ")[1].strip())
         with pytest.raises(InputError, match="--weight: not one weight for each task; found 1; expected 2"):
             compose(composed, methods=["linear"], weights=[1.0], density=0.5, max_rows=10)
     found = read_json(page.with_name("composition.json"))
@@ -106,6 +130,19 @@ def test_composed_adapters_stand_beside_each_tasks_own(tiny_llama: Path, tmp_pat
     assert (page.parent / "linear" / "adapter_config.json").exists()
     assert "| linear |" in render_composition(page.with_name("composition.json"))
     assert "linear on other" in page.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("shared_ray")
+def test_the_answer_forms_stand_beside_each_other(tiny_llama: Path, tmp_path: Path) -> None:
+    with ProgressDisplay() as progress:
+        run = run_of(tmp_path, tiny_llama, progress)
+    page = succeeds(
+        documented("limbeck forms TASK", TASK=tmp_path / "task.yaml"), "--runs", run.files.folder.parent,
+        "--steps", "2", "--set", "serving.max_model_len=512",
+    )
+    found = read_json(Path(page.strip()))
+    assert [f["form"] for f in found["forms"]] == ["read", "write", "json"]
 
 
 def variant(name: str, trained: int, value: float, less: dict[str, float] | None) -> dict[str, Any]:

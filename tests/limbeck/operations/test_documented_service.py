@@ -1,0 +1,122 @@
+"""The commands of docs/serving.md, word for word: gate, release, serve, purge, release with a trial, rollback."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.loopback import free_port
+from serving.client import served
+from serving.release.bundle import build, open_bundle, stamp
+from task.files import read_json, write_jsonl
+from task.tokenizer import FastTokenizer
+from tests.conftest import make_task
+from tests.documented import documented
+from tests.limbeck.test_cli import limbeck
+from tests.serving.bundles import HITS, MISSES, made
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+@pytest.fixture
+def desk(tmp_path: Path, tiny_llama: Path, tokenizer: FastTokenizer, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with two bundles, a log, and gold that is what the student says."""
+    bundle = Path("runs", "market", "bundle")
+    made(tmp_path / bundle, tiny_llama, tokenizer, "milk", openvino=True)
+    made(tmp_path / "new", tiny_llama, tokenizer, "oat", openvino=True)
+    write_jsonl(tmp_path / "queries.jsonl", ({"query": q} for q in (*HITS, *MISSES)))
+    write_jsonl(tmp_path / "asked.jsonl", ({"query": q} for q in MISSES))
+    monkeypatch.chdir(tmp_path)
+    succeeds("predict", bundle / "bundle", "--in", "asked.jsonl", "--out", "gold.jsonl", "--no-cache")
+    return tmp_path
+
+
+def succeeds(*arguments: str | Path) -> str:
+    done = limbeck(*arguments)
+    assert done.returncode == 0, (arguments, done.stdout, done.stderr)
+    return done.stdout
+
+
+def status(admin: str) -> dict[str, Any]:
+    with urllib.request.urlopen(f"{admin}/status", timeout=10) as response:
+        return dict(json.load(response))
+
+
+def until(admin: str, holds: Callable[[dict[str, Any]], bool], seconds: float = 120.0) -> None:
+    end = time.monotonic() + seconds
+    while not holds(found := status(admin)):
+        assert time.monotonic() < end, json.dumps(found, indent=1)
+        time.sleep(0.1)
+
+
+def source_of(url: str, query: str, **more: str) -> str:
+    body = json.dumps({"query": query, **more}).encode()
+    with urllib.request.urlopen(urllib.request.Request(f"{url}/v1/label", body), timeout=60) as response:
+        return str(json.load(response)["source"])
+
+
+def test_a_bundle_is_gated_released_served_and_rolled_back(desk: Path) -> None:
+    first, new = Path("runs", "market", "bundle", "bundle"), Path("new", "bundle")
+    release = documented("limbeck release runs/market/bundle/bundle live.json")
+    ungated = limbeck(*release)
+    assert (ungated.returncode, "no gate has judged it" in ungated.stderr) == (2, True)
+    more = ("--teacher", "gold.jsonl", "--log", "queries.jsonl", "--pairs", "20", "--set", "gates.max_slower=9.0")
+    gate = documented(
+        "limbeck gate BUNDLE --gold FILE [--released POINTER] [--junit XML]",
+        BUNDLE=first, FILE="gold.jsonl", POINTER="live.json", XML="gate.xml",
+    )
+    succeeds(*gate, *more)
+    assert "<testsuite" in Path("gate.xml").read_text()
+    succeeds(*release)
+    succeeds(*documented("limbeck verify BUNDLE", BUNDLE=first))
+
+    _, source, *workers = documented("limbeck serve live.json --workers 2")
+    port = free_port()
+    admin = f"http://127.0.0.1:{port}"
+    with served(Path(source), state=desk / "state", options=(*workers, "--admin-port", str(port))) as url:
+        assert open_bundle(first).id in succeeds(*documented("limbeck status"), "--admin", admin)
+        bench = documented("limbeck bench URL --queries FILE", URL=url, FILE="queries.jsonl")
+        succeeds(*bench, "--rate", "40", "--seconds", "1", "--repeats", "1", "--out", "bench")
+        assert Path("bench", "bench.html").exists()
+
+        assert source_of(url, "oat milk 1") == "cache"
+        for command in ('limbeck purge --query "oat milk"', 'limbeck purge --label "brand=acme"'):
+            succeeds(*documented(command), "--admin", admin)
+        assert source_of(url, "oat milk 1") == "cache"
+        succeeds(*documented("limbeck purge --older-than 86400"), "--admin", admin)
+        succeeds("purge", "--label", "product=milk", "--admin", admin)
+        assert source_of(url, "oat milk 1") == "student"
+        succeeds(*documented("limbeck purge --nothing"), "--admin", admin)
+        assert source_of(url, "oat milk 1") == "cache"
+
+        succeeds(*documented("limbeck gate NEW --gold gold.jsonl --released live.json", NEW=new), *more)
+        succeeds(*documented(
+            "limbeck release NEW live.json --shadow 0.2 --shadow-s 300 --canary 0.05 --canary-s 600", NEW=new
+        ))
+        until(admin, lambda s: any("shadow of 20% for 300 s" in n["text"] for n in s["news"]))
+        succeeds(*documented("limbeck rollback live.json"))
+        until(admin, lambda s: s["active"]["bundle"] == open_bundle(first).id and s.get("trial") is None)
+    assert read_json(Path("live.json"))["bundle"] == str(first.absolute())
+
+
+def test_a_folder_of_pointers_is_served(
+    tmp_path: Path, tiny_llama: Path, tokenizer: FastTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    bundle = made(tmp_path / "made", tiny_llama, tokenizer, "milk", openvino=True)
+    for name in ("brands", "intents"):
+        task = make_task(name=name, serving=bundle.task.serving.model_dump())
+        folder = tmp_path / "runs" / name / "bundle"
+        build(folder / "bundle", task, bundle.codec, bundle.model, [], {}, openvino=bundle.openvino)
+        stamp(folder / "bundle", [])
+    succeeds(*documented("limbeck release runs/brands/bundle/bundle tasks/brands.json"))
+    succeeds(*documented("limbeck release runs/intents/bundle/bundle tasks/intents.json"))
+    _, source = documented("limbeck serve tasks/")
+    with served(Path(source), state=tmp_path / "state") as url:
+        assert {source_of(url, "oat milk", task=name) for name in ("brands", "intents")} == {"student"}
