@@ -28,6 +28,7 @@ UNRUN: Final = {
     "limbeck run configs/market.yaml": _MARKET, "limbeck forms configs/market.yaml --steps 120": _MARKET,
     "limbeck audit-context configs/market.yaml --gold test": _MARKET,
     "limbeck run configs/queryner.yaml --set data.dir=PATH": "needs the dataset, which is not in the repository",
+    "limbeck forms TASK": "trains, merges and serves three students: two minutes, each part of which another test runs",
     "limbeck run my-task.yaml": "`limbeck run TASK` is the same",
 }
 

@@ -132,19 +132,6 @@ def test_composed_adapters_stand_beside_each_tasks_own(tiny_llama: Path, tmp_pat
     assert "linear on other" in page.read_text()
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("shared_ray")
-def test_the_answer_forms_stand_beside_each_other(tiny_llama: Path, tmp_path: Path) -> None:
-    with ProgressDisplay() as progress:
-        run = run_of(tmp_path, tiny_llama, progress)
-    page = succeeds(
-        documented("limbeck forms TASK", TASK=tmp_path / "task.yaml"), "--runs", run.files.folder.parent,
-        "--steps", "2", "--set", "serving.max_model_len=512",
-    )
-    found = read_json(Path(page.strip()))
-    assert [f["form"] for f in found["forms"]] == ["read", "write", "json"]
-
-
 def variant(name: str, trained: int, value: float, less: dict[str, float] | None) -> dict[str, Any]:
     return {"name": name, "trained": trained, "f1": {"value": value}, "less_best": less, "less_reference": less}
 
