@@ -35,6 +35,7 @@ from task.serving_settings import Adapters, Serving
 
 RESULT = Path(__file__).parent / "results" / "h100_serving.json"
 PRECISIONS: dict[str, tuple[str, ...]] = {"bf16": (), "fp8": ("--quantization", "fp8")}
+ENGINES = ("read-merged", "read-adapter", "write-merged", "write-adapter")
 TOKENS, SYMBOLS, RANK, WARM_UP = 40, 33, 16, 20
 ADAPTER = "student@adapter"
 
@@ -47,6 +48,7 @@ def main() -> None:
     parser.add_argument("--rates", type=float, nargs="+", default=[1, 5, 20, 50])
     parser.add_argument("--lengths", type=int, nargs="+", default=[4, 8, 20, 60], help="tokens of decoded answers")
     parser.add_argument("--precisions", choices=PRECISIONS, nargs="+", default=list(PRECISIONS))
+    parser.add_argument("--engines", choices=ENGINES, nargs="+", default=list(ENGINES), help="form and weights")
     parser.add_argument("--eager", action="store_true", help="compile nothing: slower answers, a faster start")
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
@@ -61,7 +63,7 @@ def main() -> None:
         for form, lengths in (("read", [0]), ("write", options.lengths)):
             model = make_model(folder / form, shape, form)
             for precision in options.precisions:
-                for weights in ("merged", "adapter"):
+                for weights in (w for w in ("merged", "adapter") if f"{form}-{w}" in options.engines):
                     print(form, precision, weights, flush=True)
                     rows = list(measured(
                         model, form, PRECISIONS[precision], adapter if weights == "adapter" else None, shape, lengths,

@@ -27,14 +27,15 @@ def test_it_trains_merges_and_measures_both_kinds(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_it_serves_every_form_merged_and_with_an_adapter(tmp_path: Path) -> None:
+def test_it_serves_each_form_and_each_kind_of_weights(tmp_path: Path) -> None:
     out = tmp_path / "result.json"
     line = [sys.executable, "-m", "benchmarks.h100_serving", "--size", "tiny", "--seconds", "4", "--rates", "5"]
     line += ["--lengths", "4", "--precisions", "bf16", "--eager", "--out", str(out)]
+    line += ["--engines", "read-merged", "write-adapter"]
     subprocess.run(line, check=True, timeout=580)
     engines = read_json(out)["engines"]
     assert [(e["form"], e["weights"]) for e in engines] == [
-        (form, weights) for form in ("read", "write") for weights in ("merged", "adapter")
+        ("read", "merged"), ("write", "adapter"),
     ]
     for engine in engines:
         (row,) = engine["rows"]

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import socket
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
+
+from limbeck.cli import main
 
 
 def limbeck(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -17,6 +22,23 @@ def limbeck(*arguments: str | Path, **environment: str) -> subprocess.CompletedP
         [sys.executable, "-m", "limbeck", *map(str, arguments)], capture_output=True, text=True, check=False,
         env={**os.environ, "COLUMNS": "200", **environment},
     )
+
+
+def in_process(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """The same in this process, where what takes seconds to import is imported already."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(), contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        patch.setattr(sys, "argv", ["limbeck", *map(str, arguments)])
+        patch.setenv("COLUMNS", "200")
+        try:
+            main()
+            code = 0
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 0
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 
 def test_help_teaches_every_command() -> None:

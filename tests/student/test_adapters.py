@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from student.adapters import add_adapter, layers_of, load_adapter
+from student.adapters import add_adapter, layers_of, load_adapter, write_adapter
 from student.estimate import Architecture, adapter_parameters, architecture
 from student.model import empty_model, load_base
 from student.preflight import check
@@ -41,18 +41,20 @@ def test_target_groups_and_their_size(tiny_llama: Path, targets: Any) -> None:
 
 @pytest.mark.slow
 def test_equal_adapters_have_equal_files_whatever_the_order_of_a_set(tiny_llama: Path, tmp_path: Path) -> None:
-    """PEFT keeps the target modules in a set, whose order changes with the hash seed of the process."""
+    """PEFT keeps the target modules in a set, whose order changes with the hash seed: of this process, of another."""
     script = (
         "import sys, torch; from pathlib import Path; from student.adapters import add_adapter, write_adapter; "
         "from student.model import load_base; from task.settings import Student; torch.manual_seed(0); "
         "write_adapter(add_adapter(load_base(Path(sys.argv[1]), torch.float32), Student()), Path(sys.argv[2]))"
     )
-    folders = [tmp_path / seed for seed in "12"]
-    for folder in folders:
-        subprocess.run(
-            [sys.executable, "-c", script, str(tiny_llama), str(folder)], check=True,
-            env={**os.environ, "PYTHONHASHSEED": folder.name},
-        )
+    folders = [tmp_path / name for name in ("here", "there")]
+    torch.manual_seed(0)
+    here = add_adapter(load_base(tiny_llama, torch.float32), Student())
+    write_adapter(here, folders[0])
+    subprocess.run(
+        [sys.executable, "-c", script, str(tiny_llama), str(folders[1])], check=True,
+        env={**os.environ, "PYTHONHASHSEED": "12"},
+    )
     contents = [{p.name: p.read_bytes() for p in folder.iterdir()} for folder in folders]
     assert contents[0].keys() >= {"adapter_config.json", "adapter_model.safetensors"}
     assert contents[0] == contents[1]

@@ -15,7 +15,7 @@ from limbeck.progress_display import ProgressDisplay
 from limbeck.run import Run
 from task.errors import InputError, InputWarning
 from task.load import load_task
-from tests.limbeck.test_cli import limbeck
+from tests.limbeck.test_cli import in_process
 from tests.llm_client.fake_api import FakeApi
 from tests.teacher.test_label import PROMPT
 
@@ -198,16 +198,16 @@ def test_the_command_shows_the_list_and_its_exit_code(shop: dict[str, Any], tmp_
     assert "✓ data.queries: 3 rows in " in shown
     assert "✗" not in shown
     broken = ("--set", "data.queries=none.jsonl")
-    wrong = limbeck("check", *command, *broken, "--json")
+    wrong = in_process("check", *command, *broken, "--json")
     assert wrong.returncode == 2
     listed = json.loads(wrong.stdout)
     assert (listed["task"], listed["ok"]) == ("shop", False)
     assert [c["name"] for c in listed["checks"] if c["state"] == "bad"] == ["data.queries"]
-    stopped = limbeck("run", *command, *broken)
+    stopped = in_process("run", *command, *broken)
     assert stopped.returncode == 2
     assert "checks failed, nothing was spent:\n  ✗ data.queries: " in stopped.stderr
     assert not (tmp_path / "runs").exists()
-    planned = limbeck("plan", *command, "--set", "data.gold.test=null")
+    planned = in_process("plan", *command, "--set", "data.gold.test=null")
     assert planned.returncode == 0, planned.stderr
     assert "✗ data.gold.test: no gold test rows" in planned.stdout.partition("Plan of shop")[0]
     assert api.bodies == []
