@@ -16,7 +16,7 @@ Versions of Limbeck and of libraries are in the manifest, and make nothing stale
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, get_args
@@ -53,6 +53,7 @@ NO_EFFECT: Final[Mapping[str, Any]] = {
     "student": {"ray_address", "max_failures", "save_every"},
 }
 _OF_TEACHERS: Final = {"description", "catalogue", "grounded", "pattern", "guard"}  # of a role
+_OF_ANSWERS: Final = {"min_confidence"}  # of a role: how scores are read, which a training only uses on dev rows
 _SECTIONS: Final[Mapping[str, type[BaseModel]]] = {"cross_fit": CrossFit}  # in a stage's config outside of their place
 _SHOWN = 40  # characters of a value in a reason
 
@@ -70,7 +71,9 @@ def settings_of_training(task: Task) -> dict[str, Any]:
     """The settings that an adapter depends on: of the roles, what student and codec read; of the student, no merge."""
     return task.model_dump(
         mode="json", include={"student", "roles", "normaliser"},
-        exclude={"student": {*NO_EFFECT["student"], "merge_base"}, "roles": {"__all__": _OF_TEACHERS}},
+        exclude={
+            "student": {*NO_EFFECT["student"], "merge_base"}, "roles": {"__all__": _OF_TEACHERS | _OF_ANSWERS},
+        },
     )
 
 
@@ -124,8 +127,21 @@ def _same(found: Any, now: Any) -> bool:
     return bool(found == now)
 
 
+def _named(what: str, values: Sequence[str]) -> str:
+    """How many values, with the first of them."""
+    return f"{len(values)} {what}" + (f" ({_short(values[0])})" if len(values) == 1 else "")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
+
+
 def _shown(found: Any, now: Any) -> str:
     if isinstance(found, list) and isinstance(now, list) and len(found) != len(now):
-        return f"has {len(found)} → {len(now)} entries"
+        entries = f"has {len(found)} → {len(now)} entries"
+        if not all(isinstance(x, str) for x in (*found, *now)):
+            return entries
+        added, removed = ([x for x in a if x not in b] for a, b in ((now, set(found)), (found, set(now))))
+        return f"{entries}, {_named('added', added)}, {_named('removed', removed)}"
     texts = ["nothing" if v is PydanticUndefined else json.dumps(v, ensure_ascii=False) for v in (found, now)]
     return "changed" if max(map(len, texts)) > _SHOWN else " → ".join(texts)

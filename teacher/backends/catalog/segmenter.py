@@ -18,7 +18,8 @@ from rapidfuzz.distance import OSA
 
 from task.labels import Label, Labelling, place
 from task.normalize import normaliser
-from task.spec import Role, Task
+from task.role import Role
+from task.spec import Task
 from teacher.backends.catalog.lexicon import MAX_WORDS, Lexicon, unit_spans
 from teacher.retrieval.evidence import Evidence
 
@@ -208,7 +209,7 @@ class Segmenter:
                 weight += purchases
             for value, vote in sorted(votes.items(), key=lambda x: (-x[1], x[0])):
                 probability = min(0.99, vote / weight / (_CLEAN_PURCHASES if weight > 4 else 1.0))
-                if value in role.values and probability > self._threshold:
+                if value in role.allowed and probability > self._threshold:
                     signals = {"probability": probability, "weight": weight / (weight + _PRIOR_WEIGHT),
                                "weakest": min(c.probability for c in chosen)}
                     out.append((Label(role.name, value, confidence=probability), signals))
