@@ -130,8 +130,8 @@ def batches(bundle: Bundle, rows: Sequence[Example], folder: Path, rounds: int) 
     ours, theirs = (labels[k] for k in KINDS)
     return {
         "batches": {
-            "rows": len(rows), **{k: _spread(v) for k, v in rates.items()},
-            "ratio": _spread([a / b for a, b in zip(*rates.values(), strict=True)]),
+            "rows": len(rows), **{k: spread(v) for k, v in rates.items()},
+            "ratio": spread([a / b for a, b in zip(*rates.values(), strict=True)]),
         },
         "quality": {
             "agreement": round(label_agreement(ours, theirs), 6), "f1": f1,
@@ -163,8 +163,8 @@ def commands(
             ], env=variables, check=True, capture_output=True)
             seconds[name].append(time.perf_counter() - started)
     return {
-        "rows": len(rows), **{k: _spread(v) for k, v in seconds.items()},
-        "ratio": _spread([a / b for a, b in zip(seconds["before"], seconds["now"], strict=True)]),
+        "rows": len(rows), **{k: spread(v) for k, v in seconds.items()},
+        "ratio": spread([a / b for a, b in zip(seconds["before"], seconds["now"], strict=True)]),
     }
 
 
@@ -177,7 +177,8 @@ def _with(bundle: Bundle, kind: str) -> Bundle:
     return replace(bundle, task=bundle.task.model_copy(update={"serving": serving}))
 
 
-def _spread(values: Sequence[float]) -> dict[str, float]:
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, minimum and maximum."""
     return {
         "median": round(statistics.median(values), 3), "low": round(min(values), 3), "high": round(max(values), 3),
     }

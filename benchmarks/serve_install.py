@@ -12,19 +12,18 @@ from __future__ import annotations
 
 import argparse
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import psutil
 
+from benchmarks.engines import spread
 from engine.loopback import LOOPBACK, free_port
 from limbeck.environment import device, git_commit, versions
 from task.files import write_json
@@ -54,12 +53,12 @@ def main() -> None:
                 print(stack, one, flush=True)
                 if number:
                     found[stack].append(one)
-    spread = {k: {x: _spread([r[x] for r in rows]) for x in rows[0]} for k, rows in found.items()}
+    figures = {k: {x: spread([r[x] for r in rows]) for x in rows[0]} for k, rows in found.items()}
     ratio = {
-        x: _spread([a[x] / b[x] for a, b in zip(found["serve"], found["cpu"], strict=True)]) for x in spread["cpu"]
+        x: spread([a[x] / b[x] for a, b in zip(found["serve"], found["cpu"], strict=True)]) for x in figures["cpu"]
     }
     write_json(RESULT, {
-        **spread, "ratio": ratio, "engines": ENGINES, "rounds": options.rounds, "versions": versions(),
+        **figures, "ratio": ratio, "engines": ENGINES, "rounds": options.rounds, "versions": versions(),
         "device": device(), "git": git_commit(),
     })
     print(RESULT)
@@ -112,12 +111,6 @@ def _ready(url: str) -> bool:
             return bool(response.status == 200)
     except (urllib.error.URLError, OSError):
         return False
-
-
-def _spread(values: Sequence[float]) -> dict[str, Any]:
-    return {
-        "median": round(statistics.median(values), 3), "low": round(min(values), 3), "high": round(max(values), 3),
-    }
 
 
 if __name__ == "__main__":

@@ -84,9 +84,10 @@ def cost(m: Measured, settings: Cost, device: Device, cached: int) -> CostReport
         a_day=total / settings.log_days,
     )
     served = share * hit + (1 - share) * student
+    once = min(teacher_money, each_money * m.queries)
     one_off = {
-        "teacher": teacher_money, "labelling machine": label_machine,
-        "training machine": m.hours.get("train", 0.0) * prices["train_hour"],
+        "teacher, every query once": once, "teacher, trials, failures, audits and gold": teacher_money - once,
+        "labelling machine": label_machine, "training machine": m.hours.get("train", 0.0) * prices["train_hour"],
     }
     saved = teacher - served
     queries = sum(one_off.values()) / saved if saved > 0 else None

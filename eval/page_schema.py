@@ -166,6 +166,19 @@ class Composition(Provenance):
     adapters: list[ComposedAdapter]
 
 
+class LabelledQuery(TypedDict):
+    """A query as the teacher labelled it; `verdicts` are those of labels that were repaired or rejected."""
+
+    query: str
+    count: int
+    status: str
+    reason: str
+    confidence: float
+    labels: list[dict[str, Any]]
+    verdicts: list[dict[str, Any]]
+    evidence: str
+
+
 class LabelReport(TypedDict):
     """A labelling job.
 
@@ -174,6 +187,7 @@ class LabelReport(TypedDict):
         spent: Attempts, tokens and dollars.
         confidence: The calibrators, their threshold and their report; None where there was nothing to calibrate on.
         verdicts: Labels by role and guardrail verdict, with examples.
+        sample: Queries of each status and role, from the least to the most confident.
     """
 
     task: str
@@ -183,5 +197,6 @@ class LabelReport(TypedDict):
     spent: Mapping[str, Any]
     confidence: Mapping[str, Any] | None
     verdicts: Sequence[Mapping[str, Any]]
+    sample: Sequence[LabelledQuery]
     level: float
     finished: str

@@ -172,6 +172,22 @@ def paired_difference(
     return both.estimate(of_table(MICRO[statistic], 1), e.confidence, e.interval)
 
 
+def by_slice(
+    gold: Sequence[Example], a: Sequence[Example], b: Sequence[Example], task: Task, *, slices: Slices,
+    rows: Sequence[int],
+) -> dict[str, dict[str, Estimate]]:
+    """ΔF1 of `a` minus `b` by dimension and part, on those of the gold rows that both are compared on."""
+    out: dict[str, dict[str, Estimate]] = {}
+    for dimension, names in slices.items():
+        out[dimension] = {}
+        for part in parts(dimension, names):
+            chosen = [i for i in rows if names[i] == part]
+            if chosen:
+                truth, ours, theirs = ([x[i] for i in chosen] for x in (gold, a, b))
+                out[dimension][part] = paired_difference(truth, ours, theirs, task)
+    return out
+
+
 def _p(value: float) -> float | None:
     return None if np.isnan(value) else round(value, 6)
 

@@ -131,10 +131,11 @@ class Difference(Micro):
 
 
 class NamedDifference(Difference):
-    """System `a` minus system `b`."""
+    """System `a` minus system `b`; `slices` has ΔF1 by dimension and part, in reports from version 4 on."""
 
     a: str
     b: str
+    slices: NotRequired[dict[str, dict[str, Estimate]]]
 
 
 class Agreement(TypedDict):

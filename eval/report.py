@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -12,7 +13,8 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from eval import plots
+from eval import latency_plots, plots
+from eval.drawing import both_widths
 from eval.formatting import cell, dollars, milliseconds, p_value, percent, plain, points
 from eval.latency_schema import LatencyBench, RateSweep
 from eval.load_samples import Samples
@@ -24,6 +26,9 @@ from eval.report_schema import FormResult, Report
 from eval.slices import parts
 from task.files import write_json, write_text
 
+_HALF = 4.6  # inches of a plot that has another beside it
+_HEADINGS = re.compile(r'<h2 id="([\w-]+)">([^<]+)</h2>')
+_CONTENTS = "<!-- contents -->"  # where a page has its links to its headings
 _POINTS = 4_000  # points per curve; more would only make the page larger
 
 
@@ -35,16 +40,13 @@ def write(folder: Path, report: Report, samples: Mapping[str, Sequence[Samples]]
         samples: Raw samples of the latency run by phase, for the plots.
     """
     write_json(folder / "report.json", report)
-    systems = report["systems"]
-    cuts = next(iter(systems.values())).get("slices", {})
     cost, bench = report["cost"], report["bench"]
     drawn = {
-        "roles": plots.f1_by_role(systems),
-        "slices": {d: plots.f1_by_slice(systems, d, parts(d, found)) for d, found in cuts.items()},
+        **_quality_plots(report),
         **_latency_plots(samples.get("steady", ()), bench["sweep"] if bench else None),
-        "pareto": plots.pareto(_forms(report["forms"])) if report["forms"] else "",
-        "learning": plots.learning_curve(report["history"]) if report["history"] else "",
-        "cache": plots.cache_sizes(cost["cache_sizes"], cost["cached"]) if cost["cache_sizes"] else "",
+        "pareto": both_widths(plots.pareto, _forms(report["forms"])) if report["forms"] else "",
+        "learning": both_widths(plots.learning_curve, report["history"]) if report["history"] else "",
+        "cache": both_widths(plots.cache_sizes, cost["cache_sizes"], cost["cached"]) if cost["cache_sizes"] else "",
         **_calibration_plots(report["student_confidence"]),
     }
     write_text(folder / "report.html", _page("report.html.j2", r=report, plots=drawn))
@@ -53,12 +55,39 @@ def write(folder: Path, report: Report, samples: Mapping[str, Sequence[Samples]]
     save_samples(folder / "samples.npz", samples)
 
 
+def _quality_plots(report: Report) -> dict[str, Any]:
+    """By role and by slice: the student's difference to the system that it is compared with, else F1 of each system."""
+    systems = report["systems"]
+    cuts = next(iter(systems.values())).get("slices", {})
+    if not report["differences"]:
+        roles = {
+            system: {r: v["f1"] for r, v in of["value"]["roles"].items() if v["support"]}
+            for system, of in systems.items()
+        }
+        by_slice = {dimension: {
+            system: {p: v["f1"] for p, v in of.get("slices", {}).get(dimension, {}).items()}
+            for system, of in systems.items()
+        } for dimension in cuts}
+        return {
+            "roles": both_widths(plots.dots, roles, list(next(iter(roles.values())))),
+            "slices": {d: both_widths(plots.dots, of, parts(d, cuts[d])) for d, of in by_slice.items()},
+        }
+    first = report["differences"][0]
+    what = f"ΔF1 against the {first['b']}, points"
+    rows = [("all queries", first["f1"]), *((role, d["f1"]) for role, d in first["roles"].items())]
+    return {"roles": both_widths(plots.differences, rows, what), "slices": {
+        d: both_widths(plots.differences, [(p, cut[p]) for p in parts(d, cut)], what)
+        for d in cuts if (cut := first.get("slices", {}).get(d))
+    }}
+
+
 def _latency_plots(steady: Sequence[Samples], sweep: RateSweep | None) -> dict[str, str]:
     groups = _by_kind(steady)
+    seconds = {k: [s for _, s in v] for k, v in groups.items()}
     return {
-        "latency": plots.latency_cdf({k: [s for _, s in v] for k, v in groups.items()}) if groups else "",
-        "over_time": plots.latency_over_time(groups) if groups else "",
-        "rates": plots.latency_by_rate(sweep["rates"]) if sweep else "",
+        "latency": both_widths(latency_plots.latency_cdf, seconds) if groups else "",
+        "over_time": both_widths(latency_plots.latency_over_time, groups) if groups else "",
+        "rates": both_widths(latency_plots.latency_by_rate, sweep["rates"]) if sweep else "",
     }
 
 
@@ -86,8 +115,12 @@ def write_comparison(folder: Path, content: Comparison) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "comparison.json", {"schema": STUDIES, **content})
     timed = [plots.ParetoPoint(s["name"], s["f1"], s["p50_ms"], s["best"]) for s in content["systems"] if s["p50_ms"]]
-    plot = plots.pareto(timed) if timed else ""
-    write_text(folder / "comparison.html", _page("comparison.html.j2", r=content, plot=plot))
+    rows = [(s["name"], s["less_first"]["f1"]) for s in content["systems"] if s["less_first"]]
+    drawn = {
+        "pareto": both_widths(plots.pareto, timed) if timed else "",
+        "differences": both_widths(plots.differences, rows, f"ΔF1 against {content['first']}, points") if rows else "",
+    }
+    write_text(folder / "comparison.html", _page("comparison.html.j2", r=content, plots=drawn))
     write_text(folder / "comparison.md", _page("comparison.md.j2", r=content))
 
 
@@ -120,8 +153,8 @@ def _calibration_plots(found: Calibration | None) -> dict[str, str]:
     if not found:
         return {"reliability": "", "risk": ""}
     return {
-        "reliability": plots.reliability(found.get("reliability", [])),
-        "risk": plots.risk_coverage(found.get("risk_coverage", []), found["threshold"]),
+        "reliability": plots.reliability(_HALF, found.get("reliability", [])),
+        "risk": plots.risk_coverage(_HALF, found.get("risk_coverage", []), found["threshold"]),
     }
 
 
@@ -164,7 +197,7 @@ def write_audit(folder: Path, content: Audit) -> None:
         (f"{v['name'].removeprefix('without ')}, {s['name']}", v["worth"])
         for s in content["slices"] for v in s["variants"] if v["worth"]
     ]
-    plot = plots.differences(rows, "ΔF1 of all context against the variant, points")
+    plot = both_widths(plots.differences, rows, "ΔF1 of all context against the variant, points")
     write_text(folder / "audit.html", _page("audit.html.j2", r=content, plot=plot))
 
 
@@ -172,14 +205,14 @@ def write_ablation(folder: Path, content: Ablation) -> None:
     """Write `ablation.json` and `ablation.html`: orders and weightings over seeds."""
     write_json(folder / "ablation.json", {"schema": STUDIES, **content})
     rows = [(v["name"], v["less_reference"]) for v in content["variants"] if v["less_reference"]]
-    plot = plots.differences(rows, f"ΔF1 against {content['reference']}, points") if rows else ""
+    plot = both_widths(plots.differences, rows, f"ΔF1 against {content['reference']}, points") if rows else ""
     write_text(folder / "ablation.html", _page("ablation.html.j2", r=content, plot=plot))
 
 
 def write_sweep(folder: Path, content: Sweep) -> None:
     """Write `sweep.json` and `sweep.html`: parameters and F1 of each adapter."""
     write_json(folder / "sweep.json", {"schema": STUDIES, **content})
-    plot = plots.f1_by_parameters(content["variants"], content["recommended"])
+    plot = both_widths(plots.f1_by_parameters, content["variants"], content["recommended"])
     write_text(folder / "sweep.html", _page("sweep.html.j2", r=content, plot=plot))
 
 
@@ -190,7 +223,7 @@ def write_composition(folder: Path, content: Composition) -> None:
         (f"{a['name']} on {t}", found["less_own"])
         for a in content["adapters"] for t, found in a["tasks"].items() if found["less_own"]
     ]
-    plot = plots.differences(rows, "ΔF1 against the task's own adapter, points")
+    plot = both_widths(plots.differences, rows, "ΔF1 against the task's own adapter, points")
     write_text(folder / "composition.html", _page("composition.html.j2", r=content, plot=plot))
 
 
@@ -204,4 +237,7 @@ def _page(template: str, **values: Any) -> str:
         "percent": percent, "plain": plain, "ms": milliseconds, "dollars": dollars, "cell": cell, "p_value": p_value,
         "share": lambda x: plain(None if x is None else {"value": x, "low": None, "high": None}), "points": points,
     }
-    return environment.get_template(template).render(**values)
+    page = environment.get_template(template).render(**values)
+    # Only the templates' own headings match: what queries hold is escaped.
+    links = (f'<a href="#{anchor}">{title}</a>' for anchor, title in _HEADINGS.findall(page))
+    return page.replace(_CONTENTS, " · ".join(links), 1)

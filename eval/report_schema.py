@@ -7,14 +7,14 @@ is not required is left out where its figure was not measured.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Final, NotRequired, TypedDict, cast
+from typing import Any, Final, Literal, NotRequired, TypedDict, cast
 
 from eval.latency_schema import LatencyBench, Percentiles, SteadyLatency
 from eval.quality_schema import Agreement, Calibration, Estimate, NamedDifference, Quality
 from task.files import read_json
 
-SCHEMA: Final = 3  # the version of report.json
-_READABLE: Final = (2, 3)  # 3 has more keys, which are not required
+SCHEMA: Final = 4  # the version of report.json
+_READABLE: Final = (2, 3, 4)  # later ones have more keys, which are not required
 
 
 class Assumption(TypedDict):
@@ -131,6 +131,24 @@ class VerdictLine(TypedDict):
     text: str
 
 
+Answer = Literal["yes", "no", "not shown"]
+
+
+class Headline(TypedDict):
+    """Whether the student may replace the teacher (`eval.headline`).
+
+    Attributes:
+        why: Sentences, the most important first.
+        against: The system that the report compares the student with; None where it is compared with none.
+        difference: ΔF1 of the student against that system.
+    """
+
+    answer: Answer
+    why: list[str]
+    against: str | None
+    difference: Estimate | None
+
+
 class Perplexity(TypedDict):
     """Perplexity of general text under the base and under the merged model."""
 
@@ -239,6 +257,7 @@ class Report(TypedDict):
         copied: The served student scored against the teacher's labels instead of gold.
         idle: Latency of single requests on an idle server.
         history: Lines of the training's history (`student.training.history`).
+        headline: The answer of the report; from version 4 on.
         packed: By system whose predictions were computed packed: how a sample agrees with transformers.
     """
 
@@ -247,6 +266,7 @@ class Report(TypedDict):
     finished: str
     bundle: BundleId
     constrained: NotRequired[bool]
+    headline: NotRequired[Headline]
     verdict: list[VerdictLine]
     confidence: float
     resamples: int

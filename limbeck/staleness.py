@@ -52,6 +52,7 @@ NO_EFFECT: Final[Mapping[str, Any]] = {
     },
     "student": {"ray_address", "max_failures", "save_every"},
 }
+UNTRAINED: Final = {*NO_EFFECT["student"], "merge_base"}  # of `student`: what no adapter depends on
 _OF_TEACHERS: Final = {"description", "catalogue", "grounded", "pattern", "guard"}  # of a role
 _OF_ANSWERS: Final = {"min_confidence"}  # of a role: how scores are read, which a training only uses on dev rows
 _SECTIONS: Final[Mapping[str, type[BaseModel]]] = {"cross_fit": CrossFit}  # in a stage's config outside of their place
@@ -71,9 +72,7 @@ def settings_of_training(task: Task) -> dict[str, Any]:
     """The settings that an adapter depends on: of the roles, what student and codec read; of the student, no merge."""
     return task.model_dump(
         mode="json", include={"student", "roles", "normaliser"},
-        exclude={
-            "student": {*NO_EFFECT["student"], "merge_base"}, "roles": {"__all__": _OF_TEACHERS | _OF_ANSWERS},
-        },
+        exclude={"student": UNTRAINED, "roles": {"__all__": _OF_TEACHERS | _OF_ANSWERS}},
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from limbeck.artefacts import TrainFolder
 from limbeck.run import Run
 from limbeck.stage import Figures, Stage, execute
-from limbeck.staleness import NO_EFFECT, Rules
+from limbeck.staleness import UNTRAINED, Rules
 from task.files import write_jsonl
 from task.labels import Example
 from task.spec import Task
@@ -72,10 +72,11 @@ def variant(
     name: str, work: Callable[[Run, Path], Figures], *, order: str, inputs: Mapping[str, str]
 ) -> Stage:
     """The stage that trains a variant of the task (`run.task`) for a study."""
-    unread = {"student": {*NO_EFFECT["student"], "merge_base"}}
     return Stage(
         name=name, inputs=lambda _run: inputs, rules=training_rules, work=work, scratch=TRAINING_SCRATCH,
-        config=lambda run: run.task.model_dump(mode="json", include={"student"}, exclude=unread) | {"order": order},
+        config=lambda run: {
+            **run.task.model_dump(mode="json", include={"student"}, exclude={"student": UNTRAINED}), "order": order,
+        },
     )
 
 

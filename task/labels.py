@@ -77,12 +77,19 @@ class Doubt:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A query with its labelling, its traffic count and, where it has one, its id."""
+    """A query with its labelling, its traffic count and, where it has one, its id.
+
+    Attributes:
+        doubt: `partial` or `uncertain`, where a labelling job's table says that the labels are not to be learned.
+        reason: Why, as that table says.
+    """
 
     query: str
     labels: Labelling = ()
     count: int = 1
     id: str | None = None
+    doubt: str = ""
+    reason: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """One row of a gold, label or prediction file."""

@@ -85,7 +85,8 @@ def read_labels(
 ) -> list[Example]:
     """Gold or imported labels: `{"query", "labels": [{"role", "text", "start"?, "end"?}]}`, checked against the task.
 
-    Rows that a labelling job wrote with the status `failed` or `skipped` have no labels and are left out.
+    Rows that a labelling job wrote with the status `failed` or `skipped` have no labels and are left out; `partial` and
+    `uncertain` are noted in the example.
 
     Args:
         columns: Further columns that the caller reads.
@@ -99,9 +100,13 @@ def read_labels(
     lines: list[int] = []
     statuses: list[str] = []
     ids, total, odd, cut = Unique("id"), Total(), OddQueries(source), CutWords(source)
-    keys = UnreadNames(source, dict.fromkeys(("role", "text", "start", "end"), True), "keys of labels")
+    known = dict.fromkeys(("role", "text", "start", "end"), True) | {"confidence": False}
+    keys = UnreadNames(source, known, "keys of labels")
     for f in _rows(source, "query", "labels", "count", "id", *columns, passed_over=_OWN):
         query = f.text("query")
+        statuses.append(str(f.row.get("status")))
+        if statuses[-1] in _UNLABELLED and not f.row.get("labels"):
+            continue
         if len(query) > task.data.max_query_chars:
             raise f.error(
                 "query", f"{len(query)} characters long", f"at most {task.data.max_query_chars}",
@@ -110,15 +115,13 @@ def read_labels(
         odd.see(query, f.line)
         id_ = f.optional("id")
         ids.add(id_, f)
-        statuses.append(str(f.row.get("status")))
-        if statuses[-1] in _UNLABELLED and not f.row.get("labels"):
-            continue
         labels = _label_rows(f)
         read = [_label(f, task, query, n, label) for n, label in enumerate(labels)]
         for label in labels:
             keys.see(label)
         try:
-            out.append(Example(query, ordered(locate_open(task, query, read)), total.count(f), id_))
+            located = ordered(locate_open(task, query, read))
+            out.append(Example(query, located, total.count(f), id_, *_doubt(f)))
         except ValueError as error:
             raise f.error("labels", str(error), found=labels, fix="A value must be words of its query") from error
         lines.append(f.line)
@@ -133,6 +136,12 @@ def read_labels(
 _UNLABELLED, _UNSURE = frozenset({"failed", "skipped"}), frozenset({"partial", "uncertain"})  # of a labelling job
 
 
+def _doubt(f: Fields) -> tuple[str, str]:
+    """Status and reason where the table of a labelling job says that the labels are not to be learned."""
+    status = str(f.row.get("status"))
+    return (status, str(f.row.get("reason", ""))) if status in _UNSURE else ("", "")
+
+
 def _tell_missing(source: Path | str, read: list[Example], statuses: list[str]) -> None:
     """Say how many rows of a labelling job's file were left out, or lost what their status says."""
     left, unsure = (sum(s in group for s in statuses) for group in (_UNLABELLED, _UNSURE))
@@ -143,8 +152,8 @@ def _tell_missing(source: Path | str, read: list[Example], statuses: list[str]) 
         warn(f"{problem}; they are left out", file=source, field="status")
     if unsure:
         warn(
-            f"{unsure:,} rows have the status partial or uncertain; they are read like rows without a status",
-            file=source, field="status", fix="Remove the rows that are not to be learned",
+            f"{unsure:,} rows have the status partial or uncertain; as data.labels they keep it, elsewhere they are "
+            "read like others", file=source, field="status", fix="Write `accepted` into the rows that you have checked",
         )
     if not any(x.labels for x in read):
         warn("no row has a label", file=source, field="labels", expected="labels in some of the rows")

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
-from rapidfuzz import fuzz, process
 
 from task.settings import Positive, Strict
 from task.value_tree import nodes, path_problem
@@ -151,6 +150,8 @@ class Role(Strict):
         """The values of a closed role for an error: all of a few, else those that are most like the text."""
         if len(self.values) <= _SHOWN:
             return f"one of: {', '.join(self.values)}"
+        from rapidfuzz import fuzz, process  # a service reads tasks too, and does without it
+
         near = [v for v, *_ in process.extract(text, sorted(self.allowed), scorer=fuzz.WRatio, limit=3)]
         return f"one of {len(self.allowed):,} values, such as {', '.join(map(repr, near))}"
 

@@ -15,10 +15,13 @@ from typing import Any, Final
 from urllib.parse import unquote
 
 from task.errors import InputError
+from task.spreadsheet import text_of_cell
 from task.tagged_tokens import LocatedRow, Row, spans_of_tags
 
 # Columns of a CSV file that hold JSON; in any other column `[2024]` and `{}` are text.
 _JSON_COLUMNS: Final = frozenset({"labels", "attributes", "tokens", "tags", "ner_tags"})
+# A CSV file with both is a labelling job's (`limbeck ledger --export`): its cells are safe for spreadsheet programs.
+_EXPORTED: Final = frozenset({"labels", "status"})
 _TO_UTF8: Final = "Convert the file, for instance with `iconv -f {} -t utf-8`"
 _BYTE_ORDER_MARKS: Final = (  # UTF-32's little-endian mark begins with UTF-16's
     (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
@@ -183,6 +186,7 @@ def _csv(path: Path) -> Iterator[tuple[int, Row]]:
         reader = csv.reader(file, strict=True, delimiter=delimiter)
         try:
             header = _header(path, next(reader, []))
+            exported = _EXPORTED.issubset(header)
             for cells in reader:
                 if not cells:
                     continue
@@ -191,9 +195,12 @@ def _csv(path: Path) -> Iterator[tuple[int, Row]]:
                         "wrong number of columns", file=path, line=reader.line_num, found=cells,
                         expected=f"{len(header)}: {', '.join(header)}",
                     )
+                if exported:
+                    cells = [text_of_cell(c) for c in cells]
                 yield reader.line_num, {
                     k: _json_cell(v) if k in _JSON_COLUMNS else v
-                    for k, v in zip(header, cells, strict=True) if v != ""
+                    for k, v in zip(header, cells, strict=True)
+                    if v != "" or (exported and k == "query")  # a log may have a query without text
                 }
         except UnicodeError as error:
             if encoding != "utf-8-sig":

@@ -156,7 +156,9 @@ def ledger(
     reason: Annotated[str | None, typer.Option(help="Only queries with this text in a reason or verdict")] = None,
     below: Annotated[float | None, typer.Option(help="Only queries whose confidence is below this")] = None,
     query: Annotated[str | None, typer.Option(help="Everything about one query: evidence, attempts, verdicts")] = None,
-    out: Annotated[Path | None, typer.Option("--export", help="Write the queries chosen to this Parquet file")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--export", help="Write the queries chosen to this .csv or .parquet file")
+    ] = None,
     limit: Annotated[int, typer.Option(help="Maximum number of rows", min=1)] = 20,
 ) -> None:
     """Show labels, attempts and cost by status, model and day; filter, inspect one query, export.

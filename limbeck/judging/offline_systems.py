@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from limbeck.artefacts import LabelFolder
 from task.errors import warn
-from task.labels import Example
+from task.labels import Example, Labelling
 
 if TYPE_CHECKING:
     from eval.quality_schema import Calibration
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from limbeck.run import Run
     from teacher.ledger.records import LedgerRow
 
-UNANSWERED = frozenset({"failed", "skipped"})  # the statuses of rows without an answer
 TEACHER, DICTIONARY = "teacher", "dictionary"
 UNTUNED, ADAPTER, MERGED = "base, not tuned", "student with adapter", "student, merged, in transformers"
 
@@ -100,7 +99,7 @@ def teachers_rows(answered: Collection[str], gold: Sequence[Example]) -> list[in
 
 def answered(label: LabelFolder, gold: Sequence[Example]) -> set[str]:
     """The gold queries that the teacher answered."""
-    return {r.query for r in teacher_rows(label, gold) if r.status not in UNANSWERED}
+    return set(_answers(label, gold))
 
 
 def teacher_labels(label: LabelFolder, gold: Sequence[Example]) -> list[Example] | None:
@@ -108,10 +107,16 @@ def teacher_labels(label: LabelFolder, gold: Sequence[Example]) -> list[Example]
 
     None where fewer than half of the queries have an answer: the figures would be about the provider, not the teacher.
     """
-    found = {r.query: r.labels for r in teacher_rows(label, gold) if r.status not in UNANSWERED}
+    found = _answers(label, gold)
     if 2 * len(found) < len({g.query for g in gold}):
         return None
     return [Example(g.query, found.get(g.query, ()), g.count, g.id) for g in gold]
+
+
+def _answers(label: LabelFolder, gold: Sequence[Example]) -> dict[str, Labelling]:
+    from teacher.ledger.records import UNANSWERED
+
+    return {r.query: r.labels for r in teacher_rows(label, gold) if r.status not in UNANSWERED}
 
 
 def teacher_rows(label: LabelFolder, gold: Sequence[Example]) -> list[LedgerRow]:

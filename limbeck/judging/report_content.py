@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from limbeck.environment import device
-from limbeck.judging.offline_systems import TEACHER, UNANSWERED, teacher_labels, teacher_rows
+from limbeck.judging.offline_systems import TEACHER, answered, teacher_labels
 from limbeck.judging.served import SERVED, Served
 from task.files import read_json
 from task.labels import Example, Label
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     )
     from limbeck.run import Run
     from limbeck.stage import Stage
-
-_EVIDENCE_SHOWN = 4  # items of each kind of retrieved context
 
 
 def remarks(differences: Sequence[NamedDifference]) -> list[VerdictLine]:
@@ -45,7 +43,7 @@ def teacher_remarks(run: Run, gold: Sequence[Example]) -> list[VerdictLine]:
         text = "not compared with a teacher: the labels were imported (teacher.backend `labels`)"
         return [{"rule": None, "ok": False, "text": text}]
     rows = len({g.query for g in gold})
-    without = rows - len({r.query for r in teacher_rows(run.files.label, gold) if r.status not in UNANSWERED})
+    without = rows - len(answered(run.files.label, gold))
     if not without:
         return []
     compared = teacher_labels(run.files.label, gold) is not None
@@ -122,18 +120,15 @@ def wrong_answers(
 
 
 def _shown(run: Run, queries: Sequence[str]) -> dict[str, str]:
-    """The teacher's retrieved context of queries, shortened; items by their titles."""
+    """The teacher's retrieved context of queries; none without a ledger."""
+    from teacher.label_sample import shown_context
     from teacher.ledger.ledger import Ledger
 
     path = run.files.ledger
     if not path.exists():
         return {}
-    titles = {x.id: x.title for x in run.inputs.teacher.catalogue}
     with Ledger(path) as ledger:
-        return {query: " · ".join(
-            f"{kind}: " + "; ".join(titles.get(str(x), str(x)) for x in list(found)[:_EVIDENCE_SHOWN])
-            for kind, found in evidence.items() if found and not isinstance(found, str)
-        ) for query, evidence in ledger.evidence(queries).items()}
+        return shown_context(ledger, run.inputs.teacher.catalogue, queries)
 
 
 def _text(labels: Sequence[Label]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import difflib
 import itertools
 import json
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from limbeck.run import Run
 from task.errors import InputError
+from task.spreadsheet import safe_cell
 from task.text import printable
 from teacher.backends.job import LabellingPlan
 from teacher.ledger.ledger import Ledger
@@ -123,7 +125,30 @@ def _passing(
 
 
 def export(rows: Iterator[LedgerRow], path: Path) -> int:
-    """Write rows to a Parquet file, all or nothing; returns how many."""
+    """Write rows to a Parquet or CSV file, all or nothing; returns how many.
+
+    Read as `data.labels`, each row has the same labels, and a row in doubt stays in doubt. In a CSV file, cells that a
+    spreadsheet program would compute have a quote before them, which reading removes (`task.spreadsheet`).
+
+    Raises:
+        InputError: The file's name ends otherwise.
+    """
+    write = {".parquet": _write_parquet, ".csv": _write_csv}.get(path.suffix)
+    if write is None:
+        raise InputError(
+            "unknown kind of file", field="--export", found=path.name, expected="NAME.parquet or NAME.csv"
+        )
+    partial = path.with_name(f".{path.name}.tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        count = write(rows, partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return count
+
+
+def _write_parquet(rows: Iterator[LedgerRow], path: Path) -> int:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -133,19 +158,25 @@ def export(rows: Iterator[LedgerRow], path: Path) -> int:
         ("query", pa.string()), ("count", pa.int64()), ("status", pa.string()), ("reason", pa.string()),
         ("confidence", pa.float64()), ("request", pa.string()), ("labels", pa.list_(label_type())),
     ])
-    if path.suffix != ".parquet":
-        raise InputError("the export is a Parquet file", field="--export", found=path.name, expected="NAME.parquet")
-    partial = path.with_name(f".{path.name}.tmp")
-    path.parent.mkdir(parents=True, exist_ok=True)
     count = 0
-    try:
-        with pq.ParquetWriter(partial, schema) as writer:
-            while part := [_record(r) for r in itertools.islice(rows, _EXPORT_BATCH)]:
-                writer.write_table(pa.Table.from_pylist(part, schema))
-                count += len(part)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with pq.ParquetWriter(path, schema) as writer:
+        while part := [_record(r) for r in itertools.islice(rows, _EXPORT_BATCH)]:
+            writer.write_table(pa.Table.from_pylist(part, schema))
+            count += len(part)
+    return count
+
+
+def _write_csv(rows: Iterator[LedgerRow], path: Path) -> int:
+    """UTF-8 with a byte order mark, without which spreadsheet programs guess another encoding."""
+    columns = ("query", "count", "status", "reason", "confidence", "request", "labels")
+    count = 0
+    with path.open("w", encoding="utf-8-sig", newline="") as file:
+        table = csv.writer(file, quoting=csv.QUOTE_ALL)
+        table.writerow(columns)
+        for row in rows:
+            count += 1
+            record = _record(row) | {"labels": json.dumps([x.to_json() for x in row.labels], ensure_ascii=False)}
+            table.writerow([safe_cell(str(record[c])) for c in columns])
     return count
 
 

@@ -14,8 +14,10 @@ if TYPE_CHECKING:
 
 
 def print_summary(folder: Path) -> None:
-    """Print the summary of an evaluate folder and the report's path."""
+    """Print the summary of an evaluate folder, its answer and the report's path."""
     print(render(folder / "report.json"))
+    if found := read_json(folder / "report.json").get("headline"):  # a report of before has none
+        print(f"\nMay the student replace the teacher? {found['answer'].capitalize()}: {'; '.join(found['why'])}")
     print(f"\nReport: {folder / 'report.html'}")
 
 

@@ -103,8 +103,9 @@ def _work(run: Run, files: EvaluateFolder, before: Sequence[Stage]) -> Figures:
     from eval.annotator_agreement import ceiling
     from eval.error_analysis import by_kind
     from eval.gate import judge
+    from eval.headline import headline
     from eval.prediction_files import prediction_row
-    from eval.quality import paired, quality
+    from eval.quality import by_slice, paired, quality
     from eval.report import write
     from eval.report_changes import changes
     from eval.report_schema import SCHEMA, read_report
@@ -136,7 +137,8 @@ def _work(run: Run, files: EvaluateFolder, before: Sequence[Stage]) -> Figures:
     differences: list[NamedDifference] = [
         {"a": "student", "b": name, **paired(
             _at(gold, asked[name]), _at(served.rows, asked[name]), _at(predictions[name], asked[name]), task
-        )} for name in (TEACHER, DICTIONARY) if name in predictions
+        ), "slices": by_slice(gold, served.rows, predictions[name], task, slices=slices, rows=asked[name])}
+        for name in (TEACHER, DICTIONARY) if name in predictions
     ]
     known = {*asked.get(TEACHER, ())}
     other = None if teacher is None else [x if i in known else None for i, x in enumerate(teacher)]
@@ -150,12 +152,13 @@ def _work(run: Run, files: EvaluateFolder, before: Sequence[Stage]) -> Figures:
         constrained=constrained,
     )
     checks = [c.to_json() for c in judge(task.gates, evidence)]
-    figures = _figures(systems, evidence, bench)
+    figures, about_teacher = _figures(systems, evidence, bench), teacher_remarks(run, gold)
     report: Report = {
         "schema": SCHEMA, "task": task.name,
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "bundle": bundle_id(run), "constrained": constrained,
-        "verdict": [*checks, *remarks(differences), *teacher_remarks(run, gold)],
+        "headline": headline(checks, differences, [x["text"] for x in about_teacher], teacher=TEACHER),
+        "verdict": [*checks, *remarks(differences), *about_teacher],
         "confidence": task.eval.confidence, "resamples": task.eval.resamples, "interval": task.eval.interval,
         "people": ceiling(gold, run.inputs.annotations, task) if run.inputs.annotations else None,
         "systems": systems, "served": SERVED, "copied": copied, "differences": differences,

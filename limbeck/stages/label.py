@@ -75,6 +75,7 @@ def _work(run: Run, folder: Path) -> Figures:
     from task.model_store import fetch
     from teacher.backends.backend import backend_of
     from teacher.label import label_queries
+    from teacher.label_sample import sample
     from teacher.ledger.ledger import Ledger
     from teacher.ledger.measured_tokens import pass_cost
     from teacher.ledger.records import STATUSES
@@ -84,6 +85,7 @@ def _work(run: Run, folder: Path) -> Figures:
         done = label_queries(task, run.inputs.teacher, ledger, run.files.index, fetch, run.progress)
         rows = write_jsonl(files.labels, (r.to_json() for r in done.rows))
         once = pass_cost(ledger, _purposes(task.teacher.openai)) if backend_of(task).asks_llm else None
+        shown = sample(done.rows, [r.name for r in task.roles], ledger, run.inputs.teacher.catalogue)
         files.compared.unlink(missing_ok=True)
         if (compared := [r.to_json() for r in done.compared]):
             write_jsonl(files.compared, compared)
@@ -95,7 +97,8 @@ def _work(run: Run, folder: Path) -> Figures:
     statuses: dict[str, Any] = {s: done.statuses.get(s, 0) for s in STATUSES}
     write_labels(folder, {
         "task": task.name, "backend": task.teacher.backend, "rows": rows, "statuses": statuses,
-        "spent": done.spent, "confidence": confidence, "verdicts": done.verdicts, "level": task.eval.confidence,
+        "spent": done.spent, "confidence": confidence, "verdicts": done.verdicts, "sample": shown,
+        "level": task.eval.confidence,
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     })
     missing = {k: getattr(done.missing, k) for k in ("of", "unanswered", "unusable", "signals", "cause")}

@@ -47,6 +47,7 @@ def _inputs(run: Run) -> dict[str, str]:
 
 
 def _work(run: Run, folder: Path) -> Figures:
+    from eval.drawing import WIDE
     from eval.plots import learning_curve
     from student.training.launch import launch
     from teacher.curriculum.rows import read
@@ -65,7 +66,7 @@ def _work(run: Run, folder: Path) -> Figures:
         raise RuntimeError("the order that reached the optimiser is not the curriculum's")
     files.remove_temporary()
     shutil.copy2(files.history, files.curve)
-    write_text(files.plot, learning_curve(history))
+    write_text(files.plot, learning_curve(WIDE, history))
     write_json(files.resources, beside(task, read_json(files.measured)))
     scores = [h["dev_f1"] for h in history if "dev_f1" in h]
     figures = {

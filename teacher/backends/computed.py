@@ -12,6 +12,7 @@ from task.spec import Task
 from teacher.backends.job import LabellingJob, LabellingPlan
 from teacher.guardrails.validator import TeacherAnswer, Validator
 from teacher.ledger.ledger import Ledger
+from teacher.ledger.records import LedgerRow
 
 _BLOCK = 500
 Replies = Callable[[str], tuple[str, Mapping[str, Any]]]  # query → its reply as JSON, and the evidence behind it
@@ -67,11 +68,16 @@ class ComputedBackend(ABC):
                         request=key, query=q.query, backend=backend, model=backend, evidence=evidence, reply=known[key]
                     ))
                 reply = json.loads(known[key])
-                rows.append(validator.row(q, TeacherAnswer(
+                answer = TeacherAnswer(
                     query=q.query, request=key, labels=reply["labels"], signals=reply.get("signals", {})
-                )))
+                )
+                rows.append(self.row(validator.row(q, answer), reply))
             ledger.record(attempts, rows)
             job.progress.advance(len(part))
+
+    def row(self, row: LedgerRow, reply: Mapping[str, Any]) -> LedgerRow:  # noqa: ARG002 (for those that override it)
+        """The validated row, or what a backend makes of it that knows more than the labels of its reply."""
+        return row
 
     def context_kinds(self, task: Task) -> Sequence[str] | None:  # noqa: ARG002 (of the interface)
         """See `Backend`."""

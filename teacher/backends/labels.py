@@ -6,6 +6,7 @@ import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from task.errors import InputError, warn
 from task.files import sha256_json
@@ -15,11 +16,12 @@ from teacher.backends.computed import ComputedBackend, Replies
 from teacher.backends.job import LabellingJob, LabellingPlan
 from teacher.guardrails.validator import Validator, skipped
 from teacher.ledger.ledger import Ledger
+from teacher.ledger.records import LedgerRow
 
 _SHOWN = 3
 
 # Increase this when the same file gives other labels.
-VERSION = 1
+VERSION = 2
 
 
 class ImportedLabels(ComputedBackend):
@@ -60,6 +62,13 @@ class ImportedLabels(ComputedBackend):
         imported = {e.query: e for e in job.sources.imported}
         return lambda query: (_reply(imported[query]), {})
 
+    def row(self, row: LedgerRow, reply: Mapping[str, Any]) -> LedgerRow:
+        """Labels that a labelling job doubted stay in doubt until somebody writes another status into the table."""
+        doubt = reply.get("status")
+        if doubt not in ("partial", "uncertain") or row.status != "accepted":
+            return row
+        return replace(row, status=doubt, reason=reply.get("reason", ""))
+
 
 def _labelled(job: LabellingJob) -> LabellingJob:
     """The job without the queries that have no labels; says how many these are."""
@@ -81,4 +90,7 @@ def _labelled(job: LabellingJob) -> LabellingJob:
 
 
 def _reply(example: Example) -> str:
-    return json.dumps({"labels": [x.to_json() for x in example.labels]}, ensure_ascii=False)
+    reply: dict[str, Any] = {"labels": [x.to_json() for x in example.labels]}
+    if example.doubt:
+        reply |= {"status": example.doubt, "reason": example.reason}
+    return json.dumps(reply, ensure_ascii=False)

@@ -24,7 +24,7 @@ from task.labels import Example, Labelling
 from task.normalize import normaliser
 from task.settings import Confidence as Settings
 from task.spec import Task
-from teacher.ledger.records import LedgerRow, Status
+from teacher.ledger.records import UNANSWERED, LedgerRow, Status
 
 # Increase this when the same signals give another confidence: label stages are then run again, at no cost.
 VERSION = 1
@@ -197,7 +197,7 @@ def apply(rows: Sequence[LedgerRow], calibration: Calibration | None, settings: 
         threshold = calibration.threshold
     out, at = [], 0
     for row, whole_p in zip(rows, row_p, strict=True):
-        if row.status in {"failed", "skipped"}:
+        if row.status in UNANSWERED:
             out.append(row)
             continue
         own = label_p[at : at + len(row.labels)]

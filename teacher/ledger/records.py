@@ -11,6 +11,7 @@ from task.labels import Label, Labelling
 
 Status = Literal["accepted", "partial", "uncertain", "failed", "skipped"]
 STATUSES: tuple[Status, ...] = ("accepted", "partial", "uncertain", "failed", "skipped")
+UNANSWERED: frozenset[Status] = frozenset({"failed", "skipped"})  # rows without an answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,7 +32,9 @@ def test_a_query_costs_what_asking_it_once_costs_and_the_one_off_cost_has_every_
     tried = dataclasses.replace(RUN, teacher_money=25.0, teacher_each=0.009)
     found = cost(tried, PRICES, {"cores": 2}, cached=1)
     assert found["per_thousand"]["teacher"] == pytest.approx(10.0)
-    assert found["one_off"]["teacher"] == 25.0
+    assert found["one_off"]["teacher, every query once"] == 9.0
+    assert found["one_off"]["teacher, trials, failures, audits and gold"] == 16.0
+    assert found["one_off_total"] == pytest.approx(25 + 1 + 4)
     named = {a["name"]: a["value"] for a in found["assumptions"]}
     assert named["a query by the teacher, asked once"] == 0.009
     assert named["all calls to the teacher"] == 25.0

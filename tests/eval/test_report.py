@@ -6,6 +6,7 @@ import csv
 import html
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,18 @@ from eval.arrivals import poisson
 from eval.calibration import assess
 from eval.cost import Measured, cost
 from eval.error_analysis import by_kind
-from eval.formatting import percent
+from eval.formatting import dollars, milliseconds, percent, points
 from eval.gate import GateEvidence, judge
+from eval.headline import headline
 from eval.latency import percentiles, summarise
 from eval.latency_schema import LatencyBench
 from eval.load_samples import Samples
-from eval.quality import paired, quality
+from eval.quality import by_slice, paired, quality
 from eval.report import write, write_bench, write_comparison
 from eval.report_changes import changes
 from eval.report_schema import SCHEMA, Report, read_report
 from eval.slices import slices_of
-from limbeck.operations.tables import render
+from limbeck.operations.tables import print_summary, render
 from task.files import read_json
 from task.settings import Cost, Gates
 from tests.conftest import make_task
@@ -75,8 +77,13 @@ def content() -> tuple[dict[str, Any], dict[str, list[Samples]]]:
         "schema": 1, "url": "", "api": "label", "model": None, "single": 60, "cold": single, "warm_prefix": single,
         "steady": steady | {"arrivals": "poisson", "queries_repeated": 0.0, "processes": 1}, "sweep": None, "slo": None,
     }
+    differences = [{
+        "a": "student", "b": "teacher", **paired(gold, student, gold, task),
+        "slices": by_slice(gold, student, gold, task, slices=cut, rows=range(400)),
+    }]
     found = {
         "schema": SCHEMA, "task": "toy <script>", "finished": "now",
+        "headline": headline([c.to_json() for c in checks], differences),
         "bundle": {"id": "0", "model": "m", "form": "read"}, "constrained": True,
         "verdict": [c.to_json() for c in checks], "confidence": 0.95, "resamples": 200, "interval": "percentile",
         "systems": {
@@ -84,7 +91,7 @@ def content() -> tuple[dict[str, Any], dict[str, list[Samples]]]:
             SERVED: quality(gold, student, task, slices=cut, invalid=[None] * 398 + ["rule"] * 2),
         },
         "served": SERVED, "people": ceiling(gold, [gold, predicted], task), "copied": quality(gold, student, task),
-        "differences": [{"a": "student", "b": "teacher", **paired(gold, student, gold, task)}],
+        "differences": differences,
         "teacher_confidence": None, "student_confidence": assess(rng.random(400), right, range(400), resamples=50),
         "idle": single, "latency": bench["steady"], "bench": bench,
         "cost": cost(Measured(100, 5.0, {"label": 1, "train": 1}, 10.0, [9, 3, 1], 400.0), Cost(), {"cores": 2}, 1),
@@ -170,9 +177,74 @@ def test_the_page_stands_alone_and_is_small(written: Path) -> None:
 
 def test_the_verdict_comes_first_and_names_the_rule_that_failed(written: Path) -> None:
     page = (written / "report.html").read_text()
-    assert page.index("does not pass the gate") < page.index("<h2>Quality")
+    assert page.index("does not pass the gate") < page.index('<h2 id="quality"')
     assert "gate min_f1" in page
     assert "people agree at 58" in page
+
+
+def test_the_answer_stands_above_everything_with_its_figures(written: Path) -> None:
+    report = read_json(written / "report.json")
+    page = (written / "report.html").read_text()
+    top = html.unescape(page[page.index("<h1>") : page.index('<p class="contents">')])
+    assert "May the student replace the teacher? No." in top
+    assert report["headline"]["why"][0] in top
+    assert points(report["differences"][0]["f1"]) in top
+    for kind in ("hit", "miss"):
+        for percentile in ("p50_ms", "p99_ms"):
+            assert milliseconds(report["latency"][kind][percentile]) in top
+    for money in ("teacher", "served"):
+        assert dollars(report["cost"]["per_million"][money]) in top
+    assert f"{report['cost']['break_even']['queries']:,} queries" in top
+    summary = (written / "report.md").read_text()
+    assert "May the student replace the teacher? No." in summary
+    assert summary.index("replace the teacher") < summary.index("| system |")
+
+
+def test_the_contents_lead_to_every_section(written: Path) -> None:
+    page = (written / "report.html").read_text()
+    contents = page[page.index('<p class="contents">') :].partition("</p>")[0]
+    headings = re.findall(r"<h2[^>]*>", page)
+    assert len(headings) > 9
+    assert [f'<h2 id="{x}">' for x in re.findall(r'href="#([^"]+)"', contents)] == headings
+
+
+def test_every_plot_is_drawn_for_a_wide_and_for_a_narrow_screen(written: Path) -> None:
+    """Scaled to a page, or to a screen of 400 pixels, text of 9 points keeps at least nine tenths of its size."""
+    page = (written / "report.html").read_text()
+    for name, screen in (("wide", 1170), ("narrow", 368)):
+        widths = re.findall(rf'<div class="plot {name}"><svg[^>]* width="([\d.]+)pt"', page)
+        assert len(widths) == page.count(f'<div class="plot {name}">') > 5
+        assert all(screen / (float(x) * 96 / 72) > 0.9 for x in widths)
+    narrow = page[page.index("@media (max-width: 45rem)") :]
+    assert ".plot svg { width: 100%; }" in page
+    assert ".narrow { display: none; }" in page[: page.index("@media (max-width: 45rem)")]
+    assert ".wide { display: none; } .narrow { display: block; }" in narrow
+    parts = {n: "".join(re.findall(rf'<div class="plot {n}">(.*?)</div>', page, re.DOTALL)) for n in ("wide", "narrow")}
+    ids = [set(re.findall(r'<clipPath id="(\w+)"', part)) for part in parts.values()]
+    assert ids[0]
+    assert not ids[0] & ids[1]
+
+
+def test_plots_show_differences_by_role_and_slice(written: Path) -> None:
+    page, first = (written / "report.html").read_text(), read_json(written / "report.json")["differences"][0]
+    quality_part = page[page.index('<h2 id="quality"') : page.index('<h2 id="latency"')]
+    assert quality_part.count("ΔF1 against the teacher, points") == 2 * (1 + len(first["slices"]))
+    assert set(first["slices"]) >= {"words", "labels", "values"}
+    whole = first["f1"]["value"]
+    assert min(p["value"] for p in first["slices"]["words"].values()) <= whole
+    assert max(p["value"] for p in first["slices"]["words"].values()) >= whole
+
+
+def test_without_a_system_to_compare_with_f1_is_drawn(
+    content: tuple[dict[str, Any], dict[str, list[Samples]]], tmp_path: Path
+) -> None:
+    found = content[0] | {"differences": [], "headline": headline([], [], ["not compared: <imported>"])}
+    write(tmp_path, found, {})  # type: ignore[arg-type]
+    page = (tmp_path / "report.html").read_text()
+    assert "Not shown." in page
+    assert "not compared: &lt;imported&gt;" in page
+    assert "compared with no other system" in page
+    assert page.count(">F1, %<") >= 2
 
 
 def test_answer_forms_are_drawn_with_what_they_cost_and_are_worth(written: Path) -> None:
@@ -200,6 +272,11 @@ def test_the_summary_for_a_pull_request_is_a_table(written: Path) -> None:
     text = (written / "report.md").read_text()
     assert text.startswith("## toy <script>: the student does not pass the gate")
     assert f"| {SERVED} | 400 |" in text
+
+
+def test_the_terminal_says_the_answer_too(written: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    print_summary(written)
+    assert "May the student replace the teacher? No: F1 " in capsys.readouterr().out
 
 
 def test_what_changed_since_an_earlier_report(written: Path) -> None:

@@ -33,8 +33,11 @@ def write_csv(path: Path, rows: list[dict[str, Any]], delimiter: str = ",") -> N
 
 @pytest.fixture
 def shop(tmp_path: Path) -> Path:
+    return write_furniture(tmp_path / "furniture")
+
+
+def write_furniture(folder: Path) -> Path:
     """A furniture shop as its systems export it: other names of columns, and files that are none of ours."""
-    folder = tmp_path / "furniture"
     folder.mkdir()
     items = [
         {"sku": f"00{i}{k}{c}", "product_name": f"{b} {t} {colour}", "manufacturer": b, "category": f"Home > {t}",

@@ -21,10 +21,7 @@ from task.tokenizer import FastTokenizer
 from tests.processes import ancestors
 from tests.student.training.test_train import job, losses, weights
 
-# Alone: Ray starts its own processes at niceness 15, so they hardly run beside other tests.
-pytestmark = [
-    pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(600), pytest.mark.usefixtures("shared_ray"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.usefixtures("shared_ray")]
 
 
 @pytest.fixture(scope="module")

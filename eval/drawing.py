@@ -1,0 +1,66 @@
+"""How plots are drawn: SVG text by matplotlib, in two widths, so that a page needs neither network nor scripts."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any, Concatenate, Final, Literal, ParamSpec
+
+import matplotlib as mpl
+
+mpl.use("svg")
+import matplotlib.pyplot as plt
+
+COLOURS: Final = ("#2563eb", "#f59e0b", "#10b981", "#ef4444", "#8b5cf6", "#64748b", "#ec4899")
+INK: Final = "#64748b"
+# Inches, 96 pixels each: text has about its nominal size on a screen of 1,280 and on one of 400 pixels.
+WIDE: Final = 9.5
+NARROW: Final = 3.9
+_P = ParamSpec("_P")
+mpl.rcParams.update({
+    "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9, "axes.spines.top": False,
+    "axes.spines.right": False, "axes.edgecolor": INK, "axes.labelcolor": INK, "xtick.color": INK,
+    "ytick.color": INK, "text.color": INK, "legend.frameon": False, "figure.facecolor": "none",
+    "axes.facecolor": "none",
+})
+
+
+def both_widths(plot: Callable[Concatenate[float, _P], str], *args: _P.args, **kwargs: _P.kwargs) -> str:
+    """A plot for wide and one for narrow screens as HTML; the styles of `page.html.j2` show one of them."""
+    return "".join(
+        f'<div class="plot {name}">{plot(width, *args, **kwargs)}</div>'
+        for name, width in (("wide", WIDE), ("narrow", NARROW))
+    )
+
+
+def canvas(width: float, height: float, layout: Literal["constrained"] | None = "constrained") -> tuple[Any, Any]:
+    """A figure of exactly this size in inches, and its axes."""
+    figure, axes = plt.subplots(figsize=(width, height), layout=layout)
+    return figure, axes
+
+
+def label(axes: Any, x: str, y: str) -> None:
+    """Name both axes and draw a grid."""
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.grid(alpha=0.2)
+
+
+def legend_above(axes: Any, width: float) -> None:
+    """A legend above the plot: names side by side where there is room."""
+    axes.legend(ncols=3 if width > NARROW else 1, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+
+
+def svg(figure: Any, *, salt: str = "", **options: Any) -> str:
+    """The figure as an `svg` element; the same figure gives the same text.
+
+    Args:
+        salt: Of the ids in it. They must differ between the widths: a reference into a hidden plot may show nothing.
+        options: For matplotlib's `savefig`.
+    """
+    buffer = io.StringIO()
+    with mpl.rc_context({"svg.hashsalt": salt or f"limbeck {figure.get_figwidth()}"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None}, **options)
+    plt.close(figure)
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]

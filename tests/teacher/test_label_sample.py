@@ -1,0 +1,73 @@
+"""The label page: queries of every status, role and confidence, with what the teacher saw, and text as text."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from eval.report import write_labels
+from llm_client.attempt import Attempt
+from task.labels import Label
+from task.readers import Item
+from teacher.label_sample import sample
+from teacher.ledger.ledger import Ledger
+from teacher.ledger.records import STATUSES, LedgerRow
+
+MARKUP = "<script>alert(1)</script> & <img src=x>"
+
+
+@pytest.fixture
+def ledger() -> Ledger:
+    """A thousand rows; every status, a rare role, and one query and one title with markup."""
+    rows = [
+        LedgerRow(f"q{i}", 1, "", STATUSES[i % 5], (Label("brand", f"q{i}", confidence=i / 1000),), i / 1000)
+        for i in range(1000)
+    ]
+    rows[500] = LedgerRow("rare", 1, "", "accepted", (Label("mark", "vegan"),), 0.5)
+    rows[999] = LedgerRow(
+        MARKUP, 1, "", "failed", (Label("brand", MARKUP),), 1.0, reason=MARKUP,
+        verdicts=[{"role": "brand", "text": MARKUP, "verdict": "rejected", "reason": "not grounded"}],
+    )
+    out = Ledger(Path(":memory:"))
+    out.record([Attempt(
+        request="k", query=MARKUP, backend="openai", model="m", reply="{}", evidence={"items": ["1", "2"]}
+    )], rows)
+    return out
+
+
+def test_the_sample_has_every_status_and_role_from_the_least_to_the_most_confident(ledger: Ledger) -> None:
+    rows = list(ledger.all_rows())
+    found = sample(rows, ["brand", "mark", "absent"], ledger, [Item("1", f"Title {MARKUP}")])
+    assert len(found) < 80
+    assert len({q["query"] for q in found}) == len(found)
+    for status in STATUSES:
+        confidence = [q["confidence"] for q in found if q["status"] == status]
+        assert confidence == sorted(confidence)
+        assert (confidence[0] < 0.01, confidence[-1] > 0.99) == (True, True)
+        assert any(0.4 < c < 0.6 for c in confidence)
+    assert any(q["query"] == "rare" for q in found)
+    assert sample(reversed(rows), ["brand", "mark"], ledger, [])[0]["query"] == found[0]["query"]
+    (strange,) = (q for q in found if q["query"] == MARKUP)
+    assert strange["evidence"] == f"items: Title {MARKUP}; 2"
+
+
+def test_the_page_shows_markup_as_text_and_fetches_nothing(ledger: Ledger, tmp_path: Path) -> None:
+    rows = list(ledger.all_rows())
+    shown = sample(rows, ["brand"], ledger, [Item("1", MARKUP)])
+    write_labels(tmp_path, {
+        "task": MARKUP, "backend": "openai", "rows": len(rows), "statuses": dict.fromkeys(STATUSES, 200),
+        "spent": {"attempts": 1, "prompt_tokens": 2, "completion_tokens": 3, "cost": 0.5}, "confidence": None,
+        "verdicts": [{"role": "brand", "verdict": "rejected", "reason": MARKUP, "count": 1, "examples": [MARKUP]}],
+        "sample": shown, "level": 0.95, "finished": "now",
+    })
+    page = (tmp_path / "report.html").read_text()
+    assert "<img" not in page
+    assert page.count("<script>") == 1  # the page's own filter
+    assert not re.search(r'(src|href)="(?!#)', page)
+    assert page.count("&lt;img src=x&gt;") >= 6  # task, query, label, reason, verdict, title
+    for q in shown:
+        assert f"{q['confidence']:.3f}" in page
+    assert "rejected, not grounded" in page
+    assert '<a href="#queries">Queries</a>' in page
