@@ -11,8 +11,11 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from task.settings import Positive, Strict
-from task.value_tree import nodes, path_problem
+from task.value_tree import MOST_SYMBOLS, nodes, path_problem
 
+# Paths of a taxonomy that a prompt lists; of a larger one it shows candidates. A prompt of 200 paths has about 2,000
+# tokens for them. A flat set is listed as long as each value has a symbol.
+MOST_LISTED = 200
 _SHOWN = 20  # values of a closed role in an error
 
 
@@ -145,6 +148,11 @@ class Role(Strict):
     def allowed(self) -> frozenset[str]:
         """What a label of a closed role may be: a value or, in a taxonomy, also a node above one."""
         return nodes(self.values, self.separator)
+
+    @property
+    def shortlisted(self) -> bool:
+        """Whether a prompt shows candidates for the query instead of all values, which are too many."""
+        return len(self.values) > (MOST_SYMBOLS if self.separator is None else MOST_LISTED)
 
     def expected(self, text: str) -> str:
         """The values of a closed role for an error: all of a few, else those that are most like the text."""

@@ -61,8 +61,9 @@ def audit(run: Run, gold_name: str) -> Path:
 
 
 def variants(task: Task) -> dict[str, Task]:
-    """The task with all of its context, less each kind, and with none."""
+    """The task with all of its context, less each kind, and with none; also less the guardrail `guard.relevance`."""
     from teacher.backends.backend import backend_of
+    from teacher.guardrails.label_checks import checks_relevance
 
     backend = backend_of(task)
     kinds = backend.context_kinds(task)
@@ -71,7 +72,15 @@ def variants(task: Task) -> dict[str, Task]:
             "imported labels have no context to audit", field="teacher.backend", found=task.teacher.backend
         )
     chosen = {ALL: kinds, **{f"without {k}": [x for x in kinds if x != k] for k in kinds}, "none of it": []}
-    return {name: backend.with_context(task, used) for name, used in chosen.items()}
+    out = {name: backend.with_context(task, used) for name, used in chosen.items()}
+    if checks_relevance(task):  # asks nothing: the stored replies are validated again
+        out["without guard.relevance"] = _without_relevance(task)
+    return out
+
+
+def _without_relevance(task: Task) -> Task:
+    roles = [r.model_copy(update={"guard": r.guard.model_copy(update={"relevance": None})}) for r in task.roles]
+    return task.model_copy(update={"roles": tuple(roles)})
 
 
 def _note_missing(run: Run, answered: Mapping[str, Missing], rows: int) -> None:
