@@ -34,7 +34,7 @@ class Inputs:
         """Where a table is: a path, `hub:NAME:SPLIT`, or None.
 
         Args:
-            name: `queries`, `labels`, `catalogue`, `conversions`, `calibration` or `test`.
+            name: `queries`, `labels`, `catalogue`, `conversions`, `outliers`, `calibration` or `test`.
         """
         data: Data = self.task.data
         if data.sample:
@@ -114,6 +114,11 @@ class Inputs:
         """Purchases after queries, of items that the catalogue has."""
         known = {item.id: None for item in self.catalogue}
         return self._read("conversions", lambda s: read_conversions(s, known))
+
+    @functools.cached_property
+    def outliers(self) -> list[Example]:
+        """Queries of other domains, without labels."""
+        return self._read("outliers", read_queries)
 
     def _check_fields(self, catalogue: Sequence[Item]) -> None:
         """Tell of roles whose catalogue field no item has.

@@ -50,7 +50,8 @@ class Data(Strict):
 
     `sample: market` generates a synthetic market (from `seed`) into the run folder; the paths are then its files.
     `conflicts` is for queries that `labels` holds with different labels: all their rows get the labels of the `last` or
-    `first` one, are left out (`leave-out`), or are an error (`refuse`).
+    `first` one, are left out (`leave-out`), or are an error (`refuse`). `outliers` are queries of other domains, which
+    the student learns to give no labels.
     """
 
     sample: Literal["market"] | None = None
@@ -67,11 +68,14 @@ class Data(Strict):
     max_query_chars: Positive = 256
     # Not dumped as long as it is the default, so that stages of runs from before there was this key stay unchanged.
     conflicts: Annotated[Conflicts, Field(exclude_if=lambda value: value == "last")] = "last"
+    outliers: Annotated[str | None, Field(exclude_if=lambda value: value is None)] = None
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if self.sample and (self.dir or self.hub):
             raise ValueError("`sample` generates its own data: leave out `dir` and `hub`")
+        if self.sample and self.outliers:
+            raise ValueError("`sample` generates its own data: `outliers` needs `dir` or `hub`")
         if not (self.sample or self.dir or self.hub):
             raise ValueError("name a source: `dir` (a folder), `hub` (a datasets repository) or `sample: market`")
         if not (self.sample or self.queries or self.labels):

@@ -205,7 +205,8 @@ def test_a_relative_path_is_the_absolute_one_that_it_leads_to(tmp_path: Path, mo
 def test_every_rule_of_a_stage_has_a_first_version(runs: Path) -> None:
     named: set[str] = set()
     for overrides in ((), ("curriculum.cross_fit.action=ask",), ("teacher.backend=catalog", "data.catalogue=x.jsonl",
-                      "roles.0.catalogue=brand"), ("teacher.backend=labels", "data.labels=queries.jsonl")):
+                      "roles.0.catalogue=brand", "roles.1.catalogue=category", "roles.1.separator=/"),
+                      ("teacher.backend=labels", "data.labels=queries.jsonl")):
         run = Run.of(load_task(runs.parent / "task.yaml", overrides).task, runs, ProgressDisplay())
         for stage in STAGES:
             if stage.wanted(run.task):

@@ -23,8 +23,6 @@ _MOST_PURCHASES = 12.0
 _NEIGHBOURS = 2.0  # votes of the neighbours' purchases, if the nearest one is the same text
 _HITS = 3.0  # votes of the search, if its first hit is the first by words and by vectors, and nothing was bought
 _NOBODY = 1.0
-_CLEAN_PURCHASES = 0.87  # share of purchases that agree with the label even when it is right
-_ENOUGH = 4.0  # votes from which on wrong purchases are allowed for
 _PRIOR_PURCHASES = 3.0
 Votes = Counter[str]
 
@@ -72,9 +70,7 @@ def categories(
     hits = _votes(role, rows, ((h.row, h.score) for h in evidence.items), total=_HITS * first / (1.0 + have))
     votes = _with_nodes_above(role, bought + near + named + hits)
     weight = have + hits.total() + _NOBODY
-    if have > _ENOUGH:
-        weight *= _CLEAN_PURCHASES
-    shares = {v: min(0.99, n / weight) for v, n in votes.items()}
+    shares = {v: n / weight for v, n in votes.items()}
     found = [v for v in sorted(shares) if shares[v] > threshold]
     if not role.multiple:
         found = sorted(found, key=lambda v: (-_depth(role, v), -shares[v], v))[:1]

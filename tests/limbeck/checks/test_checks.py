@@ -89,6 +89,10 @@ Break = Callable[[dict[str, Any], Path], object]
 SYMBOLS, MANY = (
     {"name": "many", "kind": "closed", "values": [f"value {i}" for i in range(n)]} for n in (1_000, 3_000)
 )
+TAXONOMY = {
+    "name": "category", "kind": "closed", "multiple": False, "separator": " > ",
+    "values": [f"Food > Kind {i}" for i in range(201)],
+}
 
 
 def openai(shop: dict[str, Any], **settings: Any) -> None:
@@ -153,6 +157,9 @@ NOTES: dict[str, tuple[Break, str]] = {
     "slices": (lambda s, _: s.update(gates={"slice_margin": 0.3, "slice_rows": 999}), "no slice is judged"),
     "labels beside": (
         lambda s, f: (table(f / "l.jsonl", gold(1)), s["data"].update(labels="l.jsonl")), "labels are not used",
+    ),
+    "no candidates": (
+        lambda s, _: (s["roles"].append(TAXONOMY), openai(s, context=["items"])), "the prompt has no candidates",
     ),
 }
 

@@ -118,6 +118,19 @@ def test_a_value_far_from_the_query_is_rejected_and_the_margin_says_how_close_it
     assert verdicts[1].reason == "relevance: too far from the query"
 
 
+def test_a_category_is_compared_with_the_query_by_its_whole_path() -> None:
+    paths = ["Garden > Mowers", "Toys > Mowers"]
+    role = {"name": "category", "kind": "closed", "multiple": False, "separator": " > ", "values": paths}
+    near = {"Garden > Mowers": 0.7, "Toys > Mowers": 0.1, "Toys": 0.3}
+    guardrails = Guardrails(
+        make_task(roles=[role | {"guard": {"relevance": 0.4}}]), relevance=lambda query, value: near[value]
+    )
+    given = [Label("category", path) for path in near]
+    kept, verdicts = guardrails.check("lawn mower", given)
+    assert [k.label.text for k in kept] == ["Garden > Mowers"]
+    assert [v.verdict for v in verdicts] == ["accept", "rejected", "rejected"]
+
+
 @given(example=examples(), noise=st.lists(st.tuples(st.sampled_from(["brand", "product", "aisle", "x"]), QUERIES)))
 def test_whatever_comes_in_what_stays_is_true_to_the_task(example: Example, noise: list[tuple[str, str]]) -> None:
     """Right labels of a gold row stay; whatever else stays is verbatim, allowed and free of overlap."""
