@@ -15,15 +15,16 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import Final
 
 from samples.market.assortment import departments
-from samples.market.generate import HEAD, TAIL, TORSO, Market
+from samples.market.generate import HEAD, TAIL, TORSO, Ask, Market
 from task.labels import Example, Label
+from task.readers import Conversion, Item
 from task.value_tree import ancestors
 
 ROLE: Final = "category"
@@ -253,22 +254,42 @@ def market_paths() -> list[str]:
 def market_examples(count: int, seed: int) -> list[Example]:
     """Distinct queries of the synthetic market with the category of the product that they name.
 
-    A tenth of the frequent, clean kind, a third in between, the rest of the noisy tail. Queries that name two products
-    are left out; those that name none, only a brand or nothing that is sold, have no category.
+    Queries that name two products are left out; those that name none, only a brand or nothing that is sold, have no
+    category.
     """
     market = Market(seed, items=4_000)
-    found: dict[str, Example] = {}
+    out = [_with_category(ask) for ask in _asks(market, count)]
+    market.rng.shuffle(out)
+    return out
+
+
+def market_log(count: int, seed: int) -> tuple[list[Item], list[Example], list[Conversion]]:
+    """Catalogue, queries with their categories, and what was bought after half of them, the more frequent ones."""
+    market = Market(seed, items=4_000)
+    rows = (item.row() for item in market.items)
+    items = [Item(r["id"], r["title"], r["brand"], r["category"], r["attributes"]) for r in rows]
+    asks = _asks(market, count)
+    bought: Counter[tuple[str, str]] = Counter()
+    for rank, ask in enumerate(asks[: count // 2]):
+        fitting = market.fitting(ask)
+        bought.update((ask.query, market.buys(fitting)) for _ in range(1 + count // (rank + 20)))
+    conversions = [Conversion(query, item, n) for (query, item), n in bought.items()]
+    return items, [_with_category(ask) for ask in asks], conversions
+
+
+def _asks(market: Market, count: int) -> list[Ask]:
+    """Distinct queries: a tenth of the frequent, clean kind, a third in between, the rest of the noisy tail."""
+    found: dict[str, Ask] = {}
     while len(found) < count:
         share = len(found) / count
         noise, length = (HEAD, 0.25) if share < 0.1 else (TORSO, 0.45) if share < 0.4 else (TAIL, 0.65)
         ask = market.ask(noise, length, 0.03)
-        products = [p for p in ask.parts if p.role == "product"]
-        if len(products) > 1:
-            continue
-        labels = ()
-        if products and ask.item is not None:
-            labels = (Label(ROLE, f"{ask.item.department}{SEPARATOR}{ask.item.type}"),)
-        found.setdefault(ask.query, Example(ask.query, labels))
-    out = list(found.values())
-    market.rng.shuffle(out)
-    return out
+        if sum(p.role == "product" for p in ask.parts) <= 1:
+            found.setdefault(ask.query, ask)
+    return list(found.values())
+
+
+def _with_category(ask: Ask) -> Example:
+    if ask.item is None or all(p.role != "product" for p in ask.parts):
+        return Example(ask.query)
+    return Example(ask.query, (Label(ROLE, f"{ask.item.department}{SEPARATOR}{ask.item.type}"),))

@@ -138,6 +138,22 @@ def taxonomy(result: Path) -> str:
     return "\n".join(lines)
 
 
+def taxonomy_teacher(result: Path) -> str:
+    """The table of `benchmarks/taxonomy_teacher.py`."""
+    r = read(result).get("teacher")
+    if r is None:
+        return ""
+    lines = [
+        "| queries | evidence | precision | recall | F1 | F1 of the first level | worth, F1 points |", "|---" * 7 + "|",
+    ]
+    for name, part in r["parts"].items():
+        for v in part["variants"]:
+            figures = " | ".join(percent(v["leaf"][k]) for k in ("precision", "recall", "f1"))
+            root = percent(v["root"]["f1"]) if v["root"] else "–"
+            lines.append(f"| {name}, {part['rows']:,} | {v['name']} | {figures} | {root} | {percent(v['worth'])} |")
+    return "\n".join(lines)
+
+
 def noise(result: Path) -> str:
     """The table of `benchmarks/noise.py`."""
     r = read(result)

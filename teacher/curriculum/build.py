@@ -38,7 +38,8 @@ def build(
     """
     normalise = normaliser(task.normaliser)
     settings = task.curriculum
-    texts = [x.query for x in (*rows, *gold, *outliers)]
+    labelled = [r.query for r in rows] + [g.query for g in gold]
+    texts = labelled + [x.query for x in outliers]
     cluster_of = dict(zip(texts, clusters(texts, normalise), strict=True))
     held_out = {cluster_of[g.query] for g in gold}
     masks = settings.doubtful == "mask"
@@ -65,7 +66,7 @@ def build(
                 example, confidence=row.confidence, cluster=cluster_of[row.query], stratum=strata[row.query],
                 doubts=doubts if masks else (),
             )
-    known = {cluster_of[x.query] for x in (*rows, *gold)}
+    known = {cluster_of[query] for query in labelled}
     for outlier in outliers:
         if cluster_of[outlier.query] in known:
             left_out["outlier that is a query of the log or of gold"] += 1

@@ -125,12 +125,11 @@ def test_a_log_is_labelled_with_categories_alone(tmp_path: Path, embedder_folder
     log = [Example("oat drink"), Example("dairy"), Example("opening times")]
     bought = [Conversion("oat drink", "0", 8), Conversion("dairy", "0", 4), Conversion("dairy", "1", 4)]
     with Ledger(tmp_path / "ledger.sqlite") as ledger:
-        done = label_queries(
-            task, Sources(log, ITEMS, bought, fingerprint="x"), ledger, tmp_path, lambda _name: embedder_folder
-        )
-    assert {r.query: [x.text for x in r.labels] for r in done.rows} == {
+        sources = Sources(log, ITEMS, bought, fingerprint="x")
+        rows = list(label_queries(task, sources, ledger, tmp_path, lambda _name: embedder_folder).rows)
+    assert {r.query: [x.text for x in r.labels] for r in rows} == {
         "oat drink": ["Food > Dairy > Milk"], "dairy": ["Food > Dairy"], "opening times": [],
     }
-    assert {r.query: r.confidence > 0.5 for r in done.rows} == {
+    assert {r.query: r.confidence > 0.5 for r in rows} == {
         "oat drink": True, "dairy": True, "opening times": False,
     }
