@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from llm_client.context import EMPTY
 from llm_client.prompt import Prompter
 from task.labels import Example
 from task.progress import quiet
@@ -82,6 +83,14 @@ def test_a_prompt_has_the_candidates_and_no_other_value(embedder_folder: Path) -
     shown = {p for p in PATHS if p in prompt.replace(";", "\n").splitlines() or f"{p};" in prompt or f"{p}\n" in prompt}
     assert shown == {*context["converted"]["category"], *context["similar"]["category"]}
     assert "one of those listed for it below" in prompt
+
+
+def test_without_candidates_the_llm_is_told_to_leave_the_role_out(embedder_folder: Path) -> None:
+    """As for a query that a service asks about, which has no context."""
+    (request, *_) = Prompter(task_of(embedder_folder)).first("thing seven", EMPTY)
+    prompt = json.loads(request.content)["messages"][0]["content"]
+    assert "- category: see its name (leave it out)" in prompt
+    assert not any(p in prompt for p in PATHS)
 
 
 @pytest.mark.parametrize(("values", "separator", "short"), [
