@@ -21,6 +21,7 @@ from teacher.retrieval.evidence import Evidence
 VERSION = 1
 _MOST_PURCHASES = 12.0
 _NEIGHBOURS = 2.0  # votes of the neighbours' purchases, if the nearest one is the same text
+_LIKENESS = 6  # the power of the similarity that the neighbours' votes go by
 _HITS = 3.0  # votes of the search, if its first hit is the first by words and by vectors, and nothing was bought
 _NOBODY = 1.0
 _PRIOR_PURCHASES = 3.0
@@ -63,11 +64,13 @@ def categories(
     """
     bought = _votes(role, rows, evidence.conversions.items(), most=_MOST_PURCHASES)
     nearest = max((s for _, s in evidence.neighbours), default=0.0)
-    near_most = _NEIGHBOURS * max(nearest, 0.0) ** 2 / (2.0 if bought else 1.0)
+    near_most = _NEIGHBOURS * max(nearest, 0.0) ** _LIKENESS / (2.0 if bought else 1.0)
     near = _votes(role, rows, evidence.neighbour_conversions.items(), total=near_most)
     have = bought.total() + near.total() + named.total()
     first = max((h.score for h in evidence.items), default=0.0)
-    hits = _votes(role, rows, ((h.row, h.score) for h in evidence.items), total=_HITS * first / (1.0 + have))
+    # The scores of rank fusion are nearly the same from hit to hit: the n-th has 1/n² of the first one's vote.
+    ranked = ((h.row, h.score / rank**2) for rank, h in enumerate(evidence.items, 1))
+    hits = _votes(role, rows, ranked, total=_HITS * first / (1.0 + have))
     votes = _with_nodes_above(role, bought + near + named + hits)
     weight = have + hits.total() + _NOBODY
     shares = {v: n / weight for v, n in votes.items()}
