@@ -77,6 +77,6 @@ class Dictionary:
                     votes.update({v: n / total for v, n in found.items()})
             if votes:
                 best = max(sorted(votes), key=lambda v: votes[v])
-                if best in closed.values:
+                if best in closed.allowed:
                     out.append(Label(closed.name, best))
         return ordered(out)

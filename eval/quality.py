@@ -14,6 +14,7 @@ from eval.metrics import MICRO, exact, macro_f1, of_table, prf, weighted_f1
 from eval.quality_schema import Difference, Estimate, Micro, Quality, RoleDifference, SchemeQuality, SliceQuality, micro
 from eval.significance import Paired, detectable, holm, mcnemar
 from eval.slices import Slices, parts
+from eval.taxonomy import taxonomy_quality
 from task.labels import Example
 from task.normalize import normaliser
 from task.spec import Task
@@ -47,6 +48,9 @@ def quality(
         "exact": summed["exact"], "partial": summed["partial"], "type": summed["type"],
         "hallucinated": _share(*_hallucinated(predicted, task), task),
     }
+    taxonomies = {r.name: taxonomy_quality(gold, predicted, task, r.name) for r in task.roles if r.separator}
+    if taxonomies:
+        out["taxonomies"] = taxonomies
     if invalid is not None:
         wrong = np.array([fault is not None for fault in invalid], dtype=np.int64)
         out["invalid"] = _share(wrong, np.ones(len(gold), dtype=np.int64), task)

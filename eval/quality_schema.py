@@ -46,6 +46,19 @@ class RoleQuality(Micro):
     support: int
 
 
+class LevelQuality(Micro):
+    """One level of a taxonomy; `support` is its number of gold labels."""
+
+    support: int
+
+
+class TaxonomyQuality(TypedDict):
+    """A role whose values are paths: whole paths, and paths cut off at each level from the first."""
+
+    leaf: LevelQuality
+    levels: list[LevelQuality]
+
+
 class SchemeQuality(Micro):
     """All figures of a matching scheme; `exact_match` is the share of queries whose labels are all right."""
 
@@ -70,6 +83,7 @@ class Quality(TypedDict):
         invalid: Share of the answers that could not be read or that break the task's rules (`task.validation`).
         invalid_kinds: How many of each kind; kinds that did not occur are left out.
         slices: By dimension and part.
+        taxonomies: By role, of those whose values are paths.
     """
 
     rows: int
@@ -83,6 +97,7 @@ class Quality(TypedDict):
     invalid: NotRequired[Estimate]
     invalid_kinds: NotRequired[dict[FaultKind, int]]
     slices: NotRequired[dict[str, dict[str, SliceQuality]]]
+    taxonomies: NotRequired[dict[str, TaxonomyQuality]]
 
 
 class McNemar(TypedDict):

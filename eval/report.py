@@ -178,6 +178,9 @@ def _csv(report: Report) -> str:
         for dimension, names in found.get("slices", {}).items():
             for name, of_part in names.items():
                 put([system, "value", f"{dimension} {name}"], of_part)
+        for role, taxonomy in found.get("taxonomies", {}).items():
+            for level, of_level in enumerate([taxonomy["leaf"], *taxonomy["levels"]]):
+                put([system, "value", f"role {role}, {f'level {level}' if level else 'leaf'}"], of_level)
     latency: Mapping[str, Any] = report["latency"] or {}
     for kind in ("hit", "miss", "blended"):
         put([report["served"], "latency", kind], latency.get(kind, {}))

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from task.errors import InputError, warn
 from task.files import sha256_file, sha256_json
-from task.hub_tables import dataset_files
+from task.hub_tables import dataset_files, split_of
 from task.labels import Example
 from task.readers import Conversion, Item, read_catalogue, read_conversions, read_labels, read_queries
 from task.spec import Data, Task
@@ -34,7 +34,7 @@ class Inputs:
         """Where a table is: a path, `hub:NAME:SPLIT`, or None.
 
         Args:
-            name: `queries`, `labels`, `catalogue`, `conversions`, `calibration` or `test`.
+            name: `queries`, `labels`, `catalogue`, `conversions`, `outliers`, `calibration` or `test`.
         """
         data: Data = self.task.data
         if data.sample:
@@ -48,7 +48,7 @@ class Inputs:
     def _place(self, given: str) -> Path | str:
         data = self.task.data
         if data.dir is None:
-            return f"hub:{data.hub}:{_HUB_SPLITS.get(given, given)}"
+            return f"hub:{data.hub}:{split_of(given)}"
         return data.dir / given
 
     @property
@@ -115,6 +115,11 @@ class Inputs:
         known = {item.id: None for item in self.catalogue}
         return self._read("conversions", lambda s: read_conversions(s, known))
 
+    @functools.cached_property
+    def outliers(self) -> list[Example]:
+        """Queries of other domains, without labels."""
+        return self._read("outliers", read_queries)
+
     def _check_fields(self, catalogue: Sequence[Item]) -> None:
         """Tell of roles whose catalogue field no item has.
 
@@ -164,12 +169,6 @@ class Inputs:
     def _read(self, name: str, reader: Callable[[Path | str], list[_Row]]) -> list[_Row]:
         source = self.source(name)
         return [] if source is None else reader(source)
-
-
-# A task file names files; the same names lead to splits of a hub dataset.
-_HUB_SPLITS = {
-    "train.jsonl": "train", "dev.jsonl": "validation", "validation.jsonl": "validation", "test.jsonl": "test",
-}
 
 
 def _digest(source: Path | str) -> str:

@@ -12,7 +12,9 @@ from student import estimate
 from student.training.order import total_steps
 from task.errors import InputError
 from task.load import LoadedTask
+from task.role import Role
 from task.spec import Task
+from task.value_tree import tree_of
 
 # What a machine sustains: measured on the laptop (benchmarks/training.py), assumed on the GPU.
 CPU_FLOPS: Final = 180e9
@@ -94,7 +96,7 @@ class Training:
 def _training(task: Task, shape: estimate.Architecture, queries: int, tokens: int) -> Training:
     s = task.student
     rows = min(round(queries * LABEL_SHARE), task.curriculum.max_rows or 10**12)
-    read_tokens = 2 * tokens + 1 + sum(len(r.values) if r.multiple else 1 for r in task.closed_roles)
+    read_tokens = 2 * tokens + 1 + sum(_probes(r) for r in task.closed_roles)
     steps = total_steps(rows, batch_size=s.batch_size, epochs=s.epochs, max_steps=s.max_steps)
     micro = -(-s.batch_size // (s.workers * s.accumulation))
     flops = estimate.training_flops(shape, steps * s.batch_size * read_tokens)
@@ -104,6 +106,11 @@ def _training(task: Task, shape: estimate.Architecture, queries: int, tokens: in
         memory=estimate.training_memory(shape, s, micro * read_tokens), flops=flops, seconds=flops / speed,
         machine=machine,
     )
+
+
+def _probes(role: Role) -> int:
+    tree = tree_of(role.values, role.separator)
+    return tree.depth if tree is not None else len(role.values) if role.multiple else 1
 
 
 def training_estimate(task: Task) -> Training | None:

@@ -16,7 +16,7 @@ Versions of Limbeck and of libraries are in the manifest, and make nothing stale
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, get_args
@@ -35,7 +35,7 @@ FIRST: Final[Rules] = {
     "context": 1, "answer parser": 1, "answer schema": "687ee514fe7a", "repair prompt": "4e2fb09d3b01",
     "verifier prompt": "c0657e06f236", "review prompt": "2f9ac8f1a5cc", "curriculum": 1, "label errors": 1, "codec": 1,
     "training": 1, "merge": 1, "calibration of the student": 1, "bundle format": 4, "metrics": 1, "report": 2,
-    "model for OpenVINO": 0,  # there was none
+    "model for OpenVINO": 0, "catalog categories": 0,  # there were none
 }
 # Inputs that were not recorded at first.
 LATER: Final = frozenset({"catalogue", "init_adapter options", "reviewer", "teacher model"})
@@ -54,6 +54,7 @@ NO_EFFECT: Final[Mapping[str, Any]] = {
 }
 UNTRAINED: Final = {*NO_EFFECT["student"], "merge_base"}  # of `student`: what no adapter depends on
 _OF_TEACHERS: Final = {"description", "catalogue", "grounded", "pattern", "guard"}  # of a role
+_OF_ANSWERS: Final = {"min_confidence"}  # of a role: how scores are read, which a training only uses on dev rows
 _SECTIONS: Final[Mapping[str, type[BaseModel]]] = {"cross_fit": CrossFit}  # in a stage's config outside of their place
 _SHOWN = 40  # characters of a value in a reason
 
@@ -71,7 +72,7 @@ def settings_of_training(task: Task) -> dict[str, Any]:
     """The settings that an adapter depends on: of the roles, what student and codec read; of the student, no merge."""
     return task.model_dump(
         mode="json", include={"student", "roles", "normaliser"},
-        exclude={"student": UNTRAINED, "roles": {"__all__": _OF_TEACHERS}},
+        exclude={"student": UNTRAINED, "roles": {"__all__": _OF_TEACHERS | _OF_ANSWERS}},
     )
 
 
@@ -125,8 +126,21 @@ def _same(found: Any, now: Any) -> bool:
     return bool(found == now)
 
 
+def _named(what: str, values: Sequence[str]) -> str:
+    """How many values, with the first of them."""
+    return f"{len(values)} {what}" + (f" ({_short(values[0])})" if len(values) == 1 else "")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
+
+
 def _shown(found: Any, now: Any) -> str:
     if isinstance(found, list) and isinstance(now, list) and len(found) != len(now):
-        return f"has {len(found)} → {len(now)} entries"
+        entries = f"has {len(found)} → {len(now)} entries"
+        if not all(isinstance(x, str) for x in (*found, *now)):
+            return entries
+        added, removed = ([x for x in a if x not in b] for a, b in ((now, set(found)), (found, set(now))))
+        return f"{entries}, {_named('added', added)}, {_named('removed', removed)}"
     texts = ["nothing" if v is PydanticUndefined else json.dumps(v, ensure_ascii=False) for v in (found, now)]
     return "changed" if max(map(len, texts)) > _SHOWN else " → ".join(texts)

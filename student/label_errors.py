@@ -111,6 +111,15 @@ def _decisions(codec: Codec, row: int, example: Example, scores: npt.ArrayLike) 
             group = f"{role.name}:{probe if role.multiple else ''}"
             out.append(_Decision(row, Doubt(role.name), group, symbols.index(answer[at]), probabilities, values))
             at += 1
+    for tree in codec.trees:
+        value = next((x.text for x in example.labels if x.role == tree.name), None)
+        for level, step in enumerate(tree.steps(value)):
+            siblings = table[at + level, [tree.symbols[code] for code in step.codes]]
+            out.append(_Decision(
+                row, Doubt(tree.name), f"{tree.name}:{step.parent}", step.chosen,
+                np.exp(log_softmax(siblings)), step.names,
+            ))
+        at += len(tree.probes)
     return out
 
 

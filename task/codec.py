@@ -24,9 +24,12 @@ from task.errors import InputError
 from task.files import read_json
 from task.forms import FORMS, AnswerForm, Decoded
 from task.labels import Example
+from task.role import Role
 from task.segmentation import choose_segmentation
 from task.spec import Task
 from task.symbols import ClosedRole, Encoded, SymbolTable, Tokenizer
+from task.tree_role import TreeRole
+from task.value_tree import MOST_SYMBOLS, ValueTree, tree_of
 
 # Increase this when the same labels give other token ids, or the same output other labels: students are trained again.
 VERSION = 1
@@ -52,14 +55,19 @@ class Codec(SymbolTable):
             form: Name of the answer form; None takes the task's.
 
         Raises:
-            InputError: The tokenizer has too few single tokens for the task's symbols.
+            InputError: The tokenizer has too few single tokens for the task's symbols, or a role that can have several
+                values has too many.
         """
         examples = list(examples)
         chosen = task.student.segmentation
         segmentation = choose_segmentation(examples) if chosen == "auto" else chosen
         capitals, small = tokenizer.symbol_candidates()
         need = len(task.open_roles)
-        extra = sum(len(r.values) + 2 for r in task.closed_roles)
+        trees = {r.name: tree for r in task.closed_roles if (tree := _tree(r)) is not None}
+        extra = sum(
+            trees[r.name].width + trees[r.name].depth if r.name in trees else len(r.values) + 2
+            for r in task.closed_roles
+        )
         if min(len(capitals), len(small)) < need + extra + 1:
             raise InputError(
                 "the base's tokenizer has too few tokens for the symbols of this task", field="student.base",
@@ -71,17 +79,26 @@ class Codec(SymbolTable):
             ids += [begin, go_on]
         free_small, free_capitals = iter(small[need + 1 :]), iter(capitals[need:])
         closed = []
-        for role in task.closed_roles:
+        for role in (r for r in task.closed_roles if r.name not in trees):
             width = 2 if role.multiple else 1 + len(role.values)
             symbols = tuple(range(len(ids), len(ids) + width))
             ids += [next(free_small) for _ in symbols]
             probes = tuple(next(free_capitals) for _ in range(len(role.values) if role.multiple else 1))
             closed.append(ClosedRole(role.name, role.values, role.multiple, symbols, probes, role.requires))
+        with_trees = []
+        for role in (r for r in task.closed_roles if r.name in trees):
+            tree = trees[role.name]
+            symbols = tuple(range(len(ids), len(ids) + tree.width))
+            ids += [next(free_small) for _ in symbols]
+            probes = tuple(next(free_capitals) for _ in range(tree.depth))
+            with_trees.append(
+                TreeRole(role.name, tree.values, tree.parents, tree.codes, symbols, probes, role.requires)
+            )
         codec = cls(
             form=form or task.student.form, segmentation=segmentation, roles=tuple(r.name for r in task.open_roles),
             single=tuple(r.name for r in task.open_roles if not r.multiple), closed=tuple(closed),
             symbol_ids=tuple(ids), separator=tuple(tokenizer.encode("\n")), eos_id=tokenizer.eos_id,
-            prefix=tokenizer.prefix,
+            prefix=tokenizer.prefix, trees=tuple(with_trees),
         )
         weight = task.student.transitions
         return codec.with_transitions(examples, weight) if weight and codec.answer_form.output == "scores" else codec
@@ -124,12 +141,18 @@ class Codec(SymbolTable):
     # -- storage --------------------------------------------------------------------------------------------------
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; `from_json` is the inverse. `form` comes first, as in every stored codec.json."""
-        return {"form": self.form} | dataclasses.asdict(self)
+        """Plain values; `from_json` is the inverse. `form` comes first, as in every stored codec.json.
+
+        `trees` is left out where there are none, so that the codec of such a task is what it was before there were any.
+        """
+        out = {"form": self.form} | dataclasses.asdict(self)
+        if not self.trees:
+            del out["trees"]
+        return out
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
-        """Read a stored codec; one without `prefix` or `transitions` is of an earlier version."""
+        """Read a stored codec; one without `prefix`, `transitions` or `trees` may be of an earlier version."""
         closed = tuple(
             ClosedRole(
                 c["name"], tuple(c["values"]), c["multiple"], tuple(c["symbols"]), tuple(c["probes"]),
@@ -137,12 +160,32 @@ class Codec(SymbolTable):
             )
             for c in value["closed"]
         )
+        trees = tuple(
+            TreeRole(t["name"], *(tuple(t[k]) for k in ("values", "parents", "codes", "symbols", "probes", "requires")))
+            for t in value.get("trees", ())
+        )
         lists = {k: tuple(value[k]) for k in ("roles", "single", "symbol_ids", "separator")}
         lists["prefix"] = tuple(value.get("prefix", ()))
         return cls(
             form=value["form"], segmentation=value["segmentation"], eos_id=value["eos_id"], closed=closed, **lists,
-            transitions=tuple(tuple(row) for row in value.get("transitions", ())),
+            transitions=tuple(tuple(row) for row in value.get("transitions", ())), trees=trees,
         )
+
+
+def _tree(role: Role) -> ValueTree | None:
+    """The tree of a closed role, as its codec has it; None for one with a symbol for each value.
+
+    Raises:
+        InputError: The role can have several values, and has too many for a probe each.
+    """
+    tree = tree_of(role.values, role.separator)
+    if tree is not None and role.multiple:
+        raise InputError(
+            "a role of so many values can have only one of them: several are not supported yet",
+            field=f"roles.{role.name}.multiple", found=f"{len(role.values):,} values and `multiple: true`",
+            expected=f"`multiple: false`, or at most {MOST_SYMBOLS:,} values",
+        )
+    return tree
 
 
 def load_codec(path: Path) -> Codec:

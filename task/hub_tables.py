@@ -15,6 +15,16 @@ Row = Mapping[str, Any]
 # What `datasets` makes rows of; other files of a repository are cards, licences and code.
 _DATA: Final = frozenset({".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet", ".arrow", ".txt"})
 
+# A task file names files; the same names lead to splits.
+_SPLITS: Final[Mapping[str, str]] = {
+    "train.jsonl": "train", "dev.jsonl": "validation", "validation.jsonl": "validation", "test.jsonl": "test",
+}
+
+
+def split_of(file: str) -> str:
+    """The split that a file's name in the `data` section stands for; a split's own name is itself."""
+    return _SPLITS.get(file, file)
+
 
 def hub_rows(source: str) -> tuple[Iterator[tuple[int, Row]], Sequence[str]]:
     """The rows of a split, numbered from 1, and the names of its tags if it has tokens and tags.

@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from task.errors import InputError
 from task.serving_settings import Serving
 from task.spec import Task
+from task.value_sources import anchor_files, resolve_values
 
 _MISSING = object()
 
@@ -59,6 +60,7 @@ def load_task(path: str | Path, overrides: Sequence[str] = ()) -> LoadedTask:
         _set(config, keys, value, override)
         changed[keys] = f"--set {override}"
     _anchor_student(config, Path())
+    resolve_values(config, lines, path, lambda e, keys: _explain(e, config, lines, path, changed, keys))
     try:
         return LoadedTask(Task.model_validate(config), path)
     except ValidationError as error:
@@ -170,6 +172,7 @@ def _anchor_paths(config: dict[str, Any], folder: Path) -> None:
     if isinstance(data, dict) and isinstance(data.get("dir"), str):
         data["dir"] = str(folder / data["dir"])
     _anchor_student(config, folder)
+    anchor_files(config, folder)
     teacher = config.get("teacher")
     openai = teacher.get("openai") if isinstance(teacher, dict) else None
     if isinstance(openai, dict) and isinstance(openai.get("prompt"), str):

@@ -7,7 +7,6 @@ value and the valid set. `docs/task-file.md` is the reference.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -15,88 +14,9 @@ from pydantic import Field, field_validator, model_validator
 
 from task.conflicts import Conflicts
 from task.normalize import NORMALISERS
+from task.role import Role
 from task.serving_settings import Serving
 from task.settings import Curriculum, Eval, Gates, Positive, Strict, Student, Teacher
-
-
-class Guard(Strict):
-    """Guardrails for a teacher's labels of a role; each similarity is a percentage.
-
-    `repair` replaces a value by the words of the query that differ from it in case, blanks or small edits, down to this
-    edit similarity (100 repairs case and blanks only, 0 nothing). `snap` replaces it by the nearest value of a closed
-    set from this similarity up. `fuzzy` is the similarity that a grounded value must have to one of the catalogue's;
-    `aliases` are other names of its values. `must_match` rejects values that the role's `pattern` does not match in
-    full. `units` gives for each unit the minimum and maximum of a size. `relevance` is the minimum cosine similarity of
-    query and value, for values that need not be words of the query. `max_words` limits the length of a value.
-    """
-
-    repair: Annotated[float, Field(ge=0.0, le=100.0)] = 85.0
-    snap: Annotated[float, Field(ge=50.0, le=100.0)] = 90.0
-    fuzzy: Annotated[float, Field(ge=50.0, le=100.0)] = 80.0
-    aliases: dict[str, str] = Field(default_factory=dict)
-    must_match: bool = False
-    units: dict[str, tuple[float, float]] = Field(default_factory=dict)
-    relevance: Annotated[float, Field(ge=-1.0, le=1.0)] | None = None
-    max_words: Positive | None = None
-
-
-class Role(Strict):
-    """One named thing to extract.
-
-    An open role takes words of the query (named entity recognition, slot filling); a closed role takes one of `values`
-    (query classification). `catalogue` names the catalogue field that holds values of this role: `brand`,
-    `category.root`, `category.leaf`, `category` or `attributes.NAME`. `grounded` rejects a label whose value that field
-    never holds. `requires` names roles of which the query must have at least one, else this role is dropped; a query
-    cannot have this role together with one that it `excludes`.
-    """
-
-    name: Annotated[str, Field(min_length=1, max_length=80)]
-    kind: Literal["open", "closed"] = "open"
-    description: str = ""
-    values: tuple[str, ...] = ()
-    multiple: bool = True
-    catalogue: str | None = None
-    grounded: bool = False
-    requires: tuple[str, ...] = ()
-    excludes: tuple[str, ...] = ()
-    pattern: str | None = None
-    guard: Guard = Guard()
-
-    @field_validator("catalogue")
-    @classmethod
-    def _known_field(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"brand|category(\.root|\.leaf)?|attributes\.\S+", value):
-            raise ValueError("expected one of: brand, category, category.root, category.leaf, attributes.NAME")
-        return value
-
-    @field_validator("pattern")
-    @classmethod
-    def _compiles(cls, value: str | None) -> str | None:
-        if value is not None:
-            try:
-                re.compile(value)
-            except re.error as error:
-                raise ValueError(f"not a regular expression: {error}") from error
-        return value
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.kind == "closed" and not self.values:
-            raise ValueError("a closed role needs `values`, the set of its values")
-        if self.kind == "open" and self.values:
-            raise ValueError("an open role takes words of the query; give `values` only with `kind: closed`")
-        if len(set(self.values)) != len(self.values):
-            raise ValueError("`values` holds the same value twice")
-        if self.grounded and self.catalogue is None:
-            raise ValueError("`grounded: true` needs `catalogue`, the field to ground in")
-        if self.guard.aliases and not self.grounded:
-            raise ValueError("`guard.aliases` needs `grounded: true`, because they are other names of catalogue values")
-        if self.guard.must_match and self.pattern is None:
-            raise ValueError("`guard.must_match: true` needs `pattern`, the expression to match")
-        for unit, (low, high) in self.guard.units.items():
-            if not low <= high:
-                raise ValueError(f"guard.units.{unit}: the minimum, {low:g}, is above the maximum, {high:g}")
-        return self
 
 
 class LabelSpec(Strict):
@@ -130,7 +50,8 @@ class Data(Strict):
 
     `sample: market` generates a synthetic market (from `seed`) into the run folder; the paths are then its files.
     `conflicts` is for queries that `labels` holds with different labels: all their rows get the labels of the `last` or
-    `first` one, are left out (`leave-out`), or are an error (`refuse`).
+    `first` one, are left out (`leave-out`), or are an error (`refuse`). `outliers` are queries of other domains, which
+    the student learns to give no labels.
     """
 
     sample: Literal["market"] | None = None
@@ -147,11 +68,14 @@ class Data(Strict):
     max_query_chars: Positive = 256
     # Not dumped as long as it is the default, so that stages of runs from before there was this key stay unchanged.
     conflicts: Annotated[Conflicts, Field(exclude_if=lambda value: value == "last")] = "last"
+    outliers: Annotated[str | None, Field(exclude_if=lambda value: value is None)] = None
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if self.sample and (self.dir or self.hub):
             raise ValueError("`sample` generates its own data: leave out `dir` and `hub`")
+        if self.sample and self.outliers:
+            raise ValueError("`sample` generates its own data: `outliers` needs `dir` or `hub`")
         if not (self.sample or self.dir or self.hub):
             raise ValueError("name a source: `dir` (a folder), `hub` (a datasets repository) or `sample: market`")
         if not (self.sample or self.queries or self.labels):
@@ -279,8 +203,8 @@ class Task(Strict):
             role = self.role(role_name)
         except KeyError as error:
             return str(error.args[0])
-        if role.kind == "closed" and text not in role.values:
-            return f"{text!r} is not a value of {role.name!r}; expected one of: {', '.join(role.values)}"
+        if role.kind == "closed" and text not in role.allowed:
+            return f"{text!r} is not a value of {role.name!r}; expected {role.expected(text)}"
         if role.kind == "open" and not text.strip():
             return f"empty value of role {role.name!r}"
         if role.kind == "open" and text not in query:

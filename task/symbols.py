@@ -1,14 +1,15 @@
 """Symbols: a labelling as one token for each unit of the query and one for each probe of a closed role.
 
 For open roles this is BIO tagging (begin, inside, outside): a unit's symbol says that it is outside, begins role r or
-continues role r. A closed role is a classification of the whole query, answered at probe tokens that follow it. The
-answer forms `read` and `write` (`task.forms`) differ in how the model gives the symbols, not in what they mean.
+continues role r. A closed role is a classification of the whole query, answered at probe tokens that follow it; where
+it has a taxonomy, or too many values for a symbol each, by a path of symbols (`task.tree_role`). The answer forms
+`read` and `write` (`task.forms`) differ in how the model gives the symbols, not in what they mean.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol, Self
@@ -19,6 +20,7 @@ import numpy.typing as npt
 from task import transitions
 from task.labels import Example, Label, Labelling, ordered
 from task.segmentation import Segmentation, covers, units
+from task.tree_role import Answer, TreeRole
 from task.viterbi import Floats, best_path, log_softmax, probabilities, spans_of
 
 _LEAST_PROBABILITY = 1e-13
@@ -84,6 +86,7 @@ class SymbolTable:
         roles: Open roles, in the order of their states.
         single: The open roles that take at most one value.
         symbol_ids: Token ids of outside, of (begin, continue) per open role, then of the closed roles' symbols.
+        trees: The closed roles whose values are a tree; their probes follow those of the others.
         separator: Token ids between the query and what follows it.
         prefix: Token ids that the base expects before any text.
         transitions: Scores of one state following another, shape (states, states); empty if the only constraint of
@@ -99,6 +102,7 @@ class SymbolTable:
     eos_id: int
     prefix: tuple[int, ...] = ()
     transitions: tuple[tuple[float, ...], ...] = ()
+    trees: tuple[TreeRole, ...] = ()
 
     def with_transitions(self, examples: Iterable[Example], weight: float) -> Self:
         """A copy with transition scores counted from the examples that symbols can represent."""
@@ -109,7 +113,9 @@ class SymbolTable:
     def symbols_represent(self, example: Example) -> bool:
         """Whether symbols can express a labelling: not nested spans, nor spans that cut a unit."""
         names = [x.role for x in example.labels]
-        one_value = (*self.single, *(c.name for c in self.closed if not c.multiple))
+        one_value = (
+            *self.single, *(c.name for c in self.closed if not c.multiple), *(t.name for t in self.trees)
+        )
         return all(names.count(n) <= 1 for n in one_value) and covers(example, self.segmentation)
 
     def states(self, example: Example) -> list[int]:
@@ -132,12 +138,25 @@ class SymbolTable:
                 out += [role.symbols[int(v in held)] for v in role.values]
             else:
                 out.append(role.symbols[1 + role.values.index(min(held)) if held else 0])
+        for tree in self.trees:
+            value = next((x.text for x in example.labels if x.role == tree.name), None)
+            out += [tree.symbols[code] for code in tree.path(value)]
         return out
+
+    @property
+    def _probed(self) -> tuple[ClosedRole | TreeRole, ...]:
+        """The roles that are answered at probes, in the order of a prompt."""
+        return (*self.closed, *self.trees)
+
+    @property
+    def probes(self) -> tuple[int, ...]:
+        """Token ids of all probes, in the order of a prompt."""
+        return tuple(probe for role in self._probed for probe in role.probes)
 
     @property
     def probe_count(self) -> int:
         """Probe tokens per query."""
-        return sum(len(c.probes) for c in self.closed)
+        return len(self.probes)
 
     def symbol_count(self, query: str) -> int:
         """Symbols of an answer: one for each unit of the query and one for each probe."""
@@ -147,7 +166,7 @@ class SymbolTable:
         """The token ids that can stand in each place of an answer: the units' states, then those of each probe."""
         states = frozenset(self.symbol_ids[: 1 + 2 * len(self.roles)])
         out = [states] * len(units(query, self.segmentation))
-        for role in self.closed:
+        for role in self._probed:
             out += [frozenset(self.symbol_ids[s] for s in role.symbols)] * len(role.probes)
         return out
 
@@ -165,11 +184,18 @@ class SymbolTable:
         """
         return self.decode_scores_with_probability(query, scores)[0]
 
-    def decode_scores_with_probability(self, query: str, scores: npt.ArrayLike) -> tuple[Labelling, float]:
+    def decode_scores_with_probability(
+        self, query: str, scores: npt.ArrayLike, least: Mapping[str, float] | None = None
+    ) -> tuple[Labelling, float]:
         """What `decode_scores` gives, and the probability of that labelling as a whole, in [0, 1].
 
         The probability is the share of the best symbol sequence among all consistent ones, times the probability of
         each closed role's answer; it is also defined for a query without labels.
+
+        Args:
+            query: As in `decode_scores`.
+            scores: As in `decode_scores`.
+            least: Role → the least probability with which a node of its tree is the answer (`TreeRole.decode`).
         """
         spans = units(query, self.segmentation)
         table = np.asarray(scores, dtype=np.float64).reshape(-1, len(self.symbol_ids))
@@ -195,7 +221,34 @@ class SymbolTable:
                 best = int(part[0].argmax())
                 if best:
                     out.append(Label(closed.name, closed.values[best - 1], confidence=float(part[0, best])))
+        for tree in self.trees:
+            answer = tree.decode(self._of_tree(tree, table), (least or {}).get(tree.name, 0.0))
+            raw_probability *= answer.probability
+            if answer.value is not None:
+                out.append(Label(tree.name, answer.value, confidence=answer.probability))
         return self.enforce_constraints(out), raw_probability
+
+    def ranked(self, scores: npt.ArrayLike, role: str, count: int) -> list[Answer]:
+        """The most probable answers of a role whose values are a tree, best first (`TreeRole.ranked`).
+
+        Args:
+            scores: As in `decode_scores`.
+
+        Raises:
+            ValueError: No role with a tree has this name.
+        """
+        tree = next((t for t in self.trees if t.name == role), None)
+        if tree is None:
+            raise ValueError(f"{role!r} has no tree of values; those with one: {[t.name for t in self.trees]}")
+        table = np.asarray(scores, dtype=np.float64).reshape(-1, len(self.symbol_ids))
+        return tree.ranked(self._of_tree(tree, table), count)
+
+    def _of_tree(self, tree: TreeRole, table: Floats) -> Floats:
+        """The scores of a tree's symbols at its probes, which are the last rows in the order of the trees."""
+        at = next(i for i, t in enumerate(self.trees) if t.name == tree.name)
+        after = sum(len(t.probes) for t in self.trees[at:])
+        rows = table[len(table) - after : len(table) - after + len(tree.probes)]
+        return rows[:, list(tree.symbols)]
 
     def _best(self, scores: Floats) -> tuple[list[tuple[int, int, int]], float, list[float]]:
         """The spans of the best path, the probability of the whole path, and that of each span."""
@@ -222,7 +275,8 @@ class SymbolTable:
         return self.decode_symbols_with_probability(query, ids, log_probabilities)[0]
 
     def decode_symbols_with_probability(
-        self, query: str, ids: Sequence[int], log_probabilities: Sequence[float]
+        self, query: str, ids: Sequence[int], log_probabilities: Sequence[float],
+        least: Mapping[str, float] | None = None,
     ) -> tuple[Labelling, float]:
         """What `decode_symbols` gives, and the probability of that labelling as a whole.
 
@@ -236,7 +290,7 @@ class SymbolTable:
                 p = float(np.exp(min(log_probability, -1e-9)))
                 scores[row] = np.log(max((1.0 - p) / max(1, len(self.symbol_ids) - 1), _LEAST_PROBABILITY))
                 scores[row, index[token]] = np.log(max(p, _LEAST_PROBABILITY))
-        return self.decode_scores_with_probability(query, scores)
+        return self.decode_scores_with_probability(query, scores, least)
 
     def enforce_constraints(self, labels: Iterable[Label]) -> Labelling:
         """Keep the most probable value of a single-valued role; drop closed roles without the roles they require."""
@@ -245,5 +299,5 @@ class SymbolTable:
             if label.role not in self.single or all(k.role != label.role for k in keep):
                 keep.append(label)
         have = {k.role for k in keep}
-        needs = {c.name: c.requires for c in self.closed if c.requires}
+        needs = {c.name: c.requires for c in self._probed if c.requires}
         return ordered(k for k in keep if k.role not in needs or have & set(needs[k.role]))

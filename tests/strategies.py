@@ -35,3 +35,10 @@ def examples(draw: st.DrawFn, segmentation: Segmentation = "whitespace") -> Exam
     labels += [Label("aisle", aisle)] if aisle else []
     labels += [Label("mark", m) for m in draw(st.sets(st.sampled_from(["vegan", "organic", "kosher"])))]
     return Example(query, ordered(labels))
+
+
+# Paths of a taxonomy; some lie above others, and some have many siblings.
+TAXONOMIES = st.lists(
+    st.lists(st.sampled_from(["a", "B", "c d", "茶", "é", "1", "Z"]), min_size=1, max_size=4).map(" > ".join),
+    min_size=1, max_size=25, unique=True,
+)

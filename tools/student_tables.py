@@ -102,6 +102,58 @@ def read_forms(result: Path) -> str:
     return "\n".join(lines)
 
 
+def taxonomy(result: Path) -> str:
+    """The tables of `benchmarks/taxonomy.py`."""
+    r = read(result)
+    names = {"market": "market", "paths": "Shopify"}
+    parts = {name: r[part] for part, name in names.items() if part in r}
+    lines = ["| taxonomy | place | gold labels | precision | recall | F1 |", "|---|---|---|---|---|---|"]
+    for name, p in parts.items():
+        for at, level in enumerate([p["leaf"], *p["levels"]]):
+            figures = " | ".join(percent(level[k]) for k in ("precision", "recall", "f1"))
+            lines.append(f"| {name} | {f'level {at}' if at else 'leaf'} | {level['support']:,} | {figures} |")
+    lines += [
+        "", "| taxonomy | values | leaves asked about | rows learned from | minutes | hit@5 | ECE "
+        "| other domain: AUROC, none of these | AUROC, best category | answered |", "|---" * 10 + "|",
+    ]
+    for name, p in parts.items():
+        o = p["other"]
+        lines.append(
+            f"| {name} | {p['paths']:,} | {p['leaves']:,} | {p['learned']:,} | {p['minutes']:.0f} "
+            f"| {percent(p['hit_at_5'])} | {percent(p['ece'])} | {percent(o['auroc']['none_of_these'])} "
+            f"| {percent(o['auroc']['best_category'])} | {percent(o['answered'])} |"
+        )
+    if "cost" in r:
+        lines += [
+            "",
+            "| taxonomy | probe tokens | prompt, tokens | p50, ms | twelve values: prompt, tokens | p50, ms | times |",
+            "|---" * 7 + "|",
+        ]
+        for part, c in ((names[k], r["cost"][k]) for k in names if k in r["cost"]):
+            tree, twelve = (
+                f"{c['prompt_tokens'][side]:.1f} | {milliseconds(c['latency'][side]['p50_ms'])}"
+                for side in ("tree", "twelve")
+            )
+            lines.append(f"| {part} | {c['probes']['tree']} | {tree} | {twelve} | {_times(c['times'])} |")
+    return "\n".join(lines)
+
+
+def taxonomy_teacher(result: Path) -> str:
+    """The table of `benchmarks/taxonomy_teacher.py`."""
+    r = read(result).get("teacher")
+    if r is None:
+        return ""
+    lines = [
+        "| queries | evidence | precision | recall | F1 | F1 of the first level | worth, F1 points |", "|---" * 7 + "|",
+    ]
+    for name, part in r["parts"].items():
+        for v in part["variants"]:
+            figures = " | ".join(percent(v["leaf"][k]) for k in ("precision", "recall", "f1"))
+            root = percent(v["root"]["f1"]) if v["root"] else "–"
+            lines.append(f"| {name}, {part['rows']:,} | {v['name']} | {figures} | {root} | {percent(v['worth'])} |")
+    return "\n".join(lines)
+
+
 def noise(result: Path) -> str:
     """The table of `benchmarks/noise.py`."""
     r = read(result)

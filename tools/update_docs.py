@@ -170,6 +170,8 @@ BENCHMARKS = {
     "gate": ("gate.json", evaluation.gate),
     "packed-forward": ("packed_forward.json", student.packed_forward),
     "read-forms": ("read_forms.json", student.read_forms),
+    "taxonomy": ("taxonomy.json", student.taxonomy),
+    "taxonomy-teacher": ("taxonomy.json", student.taxonomy_teacher),
     "noise": ("noise.json", student.noise),
     "qlora-merge": ("qlora_merge.json", student.qlora_merge),
     "engines": ("engines.json", serving.engines),

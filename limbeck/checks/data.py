@@ -11,7 +11,8 @@ from task.errors import InputError
 # Table of the inputs → its key in the task file, in the order in which they are read.
 _TABLES = {
     "queries": "data.queries", "labels": "data.labels", "catalogue": "data.catalogue",
-    "conversions": "data.conversions", "calibration": "data.gold.calibration", "test": "data.gold.test",
+    "conversions": "data.conversions", "outliers": "data.outliers", "calibration": "data.gold.calibration",
+    "test": "data.gold.test",
 }
 
 

@@ -24,6 +24,7 @@ def teacher(s: Subject) -> Iterator[Finding]:
     if not backend.asks_llm:
         return
     yield tried("teacher.openai.prompt", lambda: _prompt(s))
+    yield from _candidates(s)
     if backend.local:
         return
     settings = s.task.teacher.openai
@@ -40,6 +41,18 @@ def _prompt(s: Subject) -> str:
     from llm_client.prompt import Prompter
 
     return f"{len(Prompter(s.task).source):,} characters in {s.task.teacher.openai.prompt}"
+
+
+def _candidates(s: Subject) -> Iterator[Finding]:
+    """Roles with too many values for a prompt have candidates."""
+    kinds = s.task.teacher.openai.context
+    for role in (r for r in s.task.closed_roles if r.shortlisted):
+        if "similar" not in kinds and not (role.catalogue and "converted" in kinds):
+            yield note(
+                f"roles.{role.name}",
+                f"{len(role.values):,} values are too many to list, and the prompt has no candidates",
+                "Add `similar` to teacher.openai.context; or `converted`, with `catalogue` of the role",
+            )
 
 
 def _price(settings: OpenAI, *, batch: bool) -> Finding:

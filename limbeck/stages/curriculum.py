@@ -18,7 +18,8 @@ def _config(run: Run) -> object:
 
 
 def _inputs(run: Run) -> dict[str, str]:
-    return {"labels": run.digest("label"), "gold": run.inputs.fingerprint("calibration", "test")}
+    outliers = {"outliers": run.inputs.fingerprint("outliers")} if run.inputs.source("outliers") else {}
+    return {"labels": run.digest("label"), "gold": run.inputs.fingerprint("calibration", "test"), **outliers}
 
 
 def _rules(_run: Run) -> Rules:
@@ -38,7 +39,7 @@ def _work(run: Run, folder: Path) -> Figures:
     labels = run.files.label.labels
     rows = [LedgerRow.from_json(r) for _, r in rows_of(labels)]
     gold = [*run.inputs.test, *run.inputs.teacher.calibration]
-    made = build(run.task, rows, gold, _threshold(run))
+    made = build(run.task, rows, gold, _threshold(run), run.inputs.outliers)
     if not made.train:
         raise InputError(
             "no labelling was accepted: there is nothing to learn from", file=labels, found=made.left_out,

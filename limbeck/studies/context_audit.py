@@ -45,13 +45,13 @@ def audit(run: Run, gold_name: str) -> Path:
         )
     # The variant with all context runs last, so that the ledger keeps its rows: those that the task itself would give.
     answered: dict[str, Missing] = {}
-    found = {name: _label(run, variant, gold, name, answered) for name, variant in reversed(variants(task).items())}
+    labelled = {name: _label(run, variant, gold, name, answered) for name, variant in reversed(variants(task).items())}
     _note_missing(run, answered, len(gold))
-    compared = [i for i in range(len(gold)) if all(rows[i] is not None for rows in found.values())]
+    compared = [i for i in range(len(gold)) if all(rows[i] is not None for rows in labelled.values())]
     if not compared:
         raise IncompleteError("no gold query has an answer with every context, so there is nothing to compare")
     gold = [gold[i] for i in compared]
-    found = {name: [x for i in compared if (x := rows[i]) is not None] for name, rows in found.items()}
+    found = {name: [x for i in compared if (x := rows[i]) is not None] for name, rows in labelled.items()}
     slices = {"all queries": list(range(len(gold)))}
     if run.inputs.has_traffic:
         names = traffic(gold, sources.log, task)
@@ -67,8 +67,9 @@ def audit(run: Run, gold_name: str) -> Path:
 
 
 def variants(task: Task) -> dict[str, Task]:
-    """The task with all of its context, less each kind, and with none."""
+    """The task with all of its context, less each kind, and with none; also less the guardrail `guard.relevance`."""
     from teacher.backends.backend import backend_of
+    from teacher.guardrails.label_checks import checks_relevance
 
     backend = backend_of(task)
     kinds = backend.context_kinds(task)
@@ -77,7 +78,15 @@ def variants(task: Task) -> dict[str, Task]:
             "imported labels have no context to audit", field="teacher.backend", found=task.teacher.backend
         )
     chosen = {ALL: kinds, **{f"without {k}": [x for x in kinds if x != k] for k in kinds}, "none of it": []}
-    return {name: backend.with_context(task, used) for name, used in chosen.items()}
+    out = {name: backend.with_context(task, used) for name, used in chosen.items()}
+    if checks_relevance(task):  # asks nothing: the stored replies are validated again
+        out["without guard.relevance"] = _without_relevance(task)
+    return out
+
+
+def _without_relevance(task: Task) -> Task:
+    roles = [r.model_copy(update={"guard": r.guard.model_copy(update={"relevance": None})}) for r in task.roles]
+    return task.model_copy(update={"roles": tuple(roles)})
 
 
 def _note_missing(run: Run, answered: Mapping[str, Missing], rows: int) -> None:

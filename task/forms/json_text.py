@@ -15,6 +15,7 @@ from task.labels import Example, Label, Labelling, nth_occurrence, ordered
 from task.spec import Task
 from task.symbols import Encoded, SymbolTable, Tokenizer
 from task.validation import Fault, label_fault, resolve, violation
+from task.value_tree import tree_of
 
 MOST_TOKENS: Final = 256
 """The maximum number of tokens of an answer; a longer one is cut off, and counts as truncated."""
@@ -142,7 +143,9 @@ def schema(task: Task) -> dict[str, Any]:
     """
     labels = []
     for role in task.roles:
-        text: dict[str, Any] = {"type": "string", "enum": list(role.values)} if role.values else {"type": "string"}
+        text: dict[str, Any] = {"type": "string"}
+        if role.values and tree_of(role.values, role.separator) is None:  # providers limit the size of an `enum`
+            text["enum"] = list(role.values)
         labels.append({
             "type": "object",
             "properties": {"role": {"type": "string", "enum": [role.name]}, "text": text},

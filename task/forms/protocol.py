@@ -74,6 +74,11 @@ def decoded(task: Task, labels: Labelling, raw_probability: float) -> Decoded:
     return Decoded(resolve(task, labels), raw_probability)
 
 
+def least_confidence(task: Task) -> dict[str, float]:
+    """Role → the least probability of an answer, for roles that set one; less probable values are answered above."""
+    return {r.name: r.min_confidence for r in task.roles if r.min_confidence}
+
+
 def text_prompt(table: SymbolTable, query: str, tokenizer: Tokenizer) -> Encoded:
     """The query and the separator: the prompt of the forms that generate."""
     return Encoded([*table.prefix, *tokenizer.encode(query), *table.separator], [], [])

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from task.forms.protocol import Decoded, Output, decoded, text_prompt
+from task.forms.protocol import Decoded, Output, decoded, least_confidence, text_prompt
 from task.labels import Example
 from task.segmentation import units
 from task.spec import Task
@@ -39,12 +39,11 @@ class Read:
             ids += piece or [table.symbol_ids[0]]
             positions.append(len(ids) - 1)
             at = end
-        if table.closed:
+        if table.probes:
             ids += table.separator
-            for role in table.closed:
-                for probe in role.probes:
-                    ids.append(probe)
-                    positions.append(len(ids) - 1)
+            for probe in table.probes:
+                ids.append(probe)
+                positions.append(len(ids) - 1)
         return Encoded(ids, positions, [])
 
     def answer(self, table: SymbolTable, example: Example, _: Tokenizer) -> list[int]:
@@ -72,4 +71,4 @@ class Read:
         scores = np.asarray(output, dtype=np.float64)
         if scores.size and not np.isfinite(scores.max(axis=-1)).all():  # NaN, infinity, or no symbol is possible
             return Decoded((), 0.0, Fault("unreadable", "scores that are not finite numbers"))
-        return decoded(task, *table.decode_scores_with_probability(query, scores))
+        return decoded(task, *table.decode_scores_with_probability(query, scores, least_confidence(task)))

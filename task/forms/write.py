@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from task.forms.protocol import Decoded, Output, decoded, supervise_continuation, text_prompt
+from task.forms.protocol import Decoded, Output, decoded, least_confidence, supervise_continuation, text_prompt
 from task.labels import Example
 from task.spec import Task
 from task.symbols import Encoded, SymbolTable, Tokenizer
@@ -59,4 +59,5 @@ class Write:
         wrong = next((n for n, (token, of) in enumerate(zip(ids, allowed, strict=False)) if token not in of), None)
         if wrong is not None:
             return Decoded((), 0.0, Fault("unreadable", f"token {ids[wrong]} at place {wrong}, which it cannot fill"))
-        return decoded(task, *table.decode_symbols_with_probability(query, ids, log_probabilities))
+        least = least_confidence(task)
+        return decoded(task, *table.decode_symbols_with_probability(query, ids, log_probabilities, least))

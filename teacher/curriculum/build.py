@@ -1,7 +1,9 @@
 """The curriculum: accepted labellings, deduplicated, split without leakage, scored and ordered.
 
 Near-duplicates (`task.near_duplicates`) form a cluster. All rows of a cluster go to the same split; a cluster with a
-gold query goes to none. Traffic counts of duplicates are added up.
+gold query goes to none. Traffic counts of duplicates are added up. Queries of other domains (`data.outliers`) are rows
+without labels: a student that has only seen queries with labels gives every query one (outlier exposure, Hendrycks et
+al. 2019).
 """
 
 from __future__ import annotations
@@ -24,17 +26,20 @@ from teacher.ledger.records import LedgerRow
 
 
 def build(
-    task: Task, rows: Sequence[LedgerRow], gold: Sequence[Example] = (), threshold: float = 0.0
+    task: Task, rows: Sequence[LedgerRow], gold: Sequence[Example] = (), threshold: float = 0.0,
+    outliers: Sequence[Example] = (),
 ) -> Curriculum:
     """Select, deduplicate, split, score and order rows.
 
     Args:
         gold: Queries whose clusters are left out.
         threshold: Labels with less confidence are doubtful (`curriculum.doubtful`).
+        outliers: Queries of other domains.
     """
     normalise = normaliser(task.normaliser)
     settings = task.curriculum
-    texts = [r.query for r in rows] + [g.query for g in gold]
+    labelled = [r.query for r in rows] + [g.query for g in gold]
+    texts = labelled + [x.query for x in outliers]
     cluster_of = dict(zip(texts, clusters(texts, normalise), strict=True))
     held_out = {cluster_of[g.query] for g in gold}
     masks = settings.doubtful == "mask"
@@ -61,6 +66,14 @@ def build(
                 example, confidence=row.confidence, cluster=cluster_of[row.query], stratum=strata[row.query],
                 doubts=doubts if masks else (),
             )
+    known = {cluster_of[query] for query in labelled}
+    for outlier in outliers:
+        if cluster_of[outlier.query] in known:
+            left_out["outlier that is a query of the log or of gold"] += 1
+        else:
+            kept.setdefault(normalise(outlier.query), TrainingRow(
+                Example(outlier.query, (), outlier.count), cluster=cluster_of[outlier.query]
+            ))
     capped = _capped(list(kept.values()), task, normalise)
     if len(capped) < len(kept):
         left_out["over max_per_pattern"] = len(kept) - len(capped)

@@ -10,7 +10,8 @@ from rapidfuzz import fuzz, process
 
 from task.files import sha256_json
 from task.readers import Item
-from task.spec import Role, Task
+from task.role import Role
+from task.spec import Task
 
 
 @dataclass(frozen=True, slots=True)

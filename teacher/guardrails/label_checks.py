@@ -18,7 +18,8 @@ from task.files import sha256_json
 from task.labels import Label, place
 from task.normalize import normaliser
 from task.readers import Item
-from task.spec import Role, Task
+from task.role import Role
+from task.spec import Task
 from teacher.guardrails import span_matching as spans
 from teacher.guardrails.catalogue_values import Grounding
 
@@ -82,6 +83,8 @@ class Guardrails:
         self._grounding = Grounding(task, catalogue, self._normalise)
         self._patterns = {r.name: re.compile(r.pattern, re.IGNORECASE) for r in task.roles if r.pattern}
         self._relevance = relevance
+        self._normalised: dict[str, dict[str, str]] = {}
+        self._ends: dict[str, dict[tuple[str, ...], str | None]] = {}
 
     def fingerprint(self) -> str:
         """Changes with the rules and the catalogue; rows with another fingerprint are validated again."""
@@ -131,17 +134,41 @@ class Guardrails:
         return PassedLabel(label, index, margin), verdict
 
     def _closed(self, role: Role, label: Label) -> tuple[Label, float, list[str]]:
-        """An allowed value, or the nearest one if it is similar enough (`guard.snap`)."""
+        """An allowed value, the only path with this end, or the nearest value if it is near enough (`guard.snap`)."""
         bare = Label(role.name, label.text, confidence=label.confidence)
-        if label.text in role.values:
+        if label.text in role.allowed:
             return bare, 1.0, []
+        if (node := self._node_that_ends_with(role, label.text)) is not None:
+            return replace(bare, text=node), 1.0, ["closed set: the whole path"]
         near = process.extractOne(
-            self._normalise(label.text), {v: self._normalise(v) for v in role.values}, scorer=fuzz.ratio,
-            score_cutoff=role.guard.snap,
+            self._normalise(label.text), self._choices(role), scorer=fuzz.ratio, score_cutoff=role.guard.snap,
         )
         if near is None:
             raise _RejectedError("closed set: not an allowed value")
         return replace(bare, text=near[2]), near[1] / 100.0, ["closed set: snapped to the nearest allowed value"]
+
+    def _choices(self, role: Role) -> Mapping[str, str]:
+        """Value → its normalised form, made once; of a taxonomy also the nodes above its values."""
+        if role.name not in self._normalised:
+            above = sorted(role.allowed - set(role.values))
+            self._normalised[role.name] = {v: self._normalise(v) for v in (*role.values, *above)}
+        return self._normalised[role.name]
+
+    def _node_that_ends_with(self, role: Role, text: str) -> str | None:
+        """The only node of a taxonomy whose path ends with the parts of a text; None where several do, or none."""
+        if role.separator is None:
+            return None
+        if role.name not in self._ends:
+            ends: dict[tuple[str, ...], str | None] = {}
+            for node in role.allowed:
+                parts = self._parts(role, node)
+                for at in range(len(parts)):
+                    ends[parts[at:]] = None if parts[at:] in ends else node
+            self._ends[role.name] = ends
+        return self._ends[role.name].get(self._parts(role, text))
+
+    def _parts(self, role: Role, path: str) -> tuple[str, ...]:
+        return tuple(self._normalise(part) for part in path.split((role.separator or "").strip() or role.separator))
 
     def _open(
         self, role: Role, query: str, label: Label, taken: frozenset[int]

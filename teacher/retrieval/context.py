@@ -13,6 +13,7 @@ from task.labels import Example
 from task.near_duplicates import near_words, words_of
 from task.normalize import normaliser
 from task.readers import Item
+from task.role import Role
 from task.spec import Task
 from teacher.retrieval.embedder import Vectors
 from teacher.retrieval.embedding_store import EmbeddingStore
@@ -25,6 +26,7 @@ VERSION = 1
 # Value of the first entry of each kind; the n-th entry has 1/n of it.
 _VALUE = {"examples": 1.0, "bought": 1.0, "converted": 0.9, "similar": 0.6, "items": 0.7, "neighbours": 0.3}
 SHOWN = {"bought": 5, "converted": 5, "similar": 5, "items": 8, "neighbours": 5}
+_CANDIDATES = 10  # of a shortlisted role, in each of `converted` and `similar`: the LLM can answer nothing else
 _FIRST_BLOCK, _BLOCK = 64, 512  # a small first block, so that the first calls start early
 
 
@@ -54,6 +56,7 @@ class ContextFinder:
             self._gold = [(words_of(e.query, self._normalise), e) for e in shown]
             self._gold_vectors = store.vectors([e.query for e in shown], "gold queries")
         self._values = similar_values(task, index.items)
+        self._shown = {name: shown_values(task.role(name), "similar") for name in self._values}
         self._value_vectors = {name: store.vectors(v, f"values of {name}") for name, v in self._values.items()}
 
     def find(self, queries: Sequence[Example]) -> Iterator[list[Context]]:
@@ -69,7 +72,7 @@ class ContextFinder:
             vectors = self._finder.vectors(texts)
             shots = self._examples(block, vectors)
             similar = {
-                name: exact(vectors, among=v, count=SHOWN["similar"])[0] for name, v in self._value_vectors.items()
+                name: exact(vectors, among=v, count=self._shown[name])[0] for name, v in self._value_vectors.items()
             }
             yield [
                 self._context(
@@ -129,21 +132,32 @@ def _converted(task: Task, catalogue: Sequence[Item], evidence: Evidence) -> dic
             scale = weight / (own if purchases is evidence.conversions else near) if purchases else 0.0
             for row, count in purchases.items():
                 for value in catalogue[row].values(role.catalogue):
+                    if role.shortlisted and value not in role.allowed:
+                        continue  # a candidate that could not be the answer
                     votes[value] += scale * count  # type: ignore[assignment]
         if votes:
-            best = sorted(votes.items(), key=lambda x: (-x[1], x[0]))[: SHOWN["converted"]]
+            best = sorted(votes.items(), key=lambda x: (-x[1], x[0]))[: shown_values(role, "converted")]
             out[role.name] = [v for v, _ in best]
     return out
 
 
 def similar_values(task: Task, catalogue: Sequence[Item]) -> dict[str, list[str]]:
-    """Role → the catalogue's values that the kind `similar` chooses from: those of grounded open roles."""
+    """Role → the values that the kind `similar` chooses from.
+
+    Of a grounded open role these are the catalogue's, of a closed role that is shortlisted all of them.
+    """
     if "similar" not in task.teacher.openai.context:
         return {}
-    return {
+    grounded = {
         r.name: sorted({v for i in catalogue for v in i.values(r.catalogue)})
         for r in task.open_roles if r.catalogue and r.grounded
     }
+    return grounded | {r.name: list(r.values) for r in task.closed_roles if r.shortlisted}
+
+
+def shown_values(role: Role, kind: str) -> int:
+    """The most values of a role in the kind `converted` or `similar`."""
+    return _CANDIDATES if role.shortlisted else SHOWN[kind]
 
 
 def shown_example(example: Example) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import html
 import io
@@ -266,6 +267,27 @@ def test_the_table_has_every_figure(written: Path) -> None:
     assert float(found["teacher", "span", "role brand", "recall"]) == role
     assert float(found[SERVED, "latency", "miss", "p50_ms"]) == report["latency"]["miss"]["p50_ms"]["value"]
     assert any(k[2].startswith("values ") for k in found)
+
+
+def test_a_taxonomy_is_shown_level_by_level(
+    content: tuple[dict[str, Any], dict[str, list[Samples]]], tmp_path: Path
+) -> None:
+    def level(f1: float) -> dict[str, Any]:
+        figure = {"value": f1, "low": f1 - 0.01, "high": f1 + 0.01}
+        return {"support": 40, "precision": figure, "recall": figure, "f1": figure}
+
+    found, raw = copy.deepcopy(content)
+    found["systems"][SERVED]["taxonomies"] = {"category": {"leaf": level(0.81), "levels": [level(0.93), level(0.82)]}}
+    write(tmp_path, found, raw)
+    page, text = ((tmp_path / f"report.{kind}").read_text() for kind in ("html", "md"))
+    for place, f1 in (("leaf", 0.81), ("level 1", 0.93), ("level 2", 0.82)):
+        shown = percent(level(f1)["f1"])
+        assert f"<tr><td>{place}</td><td>40</td>{3 * f'<td>{shown}</td>'}</tr>" in page
+        assert f"| {place} | 40 | {shown} | {shown} | {shown} |" in text
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "report.csv").read_text())))
+    f1_of = {r["part"]: float(r["value"]) for r in rows if "role category" in r["part"] and r["figure"] == "f1"}
+    assert f1_of == {"role category, leaf": 0.81, "role category, level 1": 0.93, "role category, level 2": 0.82}
+    assert not mismatches(read_json(tmp_path / "report.json"), Report)
 
 
 def test_the_summary_for_a_pull_request_is_a_table(written: Path) -> None:

@@ -102,3 +102,16 @@ def test_a_catalogue_field_that_no_item_has(tmp_path: Path, grounded: bool) -> N
     said = r"no item has the field 'attributes.color' of role 'color'.*attributes\.colour"
     with pytest.raises(InputError, match=said) if grounded else pytest.warns(InputWarning, match=said):
         assert inputs.teacher.catalogue
+
+
+def test_queries_of_other_domains_are_a_table_of_their_own(tmp_path: Path) -> None:
+    log = table(tmp_path / "q.jsonl", {"query": "oat milk"})
+    other = table(tmp_path / "other.jsonl", {"query": "turn on the light"}, {"query": "play some jazz"})
+    inputs = inputs_of(tmp_path, {"queries": log, "outliers": other})
+    assert [(x.query, x.labels) for x in inputs.outliers] == [("turn on the light", ()), ("play some jazz", ())]
+    assert [q.query for q in inputs.teacher.log] == ["oat milk"]  # no teacher is asked about them
+    without = inputs_of(tmp_path, {"queries": log})
+    assert (without.outliers, without.source("outliers")) == ([], None)
+    assert "outliers" not in without.task.model_dump(mode="json")["data"]  # what a stage depends on is unchanged
+    with pytest.raises(ValueError, match="`outliers` needs `dir` or `hub`"):
+        make_task(data={"sample": "market", "outliers": other})

@@ -20,7 +20,7 @@ from task.forms import json_text
 from task.load import load_task
 from teacher.guardrails import label_checks
 from tests.conftest import make_task
-from tests.limbeck.run_before import stale
+from tests.limbeck.run_before import now, stale
 from tests.limbeck.test_cli import limbeck
 
 
@@ -205,9 +205,28 @@ def test_a_relative_path_is_the_absolute_one_that_it_leads_to(tmp_path: Path, mo
 def test_every_rule_of_a_stage_has_a_first_version(runs: Path) -> None:
     named: set[str] = set()
     for overrides in ((), ("curriculum.cross_fit.action=ask",), ("teacher.backend=catalog", "data.catalogue=x.jsonl",
-                      "roles.0.catalogue=brand"), ("teacher.backend=labels", "data.labels=queries.jsonl")):
+                      "roles.0.catalogue=brand", "roles.1.catalogue=category", "roles.1.separator=/"),
+                      ("teacher.backend=labels", "data.labels=queries.jsonl")):
         run = Run.of(load_task(runs.parent / "task.yaml", overrides).task, runs, ProgressDisplay())
         for stage in STAGES:
             if stage.wanted(run.task):
                 named |= stage.rules(run).keys()
     assert named == FIRST.keys()
+
+
+def test_a_changed_taxonomy_is_told_by_what_came_and_went_and_replies_stand(runs: Path) -> None:
+    file = runs.parent / "taxonomy.txt"
+    tree = ("roles.1.values=null", "roles.1.values_from.file=" + str(file), "roles.1.separator=/")
+    file.write_text("food/milk\nfood/bread\n")
+    now(runs, *tree)
+    assert stale(runs, *tree) == {}
+    file.write_text("# the same, in another order\nfood/bread\n\nfood/milk\n")
+    assert stale(runs, *tree) == {}
+    file.write_text("food/bread\nfood/milk\ndrinks\n")
+    found = stale(runs, *tree)
+    assert set(found) == {"label", "cross-fit", "train", "bundle"}
+    assert set(found.values()) == {("roles.1.values has 2 → 3 entries, 1 added (drinks), 0 removed",)}
+    assert set(stale(runs, *tree[:1], *tree[2:], "roles.1.values=[food/bread,food/milk]",
+                     "roles.1.min_confidence=0.5")) == {"label", "bundle"}
+    done = limbeck("plan", runs.parent / "task.yaml", "--runs", runs, *(x for s in tree for x in ("--set", s)))
+    assert "train stale: roles.1.values has 2 → 3 entries, 1 added (drinks), 0 removed" in " ".join(done.stdout.split())

@@ -107,18 +107,24 @@ def test_a_server_that_knows_no_response_format_is_sent_none(tmp_path: Path) -> 
         assert labelled(api, tmp_path, structured_output=False) == ("accepted", "", ["milk"])
 
 
-def test_a_closed_role_with_more_values_than_a_server_takes_is_labelled_without_a_schema(tmp_path: Path) -> None:
-    many = [{"name": "shade", "kind": "closed", "values": [f"shade {i}" for i in range(1_001)]}]
+@pytest.mark.parametrize(("count", "letters", "refused"), [(1_001, 5, False), (800, 20, True)])
+def test_values_that_a_server_does_not_take_in_a_schema(
+    count: int, letters: int, refused: bool, tmp_path: Path, embedder_folder: Path
+) -> None:
+    """More than 1,000 values are not in the schema; fewer may be too long together, and need none at all."""
+    values = [f"shade {i}".ljust(letters, "-") for i in range(count)]
+    many = [{"name": "shade", "kind": "closed", "values": values}]
     with FakeApi() as api:
         api.refusal = strict_schema.refusal
-        api.shape = lambda _, completion: message(
-            content=json.dumps({"labels": [{"role": "shade", "text": "Shade 7"}, {"role": "shade", "text": "mauve"}]})
-        )(completion)
-        for structured, values in ((True, []), (False, ["shade 7"])):
+        api.shape = lambda _, completion: message(content=json.dumps(
+            {"labels": [{"role": "shade", "text": values[7].capitalize()}, {"role": "shade", "text": "mauve"}]}
+        ))(completion)
+        for structured, found in ((True, [] if refused else [values[7]]), (False, [values[7]])):
             teacher = llm_task(api.url, max_attempts=1, structured_output=structured).teacher.model_dump()
+            teacher["retrieval"]["embedder"] = str(embedder_folder)  # candidates are found by embedding
             (row,) = run(make_task(roles=many, teacher=teacher), LOG, tmp_path).rows
-            assert [x.text for x in row.labels] == values
-    assert "too many enum values" in outcomes(tmp_path)[0][2]
+            assert [x.text for x in row.labels] == found
+    assert ("the values of one enum are too long" in outcomes(tmp_path)[0][2]) is refused
 
 
 def test_an_error_after_a_redirect_names_the_address(tmp_path: Path) -> None:

@@ -69,3 +69,23 @@ def test_a_student_that_agrees_suspects_nothing(tokenizer: FastTokenizer) -> Non
     rows = [true_row(i) for i in range(60)]
     codec = Codec.compile(make_task(), rows, tokenizer)
     assert suspects(codec, rows, [scores(codec, x, 8.0, i) for i, x in enumerate(rows)]) == []
+
+
+def test_a_wrong_category_is_found_at_the_level_where_it_leaves_the_right_path(tokenizer: FastTokenizer) -> None:
+    task = make_task(roles=[{"name": "product"}, {
+        "name": "category", "kind": "closed", "multiple": False, "separator": "/",
+        "values": ["food/milk", "food/bread", "pets"],
+    }])
+
+    def row(i: int, category: str | None) -> Example:
+        return Example(f"thing {i}", (Label("category", category),) if category else ())
+
+    truth = [row(i, ("food/milk", "food/bread", "pets", "food", None)[i % 5]) for i in range(100)]
+    given_rows = list(truth)
+    given_rows[0], given_rows[1], given_rows[4] = row(0, "food/bread"), row(1, "pets"), row(4, "pets")
+    codec = Codec.compile(task, given_rows, tokenizer)
+    predicted = [scores(codec, t, 9.0 if i in (0, 1, 4) else 5.0, i) for i, t in enumerate(truth)]
+    found = suspects(codec, given_rows, predicted)
+    assert {(s.row, s.doubt, s.says) for s in found} == {
+        (0, Doubt("category"), "food/milk"), (1, Doubt("category"), "food"), (4, Doubt("category"), "nothing"),
+    }

@@ -11,13 +11,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from task.codec import Codec
+from task.errors import InputError
 from task.forms.json_text import parse
 from task.labels import Example, Label, ordered
 from task.spec import Task
 from task.tokenizer import FastTokenizer
 from task.validation import label_fault
 from tests.conftest import make_task, make_tokenizer
-from tests.strategies import QUERIES, examples
+from tests.strategies import QUERIES, TAXONOMIES, examples
 
 TASK = make_task()
 FAST = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
@@ -217,3 +218,84 @@ def test_what_a_form_cannot_say_is_known_and_refused(tokenizer: FastTokenizer) -
     with pytest.raises(ValueError, match="cannot be represented"):
         c.encode(nested, tokenizer)
     assert codec(tokenizer, "json").representable(nested)
+
+
+# -- roles whose values are a tree ------------------------------------------------------------------------------------
+
+
+def with_tree(values: list[str], separator: str | None = " > ", **more: object) -> Task:
+    tree = {"name": "category", "kind": "closed", "multiple": False, "values": values, **more}
+    roles = [r.model_dump() for r in TASK.roles]
+    return make_task(roles=[*roles[:2], tree | ({"separator": separator} if separator else {}), *roles[2:]])
+
+
+@given(values=TAXONOMIES, form=st.sampled_from(["read", "write"]), data=st.data())
+@FAST
+def test_a_labelling_with_a_category_round_trips(
+    tokenizer: FastTokenizer, values: list[str], form: str, data: st.DataObject
+) -> None:
+    task = with_tree(values)
+    c = Codec.compile(task, [], tokenizer, form)
+    category = data.draw(st.sampled_from([None, *sorted(task.role("category").allowed)]))
+    example = data.draw(examples())
+    labels = [*example.labels, *([Label("category", category)] if category else [])]
+    example = Example(example.query, ordered(labels))
+    encoded = c.encode(example, tokenizer)
+    assert len(encoded.targets) == c.symbol_count(example.query)
+    places = c.allowed_symbols(example.query)
+    assert all(target in place for target, place in zip(encoded.targets, places, strict=True))
+    if form == "write":
+        output: object = (encoded.targets, [-0.01] * len(encoded.targets))
+    else:
+        index = {t: i for i, t in enumerate(c.symbol_ids)}
+        output = np.full((len(encoded.targets), len(c.symbol_ids)), -20.0)
+        for row, target in enumerate(encoded.targets):
+            output[row, index[target]] = 0.0  # type: ignore[index]
+    found = c.decode(example.query, output, task)
+    assert keys(found.labels) == keys(example.labels)
+    assert Codec.from_json(json.loads(json.dumps(c.to_json()))) == c
+
+
+@given(values=TAXONOMIES, seed=st.integers(0, 1000), least=st.sampled_from([0.0, 0.4, 0.9]))
+@FAST
+def test_a_category_is_read_from_its_own_probes_and_obeys_the_task(
+    tokenizer: FastTokenizer, values: list[str], seed: int, least: float
+) -> None:
+    task = with_tree(values, min_confidence=least)
+    c = Codec.compile(task, [], tokenizer, "read")
+    scores = np.random.default_rng(seed).normal(size=(c.symbol_count("oat milk"), len(c.symbol_ids))) * 3
+    found = c.decode("oat milk", scores, task)
+    assert all(label_fault(task, "oat milk", x) is None for x in found.labels)
+    (tree,) = c.trees
+    rows = scores[-len(tree.probes) :, list(tree.symbols)]
+    answer = tree.decode(rows, least)
+    assert [x.text for x in found.labels if x.role == "category"] == ([answer.value] if answer.value else [])
+    assert c.ranked(scores, "category", 3) == tree.ranked(rows, 3)
+    without = Codec.compile(TASK, [], tokenizer, "read")
+    width = len(without.symbol_ids)
+    others = without.decode("oat milk", scores[: len(scores) - len(tree.probes), :width], TASK)
+    assert keys(tuple(x for x in found.labels if x.role != "category")) == keys(others.labels)
+
+
+def test_a_task_without_a_tree_has_the_codec_of_before(tokenizer: FastTokenizer) -> None:
+    c = codec(tokenizer, "read")
+    assert list(c.to_json()) == [
+        "form", "segmentation", "roles", "single", "closed", "symbol_ids", "separator", "eos_id", "prefix",
+        "transitions",
+    ]
+    mixed = Codec.compile(with_tree(["a > b", "c"]), [], tokenizer, "read")
+    assert mixed.closed == c.closed
+    assert mixed.symbol_ids[: len(c.symbol_ids)] == c.symbol_ids
+
+
+def test_thousands_of_values_need_a_few_hundred_symbols(any_tokenizer: FastTokenizer) -> None:
+    c = Codec.compile(with_tree([f"value {i}" for i in range(10_000)], None), [], any_tokenizer, "read")
+    assert (len(c.trees[0].symbols), len(c.trees[0].probes)) == (128, 2)
+    example = Example("oat milk", (Label("category", "value 4711"),))
+    assert len(c.encode(example, any_tokenizer).targets) == c.symbol_count("oat milk")
+
+
+def test_several_of_thousands_of_values_are_refused(tokenizer: FastTokenizer) -> None:
+    task = with_tree([str(i) for i in range(1001)], None, multiple=True)
+    with pytest.raises(InputError, match=r"roles\.category\.multiple: .* several are not supported yet"):
+        Codec.compile(task, [], tokenizer, "read")

@@ -15,6 +15,7 @@ from task.progress import Progress
 from task.readers import Conversion, Item
 from task.spec import Task
 from teacher import retrieval
+from teacher.backends.catalog import categories
 from teacher.backends.catalog.lexicon import Lexicon
 from teacher.backends.catalog.segmenter import Segmented, Segmenter
 from teacher.backends.computed import ComputedBackend, Replies
@@ -34,9 +35,9 @@ class CatalogBackend(ComputedBackend):
 
     uses_whole_log = True
 
-    def rules(self, task: Task) -> Mapping[str, int | str]:  # noqa: ARG002 (of the interface)
+    def rules(self, task: Task) -> Mapping[str, int | str]:
         """See `Backend`."""
-        return {"catalog backend": VERSION, "retrieval": retrieval.VERSION}
+        return {"catalog backend": VERSION, "retrieval": retrieval.VERSION, **_category_rules(task)}
 
     def keys(self, job: LabellingJob) -> dict[str, str]:
         """Query → hash of version, settings, roles, all input files and the query."""
@@ -45,7 +46,7 @@ class CatalogBackend(ComputedBackend):
         roles = [r.model_dump(mode="json", exclude={"guard"}) for r in task.roles]
         base = sha256_json({
             "backend": "catalog", "version": VERSION, "settings": settings, "roles": roles,
-            "inputs": job.sources.fingerprint,
+            "inputs": job.sources.fingerprint, **_category_rules(task),
         })
         return {q.query: sha256_json([base, q.query]) for q in job.queries}
 
@@ -69,6 +70,11 @@ class CatalogBackend(ComputedBackend):
         return task.model_copy(update={"teacher": task.teacher.model_copy(update={"retrieval": retrieval})})
 
 
+def _category_rules(task: Task) -> dict[str, int]:
+    """The version of the rules for categories, of a task that has any: others have the keys that they had before."""
+    return {"catalog categories": categories.VERSION} if categories.category_roles(task) else {}
+
+
 class CatalogTeacher:
     """Labels queries from a catalogue and the purchases after queries.
 
@@ -84,6 +90,7 @@ class CatalogTeacher:
         model: Path, folder: Path, also: Sequence[Example] = (), progress: Progress,
     ) -> None:
         self._catalogue = catalogue
+        self._has_open_roles = bool(task.open_roles)
         self._rows = {q.query: i for i, q in enumerate((*log, *also))}
         index = Index(build_index(catalogue, conversions, model=model, folder=folder, progress=progress))
         store = EmbeddingStore(folder, model=model, progress=progress)
@@ -138,14 +145,15 @@ class CatalogTeacher:
     def reply(self, query: str) -> tuple[str, dict[str, Any]]:
         """The reply for a query of the log, as JSON, and its evidence in short form.
 
-        The signal `weakest` is the minimum confidence over the labels and the words without a label. The confidence of
-        such a word is lower the fewer queries leave it unlabelled (fillers are common, unknown brands are rare).
+        The signal `weakest` is the minimum confidence over the labels, the categories that were too doubtful for one,
+        and the words without a label, where the task has roles for words. The confidence of such a word is lower the
+        fewer queries leave it unlabelled (fillers are common, unknown brands are rare).
         """
         row = self._rows[query]
         result, evidence = self._results[row], self._evidence[row]
-        words = [w for run in result.residue for w in run.split(" ")]
+        words = [w for run in result.residue for w in run.split(" ")] if self._has_open_roles else []
         outside = [self._outside[w] / (self._outside[w] + _KNOWN_OUTSIDE) for w in words]
-        parts = [x.confidence or 0.0 for x in result.labels] + outside
+        parts = [x.confidence or 0.0 for x in result.labels] + outside + list(result.undecided)
         bought = sum(evidence.conversions.values())
         signals = {
             "weakest": min(parts, default=0.0), "outside": min(outside, default=1.0),

@@ -2,7 +2,8 @@
 
 Every run of words gets, for every role, the probability that it names a value of that role: its similarity to the
 value (exact, alias, pattern, stem, edit similarity) times the support of the value by purchases. Dynamic programming
-then finds the non-overlapping runs that maximise the sum of characters × (probability − threshold).
+then finds the non-overlapping runs that maximise the sum of characters × (probability − threshold). Closed roles follow
+from the runs and the purchases; taxonomies and other large sets have a module of their own (`categories.py`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from rapidfuzz.distance import OSA
 
 from task.labels import Label, Labelling, place
 from task.normalize import normaliser
-from task.spec import Role, Task
+from task.role import Role
+from task.spec import Task
+from teacher.backends.catalog.categories import categories, category_roles
 from teacher.backends.catalog.lexicon import MAX_WORDS, Lexicon, unit_spans
 from teacher.retrieval.evidence import Evidence
 
@@ -30,11 +33,16 @@ _PRIOR_WEIGHT = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Segmented:
-    """Labels of a query, the signals of each, and the normalised runs of words without a label."""
+    """Labels of a query, the signals of each, and the normalised runs of words without a label.
+
+    Attributes:
+        undecided: Of each category role without a value, the probability of the best one: too low for a label.
+    """
 
     labels: Labelling
     residue: tuple[str, ...]
     signals: tuple[Mapping[str, float], ...] = ()
+    undecided: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +64,8 @@ class Segmenter:
         self._normalise: Callable[[str], str] = normaliser(task.normaliser)
         self._threshold = task.teacher.min_confidence
         self._patterns = {r.name: re.compile(r.pattern, re.IGNORECASE) for r in task.open_roles if r.pattern}
+        self._categories = category_roles(task)
+        self._closed_by_words = [r for r in task.closed_roles if r not in self._categories]
 
     def label(self, query: str, evidence: Evidence) -> Segmented:
         """The best segmentation of one query."""
@@ -78,8 +88,9 @@ class Segmenter:
             else:
                 run.append(self._normalise(query[s:e]))
         residue = tuple(" ".join(r) for r in [*runs, run] if r)
-        both = sorted([*labels, *self._closed(chosen, support)], key=lambda x: place(x[0]))
-        return Segmented(tuple(x for x, _ in both), residue, tuple(s for _, s in both))
+        of_query, undecided = self._of_query(chosen, evidence)
+        both = sorted([*labels, *self._closed(chosen, support), *of_query], key=lambda x: place(x[0]))
+        return Segmented(tuple(x for x, _ in both), residue, tuple(s for _, s in both), undecided)
 
     def _margin(self, chosen: _Candidate, candidates: Mapping[tuple[int, int], _Candidate]) -> float:
         """The margin over the best other label of any of its words, scaled to [0, 1]."""
@@ -190,31 +201,55 @@ class Segmenter:
         out: list[tuple[Label, Mapping[str, float]]] = []
         if not chosen:
             return out
-        found = {c.role for c in chosen}
-        for role in self._task.closed_roles:
-            if role.requires and not found & set(role.requires):
+        for role in self._closed_by_words:
+            if not _has_required(role, chosen):
                 continue
-            votes: Counter[str] = Counter()
-            weight = 0.0
-            for c in chosen:
-                counter = self._lexicon.closed_given.get((role.name, c.role, c.value))
-                if counter:
-                    total = sum(counter.values())
-                    trust = c.probability * max(counter.values()) / total
-                    votes.update({v: 4.0 * trust * n / total for v, n in counter.items()})
-                    weight += 4.0 * trust
+            votes, weight = self._named(role, chosen)
             for value, purchases in support.closed(role.name).items():
                 votes[value] += purchases
                 weight += purchases
             for value, vote in sorted(votes.items(), key=lambda x: (-x[1], x[0])):
                 probability = min(0.99, vote / weight / (_CLEAN_PURCHASES if weight > 4 else 1.0))
-                if value in role.values and probability > self._threshold:
+                if value in role.allowed and probability > self._threshold:
                     signals = {"probability": probability, "weight": weight / (weight + _PRIOR_WEIGHT),
                                "weakest": min(c.probability for c in chosen)}
                     out.append((Label(role.name, value, confidence=probability), signals))
                 if not role.multiple:
                     break
         return out
+
+    def _named(self, role: Role, chosen: Sequence[_Candidate]) -> tuple[Counter[str], float]:
+        """The values of a closed role that the items with the chosen open values have: votes, and their sum."""
+        votes: Counter[str] = Counter()
+        weight = 0.0
+        for c in chosen:
+            counter = self._lexicon.closed_given.get((role.name, c.role, c.value))
+            if counter:
+                total = sum(counter.values())
+                trust = c.probability * max(counter.values()) / total
+                votes.update({v: 4.0 * trust * n / total for v, n in counter.items()})
+                weight += 4.0 * trust
+        return votes, weight
+
+    def _of_query(
+        self, chosen: Sequence[_Candidate], evidence: Evidence
+    ) -> tuple[list[tuple[Label, Mapping[str, float]]], tuple[float, ...]]:
+        """The categories of the whole query, and `Segmented.undecided`."""
+        out: list[tuple[Label, Mapping[str, float]]] = []
+        undecided = []
+        for role in self._categories:
+            if not _has_required(role, chosen):
+                continue
+            named, _ = self._named(role, chosen)
+            found, best = categories(role, evidence, self._lexicon.rows, named, self._threshold)
+            out += [(Label(role.name, x.value, confidence=x.probability), x.signals) for x in found]
+            if not found:
+                undecided.append(best)
+        return out, tuple(undecided)
+
+
+def _has_required(role: Role, chosen: Sequence[_Candidate]) -> bool:
+    return not role.requires or bool({c.role for c in chosen} & set(role.requires))
 
 
 def _merged(chosen: Sequence[_Candidate]) -> list[_Candidate]:

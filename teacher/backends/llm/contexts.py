@@ -82,4 +82,5 @@ def embedder_of(job: LabellingJob) -> Path | None:
 def searches(task: Task, sources: Sources) -> bool:
     """Whether there is anything to retrieve for a context."""
     openai = task.teacher.openai
-    return bool(openai.context and (sources.catalogue or (sources.calibration and openai.few_shot)))
+    candidates = "similar" in openai.context and any(r.shortlisted for r in task.roles)
+    return bool(openai.context and (sources.catalogue or candidates or (sources.calibration and openai.few_shot)))

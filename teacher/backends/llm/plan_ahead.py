@@ -20,7 +20,7 @@ from task.spec import Task
 from teacher.backends.job import Sources
 from teacher.backends.llm.contexts import searches
 from teacher.backends.llm.plan import known_labels
-from teacher.retrieval.context import SHOWN, assemble, shown_example, similar_values
+from teacher.retrieval.context import assemble, shown_example, shown_values, similar_values
 from teacher.retrieval.evidence import Evidence
 from teacher.retrieval.hybrid_search import Hit
 
@@ -86,7 +86,9 @@ def typical_contexts(task: Task, sources: Sources, queries: Sequence[Example]) -
             tuple(Hit(row, 0.0) for row in items.find(query, retrieval.items)), bought.get(query, {}),
             tuple((q, 0.0) for q in near), sum((bought[q] for q in near), Counter[int]()),
         )
-        similar = {name: draw.sample(v, min(SHOWN["similar"], len(v))) for name, v in values.items()}
+        similar = {
+            name: draw.sample(v, min(shown_values(task.role(name), "similar"), len(v))) for name, v in values.items()
+        }
         shown = [shown_example(gold[i]) for i in examples.find(query, few_shot)]
         return assemble(task, catalogue, evidence, examples=shown, similar=similar)
 

@@ -86,7 +86,13 @@ def test_a_sound_task_passes_and_nothing_is_written_or_paid(
 
 
 Break = Callable[[dict[str, Any], Path], object]
-SYMBOLS = {"name": "many", "kind": "closed", "values": [f"value {i}" for i in range(3_000)]}
+SYMBOLS, MANY = (
+    {"name": "many", "kind": "closed", "values": [f"value {i}" for i in range(n)]} for n in (1_000, 3_000)
+)
+TAXONOMY = {
+    "name": "category", "kind": "closed", "multiple": False, "separator": " > ",
+    "values": [f"Food > Kind {i}" for i in range(201)],
+}
 
 
 def openai(shop: dict[str, Any], **settings: Any) -> None:
@@ -108,6 +114,7 @@ FAULTS: dict[str, tuple[Break, str, str]] = {
     "no base": (lambda s, _: s["student"].update(base="smolm"), "student.base", "no such model"),
     "bad targets": (lambda s, _: s["student"].update(lora={"targets": ["qproj"]}), "student.base", "qproj"),
     "too few symbols": (lambda s, _: s["roles"].append(SYMBOLS), "student: symbols", "too few tokens for the symbols"),
+    "several of thousands": (lambda s, _: s["roles"].append(MANY), "student: symbols", "several are not supported yet"),
     "no counts": (
         lambda s, f: (s.update(gates={"slice_margin": 0.03}), table(f / "queries.jsonl", [{"query": "a milk"}])),
         "gates.slice_margin", "one count",
@@ -150,6 +157,9 @@ NOTES: dict[str, tuple[Break, str]] = {
     "slices": (lambda s, _: s.update(gates={"slice_margin": 0.3, "slice_rows": 999}), "no slice is judged"),
     "labels beside": (
         lambda s, f: (table(f / "l.jsonl", gold(1)), s["data"].update(labels="l.jsonl")), "labels are not used",
+    ),
+    "no candidates": (
+        lambda s, _: (s["roles"].append(TAXONOMY), openai(s, context=["items"])), "the prompt has no candidates",
     ),
 }
 

@@ -49,6 +49,18 @@ def test_a_text_counts_as_its_least_sure_part(tokenizer: FastTokenizer) -> None:
     assert set(weights(tokenizer, "json")) == {1.0}
 
 
+def test_every_level_of_a_category_weighs_what_its_label_is_sure_of(tokenizer: FastTokenizer) -> None:
+    task = make_task(roles=[{"name": "product"}, {
+        "name": "category", "kind": "closed", "multiple": False, "separator": "/", "values": ["a/b/c", "a/d"],
+    }])
+    example = Example("milk", (Label("category", "a/d", confidence=0.4),))
+    codec = Codec.compile(task, [example], tokenizer, "read")
+    row = TrainingRow(example, confidence=0.8)
+    assert supervise(codec, tokenizer, row, by_confidence=True).weights == [0.8, 0.4, 0.4, 0.4]
+    row = TrainingRow(example, doubts=(Doubt("category"),))
+    assert supervise(codec, tokenizer, row).weights == [1.0, 0.0, 0.0, 0.0]
+
+
 @given(st.integers(1, 6), st.floats(0.0, 0.5), st.integers(0, 1000))
 def test_the_loss_is_the_weighted_sum_of_each_targets_own(count: int, smoothing: float, seed: int) -> None:
     random = torch.Generator().manual_seed(seed)

@@ -140,3 +140,12 @@ def test_the_file_has_noise_in_float32_and_training_weighs_by_one_minus_it(tmp_p
     assert [r.confidence for r in again] == [1.0 - n for n in noise]
     write(Curriculum(again, read(tmp_path / "once", "dev"), {}), make_task(), tmp_path / "twice")
     assert (tmp_path / "twice" / "data" / "train.parquet").read_bytes() == file.read_bytes()
+
+
+def test_queries_of_other_domains_are_rows_without_labels_unless_the_log_or_gold_has_them() -> None:
+    outliers = [Example(q) for q in ("turn on the light", "Oat  Milk", "soy milk", "turn on the light")]
+    made = build(make_task(), [row("oat milk"), row("vegan bread")], [Example("soy milk")], outliers=outliers)
+    labels = {r.example.query: len(r.example.labels) for r in (*made.train, *made.dev)}
+    assert labels == {"oat milk": 1, "vegan bread": 1, "turn on the light": 0}
+    assert made.left_out == {"outlier that is a query of the log or of gold": 2}
+    assert all(r.confidence == 1.0 for r in made.train if not r.example.labels)

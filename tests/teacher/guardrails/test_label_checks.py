@@ -118,6 +118,31 @@ def test_a_value_far_from_the_query_is_rejected_and_the_margin_says_how_close_it
     assert verdicts[1].reason == "relevance: too far from the query"
 
 
+@pytest.mark.parametrize(("given", "kept"), [
+    ("Bird Cages", "Pets > Cages > Bird Cages"), ("cages>bird cages", "Pets > Cages > Bird Cages"),
+    ("Cages", "Pets > Cages"), ("pets > cages", "Pets > Cages"), ("Food", None), ("Bird > Food", "Pets > Bird > Food"),
+    ("Pets > Dog", "Pets > Dog"), ("Bird Cage", None),
+])
+def test_the_end_of_a_path_is_completed_where_only_one_has_it(given: str, kept: str | None) -> None:
+    paths = ["Pets > Cages > Bird Cages", "Pets > Bird > Food", "Pets > Dog > Food"]
+    role = {"name": "category", "kind": "closed", "multiple": False, "separator": " > ", "values": paths}
+    found, _ = Guardrails(make_task(roles=[role])).check("something", [Label("category", given)])
+    assert [k.label.text for k in found] == ([] if kept is None else [kept])
+
+
+def test_a_category_is_compared_with_the_query_by_its_whole_path() -> None:
+    paths = ["Garden > Mowers", "Toys > Mowers"]
+    role = {"name": "category", "kind": "closed", "multiple": False, "separator": " > ", "values": paths}
+    near = {"Garden > Mowers": 0.7, "Toys > Mowers": 0.1, "Toys": 0.3}
+    guardrails = Guardrails(
+        make_task(roles=[role | {"guard": {"relevance": 0.4}}]), relevance=lambda query, value: near[value]
+    )
+    given = [Label("category", path) for path in near]
+    kept, verdicts = guardrails.check("lawn mower", given)
+    assert [k.label.text for k in kept] == ["Garden > Mowers"]
+    assert [v.verdict for v in verdicts] == ["accept", "rejected", "rejected"]
+
+
 @given(example=examples(), noise=st.lists(st.tuples(st.sampled_from(["brand", "product", "aisle", "x"]), QUERIES)))
 def test_whatever_comes_in_what_stays_is_true_to_the_task(example: Example, noise: list[tuple[str, str]]) -> None:
     """Right labels of a gold row stay; whatever else stays is verbatim, allowed and free of overlap."""

@@ -1,0 +1,27 @@
+"""The curriculum stage on imported labels."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from teacher.curriculum.rows import read
+from tests.limbeck.test_cli import limbeck, small_task
+
+
+def test_outliers_are_learned_without_labels_and_a_change_of_them_is_told(tmp_path: Path) -> None:
+    task = small_task(tmp_path, [{"query": "oat milk", "labels": [{"role": "brand", "text": "oat"}]}])
+    outliers = tmp_path / "outliers.jsonl"
+    outliers.write_text(json.dumps({"query": "turn on the light"}) + "\n")
+    command = ("curriculum", task, "--set", "data.outliers=outliers.jsonl", "--runs", tmp_path / "runs")
+    done = limbeck(*command)
+    assert done.returncode == 0, done.stderr
+    rows = read(tmp_path / "runs" / "small" / "curriculum", "train")
+    assert {r.example.query: len(r.example.labels) for r in rows} == {"oat milk": 1, "turn on the light": 0}
+    labelled = (tmp_path / "runs" / "small" / "label" / "labels.jsonl").read_text()
+    assert "light" not in labelled
+    outliers.write_text(json.dumps({"query": "play some jazz"}) + "\n")
+    plan = limbeck("plan", *command[1:])
+    assert "curriculum stale: outliers changed" in " ".join(plan.stdout.split())
+    missing = limbeck("curriculum", task, "--set", "data.outliers=none.jsonl", "--runs", tmp_path / "runs")
+    assert (missing.returncode, "none.jsonl: no such file" in missing.stderr) == (2, True)
