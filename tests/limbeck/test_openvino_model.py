@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+import torch
 
 from limbeck.artefacts import RunFolder
 from limbeck.inputs import Inputs
 from limbeck.openvino_model import make
 from limbeck.progress_display import ProgressDisplay
 from limbeck.run import Run
+from student.inference import predict
 from student.merging.token_classifier import export_classifier
+from student.model import load_base
 from task.codec import Codec
 from task.files import write_json
 from task.labels import Example, Label
@@ -57,10 +60,30 @@ def test_eight_bits_that_are_asked_for_need_no_comparison(
     assert exported(tmp_path, tiny_llama, tokenizer, reference=[], quantization="int8") == (8, None)
 
 
+def test_eight_bits_are_chosen_where_enough_labels_show_that_nothing_changes(
+    tiny_llama: Path, tmp_path: Path, tokenizer: FastTokenizer
+) -> None:
+    """An answer that 8 bits keep, too few times and often enough: a share of at least 99 % takes 300 labels to show."""
+    codec = Codec.compile(make_task(), [], tokenizer, "read")
+    model = load_base(tiny_llama, torch.float32)
+    said = predict(model, codec, tokenizer, make_task(), [Example(q) for q in QUERIES])
+
+    def bits_and_agreement(name: str, rows: list[Example], quantization: Literal["auto", "int8"] = "auto") -> object:
+        (tmp_path / name).mkdir()
+        return exported(tmp_path / name, tiny_llama, tokenizer, reference=rows, quantization=quantization)
+
+    kept = next(
+        x for i, x in enumerate(said) if x.labels and bits_and_agreement(f"{i}", [x], "int8") == (8, 1.0)
+    )
+    enough = -(-300 // len(kept.labels))
+    assert bits_and_agreement("few", [kept] * (enough - 1)) == (16, 1.0)
+    assert bits_and_agreement("many", [kept] * enough) == (8, 1.0)
+
+
 def test_eight_bits_that_change_the_labels_are_not_chosen(
     tiny_llama: Path, tmp_path: Path, tokenizer: FastTokenizer
 ) -> None:
-    wrong = [Example(q, (Label("mark", "kosher"),)) for q in QUERIES]
+    wrong = [Example(q, (Label("mark", "kosher"),)) for q in QUERIES] * 100
     bits, agreement = exported(tmp_path, tiny_llama, tokenizer, reference=wrong)
     assert bits == 16
     assert isinstance(agreement, float)
