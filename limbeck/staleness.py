@@ -83,16 +83,27 @@ def reasons(found: Mapping[str, Any], now: Ingredients) -> list[str]:
         found: The manifest.
     """
     config = json.loads(json.dumps(now.config))
-    out = [*_settings(found["config"], config, Task, ())]
+    recorded: Rules = found.get("rules", {})
+    out = [*_settings(_with_defaults_of_now(found["config"], recorded), config, Task, ())]
     before: Mapping[str, str] = found["inputs"]
     names = {*before, *now.inputs} - (LATER - before.keys())
     out += [f"{name} changed" for name in sorted(names) if before.get(name) != now.inputs.get(name)]
-    recorded: Rules = found.get("rules", {})
     for name, value in sorted(now.rules.items()):
         old = recorded.get(name, FIRST[name])
         if old != value:
             out.append(f"{name} version {old} → {value}" if isinstance(value, int) else f"{name} changed")
     return out
+
+
+def _with_defaults_of_now(config: Any, rules: Rules) -> Any:
+    """Settings of a manifest without a former default that means what the present one does.
+
+    `serving.quantization` was `none` before it was `auto`, which is the same where no model for OpenVINO is made.
+    """
+    serving = config.get("serving") if isinstance(config, dict) else None
+    if not isinstance(serving, dict) or serving.get("quantization") != "none" or "model for OpenVINO" in rules:
+        return config
+    return {**config, "serving": {k: v for k, v in serving.items() if k != "quantization"}}
 
 
 def _settings(found: Any, now: Any, model: type[BaseModel] | None, at: tuple[str, ...]) -> Iterator[str]:
@@ -106,6 +117,12 @@ def _settings(found: Any, now: Any, model: type[BaseModel] | None, at: tuple[str
                 default = field.get_default(call_default_factory=True)
                 before = default if default is PydanticUndefined else to_jsonable_python(default)
             yield from _settings(before, value, kind, (*at, key))
+        # A key that is not dumped at its default: it had another value, and has been set back or removed.
+        for key in sorted(found.keys() - now.keys()):
+            field = model.model_fields.get(key)
+            if field is not None and field.exclude_if is not None:
+                default = to_jsonable_python(field.get_default(call_default_factory=True))
+                yield from _settings(found[key], default, _model(field.annotation), (*at, key))
     elif isinstance(found, list) and isinstance(now, list) and model is not None and len(found) == len(now):
         for number, (before, value) in enumerate(zip(found, now, strict=True)):
             yield from _settings(before, value, model, (*at, str(number)))

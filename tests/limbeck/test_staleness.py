@@ -6,6 +6,7 @@ import importlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -183,6 +184,22 @@ def test_a_setting_that_did_not_exist_had_its_default() -> None:
     assert changed({}) == []
     assert changed({"robust": 0.5}) == ["student.robust 0.0 → 0.5"]
     assert changed({"lora": {"dora": True}}) == ["student.lora.dora false → true"]
+
+
+@pytest.mark.parametrize(("set_", "reason"), [
+    ({"serving": {"quantization": "int8"}}, 'serving.quantization "int8" → "auto"'),
+    ({"serving": {"engine": "vllm"}}, 'serving.engine "vllm" → "auto"'),
+    ({"data": {"dir": ".", "labels": "labels.jsonl", "conflicts": "first"}}, 'data.conflicts "first" → "last"'),
+    ({"data": {"dir": ".", "labels": "labels.jsonl", "outliers": "x.jsonl"}}, 'data.outliers "x.jsonl" → null'),
+    ({"serving": {"consult": {"extra_body": {"seed": 1}}}}, 'serving.consult.extra_body {"seed": 1} → {}'),
+])
+def test_a_setting_that_is_set_back_to_its_default_is_a_change(set_: dict[str, Any], reason: str) -> None:
+    """Some settings are not dumped at their default, so that manifests of before they existed stand."""
+    found, then = (make_task(**changes).model_dump(mode="json") for changes in (set_, {}))
+    assert list(reasons({"config": found, "inputs": {}}, Ingredients(then, {}, {}))) == [reason]
+    name, _, change = reason.partition(" ")
+    back = f"{name} {' → '.join(reversed(change.split(' → ')))}"
+    assert list(reasons({"config": then, "inputs": {}}, Ingredients(found, {}, {}))) == [back]
 
 
 def test_a_setting_of_no_more_use_is_ignored_and_a_key_of_a_mapping_is_not() -> None:
