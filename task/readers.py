@@ -104,7 +104,7 @@ def read_labels(
     keys = UnreadNames(source, known, "keys of labels")
     for f in _rows(source, "query", "labels", "count", "id", *columns, passed_over=_OWN):
         query = f.text("query")
-        statuses.append(str(f.row.get("status")))
+        statuses.append(_status(f))
         if statuses[-1] in _UNLABELLED and not f.row.get("labels"):
             continue
         if len(query) > task.data.max_query_chars:
@@ -133,12 +133,30 @@ def read_labels(
     return settle(out, lines, source, conflicts)
 
 
-_UNLABELLED, _UNSURE = frozenset({"failed", "skipped"}), frozenset({"partial", "uncertain"})  # of a labelling job
+# The statuses of a labelling job; `ok`, `invalid` and `abstained` are those of `limbeck predict`.
+_LABELLED, _UNSURE = frozenset({"", "accepted", "ok"}), frozenset({"partial", "uncertain"})
+_UNLABELLED = frozenset({"failed", "skipped", "invalid", "abstained"})
+
+
+def _status(f: Fields) -> str:
+    """What a row says of its labels, in any case and with blanks around it; `accepted` where it says nothing.
+
+    Raises:
+        InputError: Another word, which may be a slip: the row's labels would be learned.
+    """
+    value = f.row.get("status")
+    status = "" if value is None else str(value).strip().casefold()
+    if status not in _LABELLED | _UNLABELLED | _UNSURE:
+        raise f.error(
+            "status", "unknown status", "accepted, partial, uncertain, failed or skipped, or nothing",
+            fix="Correct it, or remove the column: it says which labels are learned",
+        )
+    return status or "accepted"
 
 
 def _doubt(f: Fields) -> tuple[str, str]:
     """Status and reason where the table of a labelling job says that the labels are not to be learned."""
-    status = str(f.row.get("status"))
+    status = _status(f)
     return (status, str(f.row.get("reason", ""))) if status in _UNSURE else ("", "")
 
 
@@ -146,7 +164,7 @@ def _tell_missing(source: Path | str, read: list[Example], statuses: list[str]) 
     """Say how many rows of a labelling job's file were left out, or lost what their status says."""
     left, unsure = (sum(s in group for s in statuses) for group in (_UNLABELLED, _UNSURE))
     if left:
-        problem = f"{left:,} of {left + len(read):,} rows have no labels, for their status is failed or skipped"
+        problem = f"{left:,} of {left + len(read):,} rows have no labels, for so says their status"
         if not read:
             raise InputError(problem, file=source, field="status", expected="rows with labels")
         warn(f"{problem}; they are left out", file=source, field="status")

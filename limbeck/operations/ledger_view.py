@@ -70,6 +70,8 @@ def print_rows(rows: Iterator[LedgerRow], limit: int) -> None:
             _shown(row.query), row.status, f"{row.confidence:.3f}", _shown(labels or "nothing"), _shown(row.reason)
         )
     Console().print(table)
+    if left := sum(1 for _ in rows):
+        print(f"{left:,} more: --limit shows them")
 
 
 def print_query(ledger: Ledger, query: str) -> None:

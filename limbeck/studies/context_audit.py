@@ -46,7 +46,7 @@ def audit(run: Run, gold_name: str) -> Path:
     # The variant with all context runs last, so that the ledger keeps its rows: those that the task itself would give.
     answered: dict[str, Missing] = {}
     labelled = {name: _label(run, variant, gold, name, answered) for name, variant in reversed(variants(task).items())}
-    _note_missing(run, answered, len(gold))
+    _note_missing(run, answered, labelled, len(gold))
     compared = [i for i in range(len(gold)) if all(rows[i] is not None for rows in labelled.values())]
     if not compared:
         raise IncompleteError("no gold query has an answer with every context, so there is nothing to compare")
@@ -89,15 +89,16 @@ def _without_relevance(task: Task) -> Task:
     return task.model_copy(update={"roles": tuple(roles)})
 
 
-def _note_missing(run: Run, answered: Mapping[str, Missing], rows: int) -> None:
+def _note_missing(
+    run: Run, answered: Mapping[str, Missing], labelled: Mapping[str, Sequence[Example | None]], rows: int
+) -> None:
     """Say which variants lack answers: these queries are not compared.
 
     Raises:
         IncompleteError: A variant has no answer at all.
     """
     for name, missing in answered.items():
-        without = missing.unanswered + missing.unusable
-        if without:
+        if without := labelled[name].count(None):
             cause = f" (most often: {missing.cause})" if missing.cause else ""
             run.note(Shortfall(
                 text=f"context `{name}`: {without:,} of {rows:,} gold queries have no usable answer and are "

@@ -62,12 +62,18 @@ class HybridIndex:
         return [fuse(pair, self._settings) for pair in lists]
 
     def lexical(self, queries: Sequence[str], count: int) -> list[list[int]]:
-        """Up to `count` rows that share a word with each query, best BM25 score first; ties go to the lower row."""
-        words = [_words(q) or [""] for q in queries]
-        rows, scores = self._bm25.retrieve(words, k=min(count + 1, len(self)), show_progress=False)
-        return [
-            self._ordered(query, row, score, count) for query, row, score in zip(words, rows, scores, strict=True)
-        ]
+        """Up to `count` rows that share a word with each query, best BM25 score first; ties go to the lower row.
+
+        Queries without a word are not searched for. An empty word, which bm25s (0.3.16) has in its vocabulary, is
+        refused by an index none of whose texts is empty.
+        """
+        out: list[list[int]] = [[] for _ in queries]
+        words = {at: found for at, query in enumerate(queries) if (found := _words(query))}
+        if words:
+            rows, scores = self._bm25.retrieve([*words.values()], k=min(count + 1, len(self)), show_progress=False)
+            for (at, query), row, score in zip(words.items(), rows, scores, strict=True):
+                out[at] = self._ordered(query, row, score, count)
+        return out
 
     def _ordered(self, words: list[str], rows: Rows, scores: Vectors, count: int) -> list[int]:
         """The best `count` of one row more than that, ties to the lower row.

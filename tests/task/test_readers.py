@@ -225,10 +225,28 @@ def test_rows_of_a_labelling_job_without_labels_are_left_out_and_told(tmp_path: 
     with pytest.warns(InputWarning) as told:
         assert [x.query for x in read_labels(path, task)] == ["oat 0", "oat 3"]
     left, unsure = (str(w.message) for w in told)
-    assert "2 of 4 rows have no labels, for their status is failed or skipped; they are left out" in left
+    assert "2 of 4 rows have no labels, for so says their status; they are left out" in left
     assert "1 rows have the status partial or uncertain" in unsure
     with pytest.raises(InputError, match="1 of 1 rows have no labels"):
         read_labels(write(path, json.dumps(rows[1])), task)
+
+
+@pytest.mark.parametrize("status", ["acepted", "done", "no", "accepted?"])
+def test_a_status_that_is_no_status_is_refused(tmp_path: Path, task: Task, status: str) -> None:
+    """It would be learned as if somebody had checked it."""
+    labels = [{"role": "product", "text": "oat"}]
+    rows = [{"query": f"oat {n}", "status": s, "labels": labels} for n, s in enumerate(["", status])]
+    (tmp_path / "labels.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    with pytest.raises(InputError, match=r"labels.jsonl:2: status: unknown status; found .*; expected accepted, par"):
+        read_labels(tmp_path / "labels.jsonl", task)
+
+
+@pytest.mark.parametrize(("status", "doubt"), [("Partial", "partial"), (" uncertain ", "uncertain"), ("ACCEPTED", "")])
+def test_a_status_is_read_in_any_case_and_with_blanks(tmp_path: Path, task: Task, status: str, doubt: str) -> None:
+    path = tmp_path / "labels.jsonl"
+    path.write_text(json.dumps({"query": "oat", "status": status, "labels": [{"role": "product", "text": "oat"}]}))
+    (row,) = read_labels(path, task)
+    assert row.doubt == doubt
 
 
 def test_a_file_without_any_label_is_told(tmp_path: Path, task: Task) -> None:

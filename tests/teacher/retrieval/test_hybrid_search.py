@@ -61,6 +61,15 @@ def test_of_equal_bm25_scores_the_lower_row_comes_first_and_is_never_left_out(
     assert index.lexical(["rice", "xyzzy"], count) == [[*range(2, 300, 3)][:count], []]
 
 
+def test_queries_without_a_word_find_nothing_and_keep_nobody_from_finding(tmp_path: Path) -> None:
+    """Punctuation alone, beside other queries and by itself, where no item is without words and where one is."""
+    for name, texts in (("words", ["oat milk", "rye bread", "rice"]), ("none", ["oat milk", "!!!", "rice"])):
+        write_hybrid(tmp_path / name, texts, np.eye(3, dtype=np.float32), np.arange(3))
+        index = HybridIndex(tmp_path / name, make_task().teacher.retrieval)
+        assert index.lexical(["???", "milk", "", "..."], 2) == [[], [0], [], []]
+        assert index.lexical(["???"], 2) == [[]]
+
+
 def test_ties_go_to_the_lower_row_after_fusion_as_before(tmp_path: Path) -> None:
     texts = ["oat milk"] * 40
     vectors = np.tile(np.eye(1, 4, dtype=np.float32), (40, 1))
