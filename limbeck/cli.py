@@ -37,6 +37,9 @@ for part in (stages, studies, measuring, operations):
     app.add_typer(part.app)
 
 
+_INTERRUPTED = 130  # typer's exit code for Ctrl-C, of which it says nothing
+
+
 def main() -> None:
     """Entry point: errors and warnings that a person can act on become one line each, errors an exit code too."""
     from task.errors import ComponentError, GateError, IncompleteError, InputError, InputWarning
@@ -55,8 +58,10 @@ def main() -> None:
             raise
         place = f"{error.filename}: " if error.filename else ""
         _fail(f"{place}{error.strerror or error}. Is the disk full, or the folder not writable?", 2)
-    except KeyboardInterrupt:
-        _fail("stopped; run the same command to resume", 130)
+    except SystemExit as end:
+        if end.code != _INTERRUPTED:
+            raise
+        _fail("stopped; run the same command to resume", _INTERRUPTED)
 
 
 def _show_warning(

@@ -41,6 +41,15 @@ def in_process(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 
+def test_ctrl_c_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("limbeck.commands.run.opened", interrupted)
+    done = in_process("ledger", "configs/market.yaml")
+    assert (done.returncode, "stopped; run the same command to resume" in done.stderr) == (130, True)
+
+
 def test_help_teaches_every_command() -> None:
     done = limbeck("--help")
     assert done.returncode == 0
