@@ -1,4 +1,4 @@
-"""Checks of an LLM teacher: prompt, price, key, and with a call whether the endpoint takes both."""
+"""Checks of a teacher: roles that it cannot label; of an LLM prompt, price, key, and that both are accepted."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ _SHOWN = 5
 
 
 def teacher(s: Subject) -> Iterator[Finding]:
-    """Everything that a call needs; nothing where no LLM is asked."""
+    """Roles that the catalogue cannot label, and everything that a call of an LLM needs."""
     from teacher.backends.backend import backend_of
 
     backend = backend_of(s.task)
+    if s.task.teacher.backend == "catalog":
+        yield from _unlabelled(s)
     if not backend.asks_llm:
         return
     yield tried("teacher.openai.prompt", lambda: _prompt(s))
@@ -35,6 +37,17 @@ def teacher(s: Subject) -> Iterator[Finding]:
     yield _key(settings)
     if s.call:
         yield asyncio.run(_asked(settings))
+
+
+def _unlabelled(s: Subject) -> Iterator[Finding]:
+    """Open roles for which the backend `catalog` has neither values nor a pattern."""
+    for role in s.task.open_roles:
+        if role.catalogue is None and role.pattern is None:
+            yield note(
+                f"roles.{role.name}", "teacher.backend `catalog` never gives this role: it has no values of it",
+                "Name the catalogue field that holds them (`catalogue: attributes.NAME`) or a `pattern`; or let an LLM "
+                "label, or leave the role out",
+            )
 
 
 def _prompt(s: Subject) -> str:

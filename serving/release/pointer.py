@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from serving.release.bundle import gate_failure, open_bundle
+from serving.release.bundle import Bundle, gate_failure, open_bundle
 from task.errors import InputError
 from task.files import read_json, write_json
 from task.serving_settings import Change
@@ -60,6 +60,21 @@ def read_pointer(path: Path) -> Pointer:
     return found.model_copy(update={"current": absolute(found.current), "previous": previous})
 
 
+def open_released(release: Release) -> Bundle:
+    """Open the bundle that was released.
+
+    Raises:
+        InputError: As `open_bundle`, or the folder holds another bundle now, which nobody released.
+    """
+    found = open_bundle(release.bundle)
+    if found.id != release.id:
+        raise InputError(
+            "the bundle in this folder is not the one that was released", file=release.bundle, found=found.id,
+            expected=release.id, fix="Release the one that you want with `limbeck release`",
+        )
+    return found
+
+
 def release(pointer: Path, *, bundle: Path, change: Change, ungated: bool = False) -> Pointer:
     """Point to a bundle, after all of its files have been verified and if it has passed the gate.
 
@@ -70,7 +85,8 @@ def release(pointer: Path, *, bundle: Path, change: Change, ungated: bool = Fals
         ungated: Release it even if it has not passed the gate.
 
     Raises:
-        InputError: The bundle is not fit to be served, or has not passed; the pointer stays as it was.
+        InputError: The bundle is not fit to be served, has not passed, or is of another task than the one that is
+            released; the pointer stays as it was.
     """
     opened = open_bundle(bundle)
     reason = None if ungated else gate_failure(opened)
@@ -83,6 +99,13 @@ def release(pointer: Path, *, bundle: Path, change: Change, ungated: bool = Fals
     old = read_pointer(pointer) if pointer.exists() else None
     if old is not None and old.current == new:
         return old
+    served = _task_name(old.current) if old else None
+    if served not in (None, opened.task.name):
+        raise InputError(
+            "a bundle of another task", file=pointer, found=opened.task.name, expected=served,
+            fix="Give each task a pointer of its own. Two settings of one task have one `name`, and run folders of "
+            "their own with --runs",
+        )
     return _write(pointer, Pointer(current=new, previous=old.current if old else None, change=change, at=_now()))
 
 
@@ -95,15 +118,18 @@ def rollback(path: Path) -> Pointer:
     now = read_pointer(path)
     if now.previous is None:
         raise InputError("nothing was released before", file=path, field="previous")
-    found = open_bundle(now.previous.bundle)
-    if found.id != now.previous.id:
-        raise InputError(
-            "the previous bundle's folder holds another bundle now", file=now.previous.bundle, found=found.id,
-            expected=now.previous.id, fix="Release the one that you want with `limbeck release`",
-        )
+    open_released(now.previous)
     return _write(path, Pointer(
         current=now.previous, previous=now.current, change=Change(keep_s=now.change.keep_s), at=_now()
     ))
+
+
+def _task_name(release: Release) -> str | None:
+    """The name of a released bundle's task; None where its folder has gone or is none."""
+    try:
+        return str(read_json(release.bundle / "task.json")["name"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _write(path: Path, pointer: Pointer) -> Pointer:

@@ -18,8 +18,8 @@ from typing import Any
 
 from engine.interface import EngineError
 from engine.pool import EnginePool, Placement
-from serving.release.bundle import Bundle, copy_small, open_bundle
-from serving.release.pointer import Pointer, Release, read_pointer
+from serving.release.bundle import Bundle, copy_small
+from serving.release.pointer import Pointer, Release, open_released, read_pointer
 from serving.release.startup_queries import startup_queries
 from serving.routing.live_teacher import check_environment
 from serving.supervisor.state import DesiredRoute, StateFolder
@@ -200,12 +200,7 @@ class Rollout:
 
     async def _started(self, release: Release) -> Deployed:
         """A verified bundle whose engine answers and has been warmed up."""
-        bundle = await asyncio.to_thread(open_bundle, release.bundle)
-        if bundle.id != release.id:
-            raise InputError(
-                "the bundle in this folder is not the one that was released", file=release.bundle, found=bundle.id,
-                expected=release.id,
-            )
+        bundle = await asyncio.to_thread(open_released, release)
         if bundle.task.name != self.task:
             raise InputError(
                 "a bundle of another task", file=self.source, found=bundle.task.name, expected=self.task,

@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 from engine.interface import EngineError
 from engine.pool import EnginePool
 from serving.release.bundle import Bundle, open_bundle
-from serving.release.pointer import read_pointer
+from serving.release.pointer import open_released, read_pointer
 from serving.supervisor.rollout import Rollout, RolloutContext
 from serving.supervisor.state import StateFolder
 from serving.supervisor.worker_pool import POLL_S, WorkerPool
@@ -223,4 +223,4 @@ def _pointers(folder: Path) -> list[Path]:
 
 
 def _opened(source: Path) -> Bundle:
-    return open_bundle(source if source.is_dir() else read_pointer(source).current.bundle)
+    return open_bundle(source) if source.is_dir() else open_released(read_pointer(source).current)

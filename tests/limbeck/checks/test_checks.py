@@ -158,6 +158,7 @@ NOTES: dict[str, tuple[Break, str]] = {
     "labels beside": (
         lambda s, f: (table(f / "l.jsonl", gold(1)), s["data"].update(labels="l.jsonl")), "labels are not used",
     ),
+    "never labelled": (lambda s, _: s["teacher"].update(backend="catalog"), "never gives this role"),
     "no candidates": (
         lambda s, _: (s["roles"].append(TAXONOMY), openai(s, context=["items"])), "the prompt has no candidates",
     ),

@@ -7,9 +7,11 @@ import pytest
 
 from serving.release.bundle import Bundle, build, open_bundle, stamp
 from serving.release.pointer import read_pointer, release, rollback
+from serving.supervisor.supervisor import Supervisor
 from task.errors import InputError
 from task.files import read_json, write_json
 from task.serving_settings import Change
+from tests.conftest import make_task
 
 GOOD = {"rule": "min_f1", "ok": True, "text": "F1 95.0 % (gate min_f1: at least 90 %)"}
 
@@ -40,9 +42,34 @@ def test_it_is_not_turned_back_to_a_folder_that_holds_another_bundle_now(
         release(pointer, bundle=released.folder, change=Change(), ungated=True)
     shutil.rmtree(folder)
     shutil.copytree(bundle.folder, folder)
-    with pytest.raises(InputError, match=f"holds another bundle now; found '{bundle.id}'; expected {first.id}"):
+    with pytest.raises(InputError, match=f"not the one that was released; found '{bundle.id}'; expected {first.id}"):
         rollback(pointer)
     assert read_pointer(pointer).current.id == bundle.id
+
+
+def test_a_service_does_not_start_with_what_nobody_released(
+    bundle: Bundle, tmp_path: Path, tiny_llama_untied: Path
+) -> None:
+    """The folder that the pointer names was made again since."""
+    pointer, folder = tmp_path / "live.json", tmp_path / "folder"
+    build(folder, bundle.task, bundle.codec, tiny_llama_untied, [], {})
+    release(pointer, bundle=folder, change=Change(), ungated=True)
+    shutil.rmtree(folder)
+    shutil.copytree(bundle.folder, folder)
+    with pytest.raises(InputError, match=f"not the one that was released; found '{bundle.id}'"):
+        Supervisor(pointer, state=tmp_path / "state")
+
+
+def test_a_pointer_is_of_one_task(bundle: Bundle, tmp_path: Path, tiny_llama_untied: Path) -> None:
+    other = build(tmp_path / "other", make_task(name="other"), bundle.codec, tiny_llama_untied, [], {})
+    pointer = tmp_path / "live.json"
+    release(pointer, bundle=bundle.folder, change=Change(), ungated=True)
+    with pytest.raises(InputError, match="another task; found 'other'; expected toy"):
+        release(pointer, bundle=other.folder, change=Change(), ungated=True)
+    assert read_pointer(pointer).current.id == bundle.id
+    shutil.rmtree(bundle.folder)  # what was released has gone: nothing to compare with
+    release(pointer, bundle=other.folder, change=Change(), ungated=True)
+    assert read_pointer(pointer).current.id == other.id
 
 
 def test_what_is_not_fit_is_not_released(bundle: Bundle, tmp_path: Path) -> None:
