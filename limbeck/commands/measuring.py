@@ -56,7 +56,7 @@ def bench(
     """Benchmark a server's latency with open-loop load: Poisson arrivals, latency counted from the scheduled time.
 
     Single requests, cold and repeated; then steady runs; with --sweep, runs at rising rates. Exit code 3: the
-    measurement is invalid; 1: the SLO is missed, or no request was answered.
+    measurement is invalid; 1: the SLO is missed; 2: no request was answered.
     """
     from eval import arrivals
     from eval.bench import Settings

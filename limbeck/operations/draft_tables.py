@@ -55,6 +55,12 @@ class Table:
         """Whether our readers can read it without another name for any column."""
         return all(ours == theirs for ours, theirs in self.columns.items()) and not self.attributes
 
+    @property
+    def unread(self) -> list[str]:
+        """The columns that are nothing here."""
+        names = dict.fromkeys(str(n) for row in self.rows for n in row)
+        return [n for n in names if n not in {*self.columns.values(), *self.attributes}]
+
     def renamed(self) -> Iterator[dict[str, Any]]:
         """All rows of the file with our names of the columns."""
         for _, row in rows_of(self.path):
@@ -141,8 +147,10 @@ def _known(columns: Mapping[str, str | None]) -> dict[str, str]:
 
 
 def _named(wanted: Sequence[str], names: Sequence[str]) -> str | None:
-    """The first of the names that is one of those wanted."""
+    """The first of the names that is one of those wanted; `n_searches` and `number of searches` are `searches`."""
     plain = {_plain(n): n for n in reversed(names)}
+    for name, given in [*plain.items()]:
+        plain.setdefault(re.sub(r"^(n|nr|num|number of|no of|total) ", "", name), given)
     return next((plain[w] for w in wanted if w in plain), None)
 
 

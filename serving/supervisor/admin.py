@@ -113,6 +113,12 @@ class Admin:
         except ValidationError as error:
             raise HttpError(422, kind="invalid_request_error", message=error.errors()[0]["msg"]) from error
         deployed = [r.active for r in self._supervisor.rollouts.values() if r.active is not None]
+        roles = sorted({role.name for d in deployed for role in d.bundle.task.roles})
+        if purge.role is not None and roles and purge.role not in roles:
+            raise HttpError(
+                422, kind="invalid_request_error",
+                message=f"no task that is served has the role {purge.role!r}; expected one of: {', '.join(roles)}",
+            )
         normalisers = [normaliser(name) for name in sorted({d.bundle.task.normaliser for d in deployed})]
         if purge.nothing:
             self._store.restore()

@@ -97,6 +97,8 @@ def test_a_bundle_is_gated_released_served_and_rolled_back(desk: Path) -> None:
         succeeds(*documented('limbeck purge --query "oat milk"'), "--admin", admin)
         succeeds(*documented('limbeck purge --label "brand=acme"'), "--admin", admin)
         assert source_of(url, "oat milk 1") == "cache"
+        slip = limbeck("purge", "--label", "brnd=acme", "--admin", admin)
+        assert (slip.returncode, "no task that is served has the role 'brnd'" in slip.stderr) == (2, True)
         succeeds(*documented("limbeck purge --older-than 86400"), "--admin", admin)
         succeeds("purge", "--label", "product=milk", "--admin", admin)
         assert source_of(url, "oat milk 1") == "student"

@@ -112,6 +112,21 @@ def test_without_gold_the_roles_are_what_the_catalogue_holds(shop: Path, tmp_pat
     assert [n for n, r in roles.items() if r.grounded] == ["brand"]
 
 
+@pytest.mark.parametrize(("count", "found"), [
+    ("n_searches", True), ("Number of searches", True), ("totalSearches", True), ("visitors", False),
+])
+def test_columns_that_are_not_read_are_named_and_so_is_a_missing_count(
+    shop: Path, tmp_path: Path, count: str, found: bool
+) -> None:
+    (shop / "searches.tsv").unlink()
+    rows = [{"searchTerm": q, count: 9, "locale": "de"} for q in ("Lumo Lamp red", "Lumo Lamp", "lamp", "red lamp")]
+    write_csv(shop / "log.csv", rows)
+    shown = render(draft(shop, tmp_path / "task.yaml"), tmp_path / "task.yaml")
+    assert (f"count = {count}" in shown) == found
+    assert f"    not read: {'locale' if found else f'{count}, locale'}\n" in shown
+    assert ("no column of counts was found: every row counts once" in shown) != found
+
+
 def test_files_with_our_names_are_used_where_they_are(tmp_path: Path) -> None:
     folder = tmp_path / "shop"
     folder.mkdir()
