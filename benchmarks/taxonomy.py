@@ -122,9 +122,9 @@ def judged(
         other: Queries of another domain with their scores.
     """
     predicted = [Example(g.query, codec.decode(g.query, s, task).labels) for g, s in zip(gold, scores, strict=True)]
-    right_values = [_value(g) for g in gold]
+    right_values = [g.value(ROLE) for g in gold]
     ranked = [[a.value for a in codec.ranked(s, ROLE, HITS)] for s in scores]
-    said = [_value(p) for p in predicted]
+    said = [p.value(ROLE) for p in predicted]
     sure = [_probability(p, s, codec) for p, s in zip(predicted, scores, strict=True)]
     outside = [codec.decode(q, s, task).labels for q, s in other]
     options: dict[str, Any] = {"resamples": task.eval.resamples, "seed": task.eval.seed, "level": task.eval.confidence}
@@ -136,7 +136,8 @@ def judged(
     both = [*meant, *(s for _, s in other)]
     aurocs = {
         name: assess(of, is_meant, range(len(both)), **options)["auroc"] for name, of in (
-            ("none_of_these", [1.0 - _none(codec, s) for s in both]), ("best_category", [_best(codec, s) for s in both])
+            ("none_of_these", [1.0 - codec.none_probability(s, ROLE) for s in both]),
+            ("best_category", [_best(codec, s) for s in both]),
         )
     }
     return {
@@ -149,19 +150,6 @@ def judged(
     }
 
 
-def _value(example: Example) -> str | None:
-    return example.labels[0].text if example.labels else None
-
-
-def _at_probes(codec: Codec, scores: Scores) -> Any:
-    tree = codec.trees[0]
-    return scores[-len(tree.probes):, list(tree.symbols)]
-
-
-def _none(codec: Codec, scores: Scores) -> float:
-    return codec.trees[0].none_probability(_at_probes(codec, scores))
-
-
 def _best(codec: Codec, scores: Scores) -> float:
     """The probability of the most probable category, though "none of these" be more probable."""
     first = next((a for a in codec.ranked(scores, ROLE, 2) if a.value is not None), None)
@@ -170,7 +158,7 @@ def _best(codec: Codec, scores: Scores) -> float:
 
 def _probability(predicted: Example, scores: Scores, codec: Codec) -> float:
     """Of the answer, which may be "none of these"."""
-    return float(predicted.labels[0].confidence or 0.0) if predicted.labels else _none(codec, scores)
+    return float(predicted.labels[0].confidence or 0.0) if predicted.labels else codec.none_probability(scores, ROLE)
 
 
 def _share(hits: Any, task: Task) -> Estimate:

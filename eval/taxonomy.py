@@ -70,7 +70,7 @@ def level_counts(gold: Sequence[Example], predicted: Sequence[Example], task: Ta
 
 def _path(example: Example, name: str, separator: str) -> tuple[str, ...]:
     """The nodes from the first level down to the value of a query; empty without one."""
-    value = next((x.text for x in example.labels if x.role == name), None)
+    value = example.value(name)
     return () if value is None else ancestors(value, separator)
 
 
@@ -84,4 +84,4 @@ def hit_at(
         ranked: The answers of each query, best first, as `SymbolTable.ranked` gives them; None is "none of these".
         count: How many of them count: 5 for hit@5.
     """
-    return np.array([value in list(answers)[:count] for value, answers in zip(gold, ranked, strict=True)], dtype=bool)
+    return np.array([value in answers[:count] for value, answers in zip(gold, ranked, strict=True)], dtype=bool)

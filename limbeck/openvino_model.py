@@ -66,7 +66,7 @@ def make(
             run.progress.begin(f"writing the exported student in {8 if eight_bits else 16} bits")
             shutil.rmtree(out, ignore_errors=True)
             figures = write(model, out, prompts=_prompts(run, codec, classifier) if eight_bits else None)
-            agreement = _agreement(run.task, codec, classifier, out, reference)
+            agreement = _agreement(run.task, codec, classifier, out, reference) if compared else None
             kept = agreement is None or agreement >= _LEAST_AGREEMENT
             if kept or not eight_bits or settings.quantization == "int8":
                 return {"bits": 8 if eight_bits else 16, "agreement": agreement, "compared": compared, **figures}
@@ -95,13 +95,11 @@ def _prompts(run: Run, codec: Codec, classifier: Path) -> list[list[int]]:
 
 def _agreement(
     task: Task, codec: Codec, classifier: Path, exported: Path, reference: Sequence[Example]
-) -> float | None:
+) -> float:
     from eval.quality import label_agreement
     from task.openvino_runtime import TokenClassifier, precision_of
     from task.tokenizer import load_tokenizer
 
-    if not any(x.labels for x in reference):
-        return None
     tokenizer = load_tokenizer(classifier)
     model = TokenClassifier(exported, precision=precision_of(task.serving.dtype))
     answers = []

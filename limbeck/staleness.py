@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Final, get_args
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
 from task.settings import CrossFit
@@ -109,25 +110,26 @@ def _with_defaults_of_now(config: Any, rules: Rules) -> Any:
 def _settings(found: Any, now: Any, model: type[BaseModel] | None, at: tuple[str, ...]) -> Iterator[str]:
     """Settings whose value is another, by their dotted name."""
     if isinstance(found, dict) and isinstance(now, dict) and model is not None:
-        for key, value in now.items():
-            field = model.model_fields.get(key)
+        fields = model.model_fields
+        # A key that is not dumped at its default may have had another value; other keys that are gone have no effect.
+        undumped = [k for k in found if k not in now and k in fields and fields[k].exclude_if is not None]
+        for key in (*now, *sorted(undumped)):
+            field = fields.get(key)
             kind = _SECTIONS.get(key) if field is None else _model(field.annotation)
-            before = found.get(key, PydanticUndefined)
-            if before is PydanticUndefined and field is not None:
-                default = field.get_default(call_default_factory=True)
-                before = default if default is PydanticUndefined else to_jsonable_python(default)
-            yield from _settings(before, value, kind, (*at, key))
-        # A key that is not dumped at its default: it had another value, and has been set back or removed.
-        for key in sorted(found.keys() - now.keys()):
-            field = model.model_fields.get(key)
-            if field is not None and field.exclude_if is not None:
-                default = to_jsonable_python(field.get_default(call_default_factory=True))
-                yield from _settings(found[key], default, _model(field.annotation), (*at, key))
+            yield from _settings(_value(found, key, field), _value(now, key, field), kind, (*at, key))
     elif isinstance(found, list) and isinstance(now, list) and model is not None and len(found) == len(now):
         for number, (before, value) in enumerate(zip(found, now, strict=True)):
             yield from _settings(before, value, model, (*at, str(number)))
     elif not _same(found, now):
         yield f"{'.'.join(at) or 'settings'} {_shown(found, now)}"
+
+
+def _value(settings: Mapping[str, Any], key: str, field: FieldInfo | None) -> Any:
+    """The value of a key; where there is none, the field's default."""
+    if key in settings or field is None:
+        return settings.get(key, PydanticUndefined)
+    default = field.get_default(call_default_factory=True)
+    return default if default is PydanticUndefined else to_jsonable_python(default)
 
 
 def _model(annotation: Any) -> type[BaseModel] | None:

@@ -112,8 +112,7 @@ def _decisions(codec: Codec, row: int, example: Example, scores: npt.ArrayLike) 
             out.append(_Decision(row, Doubt(role.name), group, symbols.index(answer[at]), probabilities, values))
             at += 1
     for tree in codec.trees:
-        value = next((x.text for x in example.labels if x.role == tree.name), None)
-        for level, step in enumerate(tree.steps(value)):
+        for level, step in enumerate(tree.steps(example.value(tree.name))):
             siblings = table[at + level, [tree.symbols[code] for code in step.codes]]
             out.append(_Decision(
                 row, Doubt(tree.name), f"{tree.name}:{step.parent}", step.chosen,

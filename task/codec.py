@@ -15,6 +15,7 @@ labels that the task allows.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,22 +79,22 @@ class Codec(SymbolTable):
         for begin, go_on in zip(capitals[:need], small[1:], strict=False):
             ids += [begin, go_on]
         free_small, free_capitals = iter(small[need + 1 :]), iter(capitals[need:])
-        closed = []
-        for role in (r for r in task.closed_roles if r.name not in trees):
-            width = 2 if role.multiple else 1 + len(role.values)
+
+        def taken(*, width: int, probes: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+            """The next free symbols, as indices, and probes, as token ids."""
             symbols = tuple(range(len(ids), len(ids) + width))
-            ids += [next(free_small) for _ in symbols]
-            probes = tuple(next(free_capitals) for _ in range(len(role.values) if role.multiple else 1))
-            closed.append(ClosedRole(role.name, role.values, role.multiple, symbols, probes, role.requires))
-        with_trees = []
+            ids.extend(itertools.islice(free_small, width))
+            return symbols, tuple(itertools.islice(free_capitals, probes))
+
+        closed, with_trees = [], []
+        for role in (r for r in task.closed_roles if r.name not in trees):
+            width, probes = (2, len(role.values)) if role.multiple else (1 + len(role.values), 1)
+            own = taken(width=width, probes=probes)
+            closed.append(ClosedRole(role.name, role.values, role.multiple, *own, role.requires))
         for role in (r for r in task.closed_roles if r.name in trees):
             tree = trees[role.name]
-            symbols = tuple(range(len(ids), len(ids) + tree.width))
-            ids += [next(free_small) for _ in symbols]
-            probes = tuple(next(free_capitals) for _ in range(tree.depth))
-            with_trees.append(
-                TreeRole(role.name, tree.values, tree.parents, tree.codes, symbols, probes, role.requires)
-            )
+            own = taken(width=tree.width, probes=tree.depth)
+            with_trees.append(TreeRole(role.name, tree.values, tree.parents, tree.codes, *own, role.requires))
         codec = cls(
             form=form or task.student.form, segmentation=segmentation, roles=tuple(r.name for r in task.open_roles),
             single=tuple(r.name for r in task.open_roles if not r.multiple), closed=tuple(closed),

@@ -91,6 +91,15 @@ class Example:
     doubt: str = ""
     reason: str = ""
 
+    def label(self, role: str) -> Label | None:
+        """The label of a role that can have one; of several the first."""
+        return next((x for x in self.labels if x.role == role), None)
+
+    def value(self, role: str) -> str | None:
+        """The text of `label`."""
+        found = self.label(role)
+        return None if found is None else found.text
+
     def to_json(self) -> dict[str, Any]:
         """One row of a gold, label or prediction file."""
         out: dict[str, Any] = {} if self.id is None else {"id": self.id}

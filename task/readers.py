@@ -104,8 +104,9 @@ def read_labels(
     keys = UnreadNames(source, known, "keys of labels")
     for f in _rows(source, "query", "labels", "count", "id", *columns, passed_over=_OWN):
         query = f.text("query")
-        statuses.append(_status(f))
-        if statuses[-1] in _UNLABELLED and not f.row.get("labels"):
+        status = _status(f)
+        statuses.append(status)
+        if status in _UNLABELLED and not f.row.get("labels"):
             continue
         if len(query) > task.data.max_query_chars:
             raise f.error(
@@ -121,7 +122,8 @@ def read_labels(
             keys.see(label)
         try:
             located = ordered(locate_open(task, query, read))
-            out.append(Example(query, located, total.count(f), id_, *_doubt(f)))
+            doubt = (status, str(f.row.get("reason", ""))) if status in _UNSURE else ("", "")
+            out.append(Example(query, located, total.count(f), id_, *doubt))
         except ValueError as error:
             raise f.error("labels", str(error), found=labels, fix="A value must be words of its query") from error
         lines.append(f.line)
@@ -152,12 +154,6 @@ def _status(f: Fields) -> str:
             fix="Correct it, or remove the column: it says which labels are learned",
         )
     return status or "accepted"
-
-
-def _doubt(f: Fields) -> tuple[str, str]:
-    """Status and reason where the table of a labelling job says that the labels are not to be learned."""
-    status = _status(f)
-    return (status, str(f.row.get("reason", ""))) if status in _UNSURE else ("", "")
 
 
 def _tell_missing(source: Path | str, read: list[Example], statuses: list[str]) -> None:

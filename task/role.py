@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from task.settings import Positive, Strict
-from task.value_tree import MOST_SYMBOLS, nodes, path_problem
+from task.value_tree import MOST_SYMBOLS, is_tree, nodes, path_problem
 
 # Paths of a taxonomy that a prompt lists; of a larger one it shows candidates. A prompt of 200 paths has about 2,000
 # tokens for them. A flat set is listed as long as each value has a symbol.
@@ -148,6 +148,11 @@ class Role(Strict):
     def allowed(self) -> frozenset[str]:
         """What a label of a closed role may be: a value or, in a taxonomy, also a node above one."""
         return nodes(self.values, self.separator)
+
+    @property
+    def has_tree(self) -> bool:
+        """Whether its values are answered by a path in a tree."""
+        return is_tree(self.values, self.separator)
 
     @property
     def shortlisted(self) -> bool:

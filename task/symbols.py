@@ -139,8 +139,7 @@ class SymbolTable:
             else:
                 out.append(role.symbols[1 + role.values.index(min(held)) if held else 0])
         for tree in self.trees:
-            value = next((x.text for x in example.labels if x.role == tree.name), None)
-            out += [tree.symbols[code] for code in tree.path(value)]
+            out += [tree.symbols[code] for code in tree.path(example.value(tree.name))]
         return out
 
     @property
@@ -148,7 +147,7 @@ class SymbolTable:
         """The roles that are answered at probes, in the order of a prompt."""
         return (*self.closed, *self.trees)
 
-    @property
+    @cached_property
     def probes(self) -> tuple[int, ...]:
         """Token ids of all probes, in the order of a prompt."""
         return tuple(probe for role in self._probed for probe in role.probes)
@@ -237,11 +236,20 @@ class SymbolTable:
         Raises:
             ValueError: No role with a tree has this name.
         """
+        tree, table = self._tree_and_scores(scores, role)
+        return tree.ranked(table, count)
+
+    def none_probability(self, scores: npt.ArrayLike, role: str) -> float:
+        """The probability that a query has no value of a role whose values are a tree; arguments as in `ranked`."""
+        tree, table = self._tree_and_scores(scores, role)
+        return tree.none_probability(table)
+
+    def _tree_and_scores(self, scores: npt.ArrayLike, role: str) -> tuple[TreeRole, Floats]:
         tree = next((t for t in self.trees if t.name == role), None)
         if tree is None:
             raise ValueError(f"{role!r} has no tree of values; those with one: {[t.name for t in self.trees]}")
         table = np.asarray(scores, dtype=np.float64).reshape(-1, len(self.symbol_ids))
-        return tree.ranked(self._of_tree(tree, table), count)
+        return tree, self._of_tree(tree, table)
 
     def _of_tree(self, tree: TreeRole, table: Floats) -> Floats:
         """The scores of a tree's symbols at its probes, which are the last rows in the order of the trees."""

@@ -86,9 +86,14 @@ def ancestors(value: str, separator: str) -> tuple[str, ...]:
     return tuple(itertools.accumulate(value.split(separator), lambda above, part: f"{above}{separator}{part}"))
 
 
+def is_tree(values: Sequence[str], separator: str | None) -> bool:
+    """Whether values are answered by a path in a tree: taxonomies and large sets; others have a symbol for each."""
+    return separator is not None or len(values) > MOST_SYMBOLS
+
+
 def tree_of(values: Sequence[str], separator: str | None) -> ValueTree | None:
     """The tree by which a role's values are answered; None for a flat set that has a symbol for each."""
-    return None if separator is None and len(values) <= MOST_SYMBOLS else build(values, separator)
+    return build(values, separator) if is_tree(values, separator) else None
 
 
 def build(values: Sequence[str], separator: str | None, most: int = MOST_CHILDREN) -> ValueTree:

@@ -98,8 +98,7 @@ def _measured(
 
 def _released(source: Path | None, bundle: Bundle) -> Bundle | None:
     """The bundle that is released now; None where there is none, or it is this one."""
-    from serving.release.bundle import open_bundle
-    from serving.release.pointer import open_released, read_pointer
+    from serving.release.pointer import open_source
 
     if source is None:
         return None
@@ -109,7 +108,7 @@ def _released(source: Path | None, bundle: Bundle) -> Bundle | None:
             "with", file=source, field="--released", fix="Check the path, if this is not the first release",
         )
         return None
-    other = open_bundle(source) if source.is_dir() else open_released(read_pointer(source).current)
+    other = open_source(source)
     if other.task.name != bundle.task.name:
         raise InputError(
             "the released bundle is of another task", field="--released", found=other.task.name,

@@ -214,8 +214,8 @@ def render(drafted: Drafted, out: Path) -> str:
         lines.append(f"  {table.path.name} is {key}: {table.why} ({rows}; columns {names})")
         if table.attributes:
             lines.append(f"    attributes: {', '.join(table.attributes)}")
-        if table.unread:
-            lines.append(f"    not read: {', '.join(table.unread)}")
+        if unread := table.unread:
+            lines.append(f"    not read: {', '.join(unread)}")
         if key in ("data.queries", "data.conversions") and "count" not in table.columns:
             lines.append("    no column of counts was found: every row counts once. Name yours `count` if it has one")
         if table.path in drafted.copies:

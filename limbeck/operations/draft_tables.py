@@ -58,8 +58,7 @@ class Table:
     @property
     def unread(self) -> list[str]:
         """The columns that are nothing here."""
-        names = dict.fromkeys(str(n) for row in self.rows for n in row)
-        return [n for n in names if n not in {*self.columns.values(), *self.attributes}]
+        return [n for n in _column_names(self.rows) if n not in {*self.columns.values(), *self.attributes}]
 
     def renamed(self) -> Iterator[dict[str, Any]]:
         """All rows of the file with our names of the columns."""
@@ -119,7 +118,7 @@ def tables_in(folder: Path) -> tuple[list[Table], list[Unknown]]:
 def _table(path: Path) -> Table | Unknown:
     head = list(itertools.islice((row for _, row in rows_of(path)), _LOOKED_AT + 1))
     rows, more = head[:_LOOKED_AT], len(head) > _LOOKED_AT
-    names = list(dict.fromkeys(str(n) for row in rows for n in row))
+    names = _column_names(rows)
     query, item = _named(_QUERY, names), _named(_ITEM[:-1], names)
     labels, title, id_ = _named(_LABELS, names), _named(_TITLE, names), _named(_ID, names)
     whole = [n for n in names if _is_whole(n, rows)]
@@ -140,6 +139,11 @@ def _table(path: Path) -> Table | Unknown:
         columns = _known({"query": query, "count": _named(_COUNT, whole)})
         return Table(path, "queries", columns, "a column of queries, none of items or labels", rows, more)
     return Unknown(path, f"its columns are {', '.join(names)}: no queries, and not an id with a title")
+
+
+def _column_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Every column that a row has, in the order of the file."""
+    return list(dict.fromkeys(str(n) for row in rows for n in row))
 
 
 def _known(columns: Mapping[str, str | None]) -> dict[str, str]:

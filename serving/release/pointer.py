@@ -75,6 +75,11 @@ def open_released(release: Release) -> Bundle:
     return found
 
 
+def open_source(source: Path) -> Bundle:
+    """The bundle in a folder, or the one that a pointer names. Raises as `open_bundle` and `open_released`."""
+    return open_bundle(source) if source.is_dir() else open_released(read_pointer(source).current)
+
+
 def release(pointer: Path, *, bundle: Path, change: Change, ungated: bool = False) -> Pointer:
     """Point to a bundle, after all of its files have been verified and if it has passed the gate.
 

@@ -24,8 +24,8 @@ from filelock import FileLock, Timeout
 
 from engine.interface import EngineError
 from engine.pool import EnginePool
-from serving.release.bundle import Bundle, open_bundle
-from serving.release.pointer import open_released, read_pointer
+from serving.release.bundle import Bundle
+from serving.release.pointer import open_source
 from serving.supervisor.rollout import Rollout, RolloutContext
 from serving.supervisor.state import StateFolder
 from serving.supervisor.worker_pool import POLL_S, WorkerPool
@@ -58,7 +58,7 @@ class Supervisor:
                 "neither a bundle, nor a release pointer, nor a folder of pointers (*.json)", file=source,
                 fix="`limbeck release` makes a pointer",
             )
-        opened = [(s, _opened(s)) for s in sources]
+        opened = [(s, open_source(s)) for s in sources]
         self.settings = override(opened[0][1].task.serving)
         self.state = StateFolder(state.resolve())
         self.state.path.mkdir(parents=True, exist_ok=True)
@@ -166,7 +166,7 @@ class Supervisor:
                     self._report(f"{path.name} is gone")
                 for path in [p for p in present if p not in self.rollouts and refused.get(p) != present[p]]:
                     try:
-                        rollout = self._add(path, await asyncio.to_thread(_opened, path))
+                        rollout = self._add(path, await asyncio.to_thread(open_source, path))
                         self._report(f"{path.name}: opening {rollout.task}")
                         self._followers[path] = asyncio.create_task(self._open_and_follow(rollout))
                     except (InputError, OSError) as error:
@@ -220,7 +220,3 @@ class Supervisor:
 
 def _pointers(folder: Path) -> list[Path]:
     return sorted(p for p in folder.glob("*.json") if not p.name.startswith("."))
-
-
-def _opened(source: Path) -> Bundle:
-    return open_bundle(source) if source.is_dir() else open_released(read_pointer(source).current)

@@ -55,8 +55,8 @@ def supervise(codec: Codec, tokenizer: Tokenizer, row: TrainingRow, *, by_confid
         values = [held.get(v) for v in role.values] if role.multiple else [next(iter(held.values()), None)]
         weights += [0.0 if role.name in masked_roles else confidence(x) for x in values]
     for tree in codec.trees:
-        label = next((x for x in example.labels if x.role == tree.name), None)
-        weights += [0.0 if tree.name in masked_roles else confidence(label)] * len(tree.probes)
+        weight = 0.0 if tree.name in masked_roles else confidence(example.label(tree.name))
+        weights += [weight] * len(tree.probes)
     return Supervised(encoded, weights)
 
 

@@ -15,7 +15,6 @@ from task.labels import Example, Label, Labelling, nth_occurrence, ordered
 from task.spec import Task
 from task.symbols import Encoded, SymbolTable, Tokenizer
 from task.validation import Fault, label_fault, resolve, violation
-from task.value_tree import tree_of
 
 MOST_TOKENS: Final = 256
 """The maximum number of tokens of an answer; a longer one is cut off, and counts as truncated."""
@@ -144,7 +143,7 @@ def schema(task: Task) -> dict[str, Any]:
     labels = []
     for role in task.roles:
         text: dict[str, Any] = {"type": "string"}
-        if role.values and tree_of(role.values, role.separator) is None:  # providers limit the size of an `enum`
+        if role.values and not role.has_tree:  # providers limit the size of an `enum`
             text["enum"] = list(role.values)
         labels.append({
             "type": "object",

@@ -64,10 +64,9 @@ class ImportedLabels(ComputedBackend):
 
     def row(self, row: LedgerRow, reply: Mapping[str, Any]) -> LedgerRow:
         """Labels that a labelling job doubted stay in doubt until somebody writes another status into the table."""
-        doubt = reply.get("status")
-        if doubt not in ("partial", "uncertain") or row.status != "accepted":
+        if "status" not in reply or row.status != "accepted":
             return row
-        return replace(row, status=doubt, reason=reply.get("reason", ""))
+        return replace(row, status=reply["status"], reason=reply["reason"])
 
 
 def _labelled(job: LabellingJob) -> LabellingJob:

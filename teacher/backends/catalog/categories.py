@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from task.role import Role
 from task.spec import Task
-from task.value_tree import MOST_SYMBOLS, ancestors
+from task.value_tree import ancestors
 from teacher.retrieval.evidence import Evidence
 
 # Increase this when the same evidence gives other categories.
@@ -44,8 +44,7 @@ def category_roles(task: Task) -> tuple[Role, ...]:
     the other closed roles are answered by, all that the catalogue has.
     """
     return tuple(
-        r for r in task.closed_roles
-        if r.catalogue and (r.separator is not None or len(r.values) > MOST_SYMBOLS or not task.open_roles)
+        r for r in task.closed_roles if r.catalogue and (r.has_tree or not task.open_roles)
     )
 
 
