@@ -1,9 +1,10 @@
 """A category as a path of symbols: quality, "none of these", and what a query costs.
 
-    python -m benchmarks.taxonomy market [--rows 8000]
-    python -m benchmarks.taxonomy paths --taxonomy FILE [--leaves 500] [--each 24]
+    python -m benchmarks.taxonomy market --other FILE [--rows 8000]
+    python -m benchmarks.taxonomy paths --taxonomy FILE --other FILE [--leaves 500] [--each 24]
     python -m benchmarks.taxonomy cost [--taxonomy FILE]
-    … --other FILE    queries of another domain, JSON lines; default ../shared/data/banking77/test.jsonl
+
+`--other` are queries of another domain, JSON lines: Banking77's test rows in the figures that are kept.
 
 `market` is the synthetic market with its 166 categories; `paths` a taxonomy from a file of JSON lines (field `path`),
 all of whose nodes are values while the queries are about `--leaves` of its leaves. Queries are made by
@@ -67,7 +68,6 @@ from task.tokenizer import load_tokenizer
 from task.training_row import TrainingRow
 
 RESULT: Final = Path(__file__).parent / "results" / "taxonomy.json"
-OTHER: Final = Path(__file__).resolve().parents[2] / "shared" / "data" / "banking77" / "test.jsonl"
 OUTLIERS: Final = 0.1  # share of the training rows
 TESTED: Final = 2_000
 HITS: Final = 5
@@ -279,7 +279,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=["market", "paths", "cost"])
     parser.add_argument("--taxonomy", type=Path, help="JSON lines with the field `path`")
-    parser.add_argument("--other", type=Path, default=OTHER)
+    parser.add_argument("--other", type=Path, help="JSON lines with the field `query`")
     parser.add_argument("--rows", type=int, default=8_000)
     parser.add_argument("--leaves", type=int, default=500)
     parser.add_argument("--each", type=int, default=24)
@@ -289,6 +289,8 @@ def main() -> None:
     options.work.mkdir(parents=True, exist_ok=True)
     if options.part == "paths" and options.taxonomy is None:
         parser.error("`paths` needs --taxonomy, the file of the paths")
+    if options.part != "cost" and options.other is None:
+        parser.error(f"`{options.part}` needs --other, queries of another domain")
     paths = [] if options.taxonomy is None else read_paths(options.taxonomy)
     if options.part == "market":
         found = quality_part(market_paths(), market_examples(options.rows, SEED), options, "market")
