@@ -26,7 +26,7 @@ from task.forms import FORMS, AnswerForm, Decoded
 from task.labels import Example
 from task.role import Role
 from task.segmentation import choose_segmentation
-from task.spec import Task
+from task.spec import TEXT_FORMS, Task
 from task.symbols import ClosedRole, Encoded, SymbolTable, Tokenizer
 from task.tree_role import TreeRole
 from task.value_tree import MOST_SYMBOLS, ValueTree, tree_of
@@ -55,9 +55,15 @@ class Codec(SymbolTable):
             form: Name of the answer form; None takes the task's.
 
         Raises:
-            InputError: The tokenizer has too few single tokens for the task's symbols, or a role that can have several
-                values has too many.
+            InputError: The form cannot answer the task's text roles, the tokenizer has too few single tokens for the
+                task's symbols, or a role that can have several values has too many.
         """
+        if task.text_roles and (form or task.student.form) not in TEXT_FORMS:
+            raise InputError(
+                "this answer form cannot give free text", field=f"roles.{task.text_roles[0].name}.kind",
+                found=f"`kind: text` with the form `{form or task.student.form}`",
+                expected=f"one of the forms: {', '.join(TEXT_FORMS)}",
+            )
         examples = list(examples)
         chosen = task.student.segmentation
         segmentation = choose_segmentation(examples) if chosen == "auto" else chosen

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,12 +77,12 @@ class Validator:
 
 
 def make_validator(
-    task: Task, catalogue: Iterable[Item], folder: Path, fetch: Callable[[str], Path], *, shared: bool = False
+    task: Task, catalogue: Sequence[Item], folder: Path, fetch: Callable[[str], Path], *, shared: bool = False
 ) -> Validator:
     """The validator of a task.
 
     Args:
-        folder: Holds the embeddings, for roles with `guard.relevance`.
+        folder: Holds the embeddings, for roles with `guard.relevance` or `guard.relevance_max`.
         fetch: Returns the folder of a model by name.
         shared: Leave the embeddings on disk as they are: another process writes them.
     """

@@ -63,7 +63,7 @@ class HybridIndex:
 
     def lexical(self, queries: Sequence[str], count: int) -> list[list[int]]:
         """Up to `count` rows that share a word with each query, best BM25 score first; ties go to the lower row."""
-        words = [_words(q) or [""] for q in queries]
+        words = [words_of(q) or [""] for q in queries]
         rows, scores = self._bm25.retrieve(words, k=min(count + 1, len(self)), show_progress=False)
         return [
             self._ordered(query, row, score, count) for query, row, score in zip(words, rows, scores, strict=True)
@@ -120,7 +120,7 @@ def write_lexical(folder: Path, texts: Sequence[str]) -> None:
 
     if texts:
         lexical: Any = bm25s.BM25()
-        lexical.index([_words(t) for t in texts], show_progress=False)
+        lexical.index([words_of(t) for t in texts], show_progress=False)
         lexical.save(str(folder / "bm25"), show_progress=False)
 
 
@@ -131,5 +131,6 @@ def item_text(item: Item) -> str:
     return " ".join([item.title, item.category or "", *more])
 
 
-def _words(text: str) -> list[str]:
+def words_of(text: str) -> list[str]:
+    """The words that BM25 counts: letters and digits, without regard to case."""
     return _WORD.findall(text.casefold())
