@@ -31,8 +31,10 @@ _TRAINS, _SERVES = "trains for minutes", "starts an engine, or needs a running s
 PARSED: Final = {
     "run": _TRAINS, "curriculum": "part of `run`", "train": _TRAINS, "merge": _TRAINS, "bundle": _TRAINS,
     "evaluate": _TRAINS, "forms": _TRAINS, "ablate": _TRAINS, "sweep": _TRAINS, "compose": _TRAINS,
-    "audit-context": "asks an LLM, or labels the whole market twice", "bench": _SERVES, "compare": _SERVES,
-    "gate": _SERVES, "predict": _SERVES, "serve": _SERVES, "purge": _SERVES, "status": _SERVES,
+    "audit-context": "asks an LLM, or labels the whole market twice",
+    "rewrites": "needs rewrites of queries; tests/limbeck/studies/test_rewrites.py runs it",
+    "bench": _SERVES, "compare": _SERVES, "gate": _SERVES, "predict": _SERVES, "serve": _SERVES, "purge": _SERVES,
+    "status": _SERVES,
     "score": "needs two files; tests/eval and tests/limbeck/judging run it",
     "verify": "needs a bundle; tests/limbeck/test_end_to_end.py runs it",
     "release": "needs a bundle; tests/limbeck/test_end_to_end.py runs it",

@@ -70,6 +70,9 @@ class _RejectedError(Exception):
 class Guardrails:
     """The checks of a task.
 
+    Attributes:
+        text_roles: Names of the roles whose values are rewrites.
+
     Args:
         catalogue: For roles that are grounded, and for `guard.keep`.
         relevance: For roles with `guard.relevance` or `guard.relevance_max`.
@@ -79,6 +82,7 @@ class Guardrails:
         if relevance is None and checks_relevance(task):
             raise ValueError("a role has guard.relevance or guard.relevance_max, and nothing measures it")
         self._task = task
+        self.text_roles = frozenset(r.name for r in task.text_roles)
         self._normalise: Callable[[str], str] = normaliser(task.normaliser)
         self._roles = {r.name: r for r in task.roles}
         self._grounding = Grounding(task, catalogue, self._normalise)

@@ -65,7 +65,8 @@ class Validator:
         given = [_label(query.query, r) for r in answer.labels]
         kept, verdicts = self._guardrails.check(query.query, given)
         signals = [{**answer.labels[k.index].get("signals", {}), "guardrails": k.margin} for k in kept]
-        rejected = [v for v in verdicts if v.verdict == "rejected"]
+        # A query with one rewrite less is still labelled rightly; one that lacks the label of a word is not.
+        rejected = [v for v in verdicts if v.verdict == "rejected" and v.role not in self._guardrails.text_roles]
         whole = {**answer.signals, "kept": len(kept) / len(given) if given else 1.0}
         row = LedgerRow(
             query.query, query.count, answer.request, "partial" if rejected else "accepted",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -124,9 +125,14 @@ def test_the_row_of_the_ledger_has_rewrites_beside_other_labels(tmp_path: Path) 
         {"role": "synonym", "text": "acme dairy drink", "start": 0, "end": 4}, {"role": "brand", "text": "acme"},
         {"role": "synonym", "text": "Acme Milk"},
     ])
-    row = make_validator(rewriting(), ITEMS, tmp_path, Path).row(Example("acme milk"), answer)
+    validator = make_validator(rewriting(), ITEMS, tmp_path, Path)
+    row = validator.row(Example("acme milk"), answer)
     assert [x.key for x in row.labels] == [("brand", "acme", 0, 4), ("synonym", "acme dairy drink", -1, -1)]
-    assert (row.status, row.reason) == ("partial", "same: the query itself")
+    assert [v["reason"] for v in row.verdicts if v["verdict"] == "rejected"] == ["same: the query itself"]
+    assert (row.status, row.reason) == ("accepted", "")
+    more = [*(answer.labels or ()), {"role": "brand", "text": "simple"}]
+    row = validator.row(Example("acme milk"), replace(answer, labels=more))
+    assert (row.status, row.reason) == ("partial", "span: not words of the query")
 
 
 def test_the_fingerprint_follows_what_the_checks_read() -> None:
