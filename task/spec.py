@@ -18,7 +18,7 @@ from task.role import Role
 from task.serving_settings import Serving
 from task.settings import Curriculum, Eval, Gates, Positive, Strict, Student, Teacher
 
-TEXT_FORMS: Final = ("json",)
+TEXT_FORMS: Final = ("write", "json")
 """The answer forms that can give the values of text roles."""
 
 
@@ -171,6 +171,12 @@ class Task(Strict):
             raise ValueError(
                 f"student.form `{self.student.form}` cannot answer role {self.text_roles[0].name!r} of `kind: text`, "
                 f"whose values are free text; set `student.form` to one of: {', '.join(TEXT_FORMS)}"
+            )
+
+        if self.text_roles and self.curriculum.cross_fit is not None:
+            raise ValueError(
+                f"curriculum.cross_fit trains students of the form `read`, which cannot answer role "
+                f"{self.text_roles[0].name!r} of `kind: text`; leave it out"
             )
 
     def _check_openvino(self) -> None:
