@@ -42,6 +42,7 @@ def rewrites(run: Run, predictions: Path | None, kind: str) -> Path:
             "nothing was bought after any of the queries", field="data.conversions",
             expected="purchases after some of the queries, and the catalogue that they are from",
         )
+    run.progress.stage("rewrites", 1, 1)
     found = found_items(rows, bought, _search(run, kind), task)
     path = run.files.rewrites
     write_json(path, {
