@@ -21,6 +21,7 @@ from task.codec import Codec, Encoded, Tokenizer
 from task.forms import Decoded, is_token_classifier
 from task.spec import Task
 from task.validation import Fault
+from task.written_texts import WrittenTexts, most_tokens
 
 _LIKELIEST = 20  # vLLM's default limit of alternatives (log-probabilities) of a token
 _TOO_LONG = Fault("too_long", "the query has more tokens than the engine takes")
@@ -164,16 +165,33 @@ class VllmClient:
             answer = await self._post("/v1/completions", {**body, "max_tokens": length})
             choice = answer["choices"][0]
             return self._codec.decode(query, (choice["text"], _ended(choice)), self._task)
+        symbols = await self._symbols(body, self._codec.symbol_count(query))
+        if not self._codec.texts:
+            return self._codec.decode(query, symbols, self._task) if length else Decoded((), 1.0)
+        written = await self._texts({**body, "prompt": [*prompt.ids, *symbols[0]]})
+        return self._codec.decode(query, (*symbols, written), self._task)
+
+    async def _symbols(self, body: dict[str, Any], length: int) -> tuple[list[int], list[float]]:
+        """Generated symbols and their log-probabilities."""
         if not length:
-            return Decoded((), 1.0)
+            return [], []
         answer = await self._post("/v1/completions", {
             **body, "max_tokens": length, "min_tokens": length, "allowed_token_ids": list(self._codec.symbol_ids),
             "logprobs": 1, "ignore_eos": True,
         })
         choice = answer["choices"][0]
         _ended(choice)
-        symbols = choice["token_ids"], choice["logprobs"]["token_logprobs"]
-        return self._codec.decode(query, symbols, self._task)
+        return choice["token_ids"], choice["logprobs"]["token_logprobs"]
+
+    async def _texts(self, body: dict[str, Any]) -> WrittenTexts:
+        """The texts after the symbols: a request of its own, because only symbols may stand before."""
+        answer = await self._post(
+            "/v1/completions", {**body, "max_tokens": most_tokens(self._codec.texts), "logprobs": 1}
+        )
+        choice = answer["choices"][0]
+        _ended(choice)
+        found = choice["token_ids"], choice["logprobs"]["token_logprobs"]
+        return self._codec.written_texts(*found, self._tokenizer)
 
     async def _post(self, path: str, body: dict[str, Any]) -> Any:
         """Send; once more where a kept-alive connection turns out to be closed: labelling has no side effects."""

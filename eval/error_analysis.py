@@ -19,7 +19,7 @@ KINDS: Final[Mapping[str, str]] = {
     "extent": "right role, wrong span boundaries",
     "role": "right span, wrong role",
     "extent and role": "overlapping span, wrong role",
-    "value": "closed role, wrong value",
+    "value": "closed or text role, wrong value",
 }
 
 

@@ -85,14 +85,14 @@ def _label(raw: object) -> Label | None:
 
 
 def _located(query: str, labels: list[Label], task: Task) -> list[Label]:
-    """Spans for labels of open roles without offsets, as for gold; none for labels of closed roles.
+    """Spans for labels of open roles without offsets, as for gold; none for labels of closed and text roles.
 
     A text that does not occur (often enough) in the query gets no span.
     """
-    closed = {r.name for r in task.closed_roles}
-    out, lost = [Label(x.role, x.text) for x in labels if x.role in closed], []
+    spanless = {r.name for r in (*task.closed_roles, *task.text_roles)}
+    out, lost = [Label(x.role, x.text) for x in labels if x.role in spanless], []
     found: list[Label] = []
-    for label in (x for x in labels if x.role not in closed):
+    for label in (x for x in labels if x.role not in spanless):
         try:
             found = list(locate(query, [*found, label]))
         except ValueError:

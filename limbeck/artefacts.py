@@ -94,6 +94,7 @@ class RunFolder(Folder):
     curriculum = Entry("curriculum")  # a `datasets` folder
     answer_forms = Entry("forms/forms.json")  # what `limbeck forms` measured
     audit = Entry("audit")  # of `limbeck audit-context`
+    rewrites = Entry("rewrites/rewrites.json")  # what `limbeck rewrites` measured
     ablation = Entry("ablate")
     sweep = Entry("sweep")
 

@@ -28,6 +28,7 @@ VERIFY = (
     "text is exactly the words of the query that belong to it.\n\nRoles:\n{roles}\n\n"
     'Answer with JSON: {{"right": [true or false for each label, in order]}}.'
 )
+VERIFY_TEXT = " (other words for the query: right if a search for them finds what the query is about)"
 VERIFY_QUERY = "Query: {query}\nLabels:\n{labels}"
 REPAIR = (
     "The text that follows should be JSON of this schema, and is not. Answer with the same content as valid JSON and "
@@ -97,7 +98,10 @@ class Prompter:
                 expected="names: task, examples, bought, converted, items, similar, neighbours",
             ) from error
         self._labels_format = labels_response_format(task)
-        self._roles = "\n".join(f"- {r.name}: {r.description or 'see its name'}" for r in task.roles)
+        self._roles = "\n".join(
+            f"- {r.name}: {r.description or 'see its name'}{VERIFY_TEXT if r.kind == 'text' else ''}"
+            for r in task.roles
+        )
 
     def first(self, query: str, context: Context) -> list[Request]:
         """The requests that depend on no reply: `label`, and `samples` and `bare` if the task wants them."""

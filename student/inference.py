@@ -16,6 +16,7 @@ from task.codec import Codec, Encoded, Tokenizer
 from task.forms import Output
 from task.labels import Example, Labelling
 from task.spec import Task
+from task.written_texts import WrittenTexts, most_tokens
 
 Scores = npt.NDArray[np.float32]
 """Logits of the symbols, shape (positions, symbols)."""
@@ -94,11 +95,14 @@ def _scores(logits: TargetLogits, prompts: Sequence[Encoded], device: str) -> li
 
 def _generate_symbols(
     model: Any, codec: Codec, tokenizer: Tokenizer, queries: Sequence[str], device: str
-) -> list[tuple[list[int], list[float]]]:
-    """Greedy over the symbols only, one token for each unit and probe; prompts of one call have equal length."""
+) -> list[tuple[Any, ...]]:
+    """Greedy over the symbols only, one token for each unit and probe; prompts of one call have equal length.
+
+    With text roles the texts that follow are generated too (`_generate_texts`).
+    """
     ids = torch.tensor([codec.prompt(q, tokenizer).ids for q in queries], device=device)
     alphabet = torch.tensor(codec.symbol_ids, device=device)
-    steps = max(codec.answer_form.most_generated(codec, q) for q in queries)
+    steps = max(codec.symbol_count(q) for q in queries)
     cache: Any = None
     chosen, log_probabilities = [], []
     for _ in range(steps):
@@ -110,7 +114,41 @@ def _generate_symbols(
         ids = alphabet[best][:, None]
         chosen.append(ids[:, 0])
     tokens, values = torch.stack(chosen, 1).tolist(), torch.stack(log_probabilities, 1).tolist()
-    return list(zip(tokens, values, strict=True))
+    found = list(zip(tokens, values, strict=True))
+    if not codec.texts:
+        return list(found)
+    texts = _generate_texts(model, codec, tokenizer, queries, [tokens for tokens, _ in found], device)
+    return [(*symbols, written) for symbols, written in zip(found, texts, strict=True)]
+
+
+def _generate_texts(
+    model: Any, codec: Codec, tokenizer: Tokenizer, queries: Sequence[str], symbols: Sequence[Sequence[int]],
+    device: str,
+) -> list[WrittenTexts]:
+    """Greedy after the symbols of each query until the stop token, over the whole vocabulary.
+
+    Args:
+        symbols: The generated symbols of each query; those beyond its own number are not used.
+    """
+    starts = [
+        [*codec.prompt(q, tokenizer).ids, *s[: codec.symbol_count(q)]] for q, s in zip(queries, symbols, strict=True)
+    ]
+    groups: defaultdict[int, list[int]] = defaultdict(list)
+    for row, start in enumerate(starts):
+        groups[len(start)].append(row)  # rows of equal length need no padding
+    out: dict[int, WrittenTexts] = {}
+    for length, rows in groups.items():
+        ids = torch.tensor([starts[r] for r in rows], device=device)
+        made = model.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=most_tokens(codec.texts),
+            do_sample=False, eos_token_id=codec.eos_id, pad_token_id=codec.eos_id, use_cache=True,
+            output_logits=True, return_dict_in_generate=True,
+        )
+        new = made.sequences[:, length:]
+        shares = torch.stack(made.logits, 1).float().log_softmax(-1).gather(2, new[:, :, None])[:, :, 0]
+        for row, tokens, values in zip(rows, new.tolist(), shares.tolist(), strict=True):
+            out[row] = codec.written_texts(tokens, values, tokenizer)
+    return [out[r] for r in range(len(queries))]
 
 
 def _generate_text(

@@ -5,7 +5,7 @@ so that all three render the same ids. What the answer looks like is one of thre
 
 - `read`: nothing is generated. The prompt is the query twice; in the second copy each unit's symbol (outside, begins
   role r, continues role r) is read at the unit's last token. Closed roles are read at probe tokens after it.
-- `write`: the same symbols, generated after the query, one token a unit.
+- `write`: the same symbols, generated after the query, one token a unit; then a line for each value of a text role.
 - `json`: a generated JSON list of labels, for comparison.
 
 `decode(encode(x)) == x` for every labelling that `representable` accepts, and any scores, symbols or text decode to
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -27,10 +27,11 @@ from task.forms import FORMS, AnswerForm, Decoded
 from task.labels import Example
 from task.role import Role
 from task.segmentation import choose_segmentation
-from task.spec import Task
+from task.spec import TEXT_FORMS, Task
 from task.symbols import ClosedRole, Encoded, SymbolTable, Tokenizer
 from task.tree_role import TreeRole
 from task.value_tree import MOST_SYMBOLS, ValueTree, tree_of
+from task.written_texts import TextRole, WrittenTexts, read
 
 # Increase this when the same labels give other token ids, or the same output other labels: students are trained again.
 VERSION = 1
@@ -56,9 +57,15 @@ class Codec(SymbolTable):
             form: Name of the answer form; None takes the task's.
 
         Raises:
-            InputError: The tokenizer has too few single tokens for the task's symbols, or a role that can have several
-                values has too many.
+            InputError: The form cannot answer the task's text roles, the tokenizer has too few single tokens for the
+                task's symbols, or a role that can have several values has too many.
         """
+        if task.text_roles and (form or task.student.form) not in TEXT_FORMS:
+            raise InputError(
+                "this answer form cannot give free text", field=f"roles.{task.text_roles[0].name}.kind",
+                found=f"`kind: text` with the form `{form or task.student.form}`",
+                expected=f"one of the forms: {', '.join(TEXT_FORMS)}",
+            )
         examples = list(examples)
         chosen = task.student.segmentation
         segmentation = choose_segmentation(examples) if chosen == "auto" else chosen
@@ -68,7 +75,7 @@ class Codec(SymbolTable):
         extra = sum(
             trees[r.name].width + trees[r.name].depth if r.name in trees else len(r.values) + 2
             for r in task.closed_roles
-        )
+        ) + len(task.text_roles)
         if min(len(capitals), len(small)) < need + extra + 1:
             raise InputError(
                 "the base's tokenizer has too few tokens for the symbols of this task", field="student.base",
@@ -95,11 +102,12 @@ class Codec(SymbolTable):
             tree = trees[role.name]
             own = taken(width=tree.width, probes=tree.depth)
             with_trees.append(TreeRole(role.name, tree.values, tree.parents, tree.codes, *own, role.requires))
+        texts = tuple(TextRole(r.name, next(free_small), r.most_texts) for r in task.text_roles)
         codec = cls(
             form=form or task.student.form, segmentation=segmentation, roles=tuple(r.name for r in task.open_roles),
             single=tuple(r.name for r in task.open_roles if not r.multiple), closed=tuple(closed),
             symbol_ids=tuple(ids), separator=tuple(tokenizer.encode("\n")), eos_id=tokenizer.eos_id,
-            prefix=tokenizer.prefix, trees=tuple(with_trees),
+            prefix=tokenizer.prefix, trees=tuple(with_trees), texts=texts,
         )
         weight = task.student.transitions
         return codec.with_transitions(examples, weight) if weight and codec.answer_form.output == "scores" else codec
@@ -139,21 +147,28 @@ class Codec(SymbolTable):
         """Labels from the model's output for a query; `answer_form.output` is the kind of this output."""
         return self.answer_form.decode(self, query, output, task)
 
+    def written_texts(
+        self, ids: Sequence[int], log_probabilities: Sequence[float], tokenizer: Tokenizer
+    ) -> WrittenTexts:
+        """The texts that were generated after the symbols: the third part of the output `symbols`."""
+        return read(
+            ids, log_probabilities, self.texts, separator=self.separator, eos_id=self.eos_id, decode=tokenizer.decode
+        )
+
     # -- storage --------------------------------------------------------------------------------------------------
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; `from_json` is the inverse. `form` comes first, as in every stored codec.json.
 
-        `trees` is left out where there are none, so that the codec of such a task is what it was before there were any.
+        `trees` and `texts` are left out where there are none, so that the codec of such a task is what it was before
+        there were any.
         """
         out = {"form": self.form} | dataclasses.asdict(self)
-        if not self.trees:
-            del out["trees"]
-        return out
+        return {k: v for k, v in out.items() if v or k not in {"trees", "texts"}}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
-        """Read a stored codec; one without `prefix`, `transitions` or `trees` may be of an earlier version."""
+        """Read a stored codec; one without `prefix`, `transitions`, `trees` or `texts` may be of an earlier version."""
         closed = tuple(
             ClosedRole(
                 c["name"], tuple(c["values"]), c["multiple"], tuple(c["symbols"]), tuple(c["probes"]),
@@ -170,6 +185,7 @@ class Codec(SymbolTable):
         return cls(
             form=value["form"], segmentation=value["segmentation"], eos_id=value["eos_id"], closed=closed, **lists,
             transitions=tuple(tuple(row) for row in value.get("transitions", ())), trees=trees,
+            texts=tuple(TextRole(**t) for t in value.get("texts", ())),
         )
 
 

@@ -16,9 +16,10 @@ class Label:
 
     Attributes:
         role: Name of the role, one of the task's.
-        text: The value: for an open role the words of the query, verbatim; for a closed role one of its values.
-        start: First character of the span in the query, or None for a closed role.
-        end: One past the last character, or None for a closed role.
+        text: The value: for an open role the words of the query, verbatim; for a closed role one of its values;
+            for a text role other words for the query.
+        start: First character of the span in the query; None for a closed or text role.
+        end: One past the last character; None for a closed or text role.
         confidence: Probability in [0, 1] that the label is right, or None without an estimate.
     """
 

@@ -93,8 +93,8 @@ def read_labels(
         conflicts: What becomes of a query with different labellings (`task.conflicts`); None returns all its rows.
 
     Raises:
-        InputError: A role or closed value that the task does not have, a text that does not occur, offsets that
-            are not those of the text, a duplicate id.
+        InputError: A role or closed value that the task does not have, a text that does not occur, a value of a text
+            role that is the query itself, offsets that are not those of the text, a duplicate id.
     """
     out: list[Example] = []
     lines: list[int] = []
@@ -192,9 +192,9 @@ def _label_rows(f: Fields) -> list[Any]:
 
 
 def locate_open(task: Task, query: str, labels: list[Label]) -> tuple[Label, ...]:
-    """`labels.locate` for the labels of open roles; those of closed roles are returned unchanged."""
-    closed = {r.name for r in task.closed_roles}
-    return (*locate(query, [x for x in labels if x.role not in closed]), *(x for x in labels if x.role in closed))
+    """`labels.locate` for the labels of open roles; those of closed and text roles are returned unchanged."""
+    in_query = {r.name for r in task.open_roles}
+    return (*locate(query, [x for x in labels if x.role in in_query]), *(x for x in labels if x.role not in in_query))
 
 
 def _label(f: Fields, task: Task, query: str, number: int, raw: object) -> Label:
@@ -207,7 +207,7 @@ def _label(f: Fields, task: Task, query: str, number: int, raw: object) -> Label
     if problem:
         raise f.error(name, problem, found=raw)
     start, end = raw.get("start"), raw.get("end")
-    if task.role(raw["role"]).kind == "closed" or (start is None and end is None):
+    if task.role(raw["role"]).kind != "open" or (start is None and end is None):
         return Label(raw["role"], raw["text"])
     problem = span_problem(query, raw["text"], start=start, end=end)
     if problem is not None:

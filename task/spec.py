@@ -8,15 +8,18 @@ value and the valid set. `docs/task-file.md` is the reference.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from task.conflicts import Conflicts
-from task.normalize import NORMALISERS
+from task.normalize import NORMALISERS, normaliser
 from task.role import Role
 from task.serving_settings import Serving
 from task.settings import Curriculum, Eval, Gates, Positive, Strict, Student, Teacher
+
+TEXT_FORMS: Final = ("write", "json")
+"""The answer forms that can give the values of text roles."""
 
 
 class LabelSpec(Strict):
@@ -133,6 +136,7 @@ class Task(Strict):
                 problem = self.label_problem(example.query, label.role, label.text)
                 if problem:
                     raise ValueError(f"examples.{number}: {problem}")
+        self._check_texts()
         self._check_teacher()
         for name in self.curriculum.pattern_roles:
             if name not in names:
@@ -146,6 +150,34 @@ class Task(Strict):
         if self.curriculum.max_per_pattern and not self.curriculum.pattern_roles:
             raise ValueError("curriculum.max_per_pattern needs pattern_roles, the roles whose values a pattern ignores")
         return self
+
+    def _check_texts(self) -> None:
+        """Check what text roles need in the rest of the file."""
+        for role in self.text_roles:
+            where = f"role {role.name!r}"
+            if role.grounded and not (self.data.sample or self.data.catalogue):
+                raise ValueError(f"{where}: `grounded: true` needs data.catalogue, in which its texts must find items")
+            for name in role.guard.keep:
+                other = next((r for r in self.open_roles if r.name == name), None)
+                if other is None:
+                    valid = ", ".join(r.name for r in self.open_roles) or "none"
+                    raise ValueError(f"{where}: guard.keep has {name!r}, not an open role; open roles: {valid}")
+                if not (other.catalogue or other.pattern or other.guard.units):
+                    raise ValueError(
+                        f"{where}: guard.keep has {name!r}, whose values cannot be recognised in a text; give that "
+                        "role `catalogue`, `pattern` or `guard.units`"
+                    )
+        if self.text_roles and self.student.form not in TEXT_FORMS:
+            raise ValueError(
+                f"student.form `{self.student.form}` cannot answer role {self.text_roles[0].name!r} of `kind: text`, "
+                f"whose values are free text; set `student.form` to one of: {', '.join(TEXT_FORMS)}"
+            )
+
+        if self.text_roles and self.curriculum.cross_fit is not None:
+            raise ValueError(
+                f"curriculum.cross_fit trains students of the form `read`, which cannot answer role "
+                f"{self.text_roles[0].name!r} of `kind: text`; leave it out"
+            )
 
     def _check_openvino(self) -> None:
         serving = self.serving
@@ -197,6 +229,11 @@ class Task(Strict):
         """Roles whose values come from a listed set."""
         return tuple(r for r in self.roles if r.kind == "closed")
 
+    @property
+    def text_roles(self) -> tuple[Role, ...]:
+        """Roles whose values are free text: other words for the query."""
+        return tuple(r for r in self.roles if r.kind == "text")
+
     def label_problem(self, query: str, role_name: str, text: str) -> str | None:
         """Why a label is not one of this task, or None; the message names value and valid set."""
         try:
@@ -205,8 +242,24 @@ class Task(Strict):
             return str(error.args[0])
         if role.kind == "closed" and text not in role.allowed:
             return f"{text!r} is not a value of {role.name!r}; expected {role.expected(text)}"
-        if role.kind == "open" and not text.strip():
+        if role.kind != "closed" and not text.strip():
             return f"empty value of role {role.name!r}"
+        if role.kind == "text":
+            return self._text_problem(query, role, text)
         if role.kind == "open" and text not in query:
             return f"value {text!r} of role {role.name!r} does not occur in the query {query!r}"
+        return None
+
+    def _text_problem(self, query: str, role: Role, text: str) -> str | None:
+        """Why a text cannot be a value of a text role, or None."""
+        if text != text.strip() or len(text.splitlines()) > 1:
+            return f"value {text!r} of role {role.name!r} has a line break, or a blank at its beginning or end"
+        if len(text) > self.data.max_query_chars:
+            return (
+                f"value {text[:40]!r}… of role {role.name!r} has {len(text)} characters; at most "
+                f"{self.data.max_query_chars} (data.max_query_chars)"
+            )
+        normalise = normaliser(self.normaliser)
+        if normalise(text) == normalise(query):
+            return f"value {text!r} of role {role.name!r} is the query itself; it must be other words for it"
         return None

@@ -22,6 +22,7 @@ from task.labels import Example, Label, Labelling, ordered
 from task.segmentation import Segmentation, covers, units
 from task.tree_role import Answer, TreeRole
 from task.viterbi import Floats, best_path, log_softmax, probabilities, spans_of
+from task.written_texts import TextRole
 
 _LEAST_PROBABILITY = 1e-13
 
@@ -87,7 +88,8 @@ class SymbolTable:
         single: The open roles that take at most one value.
         symbol_ids: Token ids of outside, of (begin, continue) per open role, then of the closed roles' symbols.
         trees: The closed roles whose values are a tree; their probes follow those of the others.
-        separator: Token ids between the query and what follows it.
+        texts: The text roles, whose values are written after the symbols (`task.written_texts`).
+        separator: Token ids between the query and what follows it, and after each written text.
         prefix: Token ids that the base expects before any text.
         transitions: Scores of one state following another, shape (states, states); empty if the only constraint of
             decoding is that a continuation follows its own role.
@@ -103,6 +105,7 @@ class SymbolTable:
     prefix: tuple[int, ...] = ()
     transitions: tuple[tuple[float, ...], ...] = ()
     trees: tuple[TreeRole, ...] = ()
+    texts: tuple[TextRole, ...] = ()
 
     def with_transitions(self, examples: Iterable[Example], weight: float) -> Self:
         """A copy with transition scores counted from the examples that symbols can represent."""
@@ -111,11 +114,13 @@ class SymbolTable:
         return dataclasses.replace(self, transitions=counted)
 
     def symbols_represent(self, example: Example) -> bool:
-        """Whether symbols can express a labelling: not nested spans, nor spans that cut a unit."""
+        """Whether symbols can express a labelling: not nested spans, spans that cut a unit, or too many values."""
         names = [x.role for x in example.labels]
         one_value = (
             *self.single, *(c.name for c in self.closed if not c.multiple), *(t.name for t in self.trees)
         )
+        if any(names.count(t.name) > t.most for t in self.texts):
+            return False
         return all(names.count(n) <= 1 for n in one_value) and covers(example, self.segmentation)
 
     def states(self, example: Example) -> list[int]:

@@ -6,6 +6,7 @@ An answer has a fault if it cannot be read, was cut off, or has a label that the
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -33,17 +34,20 @@ class Fault:
 
 def violation(task: Task, query: str, labels: Sequence[Label]) -> Fault | None:
     """The first rule of the task that the labels of a query break; None if they break none."""
-    seen: set[str] = set()
+    seen: Counter[str] = Counter()
     for label in labels:
         fault = label_fault(task, query, label)
         if fault is not None:
             return fault
-        if not task.role(label.role).multiple and label.role in seen:
+        role = task.role(label.role)
+        if not role.multiple and label.role in seen:
             return Fault("rule", f"two values of {label.role!r}, which takes one")
-        seen.add(label.role)
+        seen[label.role] += 1
+        if role.kind == "text" and seen[label.role] > role.most_texts:
+            return Fault("rule", f"more than {role.most_texts} values of {label.role!r}")
     for name in sorted(seen):
         role = task.role(name)
-        if role.requires and not seen & set(role.requires):
+        if role.requires and not seen.keys() & set(role.requires):
             return Fault("rule", f"{name!r} without {' or '.join(map(repr, role.requires))}, which it requires")
         rival = next((x for x in role.excludes if x in seen), None)
         if rival is not None:
@@ -59,9 +63,9 @@ def label_fault(task: Task, query: str, label: Label) -> Fault | None:
         return Fault("unknown_value", problem or "unknown role")
     if problem is not None:
         return Fault("rule", problem)
-    if role.kind == "closed":
+    if role.kind != "open":
         if label.start is not None or label.end is not None:
-            return Fault("rule", f"a span for the closed role {role.name!r}")
+            return Fault("rule", f"a span for the {role.kind} role {role.name!r}")
     elif label.start is None or label.end is None or not 0 <= label.start < label.end <= len(query):
         return Fault("rule", f"{role.name!r} has no span in the query")
     elif query[label.start : label.end] != label.text:

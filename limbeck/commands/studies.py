@@ -1,4 +1,4 @@
-"""The commands of studies: the effect of context, answer forms, row orders, adapters and compositions."""
+"""The commands of studies: effects of context and rewrites, answer forms, row orders, adapters and compositions."""
 
 from __future__ import annotations
 
@@ -34,6 +34,29 @@ def audit_context(
         page = audit(run, gold)
     print(render_audit(page.with_name("audit.json")))
     print(f"\nReport: {page}")
+    run.end()
+
+
+@app.command(rich_help_panel="Studies")
+def rewrites(
+    task: TaskFile,
+    set_: Overrides = None,
+    runs: Runs = RUNS,
+    predictions: Annotated[
+        Path | None, typer.Option(help="Rows with rewrites, as `predict` writes them; default: the teacher's labels")
+    ] = None,
+    search: Annotated[str, typer.Option(help="How items are searched: `bm25` or `hybrid`")] = "bm25",
+) -> None:
+    """Measure what rewrites are worth: precision, coverage, and bought items that the query's own words do not find."""
+    from limbeck.pipeline import prepare_inputs
+    from limbeck.studies.rewrites import render
+    from limbeck.studies.rewrites import rewrites as measure
+
+    with opened(task, set_, runs) as run:
+        prepare_inputs(run)
+        path = measure(run, predictions, search)
+    print(render(path))
+    print(f"\n{path}")
     run.end()
 
 

@@ -13,6 +13,7 @@ from limbeck.run import Run
 from limbeck.stage import Stage, execute
 from limbeck.stages import merge, train
 from task.codec import Codec, Tokenizer
+from task.errors import InputError
 from task.files import read_json, write_json
 from task.forms import FORMS, Output
 from task.labels import Example
@@ -30,7 +31,16 @@ def compare(run: Run, steps: int | None = None) -> Path:
 
     Args:
         steps: Training steps of every form; None takes the task's own, and its trained student is used again.
+
+    Raises:
+        InputError: The task has a text role.
     """
+    if run.task.text_roles:
+        raise InputError(
+            "the forms are compared with `read`, which cannot give free text",
+            field=f"roles.{run.task.text_roles[0].name}.kind", found="`kind: text`",
+            fix="Leave the role out to compare the forms: --set roles=…",
+        )
     found = []
     for number, form in enumerate(FORMS, 1):
         run.progress.stage(f"form {form}", number, len(FORMS))

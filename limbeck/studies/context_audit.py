@@ -85,7 +85,8 @@ def variants(task: Task) -> dict[str, Task]:
 
 
 def _without_relevance(task: Task) -> Task:
-    roles = [r.model_copy(update={"guard": r.guard.model_copy(update={"relevance": None})}) for r in task.roles]
+    off = {"relevance": None, "relevance_max": None}
+    roles = [r.model_copy(update={"guard": r.guard.model_copy(update=off)}) for r in task.roles]
     return task.model_copy(update={"roles": tuple(roles)})
 
 

@@ -42,8 +42,8 @@ class Label(BaseModel):
 
     role: str
     text: str
-    start: Annotated[int | None, Field(description="First character (code point); null for a closed role")]
-    end: Annotated[int | None, Field(description="One past the last; null for a closed role")]
+    start: Annotated[int | None, Field(description="First character (code point); null for a closed or text role")]
+    end: Annotated[int | None, Field(description="One past the last; null for a closed or text role")]
     confidence: Annotated[float | None, Field(description="The model's probability of exactly this label")]
 
 

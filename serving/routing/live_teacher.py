@@ -143,11 +143,12 @@ def instructions(task: Task) -> str:
     """The system message for a task, with its examples."""
     roles = "\n".join(
         f"- {r.name}: {r.description or 'see its name'}" + (f"; one of {', '.join(r.values)}" if r.values else "")
-        for r in task.roles
+        + (f"; other words for the query, at most {r.most_texts}" if r.kind == "text" else "") for r in task.roles
     )
+    other = f", or, for {', '.join(r.name for r in task.text_roles)}, other words for the query" * bool(task.text_roles)
     examples = "\n".join(f"{e.query}\n{_answer(e)}" for e in task.examples)
     return "\n\n".join(x for x in (
         task.instructions, f"Roles:\n{roles}",
         'Answer with JSON, {"labels": [{"role": …, "text": …}]}; a text is words of the query, or one of the listed '
-        "values.", f"Examples:\n{examples}" if examples else "",
+        f"values{other}.", f"Examples:\n{examples}" if examples else "",
     ) if x)

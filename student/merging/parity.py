@@ -82,10 +82,11 @@ def _scores(
         yield examples, all_scores(model, codec, tokenizer, [x.query for x in examples], packed=False)
         return
     model.eval()
-    size = 8 if output == "text" else 32
+    free = output == "text" or bool(codec.texts)  # the whole vocabulary competes at the tokens of a text
+    size = 8 if free else 32
     with torch.inference_mode():
         for at in range(0, len(examples), size):
             part = examples[at : at + size]
             ids, rows, columns, _ = collate([codec.encode(x, tokenizer) for x in part])
-            alphabet = codec.symbol_ids if output == "symbols" else None
+            alphabet = None if free else codec.symbol_ids
             yield part, [TargetLogits(model, alphabet)(ids, rows=rows, columns=columns).numpy()]

@@ -13,6 +13,7 @@ from task.codec import Codec, Encoded, Tokenizer
 from task.labels import Label, over
 from task.segmentation import units
 from task.training_row import TrainingRow
+from task.written_texts import lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,10 @@ def supervise(codec: Codec, tokenizer: Tokenizer, row: TrainingRow, *, by_confid
     for tree in codec.trees:
         weight = 0.0 if tree.name in masked_roles else confidence(example.label(tree.name))
         weights += [weight] * len(tree.probes)
+    if codec.texts:
+        for line, ids in lines(example, codec.texts, codec.separator, tokenizer.encode):
+            weights += [0.0 if line.role in masked_roles else confidence(line)] * len(ids)
+        weights.append(confidence(None))  # the stop token
     return Supervised(encoded, weights)
 
 

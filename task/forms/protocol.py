@@ -14,7 +14,8 @@ Output = Literal["scores", "symbols", "text"]
 """The kind of output that a model gives for a query; it decides how transformers and the engine are called:
 
 - `scores`: logits of the symbols at the prompt's positions, shape (units + probes, symbols); nothing is generated.
-- `symbols`: (generated token ids, their log-probabilities), chosen among the symbols.
+- `symbols`: (generated token ids, their log-probabilities), chosen among the symbols; and for a task with text roles
+  the `WrittenTexts` that were generated after them.
 - `text`: (generated text, whether the model ended it itself); False where the token limit cut it off.
 """
 
@@ -55,7 +56,7 @@ class AnswerForm(Protocol):
         """A prompt with its answer as targets."""
 
     def most_generated(self, table: SymbolTable, query: str) -> int:
-        """The maximum number of tokens that are generated for a query; the exact number for the output `symbols`."""
+        """The maximum number of tokens that are generated for a query; of symbols alone the exact number."""
 
     def generated(self, table: SymbolTable, example: Example, tokenizer: Tokenizer) -> int:
         """Tokens that are generated for the right answer."""

@@ -22,6 +22,7 @@ from task.role import Role
 from task.spec import Task
 from teacher.guardrails import span_matching as spans
 from teacher.guardrails.catalogue_values import Grounding
+from teacher.guardrails.rewrites import Rewrites
 
 # Increase this when a rule below changes: all stored replies are then validated again, which costs nothing.
 VERSION = 2
@@ -58,8 +59,8 @@ class PassedLabel:
 
 
 def checks_relevance(task: Task) -> bool:
-    """Whether a role of the task has `guard.relevance`, the minimum similarity of a value to the query."""
-    return any(r.guard.relevance is not None for r in task.roles)
+    """Whether a role of the task has bounds of the similarity of a value to the query."""
+    return any((r.guard.relevance, r.guard.relevance_max) != (None, None) for r in task.roles)
 
 
 class _RejectedError(Exception):
@@ -69,18 +70,23 @@ class _RejectedError(Exception):
 class Guardrails:
     """The checks of a task.
 
+    Attributes:
+        text_roles: Names of the roles whose values are rewrites.
+
     Args:
-        catalogue: For roles that are grounded.
-        relevance: For roles with `guard.relevance`.
+        catalogue: For roles that are grounded, and for `guard.keep`.
+        relevance: For roles with `guard.relevance` or `guard.relevance_max`.
     """
 
-    def __init__(self, task: Task, catalogue: Iterable[Item] = (), relevance: Relevance | None = None) -> None:
+    def __init__(self, task: Task, catalogue: Sequence[Item] = (), relevance: Relevance | None = None) -> None:
         if relevance is None and checks_relevance(task):
-            raise ValueError("a role has guard.relevance, and nothing measures it")
+            raise ValueError("a role has guard.relevance or guard.relevance_max, and nothing measures it")
         self._task = task
+        self.text_roles = frozenset(r.name for r in task.text_roles)
         self._normalise: Callable[[str], str] = normaliser(task.normaliser)
         self._roles = {r.name: r for r in task.roles}
         self._grounding = Grounding(task, catalogue, self._normalise)
+        self._rewrites = Rewrites(task, catalogue, self._normalise)
         self._patterns = {r.name: re.compile(r.pattern, re.IGNORECASE) for r in task.roles if r.pattern}
         self._relevance = relevance
         self._normalised: dict[str, dict[str, str]] = {}
@@ -92,6 +98,7 @@ class Guardrails:
             "version": VERSION, "roles": [r.model_dump(mode="json") for r in self._task.roles],
             "normaliser": self._task.normaliser, "grounding": self._grounding.fingerprint(),
             "embedder": self._task.teacher.retrieval.embedder if checks_relevance(self._task) else None,
+            **self._rewrites.fingerprint(),
         })
 
     def check(self, query: str, labels: Sequence[Label]) -> tuple[list[PassedLabel], list[Verdict]]:
@@ -123,9 +130,12 @@ class Guardrails:
         if role is None:
             raise _RejectedError("schema: unknown role")
         given = label.text
-        label, margin, reasons = (
-            self._closed(role, label) if role.kind == "closed" else self._open(role, query, label, taken)
-        )
+        if role.kind == "text":
+            label, margin, reasons = self._text(role, query, label)
+        else:
+            label, margin, reasons = (
+                self._closed(role, label) if role.kind == "closed" else self._open(role, query, label, taken)
+            )
         margin = min(margin, self._checked(role, query, label.text))
         verdict = Verdict(
             role=role.name, text=given, verdict="repaired" if reasons else "accept",
@@ -146,6 +156,13 @@ class Guardrails:
         if near is None:
             raise _RejectedError("closed set: not an allowed value")
         return replace(bare, text=near[2]), near[1] / 100.0, ["closed set: snapped to the nearest allowed value"]
+
+    def _text(self, role: Role, query: str, label: Label) -> tuple[Label, float, list[str]]:
+        """A text with single blanks, if it may stand for the query."""
+        text = " ".join(label.text.split())
+        if (problem := self._rewrites.problem(role, query, text)) is not None:
+            raise _RejectedError(problem)
+        return Label(role.name, text, confidence=label.confidence), 1.0, [] if text == label.text else ["text: blanks"]
 
     def _choices(self, role: Role) -> Mapping[str, str]:
         """Value → its normalised form, made once; of a taxonomy also the nodes above its values."""
@@ -203,17 +220,21 @@ class Guardrails:
             if known is None:
                 raise _RejectedError("grounding: the catalogue does not know it")
             margin = known.similarity
-        if guard.relevance is not None and self._relevance is not None:
+        least, most = guard.relevance, guard.relevance_max
+        if self._relevance is not None and (least, most) != (None, None):
             similarity = self._relevance(query, text)
-            if similarity < guard.relevance:
+            if least is not None and similarity < least:
                 raise _RejectedError("relevance: too far from the query")
-            margin = min(margin, (similarity - guard.relevance) / max(1e-6, 1.0 - guard.relevance))
+            if most is not None and similarity > most:
+                raise _RejectedError("relevance: too near to the query")
+            if least is not None:
+                margin = min(margin, (similarity - least) / max(1e-6, 1.0 - least))
         return margin
 
     # -- rules over all labels of a query; each returns index → reason ------------------------------------------------
 
     def _overlapping(self, kept: Sequence[PassedLabel]) -> dict[int, str]:
-        """Of overlapping spans, and of several values of a single-valued role, the most confident label is kept."""
+        """Of overlapping spans, and of more values than a role takes, the most confident labels are kept."""
         out: dict[int, str] = {}
         stay: list[Label] = []
         for k in sorted(kept, key=_priority):
@@ -221,15 +242,24 @@ class Guardrails:
             overlap = x.start is not None and any(
                 y.start is not None and y.start < (x.end or 0) and x.start < (y.end or 0) for y in stay
             )
-            if any(y.key == x.key for y in stay):
+            role = self._roles[x.role]
+            if any(self._same(role, x, y) for y in stay):
                 out[k.index] = "twice: the same label again"
             elif overlap:
                 out[k.index] = "overlap: another label holds these words"
-            elif not self._roles[x.role].multiple and any(y.role == x.role for y in stay):
+            elif not role.multiple and any(y.role == x.role for y in stay):
                 out[k.index] = "one value: another is surer"
+            elif role.kind == "text" and sum(y.role == x.role for y in stay) >= role.most_texts:
+                out[k.index] = "number: more values than `most`"
             else:
                 stay.append(x)
         return out
+
+    def _same(self, role: Role, one: Label, other: Label) -> bool:
+        """Whether two labels are the same; texts are if they are the same query."""
+        if role.kind == "text" and one.role == other.role:
+            return self._normalise(one.text) == self._normalise(other.text)
+        return one.key == other.key
 
     def _excluded(self, kept: Sequence[PassedLabel]) -> dict[int, str]:
         """Of two roles that exclude each other, the one with the more confident label is kept."""

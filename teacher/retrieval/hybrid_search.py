@@ -68,7 +68,7 @@ class HybridIndex:
         refused by an index none of whose texts is empty.
         """
         out: list[list[int]] = [[] for _ in queries]
-        words = {at: found for at, query in enumerate(queries) if (found := _words(query))}
+        words = {at: found for at, query in enumerate(queries) if (found := words_of(query))}
         if words:
             rows, scores = self._bm25.retrieve([*words.values()], k=min(count + 1, len(self)), show_progress=False)
             for (at, query), row, score in zip(words.items(), rows, scores, strict=True):
@@ -126,7 +126,7 @@ def write_lexical(folder: Path, texts: Sequence[str]) -> None:
 
     if texts:
         lexical: Any = bm25s.BM25()
-        lexical.index([_words(t) for t in texts], show_progress=False)
+        lexical.index([words_of(t) for t in texts], show_progress=False)
         lexical.save(str(folder / "bm25"), show_progress=False)
 
 
@@ -137,5 +137,6 @@ def item_text(item: Item) -> str:
     return " ".join([item.title, item.category or "", *more])
 
 
-def _words(text: str) -> list[str]:
+def words_of(text: str) -> list[str]:
+    """The words that BM25 counts: letters and digits, without regard to case."""
     return _WORD.findall(text.casefold())

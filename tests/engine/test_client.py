@@ -1,14 +1,18 @@
-"""The form `read` on a causal LM (`prompt_logprobs`): the same labels as outside of the engine."""
+"""How an engine is asked: the form `read` on a causal LM (`prompt_logprobs`), and text after symbols."""
 
 from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from pydantic import ValidationError
 
+from engine.client import VllmClient
 from engine.startup import start_checked_engine
 from eval.quality import label_agreement
 from limbeck.operations.predict import through_engine
@@ -19,7 +23,10 @@ from student.merging.merge import merge
 from student.model import load_base
 from student.training.train import train
 from task.codec import Codec
+from task.forms import Decoded
+from task.labels import Example, Label
 from task.tokenizer import FastTokenizer
+from task.written_texts import most_tokens
 from tests.conftest import make_task
 from tests.student.training.test_train import job, rows
 
@@ -58,3 +65,46 @@ def test_an_engine_that_writes_reads_as_the_student_does(
 def test_bundles_say_how_their_model_is_read(tiny_llama: Path, tokenizer: FastTokenizer, tmp_path: Path) -> None:
     written = Codec.compile(make_task(), [], tokenizer, "write")
     assert build(tmp_path / "bundle", make_task(), written, tiny_llama, [], {}).runs_as == "write"
+
+
+TEXTS = make_task(
+    roles=[{"name": "product"}, {"name": "synonym", "kind": "text"}], student={"form": "write"},
+    serving={"dtype": "float32", "max_model_len": 256},
+)
+
+
+@pytest.mark.parametrize("stops", [True, False])
+def test_texts_are_asked_for_after_the_symbols(tokenizer: FastTokenizer, stops: bool) -> None:
+    """The engine first writes symbols, of which only symbols are allowed, then text, which nothing limits."""
+    codec = Codec.compile(TEXTS, [], tokenizer)
+    row = Example("oat milk", (Label("product", "oat milk", 0, 8), Label("synonym", "oat drink")))
+    prompt, answer = codec.prompt(row.query, tokenizer).ids, codec.encode(row, tokenizer).targets
+    symbols, text = answer[: codec.symbol_count(row.query)], answer[codec.symbol_count(row.query) :]
+    bodies: list[dict[str, Any]] = []
+
+    async def completions(request: web.Request) -> web.StreamResponse:
+        bodies.append(await request.json())
+        ids = symbols if len(bodies) == 1 else text if stops else text[:-2]  # cut off before the line ends
+        return web.json_response({"choices": [{
+            "token_ids": ids, "logprobs": {"token_logprobs": [-0.1] * len(ids)},
+            "finish_reason": "stop" if len(bodies) == 2 and stops else "length",
+        }]})
+
+    async def ask() -> Decoded:
+        app = web.Application()
+        app.router.add_post("/v1/completions", completions)
+        async with TestServer(app) as server, VllmClient(
+            str(server.make_url("")).rstrip("/"), name="m", task=TEXTS, codec=codec, tokenizer=tokenizer
+        ) as client:
+            (found,) = await client.label([row.query])
+        return found
+
+    found = asyncio.run(ask())
+    assert found.fault is None
+    assert [x.key for x in found.labels] == [x.key for x in row.labels[: 2 if stops else 1]]
+    assert bodies[0]["prompt"] == prompt
+    assert bodies[0]["allowed_token_ids"] == list(codec.symbol_ids)
+    assert bodies[0]["max_tokens"] == bodies[0]["min_tokens"] == len(symbols)
+    assert bodies[1]["prompt"] == prompt + symbols
+    assert "allowed_token_ids" not in bodies[1]
+    assert bodies[1]["max_tokens"] == most_tokens(codec.texts)

@@ -15,6 +15,7 @@ from task.errors import InputError
 from tests.conftest import make_task
 from tests.teacher.test_label import llm_task
 
+LABEL = Path("configs/prompts/label.j2").resolve()
 CONTEXT: Context = {**EMPTY, "items": ["Oat Milk 1 l"]}
 
 
@@ -109,3 +110,23 @@ def test_a_template_that_fails_says_so_before_anything_is_spent(tmp_path: Path) 
         prompt.write_text(text)
         with pytest.raises(InputError, match=message):
             make(prompt=str(prompt))
+
+
+def test_a_text_role_is_asked_for_and_verified_as_other_words() -> None:
+    """One request for all roles; what is said about the others is what it was."""
+    plain = make_task(teacher={"backend": "openai", "openai": {"prompt": str(LABEL), "verify": True}})
+    roles = [r.model_dump() for r in plain.roles]
+    texts = [
+        {"name": "synonym", "kind": "text", "description": "another name", "most": 3},
+        {"name": "broader", "kind": "text", "multiple": False},
+    ]
+    task = make_task(roles=[*roles, *texts], teacher=plain.teacher.model_dump(), student={"form": "write"})
+    said, before = (Prompter(t).first("oat milk", EMPTY) for t in (task, plain))
+    assert len(said) == len(before)
+    system, other = (json.loads(r[0].content)["messages"][0]["content"] for r in (said, before))
+    assert "- synonym: another name (other words for the query, not the query itself; at most 3, " in system
+    assert "- broader: see its name (other words for the query, not the query itself; at most one)" in system
+    assert other.splitlines() == [x for x in system.splitlines() if not x.startswith(("- synonym", "- broader"))]
+    verify = json.loads(Prompter(task).verify("oat milk", [{"role": "synonym", "text": "oat drink"}]).content)
+    assert "- synonym: another name (other words for the query: right if" in verify["messages"][0]["content"]
+    assert "(other words" not in Prompter(plain).verify("oat milk", []).content.decode()

@@ -228,3 +228,12 @@ def test_the_teacher_is_told_roles_values_and_examples() -> None:
     assert said.startswith("Label the query.")
     assert "- aisle: see its name; one of dairy, drinks" in said
     assert 'oat milk\n{"labels": [{"role": "product", "text": "oat milk"}]}' in said
+
+
+def test_a_text_role_is_asked_for_as_other_words() -> None:
+    texts = {"name": "synonym", "kind": "text", "most": 2}
+    plain = make_task()
+    said = instructions(make_task(roles=[*(r.model_dump() for r in plain.roles), texts], student={"form": "write"}))
+    assert "- synonym: see its name; other words for the query, at most 2\n" in said
+    assert "one of the listed values, or, for synonym, other words for the query." in said
+    assert "other words" not in instructions(plain)

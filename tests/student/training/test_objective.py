@@ -61,6 +61,18 @@ def test_every_level_of_a_category_weighs_what_its_label_is_sure_of(tokenizer: F
     assert supervise(codec, tokenizer, row).weights == [1.0, 0.0, 0.0, 0.0]
 
 
+def test_a_text_weighs_what_its_label_is_sure_of_and_the_stop_token_what_the_row_is(tokenizer: FastTokenizer) -> None:
+    texts = [{"name": "broader", "kind": "text"}, {"name": "synonym", "kind": "text"}]
+    task = make_task(roles=[{"name": "product"}, *texts], student={"form": "write"})
+    labels = (Label("broader", "milk", confidence=0.4), Label("synonym", "oat drink", confidence=0.9))
+    codec = Codec.compile(task, [], tokenizer)
+    row = TrainingRow(Example("oat milk", labels), confidence=0.8, doubts=(Doubt("broader"),))
+    found = supervise(codec, tokenizer, row, by_confidence=True)
+    broader, synonym = (1 + len(tokenizer.encode(x.text)) + len(codec.separator) for x in labels)
+    assert found.weights == [0.8] * 2 + [0.0] * broader + [0.9] * synonym + [0.8]
+    assert len(found.weights) == len(found.encoded.targets)
+
+
 @given(st.integers(1, 6), st.floats(0.0, 0.5), st.integers(0, 1000))
 def test_the_loss_is_the_weighted_sum_of_each_targets_own(count: int, smoothing: float, seed: int) -> None:
     random = torch.Generator().manual_seed(seed)
