@@ -11,42 +11,29 @@ import json
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 from engine.interface import EngineUnavailableError
 from serving.gateway import cross_origin, openai_api, openapi
-from serving.gateway.admission import Callers, admit, unavailable
-from serving.gateway.answer_json import answer_json
+from serving.gateway.admission import admit
 from serving.gateway.http_exchange import ClientGoneError, Exchange, HttpError, lifespan
-from serving.gateway.messages import BatchRequest, ChatRequest, LabelRequest
-from serving.gateway.request_body import parsed
-from serving.routing.route import Answer, RefusedError, Route
-from serving.routing.task_routes import Choice, Routes
+from serving.gateway.labelling import Labelling
+from serving.routing.route import RefusedError
 from serving.telemetry.logs import LineLog
-from serving.telemetry.metrics import Metrics
 from serving.telemetry.traces import Traces
-from task.serving_settings import Serving
-from task.text import one_line_bytes
 
-NDJSON = b"application/x-ndjson"
 _MODEL = "/v1/models/"
 
 
 @dataclass(slots=True)
-class Gateway:
+class Gateway(Labelling):
     """The ASGI application."""
 
-    routes: Routes
-    settings: Serving
     _: KW_ONLY
-    metrics: Metrics = field(default_factory=Metrics)
-    callers: Callers = field(default_factory=lambda: Callers(None))
     access: LineLog | None = None
     traces: Traces | None = None
     _ready: bool = False
-    _shadows: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def __call__(self, scope: Mapping[str, Any], receive: Any, send: Any) -> None:
         """Answer one request; answer the server's lifespan events; close a websocket."""
@@ -106,110 +93,6 @@ class Gateway:
                 "ms": round(1e3 * seconds, 3), **exchange.notes,
             })
 
-    # -- labels ---------------------------------------------------------------------------------------------------
-
-    async def label(self, exchange: Exchange) -> None:
-        """`POST /v1/label`."""
-        due = exchange.deadline(self.settings.request_timeout_s)
-        with admit(self.callers, exchange) as admission:
-            request = await parsed(exchange, LabelRequest, limit=self.settings.max_body_bytes, due=due)
-            choice = self._choice(request.task)
-            self._check(choice, [request.query])
-            admission.charge(1)
-            route, answer = await self._answer(exchange, choice, request.query, use_cache=request.use_cache, due=due)
-            await exchange.answer(answer_json(answer, route) + b"}")
-
-    async def _answer(
-        self, exchange: Exchange, choice: Choice, query: str, *, use_cache: bool, due: float
-    ) -> tuple[Route, Answer]:
-        """The answer to one query by its deadline; updates metrics and notes."""
-        route = choice.pick(query)
-        answer = route.known(query) if use_cache else None
-        if answer is None:
-            try:
-                async with asyncio.timeout_at(due):
-                    answer = await route.missed(query, keep=use_cache, due=due)
-            except (RefusedError, EngineUnavailableError, TimeoutError) as error:
-                raise unavailable(exchange, error) from error
-            self._shadow(choice, route, answer)
-        self.metrics.count(self.metrics.answers, route.bundle.id, answer.source, answer.status)
-        exchange.notes |= {"bundle": route.bundle.id, "source": answer.source, "result": answer.status}
-        return route, answer
-
-    async def batch(self, exchange: Exchange) -> None:
-        """`POST /v1/label:batch`: a line for each query, in order of completion."""
-        due = exchange.deadline(self.settings.request_timeout_s)
-        with admit(self.callers, exchange) as admission:
-            request = await parsed(exchange, BatchRequest, limit=self.settings.max_body_bytes, due=due)
-            queries = request.queries
-            if len(queries) > self.settings.max_batch:
-                raise HttpError(
-                    400, kind="invalid_request_error", param="queries",
-                    message=f"{len(queries)} queries; at most {self.settings.max_batch} in one request",
-                )
-            choice = self._choice(request.task)
-            self._check(choice, queries)
-            admission.charge(len(queries))
-            exchange.notes["queries"] = len(queries)
-            await exchange.start(200, NDJSON)
-            await self._stream(exchange, choice, request, due)
-
-    async def _stream(self, exchange: Exchange, choice: Choice, request: BatchRequest, due: float) -> None:
-        counts: dict[str, int] = {}
-
-        def line(index: int, answer: Answer, route: Route) -> bytes:
-            self.metrics.count(self.metrics.answers, route.bundle.id, answer.source, answer.status)
-            counts[answer.source] = counts.get(answer.source, 0) + 1
-            return one_line_bytes(answer_json(answer, route)) + b',"index":%d}\n' % index
-
-        misses: dict[Route, dict[str, list[int]]] = {}  # indices of each distinct query
-        lines = []
-        for index, query in enumerate(request.queries):
-            route = choice.pick(query)
-            answer = route.known(query) if request.use_cache else None
-            if answer is None and not query.strip():
-                answer = await route.missed(query)
-            if answer is not None:
-                lines.append(line(index, answer, route))
-            else:
-                misses.setdefault(route, {}).setdefault(query, []).append(index)
-        if lines:
-            await exchange.write(b"".join(lines))
-        for route, missing in misses.items():
-            async for query, outcome in route.stream(list(missing), due, keep=request.use_cache):
-                if isinstance(outcome, Answer):
-                    self._shadow(choice, route, outcome)
-                    out = b"".join(line(i, outcome, route) for i in missing[query])
-                else:
-                    error = unavailable(exchange, outcome)
-                    self.metrics.count(self.metrics.refused, exchange.notes["refused"])
-                    problem = error.body()[:-1]
-                    text = json.dumps(query).encode()
-                    out = b"".join(problem + b',"query":%s,"index":%d}\n' % (text, i) for i in missing[query])
-                await exchange.write(out)
-        exchange.notes["answers"] = counts
-        await exchange.write(b"", more=False)
-
-    async def chat(self, exchange: Exchange) -> None:
-        """`POST /v1/chat/completions`: the OpenAI-compatible API."""
-        due = exchange.deadline(self.settings.request_timeout_s)
-        with admit(self.callers, exchange) as admission:
-            request = await parsed(exchange, ChatRequest, limit=self.settings.max_body_bytes, due=due)
-            choice = openai_api.choice(self.routes, request.model)
-            query = openai_api.query(request)
-            self._check(choice, [query], "messages")
-            admission.charge(1)
-            route, answer = await self._answer(exchange, choice, query, use_cache=True, due=due)
-            if request.stream:
-                await exchange.start(200, b"text/event-stream", headers={"Cache-Control": "no-store"})
-                usage = request.stream_options is not None and bool(request.stream_options.include_usage)
-                body = openai_api.events(exchange.id.decode(), route, answer, usage=usage)
-                await exchange.write(body, more=False)
-            else:
-                await exchange.answer(openai_api.completion(exchange.id.decode(), route, answer))
-
-    # -- health, metrics, description -----------------------------------------------------------------------------
-
     async def models(self, exchange: Exchange) -> None:
         """`GET /v1/models`."""
         with admit(self.callers, exchange):
@@ -252,48 +135,6 @@ class Gateway:
         """`GET /openapi.json`."""
         await exchange.answer(openapi.document(self.settings))
 
-    # -- helpers --------------------------------------------------------------------------------------------------
-
-    def _choice(self, task: str | None) -> Choice:
-        found = self.routes.of(task)
-        if found is None:
-            names = ", ".join(self.routes.tasks) or "none yet"
-            what = "give `task`" if task is None else f"no task {task!r}"
-            raise HttpError(
-                404 if task else 400, kind="invalid_request_error", message=f"{what}; served: {names}", param="task"
-            )
-        return found
-
-    @staticmethod
-    def _check(choice: Choice, queries: list[str], param: str = "query") -> None:
-        """Raise `HttpError` (422) for a query that is too long."""
-        limit = choice.active.bundle.task.data.max_query_chars
-        for number, query in enumerate(queries):
-            if len(query) > limit:
-                raise HttpError(
-                    422, kind="invalid_request_error", param=param,
-                    message=f"query {number} has {len(query)} characters; at most {limit}",
-                )
-
-    def _shadow(self, choice: Choice, route: Route, answer: Answer) -> None:
-        """Ask the bundle on trial as well, and count whether it agrees; the client does not wait for it."""
-        trial = choice.shadowed(answer.query, route)
-        if trial is None or len(self._shadows) >= self.settings.max_waiting:
-            return
-
-        async def compare() -> None:
-            result = "failed"
-            with suppress(RefusedError, EngineUnavailableError, TimeoutError):
-                async with asyncio.timeout(self.settings.request_timeout_s):
-                    other = await trial.answer(answer.query, use_cache=False)
-                same = {x.key for x in other.decoded()} == {x.key for x in answer.decoded()}
-                result = "invalid" if other.fault else "same" if same else "different"
-            self.metrics.count(self.metrics.shadowed, trial.bundle.id, result)
-
-        task = asyncio.get_running_loop().create_task(compare())
-        self._shadows.add(task)
-        task.add_done_callback(self._shadows.discard)
-
 
 async def not_found(_gateway: Gateway, _exchange: Exchange) -> None:
     """Raise the error for a path that is not in `PATHS`."""
@@ -332,6 +173,7 @@ Handler = Callable[[Gateway, Exchange], Awaitable[None]]
 PATHS: Mapping[str, tuple[str, Handler]] = {
     "/v1/label": ("POST", Gateway.label),
     "/v1/label:batch": ("POST", Gateway.batch),
+    "/v1/understand": ("POST", Gateway.understand),
     "/v1/chat/completions": ("POST", Gateway.chat),
     "/v1/models": ("GET", Gateway.models),
     _MODEL + "{id}": ("GET", Gateway.model),

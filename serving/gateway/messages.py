@@ -37,6 +37,21 @@ class BatchRequest(Body):
     use_cache: Annotated[bool, Field(description="If false, the student answers even if a cache has the answer")] = True
 
 
+class UnderstandRequest(Body):
+    """One query to several tasks."""
+
+    query: str
+    tasks: Annotated[
+        list[str] | None, Field(min_length=1, description="Which tasks; by default all that are served")
+    ] = None
+    timeout_ms: Annotated[
+        dict[str, Annotated[int, Field(ge=1)]],
+        Field(description="Milliseconds that a task may take; by default its own `serving.request_timeout_s`"),
+    ] = {}
+    use_cache: Annotated[bool, Field(description="If false, the students answer even if a cache has the answer")] = True
+    stream: Annotated[bool, Field(description="Whether each task's part is sent as soon as it is there")] = False
+
+
 class Label(BaseModel):
     """One label."""
 
@@ -82,6 +97,21 @@ class BatchLine(LabelResponse):
     index: int
 
 
+class TaskLabel(Label):
+    """One label, and the task that gave it."""
+
+    task: str
+
+
+class TaskGroups(BaseModel):
+    """Labels by the kind of their roles."""
+
+    query: str
+    labels: Annotated[list[TaskLabel], Field(description="Words of the query, of open roles")]
+    categories: Annotated[list[TaskLabel], Field(description="Values of closed roles")]
+    rewrites: Annotated[list[TaskLabel], Field(description="Other words for the query, of text roles")]
+
+
 class Problem(BaseModel):
     """An error, in OpenAI's format."""
 
@@ -95,6 +125,32 @@ class ErrorResponse(BaseModel):
     """The body of every response but 200."""
 
     error: Problem
+
+
+class TaskPart(BaseModel):
+    """How one task answered."""
+
+    task: str
+    bundle: str
+    status: Annotated[
+        Literal["ok", "uncertain", "abstained", "invalid", "late", "failed"],
+        Field(description="As of `/v1/label`; `late`: not there by the task's deadline; `failed`: see `error`"),
+    ]
+    fault: FaultKind | None
+    source: Literal["cache", "kept", "student", "teacher"] | None
+    probability: float | None
+    ms: Annotated[float, Field(description="Milliseconds from the beginning of the request until the part was there")]
+    error: Problem | None
+
+
+class UnderstandResponse(TaskGroups):
+    """What the tasks say about the query; labels of parts that are `late` or `failed` are missing."""
+
+    parts: list[TaskPart]
+
+
+class UnderstandLine(TaskGroups, TaskPart):
+    """A line of the stream: one task's part."""
 
 
 class TextPart(BaseModel):

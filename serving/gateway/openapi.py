@@ -13,9 +13,10 @@ from serving.gateway import messages as m
 from task.serving_settings import Serving
 
 _REF = "#/components/schemas/{model}"
-_BODIES: tuple[type[BaseModel], ...] = (m.LabelRequest, m.BatchRequest, m.ChatRequest)
+_BODIES: tuple[type[BaseModel], ...] = (m.LabelRequest, m.BatchRequest, m.UnderstandRequest, m.ChatRequest)
 _ANSWERS: tuple[type[BaseModel], ...] = (
-    m.LabelResponse, m.BatchLine, m.ChatResponse, m.ModelList, m.Model, m.ErrorResponse,
+    m.LabelResponse, m.BatchLine, m.UnderstandResponse, m.UnderstandLine, m.ChatResponse, m.ModelList, m.Model,
+    m.ErrorResponse,
 )
 _REFUSALS = {
     "400": "A header, the number of queries or the task is not valid",
@@ -53,6 +54,10 @@ def _document(max_batch: int, *, needs_key: bool) -> bytes:
                 f"Label at most {max_batch} queries; a line of JSON for each as soon as it is ready",
                 body=m.BatchRequest, answer=m.BatchLine, kind="application/x-ndjson",
             )},
+            "/v1/understand": {"post": _with_body(
+                "Ask several tasks about one query", body=m.UnderstandRequest, answer=m.UnderstandResponse,
+                streamed=m.UnderstandLine,
+            )},
             "/v1/chat/completions": {"post": _with_body(
                 "Label one query in OpenAI's format; the content of the response is JSON",
                 body=m.ChatRequest, answer=m.ChatResponse,
@@ -87,9 +92,13 @@ def _refusals(*statuses: str) -> dict[str, Any]:
 
 
 def _with_body(
-    summary: str, *, body: type[BaseModel], answer: type[BaseModel], kind: str = "application/json"
+    summary: str, *, body: type[BaseModel], answer: type[BaseModel], kind: str = "application/json",
+    streamed: type[BaseModel] | None = None,
 ) -> dict[str, Any]:
-    """An operation with a body."""
+    """An operation with a body; `streamed` is a line of the answer where the request asks for a stream."""
+    content = _content(kind, _ref(answer))
+    if streamed is not None:
+        content["content"] |= _content("application/x-ndjson", _ref(streamed))["content"]
     timeout = {
         "name": "X-Request-Timeout-Ms", "in": "header", "required": False, "schema": {"type": "integer", "minimum": 1},
         "description": "Answer or refuse within this time, in milliseconds",
@@ -101,7 +110,7 @@ def _with_body(
             **_content("application/json", _ref(body)),
         },
         "responses": {
-            "200": {"description": "Labelled", **_content(kind, _ref(answer))}, **_refusals(*_REFUSALS),
+            "200": {"description": "Labelled", **content}, **_refusals(*_REFUSALS),
         },
     }
 

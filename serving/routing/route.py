@@ -90,6 +90,11 @@ class Route:
         self.waiting = self.answered = 0
         self._throughput = Throughput()
 
+    @property
+    def timeout_s(self) -> float:
+        """Seconds that the student may take for a request."""
+        return self._settings.request_timeout_s
+
     def use_teacher(self, teacher: LiveTeacher) -> None:
         """Ask this teacher about uncertain labels while the client waits, for single queries only."""
         self._teacher = teacher

@@ -1,0 +1,215 @@
+"""The requests for labels: one query, several queries, several tasks about one query, and OpenAI's chat API."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any
+
+from engine.interface import EngineUnavailableError
+from serving.gateway import openai_api
+from serving.gateway.admission import Callers, admit, unavailable
+from serving.gateway.answer_json import answer_json
+from serving.gateway.http_exchange import Exchange, HttpError
+from serving.gateway.messages import BatchRequest, ChatRequest, LabelRequest, UnderstandRequest
+from serving.gateway.request_body import parsed
+from serving.gateway.shadowing import Shadows
+from serving.gateway.understanding import Part, Understanding, grouped, part_json, understood
+from serving.routing.route import Answer, RefusedError, Route
+from serving.routing.task_routes import Choice, Routes
+from serving.telemetry.metrics import Metrics
+from task.serving_settings import Serving
+from task.text import one_line_bytes
+
+_NDJSON = b"application/x-ndjson"
+
+
+@dataclass(slots=True)
+class Labelling:
+    """Handlers of these requests: each checks key, body and limits, asks the routes, and answers.
+
+    They raise `HttpError` for what is to be answered with an error.
+    """
+
+    routes: Routes
+    settings: Serving
+    _: KW_ONLY
+    metrics: Metrics = field(default_factory=Metrics)
+    callers: Callers = field(default_factory=lambda: Callers(None))
+    _shadows: Shadows = field(init=False)
+    _understanding: Understanding = field(default_factory=Understanding)
+
+    def __post_init__(self) -> None:
+        self._shadows = Shadows(
+            self.metrics, most=self.settings.max_waiting, timeout_s=self.settings.request_timeout_s
+        )
+
+    async def label(self, exchange: Exchange) -> None:
+        """`POST /v1/label`."""
+        due = exchange.deadline(self.settings.request_timeout_s)
+        with admit(self.callers, exchange) as admission:
+            request = await parsed(exchange, LabelRequest, limit=self.settings.max_body_bytes, due=due)
+            choice = self._choice(request.task)
+            self._check(choice, [request.query])
+            admission.charge(1)
+            route, answer = await self._answer(exchange, choice, request.query, use_cache=request.use_cache, due=due)
+            await exchange.answer(answer_json(answer, route) + b"}")
+
+    async def _answer(
+        self, exchange: Exchange, choice: Choice, query: str, *, use_cache: bool, due: float
+    ) -> tuple[Route, Answer]:
+        """The answer to one query by its deadline; updates metrics and notes."""
+        route = choice.pick(query)
+        answer = route.known(query) if use_cache else None
+        if answer is None:
+            try:
+                async with asyncio.timeout_at(due):
+                    answer = await route.missed(query, keep=use_cache, due=due)
+            except (RefusedError, EngineUnavailableError, TimeoutError) as error:
+                raise unavailable(exchange, error) from error
+            self._shadows.compare(choice, route, answer)
+        self.metrics.count(self.metrics.answers, route.bundle.id, answer.source, answer.status)
+        exchange.notes |= {"bundle": route.bundle.id, "source": answer.source, "result": answer.status}
+        return route, answer
+
+    async def batch(self, exchange: Exchange) -> None:
+        """`POST /v1/label:batch`: a line for each query, in order of completion."""
+        due = exchange.deadline(self.settings.request_timeout_s)
+        with admit(self.callers, exchange) as admission:
+            request = await parsed(exchange, BatchRequest, limit=self.settings.max_body_bytes, due=due)
+            queries = request.queries
+            if len(queries) > self.settings.max_batch:
+                raise HttpError(
+                    400, kind="invalid_request_error", param="queries",
+                    message=f"{len(queries)} queries; at most {self.settings.max_batch} in one request",
+                )
+            choice = self._choice(request.task)
+            self._check(choice, queries)
+            admission.charge(len(queries))
+            exchange.notes["queries"] = len(queries)
+            await exchange.start(200, _NDJSON)
+            await self._stream(exchange, choice, request, due)
+
+    async def _stream(self, exchange: Exchange, choice: Choice, request: BatchRequest, due: float) -> None:
+        counts: dict[str, int] = {}
+
+        def line(index: int, answer: Answer, route: Route) -> bytes:
+            self.metrics.count(self.metrics.answers, route.bundle.id, answer.source, answer.status)
+            counts[answer.source] = counts.get(answer.source, 0) + 1
+            return one_line_bytes(answer_json(answer, route)) + b',"index":%d}\n' % index
+
+        misses: dict[Route, dict[str, list[int]]] = {}  # indices of each distinct query
+        lines = []
+        for index, query in enumerate(request.queries):
+            route = choice.pick(query)
+            answer = route.known(query) if request.use_cache else None
+            if answer is None and not query.strip():
+                answer = await route.missed(query)
+            if answer is not None:
+                lines.append(line(index, answer, route))
+            else:
+                misses.setdefault(route, {}).setdefault(query, []).append(index)
+        if lines:
+            await exchange.write(b"".join(lines))
+        for route, missing in misses.items():
+            async for query, outcome in route.stream(list(missing), due, keep=request.use_cache):
+                if isinstance(outcome, Answer):
+                    self._shadows.compare(choice, route, outcome)
+                    out = b"".join(line(i, outcome, route) for i in missing[query])
+                else:
+                    error = unavailable(exchange, outcome)
+                    self.metrics.count(self.metrics.refused, exchange.notes["refused"])
+                    problem = error.body()[:-1]
+                    text = json.dumps(query).encode()
+                    out = b"".join(problem + b',"query":%s,"index":%d}\n' % (text, i) for i in missing[query])
+                await exchange.write(out)
+        exchange.notes["answers"] = counts
+        await exchange.write(b"", more=False)
+
+    async def understand(self, exchange: Exchange) -> None:
+        """`POST /v1/understand`: what several tasks say about one query."""
+        due = exchange.deadline(self.settings.request_timeout_s)
+        with admit(self.callers, exchange) as admission:
+            request = await parsed(exchange, UnderstandRequest, limit=self.settings.max_body_bytes, due=due)
+            if not request.tasks and not self.routes.tasks:
+                self._choice(None)
+            choices = {name: self._choice(name) for name in request.tasks or self.routes.tasks}
+            if stray := request.timeout_ms.keys() - choices:
+                raise HttpError(
+                    422, kind="invalid_request_error", param="timeout_ms",
+                    message=f"task {min(stray)!r} is not asked; asked: {', '.join(choices)}",
+                )
+            for choice in choices.values():
+                self._check(choice, [request.query])
+            admission.charge(len(choices))
+            parts = self._understanding.parts(
+                request.query, choices, use_cache=request.use_cache, due=due,
+                limits_s={name: ms / 1e3 for name, ms in request.timeout_ms.items()},
+            )
+            if request.stream:
+                await exchange.start(200, _NDJSON)
+                async for part in parts:
+                    line = {"query": request.query, **grouped(part), **self._told(exchange, part)}
+                    await exchange.write(one_line_bytes(json.dumps(line, ensure_ascii=False).encode()) + b"\n")
+                await exchange.write(b"", more=False)
+                return
+            found = [p async for p in parts]
+            failed = [p.outcome for p in found if isinstance(p.outcome, Exception)]
+            if len(failed) == len(found):
+                raise unavailable(exchange, failed[0])
+            await exchange.answer(understood(request.query, found, [self._told(exchange, p) for p in found]))
+
+    def _told(self, exchange: Exchange, part: Part) -> dict[str, Any]:
+        """A part in JSON; updates metrics and notes, and compares the answer with that of a bundle on trial."""
+        name, problem = part.route.bundle.task.name, None
+        if isinstance(part.outcome, Answer):
+            self.metrics.count(self.metrics.answers, part.route.bundle.id, part.outcome.source, part.outcome.status)
+            if part.outcome.source in ("student", "teacher"):
+                self._shadows.compare(part.choice, part.route, part.outcome)
+            result = part.outcome.source
+        else:
+            problem = json.loads(unavailable(exchange, part.outcome).body())["error"]
+            result = exchange.notes.pop("refused")
+            self.metrics.count(self.metrics.refused, result)
+        exchange.notes.setdefault("parts", {})[name] = result
+        return part_json(part, problem)
+
+    async def chat(self, exchange: Exchange) -> None:
+        """`POST /v1/chat/completions`: the OpenAI-compatible API."""
+        due = exchange.deadline(self.settings.request_timeout_s)
+        with admit(self.callers, exchange) as admission:
+            request = await parsed(exchange, ChatRequest, limit=self.settings.max_body_bytes, due=due)
+            choice = openai_api.choice(self.routes, request.model)
+            query = openai_api.query(request)
+            self._check(choice, [query], "messages")
+            admission.charge(1)
+            route, answer = await self._answer(exchange, choice, query, use_cache=True, due=due)
+            if request.stream:
+                await exchange.start(200, b"text/event-stream", headers={"Cache-Control": "no-store"})
+                usage = request.stream_options is not None and bool(request.stream_options.include_usage)
+                body = openai_api.events(exchange.id.decode(), route, answer, usage=usage)
+                await exchange.write(body, more=False)
+            else:
+                await exchange.answer(openai_api.completion(exchange.id.decode(), route, answer))
+
+    def _choice(self, task: str | None) -> Choice:
+        found = self.routes.of(task)
+        if found is None:
+            names = ", ".join(self.routes.tasks) or "none yet"
+            what = "give `task`" if task is None else f"no task {task!r}"
+            raise HttpError(
+                404 if task else 400, kind="invalid_request_error", message=f"{what}; served: {names}", param="task"
+            )
+        return found
+
+    @staticmethod
+    def _check(choice: Choice, queries: list[str], param: str = "query") -> None:
+        """Raise `HttpError` (422) for a query that is too long."""
+        limit = choice.active.bundle.task.data.max_query_chars
+        for number, query in enumerate(queries):
+            if len(query) > limit:
+                raise HttpError(
+                    422, kind="invalid_request_error", param=param,
+                    message=f"query {number} has {len(query)} characters; at most {limit}",
+                )
