@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -15,6 +15,7 @@ from teacher.backends.job import Sources
 
 if TYPE_CHECKING:
     from teacher.backends.backend import Backend
+    from teacher.backends.llm.plan_ahead import Ahead
 
 # Measured label stages: the rates of these kept runs (a test compares them), for backends that ask no LLM.
 QUERIES_PER_S: Final[Mapping[str, tuple[float, str]]] = {
@@ -93,13 +94,15 @@ def _asking(
         ahead = plan_ahead(task, _assumed(task), [Example(_ASSUMED_QUERY)])
         likely = ahead.likely.times(queries)
     else:
-        ahead = plan_ahead(task, sources, [*distinct(sources.log), *gold], _measured(run, s.model))
+        ahead = _with_ledger(task, sources, [*distinct(sources.log), *gold], run)
         likely = ahead.likely
     tokens = round(likely.prompt), round(likely.completion)
     price = (needed_price if s.budget and not backend.local else price_of)(s, batch=backend.batch)
     each = likely.calls / max(1, queries + len(gold))
     yield Line("calls", f"{likely.calls:,.0f}", f"{each:.3g} a query to {s.model}, retries aside")
     basis = "prompts as they would be sent, answers as long as known labels"
+    if ahead.measured:
+        basis = f"as {ahead.measured:,} answers to this prompt took, which the ledger has"
     yield Line("tokens", f"{tokens[0]:,} in, {tokens[1]:,} out", basis)
     if backend.local:
         yield Line("money", "0.00", "a local model; the machine's time is not counted")
@@ -124,15 +127,15 @@ def _asking(
     )
 
 
-def _measured(run: Run | None, model: str) -> Mapping[str, float]:
-    """How long the model's answers have been, where the run has a ledger."""
+def _with_ledger(task: Task, sources: Sources, queries: Sequence[Example], run: Run | None) -> Ahead:
+    """The plan of calls, corrected by what they took so far where the run has a ledger."""
+    from teacher.backends.llm.plan_ahead import plan_ahead
     from teacher.ledger.ledger import Ledger
-    from teacher.ledger.measured_tokens import answer_tokens
 
     if run is None or not run.files.ledger.exists():
-        return {}
+        return plan_ahead(task, sources, queries)
     with Ledger(run.files.ledger) as ledger:
-        return answer_tokens(ledger, model)
+        return plan_ahead(task, sources, queries, ledger)
 
 
 def _assumed(task: Task) -> Sources:
