@@ -102,7 +102,7 @@ def _asking(
     yield Line("calls", f"{likely.calls:,.0f}", f"{each:.3g} a query to {s.model}, retries aside")
     basis = "prompts as they would be sent, answers as long as known labels"
     if ahead.measured:
-        basis = f"as {ahead.measured:,} answers to this prompt took, which the ledger has"
+        basis = f"corrected by what {ahead.measured:,} answers to this prompt took: the ledger"
     yield Line("tokens", f"{tokens[0]:,} in, {tokens[1]:,} out", basis)
     if backend.local:
         yield Line("money", "0.00", "a local model; the machine's time is not counted")

@@ -69,7 +69,7 @@ def compare_answered(
     """Compare the prompts of labelled queries with their estimate, where they are the task's own still."""
     found: list[tuple[str, Context]] = []
     for query, key, stored in labelled_contexts(ledger, _SAMPLE):
-        context = {**EMPTY, **stored}
+        context = _restored(task, stored)
         if prompter.first(query, context)[0].key == key:
             found.append((query, context))
     if len(found) < LEAST:
@@ -88,6 +88,14 @@ def compare_answered(
             follow = verify_request(prompter, first, stored_replies(ledger, [[first]]).get(first.key))
             if follow is not None and (tokens := prompt_tokens(ledger, [follow.key]).get(follow.key)):
                 likely.compare("verify", estimate.request(follow), tokens)
+
+
+def _restored(task: Task, stored: Context) -> Context:
+    """A context as it was rendered: the ledger keeps roles in alphabetical order."""
+    order = {"converted": task.roles, "similar": (*task.open_roles, *task.closed_roles)}
+    found = {**EMPTY, **stored}
+    return found | {kind: {r.name: found[kind][r.name] for r in roles if r.name in found[kind]}
+                    for kind, roles in order.items()}
 
 
 def _alike(some: Sequence[Context], others: Sequence[Context]) -> bool:

@@ -15,7 +15,8 @@ from teacher.backends.llm.plan_ahead import plan_ahead
 from teacher.backends.llm.typical_contexts import typical_contexts
 from teacher.ledger.ledger import Ledger
 from teacher.ledger.records import LedgerRow
-from tests.teacher.backends.llm.test_plan_ahead import KINDS, sources, task_of
+from tests.conftest import make_task
+from tests.teacher.backends.llm.test_plan_ahead import KINDS, ROLES, sources, task_of
 
 LOG = [Example(f"thing{i} {KINDS[i % 4]}") for i in range(60)]
 
@@ -48,6 +49,15 @@ def test_what_the_prompts_took_replaces_the_first_guess(tmp_path: Path) -> None:
         taken(task, ledger, [EMPTY] * 25, 10)
         ledger.write_rows(own.values())
         assert a_call(task, ledger) == pytest.approx(4_000, rel=0.1)
+
+
+def test_roles_are_in_the_order_of_the_task_and_not_of_the_ledger(tmp_path: Path) -> None:
+    task = make_task(roles=ROLES[::-1], teacher=task_of(model="m").teacher.model_dump(mode="json"))
+    contexts = typical_contexts(task, sources(), LOG[:25])
+    assert list(contexts[0]["converted"]) == ["product", "brand"]
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        taken(task, ledger, contexts, 4_000)
+        assert plan_ahead(task, sources(), LOG, ledger).measured == 25
 
 
 def test_samples_that_were_not_asked_for_yet_take_as_much(tmp_path: Path) -> None:
