@@ -65,6 +65,21 @@ def shown_context(ledger: Ledger, catalogue: Iterable[Item], queries: Sequence[s
 
 def _context(evidence: Mapping[str, Any], titles: Mapping[str, str]) -> str:
     return " · ".join(
-        f"{kind}: " + "; ".join(titles.get(str(x), str(x)) for x in list(found)[:_EVIDENCE_SHOWN])
+        f"{kind}: {_entries(found, titles)}"
         for kind, found in evidence.items() if found and not isinstance(found, str)
     )
+
+
+def _entries(found: Mapping[str, Sequence[str]] | Sequence[Any], titles: Mapping[str, str]) -> str:
+    """The first entries of a kind of context; of one by role, the first values of each role."""
+    if isinstance(found, Mapping):
+        return "; ".join(f"{role} {', '.join(map(str, values[:_EVIDENCE_SHOWN]))}" for role, values in found.items())
+    return "; ".join(_entry(x, titles) for x in found[:_EVIDENCE_SHOWN])
+
+
+def _entry(entry: Any, titles: Mapping[str, str]) -> str:
+    """An item, a query or a labelled example."""
+    if isinstance(entry, Mapping):
+        labels = ", ".join(f"{x['role']} {x['text']}" for x in entry["labels"])
+        return f"{entry['query']} ({labels or 'nothing'})"
+    return titles.get(str(entry), str(entry))
