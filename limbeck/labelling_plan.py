@@ -23,6 +23,7 @@ QUERIES_PER_S: Final[Mapping[str, tuple[float, str]]] = {
 }
 _SECONDS_A_CALL = 2.0
 _SPARE = 1.1  # for what the estimate may be wrong by
+_SMALL = 0.1  # amounts below it are shown with four digits after the point
 _ASSUMED_QUERY, _ASSUMED_ITEMS, _ASSUMED_BOUGHT = "the maker some product 500 g", 20, 5
 
 
@@ -33,6 +34,44 @@ class Line:
     name: str
     value: str
     basis: str
+
+
+@dataclass(frozen=True, slots=True)
+class Spending:
+    """What labelling the log from scratch costs, and what a budget reserves for one call."""
+
+    cost: float
+    reserved: float
+
+    @property
+    def needed(self) -> float:
+        """The least budget that is likely to be enough."""
+        return _SPARE * self.cost + self.reserved
+
+    @property
+    def basis(self) -> str:
+        """How that is computed."""
+        least = f"{self.needed:,.2f}" if self.needed >= _SMALL else f"{self.needed:.4f}"
+        return f"at least {least} is: {_SPARE:g} times the estimate, and {self.reserved:.4f} reserved for a call"
+
+
+def spending(task: Task, run: Run) -> Spending | None:
+    """The estimate behind the plan's line `budget`; None where no price is known or the data is not here.
+
+    Raises:
+        InputError: See `teacher_lines`.
+    """
+    from llm_client.prices import needed_price
+    from teacher.backends.backend import backend_of
+    from teacher.label import distinct, queries_to_label
+
+    backend, sources = backend_of(task), sources_here(task, run)
+    if sources is None or backend.local:
+        return None
+    ahead = _with_ledger(task, sources, queries_to_label(task, sources, distinct(sources.log), backend), run)
+    price = needed_price(task.teacher.openai, batch=backend.batch)
+    cost = price.of(prompt=round(ahead.likely.prompt), completion=round(ahead.likely.completion))
+    return Spending(cost, price.of(prompt=ahead.most[0], completion=ahead.most[1]))
 
 
 def teacher_lines(task: Task, queries: int, source: str, run: Run | None = None) -> list[Line]:
@@ -115,11 +154,9 @@ def _asking(
         basis = f"{price.input:g} and {price.output:g} per million tokens in and out: {price.source}"
         yield Line("money", f"{cost:,.2f}", basis)
         if s.budget:
-            reserved = price.of(prompt=ahead.most[0], completion=ahead.most[1])
-            needed = _SPARE * cost + reserved
-            enough = "enough" if needed <= s.budget else "may stop the job early"
-            basis = f"at least {needed:,.2f} is: {_SPARE:g} times the estimate, and {reserved:.4f} reserved for a call"
-            yield Line("budget", f"{s.budget:,.2f}", f"{enough}; {basis}")
+            spending = Spending(cost, price.of(prompt=ahead.most[0], completion=ahead.most[1]))
+            enough = "enough" if spending.needed <= s.budget else "may stop the job early"
+            yield Line("budget", f"{s.budget:,.2f}", f"{enough}; {spending.basis}")
     yield (
         Line("time", "up to 24 h", "the provider's batch window") if backend.batch else
         Line("time", minutes(likely.calls * _SECONDS_A_CALL / s.concurrency),

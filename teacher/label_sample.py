@@ -70,10 +70,13 @@ def _context(evidence: Mapping[str, Any], titles: Mapping[str, str]) -> str:
     )
 
 
-def _entries(found: Mapping[str, Sequence[str]] | Sequence[Any], titles: Mapping[str, str]) -> str:
-    """The first entries of a kind of context; of one by role, the first values of each role."""
-    if isinstance(found, Mapping):
+def _entries(found: Mapping[str, Any] | Sequence[Any], titles: Mapping[str, str]) -> str:
+    """The first entries of a kind of context: of one by role the first values of each, of purchases the items."""
+    if isinstance(found, Mapping) and all(isinstance(values, list) for values in found.values()):
         return "; ".join(f"{role} {', '.join(map(str, values[:_EVIDENCE_SHOWN]))}" for role, values in found.items())
+    if isinstance(found, Mapping):
+        shown = list(found.items())[:_EVIDENCE_SHOWN]
+        return "; ".join(f"{titles.get(item, item)} ({number})" for item, number in shown)
     return "; ".join(_entry(x, titles) for x in found[:_EVIDENCE_SHOWN])
 
 

@@ -59,11 +59,12 @@ def test_context_by_role_is_shown_with_its_values_and_examples_as_text(ledger: L
         "examples": [
             {"query": "abus lock", "labels": [{"role": "brand", "text": "abus"}]}, {"query": "?", "labels": []},
         ],
-        "neighbours": ["bike lock"], "similar": {},
+        "neighbours": ["bike lock"], "similar": {}, "conversions": {"1": 7, "unknown": 2},
     }
     ledger.record([Attempt(request="r", query="rare", backend="openai", model="m", reply="{}", evidence=context)])
-    shown = shown_context(ledger, [], ["rare"])["rare"].split(" · ")
+    shown = shown_context(ledger, [Item("1", "Abus lock 20 cm")], ["rare"])["rare"].split(" · ")
     assert shown == [
+        "conversions: Abus lock 20 cm (7); unknown (2)",
         "converted: brand Abus, Kryptonite; colour black, red, blue, green",
         "examples: abus lock (brand abus); ? (nothing)", "neighbours: bike lock",
     ]

@@ -154,6 +154,11 @@ NOTES: dict[str, tuple[Break, str]] = {
     "unknown price": (lambda s, _: openai(s, price_input_per_million=None, budget=None), "no known price"),
     "key of a local server": (lambda s, _: openai(s, api_key_env="LIMBECK_NO_KEY"), "go out without a key"),
     "warm-up": (lambda s, _: s["student"].update(warmup_steps=20), "all within the warm-up of 20"),
+    "budget": (lambda s, _: openai(s, budget=0.001), "0.001 may stop the job early: at least"),
+    "spellings": (
+        lambda s, _: s["roles"].append({"name": "kind", "kind": "closed", "values": ["Milk", "Oats", "milk"]}),
+        "1 of its values are spelt in several ways, such as 'Milk' and 'milk'",
+    ),
     "slices": (lambda s, _: s.update(gates={"slice_margin": 0.3, "slice_rows": 999}), "no slice is judged"),
     "labels beside": (
         lambda s, f: (table(f / "l.jsonl", gold(1)), s["data"].update(labels="l.jsonl")), "labels are not used",
