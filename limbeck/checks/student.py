@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from limbeck.checks.finding import Finding, Subject, bad, note, ok, tried
+from student.training.order import how_to_train_longer
 from task.model_store import KNOWN, stored
 
 _LATER = "not on this machine: fetched by the run, and checked then"
@@ -50,7 +51,7 @@ def warm_up(s: Subject) -> Iterator[Finding]:
     if s.training is not None and s.readable and s.training.steps <= warmup:
         yield note(
             "student.warmup_steps", f"about {s.training.steps} steps are planned, all within the warm-up of {warmup}",
-            "Lower batch_size or warmup_steps, or raise epochs",
+            how_to_train_longer(s.training.rows, s.task.student),
         )
 
 

@@ -154,6 +154,9 @@ NOTES: dict[str, tuple[Break, str]] = {
     "unknown price": (lambda s, _: openai(s, price_input_per_million=None, budget=None), "no known price"),
     "key of a local server": (lambda s, _: openai(s, api_key_env="LIMBECK_NO_KEY"), "go out without a key"),
     "warm-up": (lambda s, _: s["student"].update(warmup_steps=20), "all within the warm-up of 20"),
+    "few steps": (
+        lambda s, _: s["student"].update(warmup_steps=20, max_steps=1, batch_size=1), "Raise student.max_steps, 1 now"
+    ),
     "budget": (lambda s, _: openai(s, budget=0.001), "0.001 may stop the job early: at least"),
     "spellings": (
         lambda s, _: s["roles"].append({"name": "kind", "kind": "closed", "values": ["Milk", "Oats", "milk"]}),
