@@ -44,19 +44,22 @@ def sources_of(
     from eval.prediction_files import read_predictions
     from eval.slices import traffic
     from task.readers import read_queries
+    from teacher.backends.backend import backend_of
 
     label = _label_stage(bundle)
+    gates = task.gates
+    wanted = [n for n in ("teacher_margin", "slice_margin") if getattr(gates, n) is not None]
     labels = None if label is None else label.labels
     teacher, rows = None, list[int]()
     if teacher_file:
         found = {p.row.query: p.row for p in read_predictions(teacher_file, task)}
         teacher, rows = [found.get(g.query, Example(g.query)) for g in gold], teachers_rows(found.keys(), gold)
-    elif label is not None and (teacher := teacher_labels(label, gold)) is not None:
+    elif label is not None and (wanted or backend_of(task).answers_any_query) and (
+        teacher := teacher_labels(label, gold)
+    ) is not None:
         rows = teachers_rows(answered(label, gold), gold)
     log = read_queries(log_file) if log_file else _counted(labels)
     slices = traffic(gold, log, task) if log is not None else None
-    gates = task.gates
-    wanted = [n for n in ("teacher_margin", "slice_margin") if getattr(gates, n) is not None]
     if wanted and teacher is None:
         raise _missing(
             "--teacher", wanted, "a file with the teacher's labels of the gold queries",

@@ -63,6 +63,16 @@ def test_teacher_and_traffic_are_those_of_the_run(run: Run) -> None:
     assert found.traffic == ["head", "tail"]
 
 
+def test_imported_labels_are_compared_with_only_where_a_rule_asks(
+    run: Run, recwarn: pytest.WarningsRecorder
+) -> None:
+    """A warning that the teacher lacks answers, and to label again, was of a comparison that nobody made."""
+    plain = run.task.model_copy(update={"gates": make_task().gates})
+    found = sources_of(bundle_of(run), plain, GOLD, teacher_file=None, log_file=None)
+    assert found.teacher is None
+    assert [str(w.message) for w in recwarn if "the teacher has answers" in str(w.message)] == []
+
+
 def test_a_query_without_an_answer_is_none_that_the_teacher_is_compared_on(tmp_path: Path) -> None:
     rows = [{"query": g.query, "labels": [], "status": s} for g, s in zip(GOLD, ("failed", "accepted"), strict=True)]
     folder = LabelFolder(tmp_path)
