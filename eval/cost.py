@@ -104,14 +104,16 @@ def cost(m: Measured, settings: Cost, device: Device, cached: int) -> CostReport
     break_even: BreakEven | None = None if queries is None else {
         "queries": round(queries), "days": round(queries / (total / settings.log_days), 3) if total else None,
     }
-    return {
+    out: CostReport = {
         "assumptions": assumptions, "per_million": each(1e6, 4), "per_thousand": each(1e3, 7),
         "one_off": {k: round(v, 4) for k, v in one_off.items()}, "one_off_total": round(sum(one_off.values()), 4),
         "cached_share": round(share, 6), "queries_a_day": round(total / settings.log_days, 1),
         "break_even": break_even, "cache_sizes": sizes,
         "best_cache": min(sizes, key=lambda x: x["per_million"])["queries"] if sizes else None, "cached": cached,
-        **({"imported": True} if unpriced else {}),
     }
+    if unpriced:
+        out["imported"] = True
+    return out
 
 
 def _cache_sizes(

@@ -149,6 +149,8 @@ def test_each_fault_is_found_and_keeps_the_run_from_spending(
 NOTES: dict[str, tuple[Break, str]] = {
     "calibration": (lambda _, f: table(f / "calibration.jsonl", gold(2)), "6 queries, and teacher.confidence.min_rows"),
     "margin": (lambda s, _: s.update(gates={"teacher_margin": 0.01}), "gates.teacher_margin 0.01"),
+    "few gold rows": (lambda _, f: table(f / "test.jsonl", [{**r, "query": f"new {r['query']}"} for r in gold(2)]),
+                      "±17.0 points for F1, at an F1 of 90%, and ±9.1 for ΔF1"),
     "column": (lambda _, f: table(f / "queries.jsonl", [{"query": "a milk", "Count": 3}]), "columns not read: Count"),
     "role": (lambda s, _: s["roles"].append({"name": "size"}), "has the role 'size'"),
     "unknown price": (lambda s, _: openai(s, price_input_per_million=None, budget=None), "no known price"),
