@@ -168,6 +168,8 @@ class Inputs:
 
     def _read(self, name: str, reader: Callable[[Path | str], list[_Row]]) -> list[_Row]:
         source = self.source(name)
+        if isinstance(source, Path) and not source.exists():
+            raise InputError("no such file", file=source, fix="Check data.dir and the file names in the task file")
         return [] if source is None else reader(source)
 
 

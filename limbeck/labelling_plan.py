@@ -192,7 +192,9 @@ def _assumed(task: Task) -> Sources:
 def _calibration(task: Task, rows: int) -> Line:
     needed = task.teacher.confidence.min_rows
     if rows >= needed:
-        return Line("confidence", "calibrated", f"{rows:,} rows in data.gold.calibration")
+        return Line(
+            "confidence", "to be calibrated", f"{rows:,} rows in data.gold.calibration; not where all labels are right"
+        )
     found = f"{rows:,} rows in data.gold.calibration, teacher.confidence.min_rows is {needed:,}"
     return Line("confidence", "not calibrated", found)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from limbeck.checks.finding import Finding, Subject, bad, note, ok, tried
+from student.estimate import architecture
 from student.training.order import how_to_train_longer
 from task.model_store import KNOWN, stored
 
@@ -20,7 +21,7 @@ def base(s: Subject) -> Iterator[Finding]:
         known = name in KNOWN or ("/" in name and not name.startswith((".", "/")))
         yield note("student.base", f"{name} is {_LATER}") if known else bad(
             "student.base", f"{name!r} is no such model",
-            f"Name a folder, a hub repository or one of: {', '.join(KNOWN)}",
+            f"Name a folder, a hub repository or one of: {', '.join(n for n in KNOWN if architecture(n) is not None)}",
         )
         return
     if s.thorough:

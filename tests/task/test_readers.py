@@ -83,7 +83,7 @@ def test_not_utf8_names_line_and_remedy(tmp_path: Path) -> None:
 
 
 def test_missing_and_unknown_files(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no such file"):
+    with pytest.raises(InputError, match="no such file. Check the path$"):
         read_queries(tmp_path / "none.jsonl")
     with pytest.raises(InputError, match=r"unknown kind of file.*\.xlsx.*\.jsonl"):
         read_queries(write(tmp_path / "q.xlsx", "x"))

@@ -188,6 +188,12 @@ def test_what_is_worth_knowing_is_told_and_keeps_nothing_from_running(
         check_before_run(run_of(shop, tmp_path))
 
 
+def test_only_models_that_can_be_trained_are_named_as_bases(shop: dict[str, Any], tmp_path: Path) -> None:
+    shop["student"].update(base="smolm")
+    (found,) = [f for f in check(run_of(shop, tmp_path)) if f.name == "student.base"]
+    assert found.fix == "Name a folder, a hub repository or one of: SmolLM2-135M-Instruct"
+
+
 def test_imported_labels_cannot_be_compared_with(shop: dict[str, Any], tmp_path: Path) -> None:
     table(tmp_path / "labels.jsonl", gold(3))
     shop["data"].update(labels="labels.jsonl", queries=None)
