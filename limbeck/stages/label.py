@@ -103,7 +103,8 @@ def _work(run: Run, folder: Path) -> Figures:
     statuses: dict[str, Any] = {s: done.statuses.get(s, 0) for s in STATUSES}
     write_labels(folder, {
         "task": task.name, "backend": task.teacher.backend, "rows": rows, "statuses": statuses,
-        "spent": done.spent, "confidence": confidence, **_why_uncalibrated(run, confidence),
+        "spent": done.spent, "confidence": confidence,
+        "uncalibrated": "" if confidence else _why_uncalibrated(run),
         "verdicts": done.verdicts, "sample": shown,
         "level": task.eval.confidence,
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -116,21 +117,19 @@ def _work(run: Run, folder: Path) -> Figures:
     }
 
 
-def _why_uncalibrated(run: Run, confidence: object) -> dict[str, Any]:
-    """The reason that the page gives where confidences were not calibrated; nothing where they were."""
+def _why_uncalibrated(run: Run) -> str:
+    """The reason that the page gives where confidences were not calibrated."""
     from teacher.backends.backend import backend_of
 
     rows, least = len({e.query for e in run.inputs.teacher.calibration}), run.task.teacher.confidence.min_rows
-    if confidence is not None:
-        return {}
     if not backend_of(run.task).estimates_confidence:
-        return {"uncalibrated": "imported labels keep the confidence that they came with"}
+        return "imported labels keep the confidence that they came with"
     if rows < least:
-        return {"uncalibrated": f"{rows:,} gold calibration queries, and teacher.confidence.min_rows is {least:,}"}
-    return {"uncalibrated": (
-        f"of {rows:,} gold calibration queries, fewer than {least:,} have an answer, or their labels are all right or "
-        "all wrong, so that nothing tells right ones from wrong ones"
-    )}
+        return f"{rows:,} gold calibration queries, and teacher.confidence.min_rows is {least:,}"
+    return (
+        f"of {rows:,} gold calibration queries, fewer than {least:,} have an answer, or their labels are all right or all "
+        "wrong, so that nothing tells right ones from wrong ones"
+    )
 
 
 def _say_unverified(s: OpenAI, ledger: Ledger, queries: Collection[str]) -> None:
