@@ -127,8 +127,8 @@ def _why_uncalibrated(run: Run) -> str:
     if rows < least:
         return f"{rows:,} gold calibration queries, and teacher.confidence.min_rows is {least:,}"
     return (
-        f"of {rows:,} gold calibration queries, fewer than {least:,} have an answer, or their labels are all right or all "
-        "wrong, so that nothing tells right ones from wrong ones"
+        f"of {rows:,} gold calibration queries, fewer than {least:,} have an answer, or their labels are all right or "
+        "all wrong, so that nothing tells right ones from wrong ones"
     )
 
 
