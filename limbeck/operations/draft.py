@@ -57,6 +57,10 @@ def draft(folder: Path, out: Path, prompt: Path | None = None) -> Drafted:
     for path in (out, copies_in):
         if path.exists():
             raise InputError("this is there already, and nothing is overwritten", file=path, fix="Choose another --out")
+    if prompt is not None and not prompt.is_file():
+        raise InputError(
+            "no such file", file=prompt, field="--prompt", expected="a Jinja template, such as configs/prompts/label.j2"
+        )
     found, unused = tables_in(folder)
     uses, unused = _uses(found, unused)
     if prompt is None:

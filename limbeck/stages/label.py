@@ -192,8 +192,14 @@ def _not_compared(run: Run, figures: Figures) -> int:
     return len({e.query for e in run.inputs.judged} - known)
 
 
+def _headline(figures: Figures) -> str:
+    others = "".join(f", {figures[s]:,} {s}" for s in ("partial", "uncertain", "failed", "skipped") if figures.get(s))
+    accepted = f"{figures['accepted']:,} of {figures['rows']:,} queries accepted"
+    return f"{accepted}{others}; {figures['spent']['cost']:.2f} spent"
+
+
 STAGE = Stage(
     name="label", config=_config, inputs=_inputs, rules=_rules, missing=missing, work=_work,
     scratch=frozenset({"report.html", "gold-test.jsonl"}), phase="label",
-    headline=lambda f: f"{f['accepted']:,} of {f['rows']:,} queries accepted, {f['spent']['cost']:.2f} spent",
+    headline=_headline,
 )

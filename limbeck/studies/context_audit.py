@@ -117,6 +117,7 @@ def _label(
     from teacher.label import label_queries
     from teacher.ledger.ledger import Ledger
 
+    run.progress.begin(f"gold with context `{name}`", len(gold))
     sources = run.inputs.teacher
     asked = [replace(g, labels=()) for g in gold]
     sources = replace(sources, test_queries=())  # each variant is asked about the chosen gold alone

@@ -345,16 +345,3 @@ def test_a_comparisons_page_marks_what_nothing_beats(tmp_path: Path) -> None:
     })
     assert "★ a" in (tmp_path / "comparison.html").read_text()
     assert "b\\|c" in (tmp_path / "comparison.md").read_text()
-
-
-def test_the_price_of_imported_labels_is_not_made_up(
-    content: tuple[dict[str, Any], dict[str, list[Samples]]], tmp_path: Path
-) -> None:
-    report, raw = copy.deepcopy(content)
-    report["cost"] |= {"imported": True, "break_even": None}
-    write(tmp_path, report, raw)
-    page, text = ((tmp_path / f"report.{kind}").read_text() for kind in ("html", "md"))
-    assert page.count("labels were imported") == 3  # beside the price, beside the break-even, and below the table
-    assert "the teacher costs no more" not in page
-    assert "teacher unknown | unknown: imported labels |" in text
-    assert not mismatches(read_json(tmp_path / "report.json"), Report)

@@ -164,6 +164,12 @@ def test_nothing_is_overwritten(shop: Path, tmp_path: Path, there: str) -> None:
     assert {p.name for p in tmp_path.iterdir()} == {"furniture", there}
 
 
+def test_a_prompt_that_is_not_there_is_an_error_and_nothing_is_written(shop: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nope\.j2: --prompt: no such file"):
+        draft(shop, tmp_path / "task.yaml", tmp_path / "nope.j2")
+    assert {p.name for p in tmp_path.iterdir()} == {"furniture"}
+
+
 def test_what_cannot_be_a_task_is_said(shop: Path, tmp_path: Path) -> None:
     def drafted(**more: Any) -> Drafted:
         return draft(shop, tmp_path / "task.yaml", **more)

@@ -43,6 +43,7 @@ def test_queries_without_an_answer_are_asked_again_and_no_others(
     api.faults = {"thing1 milk": fault}
     first = limbeck("label", *command)
     assert first.returncode == 1
+    assert "3 of 4 queries accepted, 1 failed; " in first.stderr
     assert f"1 of 4 queries have no answer (most often: HTTP {fault}: " in first.stderr
     assert "Run the same command again" in first.stderr
     assert "ask again: 1 calls" in limbeck("label", *command, "--plan").stdout
