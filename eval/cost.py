@@ -32,6 +32,7 @@ class Measured:
         student_rate: Queries per second that the served student answers without the cache.
         traffic: How often each query of the log was asked.
         cache_bytes: Bytes per cached query.
+        imported: Whether the labels were made elsewhere: what they cost is known only from `eval.cost`.
     """
 
     queries: int
@@ -41,6 +42,7 @@ class Measured:
     traffic: Sequence[int]
     cache_bytes: float
     teacher_each: float | None = None
+    imported: bool = False
 
 
 def cost(m: Measured, settings: Cost, device: Device, cached: int) -> CostReport:
@@ -52,7 +54,7 @@ def cost(m: Measured, settings: Cost, device: Device, cached: int) -> CostReport
 
     Returns:
         `served` is the mixture of cache hits and student that the log's traffic gives; `break_even` is None where the
-        teacher costs no more per query than the student.
+        teacher costs no more per query than the student, or where that is not known (`imported`).
     """
     prices, assumptions = _prices(settings, device)
     teacher_money, each_money = m.teacher_money, m.teacher_money / max(1, m.queries)
@@ -90,7 +92,8 @@ def cost(m: Measured, settings: Cost, device: Device, cached: int) -> CostReport
         "labelling machine": label_machine, "training machine": m.hours.get("train", 0.0) * prices["train_hour"],
     }
     saved = teacher - served
-    queries = sum(one_off.values()) / saved if saved > 0 else None
+    unpriced = m.imported and settings.teacher_per_query is None
+    queries = sum(one_off.values()) / saved if saved > 0 and not unpriced else None
 
     def each(queries: float, digits: int) -> PerSystem:
         return {
@@ -101,13 +104,16 @@ def cost(m: Measured, settings: Cost, device: Device, cached: int) -> CostReport
     break_even: BreakEven | None = None if queries is None else {
         "queries": round(queries), "days": round(queries / (total / settings.log_days), 3) if total else None,
     }
-    return {
+    out: CostReport = {
         "assumptions": assumptions, "per_million": each(1e6, 4), "per_thousand": each(1e3, 7),
         "one_off": {k: round(v, 4) for k, v in one_off.items()}, "one_off_total": round(sum(one_off.values()), 4),
         "cached_share": round(share, 6), "queries_a_day": round(total / settings.log_days, 1),
         "break_even": break_even, "cache_sizes": sizes,
         "best_cache": min(sizes, key=lambda x: x["per_million"])["queries"] if sizes else None, "cached": cached,
     }
+    if unpriced:
+        out["imported"] = True
+    return out
 
 
 def _cache_sizes(

@@ -6,6 +6,7 @@ interval of the paired difference must lie above minus the margin, so that too f
 
 from __future__ import annotations
 
+import math
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -29,12 +30,27 @@ class Margins(TypedDict):
 
 
 @dataclass(frozen=True, slots=True)
+class Agreement:
+    """How many labels of the engine and of the merged model are the same.
+
+    Attributes:
+        share: |A ∩ B| / |A ∪ B| over (row, label).
+        labels: Number of labels compared, |A ∪ B|; None in verdicts that did not record it.
+        queries: Which queries they are of, as text: `60 gold queries`.
+    """
+
+    share: float
+    labels: int | None = None
+    queries: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class GateEvidence:
     """What an evaluation measured; None for figures that were not measured.
 
     Attributes:
         f1: F1 of the served student.
-        engine_agreement: Share of labels on which the engine and the merged model agree.
+        engine_agreement: On how many labels the engine and the merged model agree.
         invalid: Share of invalid answers (`task.validation`).
         invalid_kinds: How many of each kind.
         constrained: Whether decoding gives only labels that the task allows, so that no answer can break its rules.
@@ -49,7 +65,7 @@ class GateEvidence:
     """
 
     f1: Estimate | None = None
-    engine_agreement: float | None = None
+    engine_agreement: Agreement | None = None
     invalid: Estimate | None = None
     invalid_kinds: Mapping[FaultKind, int] | None = None
     constrained: bool = False
@@ -96,9 +112,7 @@ def judge(gates: Gates, e: GateEvidence) -> list[Check]:
     """Apply every rule that the task file sets."""
     out: list[Check] = []
     if gates.engine_label_agreement is not None:
-        found = e.engine_agreement
-        what = "engine and merged model agree on"
-        out.append(_at_least("engine_label_agreement", found, gates.engine_label_agreement, what, "of labels"))
+        out.append(_agreement(e.engine_agreement, gates.engine_label_agreement))
     if gates.min_f1 is not None:
         out.append(_at_least("min_f1", None if e.f1 is None else e.f1["value"], gates.min_f1, "F1", "", e.f1))
     if gates.teacher_margin is not None:
@@ -156,6 +170,29 @@ def junit(checks: list[Check], suite: str) -> str:
             failure.text = repr(check.evidence)
     ET.indent(root)
     return ET.tostring(root, encoding="unicode", xml_declaration=True)
+
+
+def labels_to_show(share: float, confidence: float = 0.95) -> int | None:
+    """How many labels must all agree to show that at least `share` of them do; None for 1, which no number shows.
+
+    The smallest n with shareⁿ ≤ 1 − confidence: 299 for 99 %.
+    """
+    if share >= 1:
+        return None
+    return 1 if share <= 0 else math.ceil(math.log(1 - confidence) / math.log(share))
+
+
+def _agreement(found: Agreement | None, least: float) -> Check:
+    rule, asked, what = "engine_label_agreement", f"at least {100 * least:g} %", "engine and merged model agree on"
+    if found is None:
+        return Check(rule, False, f"{what}: not measured", asked)
+    said = f"{what} {100 * found.share:.2f} % of "
+    said += "labels" if found.labels is None else f"{found.labels:,} labels of {found.queries}"
+    needed = labels_to_show(least)
+    if found.labels is not None and needed is not None and found.labels < needed:
+        said += f", fewer than the {needed:,} that it takes to show {100 * least:g} %"
+    evidence = {"value": found.share, "labels": found.labels, "queries": found.queries}
+    return Check(rule, found.share >= least, said, asked, evidence)
 
 
 def _at_least(

@@ -13,6 +13,7 @@ from eval.quality_schema import NamedDifference
 from eval.report_schema import Answer, Headline, VerdictLine
 
 _MARGINS = frozenset({"teacher_margin", "slice_margin"})
+_SHARES = frozenset({"min_f1", "engine_label_agreement"})  # judged by their value, not by an interval
 
 
 def headline(
@@ -63,7 +64,7 @@ def _refutes(check: VerdictLine) -> bool:
         return True
     if check["rule"] in _MARGINS:
         return found["high"] is not None and found["high"] < 0
-    return found["value"] is not None and (check["rule"] == "min_f1" or found["high"] is not None)
+    return found["value"] is not None and (check["rule"] in _SHARES or found["high"] is not None)
 
 
 def _unclear(check: VerdictLine) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, TypedDict
+from typing import Any, Final, NotRequired, TypedDict
 
 from eval.latency_schema import Percentiles
 from eval.quality_schema import Difference, Estimate, Micro, Quality, SeedEstimate
@@ -186,6 +186,7 @@ class LabelReport(TypedDict):
         statuses: Queries by status.
         spent: Attempts, tokens and dollars.
         confidence: The calibrators, their threshold and their report; None where there was nothing to calibrate on.
+        uncalibrated: Why there was nothing.
         verdicts: Labels by role and guardrail verdict, with examples.
         sample: Queries of each status and role, from the least to the most confident.
     """
@@ -196,6 +197,7 @@ class LabelReport(TypedDict):
     statuses: Mapping[str, Any]
     spent: Mapping[str, Any]
     confidence: Mapping[str, Any] | None
+    uncalibrated: NotRequired[str]
     verdicts: Sequence[Mapping[str, Any]]
     sample: Sequence[LabelledQuery]
     level: float

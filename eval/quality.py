@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -194,6 +194,14 @@ def _p(value: float) -> float | None:
 
 def label_agreement(a: Sequence[Example], b: Sequence[Example]) -> float:
     """Share of labels that two sets of predictions have in common: |A ∩ B| / |A ∪ B| over (row, label)."""
-    left = {(i, x.key) for i, row in enumerate(a) for x in row.labels}
-    right = {(i, x.key) for i, row in enumerate(b) for x in row.labels}
+    left, right = _labels(a), _labels(b)
     return len(left & right) / len(left | right) if left | right else 1.0
+
+
+def compared_labels(a: Sequence[Example], b: Sequence[Example]) -> int:
+    """Number of labels that this share is of: |A ∪ B|."""
+    return len(_labels(a) | _labels(b))
+
+
+def _labels(rows: Sequence[Example]) -> set[tuple[int, Hashable]]:
+    return {(i, x.key) for i, row in enumerate(rows) for x in row.labels}

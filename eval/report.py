@@ -198,7 +198,7 @@ def write_audit(folder: Path, content: Audit) -> None:
     write_json(folder / "audit.json", {"schema": STUDIES, **content})
     rows = [
         (f"{v['name'].removeprefix('without ')}, {s['name']}", v["worth"])
-        for s in content["slices"] for v in s["variants"] if v["worth"]
+        for s in content["slices"] for v in s["variants"] if v["worth"] and v["worth"]["low"] is not None
     ]
     plot = both_widths(plots.differences, rows, "ΔF1 of all context against the variant, points")
     write_text(folder / "audit.html", _page("audit.html.j2", r=content, plot=plot))

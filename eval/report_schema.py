@@ -64,6 +64,7 @@ class CostReport(TypedDict):
     cache_sizes: list[CacheSize]
     best_cache: int | None
     cached: int
+    imported: NotRequired[bool]  # whether the labels were imported, so that no teacher's price is known; older: absent
 
 
 class ErrorKind(TypedDict):

@@ -168,10 +168,18 @@ class Inputs:
 
     def _read(self, name: str, reader: Callable[[Path | str], list[_Row]]) -> list[_Row]:
         source = self.source(name)
-        return [] if source is None else reader(source)
+        return [] if source is None else reader(_there(source))
+
+
+def _there(source: Path | str) -> Path | str:
+    """The source, if it is there. Raises `InputError` if not, with where the task file says that it is."""
+    if isinstance(source, Path) and not source.exists():
+        raise InputError("no such file", file=source, fix="Check data.dir and the file names in the task file")
+    return source
 
 
 def _digest(source: Path | str) -> str:
+    source = _there(source)
     if isinstance(source, str):
         folder = Path(source.removeprefix("hub:").rpartition(":")[0])
         return sha256_json([source, _files_digest(folder, dataset_files(folder))]) if folder.is_dir() else source

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -15,6 +15,7 @@ from teacher.backends.job import Sources
 
 if TYPE_CHECKING:
     from teacher.backends.backend import Backend
+    from teacher.backends.llm.plan_ahead import Ahead
 
 # Measured label stages: the rates of these kept runs (a test compares them), for backends that ask no LLM.
 QUERIES_PER_S: Final[Mapping[str, tuple[float, str]]] = {
@@ -22,6 +23,7 @@ QUERIES_PER_S: Final[Mapping[str, tuple[float, str]]] = {
 }
 _SECONDS_A_CALL = 2.0
 _SPARE = 1.1  # for what the estimate may be wrong by
+_SMALL = 0.1  # amounts below it are shown with four digits after the point
 _ASSUMED_QUERY, _ASSUMED_ITEMS, _ASSUMED_BOUGHT = "the maker some product 500 g", 20, 5
 
 
@@ -32,6 +34,44 @@ class Line:
     name: str
     value: str
     basis: str
+
+
+@dataclass(frozen=True, slots=True)
+class Spending:
+    """What labelling the log from scratch costs, and what a budget reserves for one call."""
+
+    cost: float
+    reserved: float
+
+    @property
+    def needed(self) -> float:
+        """The least budget that is likely to be enough."""
+        return _SPARE * self.cost + self.reserved
+
+    @property
+    def basis(self) -> str:
+        """How that is computed."""
+        least = f"{self.needed:,.2f}" if self.needed >= _SMALL else f"{self.needed:.4f}"
+        return f"at least {least} is: {_SPARE:g} times the estimate, and {self.reserved:.4f} reserved for a call"
+
+
+def spending(task: Task, run: Run) -> Spending | None:
+    """The estimate behind the plan's line `budget`; None where no price is known or the data is not here.
+
+    Raises:
+        InputError: See `teacher_lines`.
+    """
+    from llm_client.prices import needed_price
+    from teacher.backends.backend import backend_of
+    from teacher.label import distinct, queries_to_label
+
+    backend, sources = backend_of(task), sources_here(task, run)
+    if sources is None or backend.local:
+        return None
+    ahead = _with_ledger(task, sources, queries_to_label(task, sources, distinct(sources.log), backend), run)
+    price = needed_price(task.teacher.openai, batch=backend.batch)
+    cost = price.of(prompt=round(ahead.likely.prompt), completion=round(ahead.likely.completion))
+    return Spending(cost, price.of(prompt=ahead.most[0], completion=ahead.most[1]))
 
 
 def teacher_lines(task: Task, queries: int, source: str, run: Run | None = None) -> list[Line]:
@@ -93,13 +133,15 @@ def _asking(
         ahead = plan_ahead(task, _assumed(task), [Example(_ASSUMED_QUERY)])
         likely = ahead.likely.times(queries)
     else:
-        ahead = plan_ahead(task, sources, [*distinct(sources.log), *gold], _measured(run, s.model))
+        ahead = _with_ledger(task, sources, [*distinct(sources.log), *gold], run)
         likely = ahead.likely
     tokens = round(likely.prompt), round(likely.completion)
     price = (needed_price if s.budget and not backend.local else price_of)(s, batch=backend.batch)
     each = likely.calls / max(1, queries + len(gold))
     yield Line("calls", f"{likely.calls:,.0f}", f"{each:.3g} a query to {s.model}, retries aside")
     basis = "prompts as they would be sent, answers as long as known labels"
+    if ahead.measured:
+        basis = f"corrected by what {ahead.measured:,} answers to this prompt took: the ledger"
     yield Line("tokens", f"{tokens[0]:,} in, {tokens[1]:,} out", basis)
     if backend.local:
         yield Line("money", "0.00", "a local model; the machine's time is not counted")
@@ -112,11 +154,9 @@ def _asking(
         basis = f"{price.input:g} and {price.output:g} per million tokens in and out: {price.source}"
         yield Line("money", f"{cost:,.2f}", basis)
         if s.budget:
-            reserved = price.of(prompt=ahead.most[0], completion=ahead.most[1])
-            needed = _SPARE * cost + reserved
-            enough = "enough" if needed <= s.budget else "may stop the job early"
-            basis = f"at least {needed:,.2f} is: {_SPARE:g} times the estimate, and {reserved:.4f} reserved for a call"
-            yield Line("budget", f"{s.budget:,.2f}", f"{enough}; {basis}")
+            spending = Spending(cost, price.of(prompt=ahead.most[0], completion=ahead.most[1]))
+            enough = "enough" if spending.needed <= s.budget else "may stop the job early"
+            yield Line("budget", f"{s.budget:,.2f}", f"{enough}; {spending.basis}")
     yield (
         Line("time", "up to 24 h", "the provider's batch window") if backend.batch else
         Line("time", minutes(likely.calls * _SECONDS_A_CALL / s.concurrency),
@@ -124,15 +164,15 @@ def _asking(
     )
 
 
-def _measured(run: Run | None, model: str) -> Mapping[str, float]:
-    """How long the model's answers have been, where the run has a ledger."""
+def _with_ledger(task: Task, sources: Sources, queries: Sequence[Example], run: Run | None) -> Ahead:
+    """The plan of calls, corrected by what they took so far where the run has a ledger."""
+    from teacher.backends.llm.plan_ahead import plan_ahead
     from teacher.ledger.ledger import Ledger
-    from teacher.ledger.measured_tokens import answer_tokens
 
     if run is None or not run.files.ledger.exists():
-        return {}
+        return plan_ahead(task, sources, queries)
     with Ledger(run.files.ledger) as ledger:
-        return answer_tokens(ledger, model)
+        return plan_ahead(task, sources, queries, ledger)
 
 
 def _assumed(task: Task) -> Sources:
@@ -152,7 +192,9 @@ def _assumed(task: Task) -> Sources:
 def _calibration(task: Task, rows: int) -> Line:
     needed = task.teacher.confidence.min_rows
     if rows >= needed:
-        return Line("confidence", "calibrated", f"{rows:,} rows in data.gold.calibration")
+        return Line(
+            "confidence", "to be calibrated", f"{rows:,} rows in data.gold.calibration; not where all labels are right"
+        )
     found = f"{rows:,} rows in data.gold.calibration, teacher.confidence.min_rows is {needed:,}"
     return Line("confidence", "not calibrated", found)
 

@@ -10,9 +10,10 @@ from typing import Any, Final
 from engine.process import has_gpu
 from limbeck.run import Run
 from task.codec import Codec
-from task.errors import InputError
+from task.errors import InputError, warn
 from task.forms import is_token_classifier
 from task.labels import Example
+from task.serving_settings import Serving
 from task.spec import Task
 
 VERSION: Final = 3
@@ -69,6 +70,7 @@ def make(
             agreement = _agreement(run.task, codec, classifier, out, reference) if compared else None
             kept = agreement is None or agreement >= _LEAST_AGREEMENT
             if kept or not eight_bits or settings.quantization == "int8":
+                _say_if_lossy(run.task, agreement, compared, eight_bits=eight_bits)
                 return {"bits": 8 if eight_bits else 16, "agreement": agreement, "compared": compared, **figures}
             eight_bits = False
     except ExportError as error:
@@ -80,6 +82,29 @@ def make(
             ) from error
         run.progress.begin(f"no export for OpenVINO, vLLM will serve the student: {error}")
         return None
+
+
+def how_to_agree(settings: Serving, *, eight_bits: bool | None = None) -> str:
+    """What to change in a task file so that its engine keeps more of the merged student's labels.
+
+    Args:
+        eight_bits: Whether the served model has matrices in 8 bits; None where that is not known.
+    """
+    choices = ["serving.quantization: none"] if settings.quantization != "none" and eight_bits is not False else []
+    choices += ["serving.dtype: float32 (slower)"] if settings.dtype != "float32" and not eight_bits else []
+    choices += ["serving.engine: vllm"] if settings.engine != "vllm" else []
+    return f"Set {' or '.join(choices)}" if choices else "Lower gates.engine_label_agreement if you accept the loss"
+
+
+def _say_if_lossy(task: Task, agreement: float | None, compared: int, *, eight_bits: bool) -> None:
+    least = task.gates.engine_label_agreement or _LEAST_AGREEMENT
+    if agreement is not None and agreement < least:
+        warn(
+            f"in {8 if eight_bits else 16} bits the exported student keeps {agreement:.1%} of the merged student's "
+            f"{compared:,} labels of the reference queries; the gate (gates.engine_label_agreement) may refuse it",
+            field="serving.dtype" if not eight_bits else "serving.quantization", expected=f"at least {least:.1%}",
+            fix=how_to_agree(task.serving, eight_bits=eight_bits),
+        )
 
 
 def _prompts(run: Run, codec: Codec, classifier: Path) -> list[list[int]]:

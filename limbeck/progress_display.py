@@ -56,7 +56,7 @@ class ProgressDisplay:
             )
 
             self._rich = Progress(
-                SpinnerColumn(), TextColumn("[bold]{task.fields[stage]}[/] {task.description}"), BarColumn(),
+                SpinnerColumn(), TextColumn("{task.fields[stage]}{task.description}"), BarColumn(),
                 MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), TextColumn("left"),
                 TimeRemainingColumn(), TextColumn("[dim]{task.fields[note]}"), console=RichConsole(stderr=True),
             )
@@ -89,7 +89,9 @@ class ProgressDisplay:
         self._rate = Rate(self._told, done)
         if self._rich:
             self._close_bar()
-            self._task = self._rich.add_task(what, total=total, completed=done, stage=self._stage, note="", rate="")
+            self._task = self._rich.add_task(
+                what, total=total, completed=done, stage=self._bold_stage, note="", rate="",
+            )
         else:
             self._line(what)
 
@@ -108,10 +110,15 @@ class ProgressDisplay:
             left = f", {todo / rate:,.0f} s left" if todo > 0 and rate else ""
             self._line(f"{self._what} {self._done:,}/{self._total or '?'} ({shown}{left}) {note}")
 
+    @property
+    def _bold_stage(self) -> str:
+        return f"[bold]{self._stage}[/] " if self._stage else ""
+
     def _close_bar(self) -> None:
         if self._rich and self._task is not None:
             self._rich.remove_task(self._task)  # type: ignore[arg-type]
             self._task = None
 
     def _line(self, text: str) -> None:
-        print(f"[{time.strftime('%H:%M:%S')}] {self._stage}: {text}".rstrip(), file=sys.stderr, flush=True)
+        stage = f"{self._stage}: " if self._stage else ""  # a command that is no stage has none
+        print(f"[{time.strftime('%H:%M:%S')}] {stage}{text}".rstrip(), file=sys.stderr, flush=True)

@@ -271,6 +271,8 @@ def _explain(
             problem, found = "required key is missing", None
         case "literal_error":
             problem, expected = "not a valid value", f"one of: {first['ctx']['expected']}"
+        case "model_type":
+            problem, expected = "not a mapping", f"keys, some of: {', '.join(_valid_keys(keys))}"
         case "value_error":
             found = None if isinstance(found, (dict, list)) or found is _MISSING else found
         case _:

@@ -23,7 +23,7 @@ from task.unmatched_ids import tell_unmatched
 from task.unread import UnreadNames
 
 # Columns of our own files that a reader passes over without a word: they are no mistake.
-_OWN = ("labels", "status", "reason", "confidence")
+_OWN = ("labels", "status", "reason", "confidence", "request")
 
 
 @dataclass(frozen=True, slots=True)

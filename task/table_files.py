@@ -61,7 +61,7 @@ def files_of(source: Path) -> list[Path]:
         InputError: There is no such file, a file is of an unknown kind, or a folder holds files of several kinds.
     """
     if not source.exists():
-        raise InputError("no such file", file=source, fix="Check data.dir and the file names in the task file")
+        raise InputError("no such file", file=source, fix="Check the path")
     files = [source]
     if source.is_dir():
         files = sorted(

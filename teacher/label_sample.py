@@ -65,6 +65,24 @@ def shown_context(ledger: Ledger, catalogue: Iterable[Item], queries: Sequence[s
 
 def _context(evidence: Mapping[str, Any], titles: Mapping[str, str]) -> str:
     return " · ".join(
-        f"{kind}: " + "; ".join(titles.get(str(x), str(x)) for x in list(found)[:_EVIDENCE_SHOWN])
+        f"{kind}: {_entries(found, titles)}"
         for kind, found in evidence.items() if found and not isinstance(found, str)
     )
+
+
+def _entries(found: Mapping[str, Any] | Sequence[Any], titles: Mapping[str, str]) -> str:
+    """The first entries of a kind of context: of one by role the first values of each, of purchases the items."""
+    if isinstance(found, Mapping) and all(isinstance(values, list) for values in found.values()):
+        return "; ".join(f"{role} {', '.join(map(str, values[:_EVIDENCE_SHOWN]))}" for role, values in found.items())
+    if isinstance(found, Mapping):
+        shown = list(found.items())[:_EVIDENCE_SHOWN]
+        return "; ".join(f"{titles.get(item, item)} ({number})" for item, number in shown)
+    return "; ".join(_entry(x, titles) for x in found[:_EVIDENCE_SHOWN])
+
+
+def _entry(entry: Any, titles: Mapping[str, str]) -> str:
+    """An item, a query or a labelled example."""
+    if isinstance(entry, Mapping):
+        labels = ", ".join(f"{x['role']} {x['text']}" for x in entry["labels"])
+        return f"{entry['query']} ({labels or 'nothing'})"
+    return titles.get(str(entry), str(entry))

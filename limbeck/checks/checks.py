@@ -12,8 +12,8 @@ from limbeck.run import Run
 from task.errors import InputError
 
 CHECKS: Final[tuple[Callable[[Subject], Iterator[Finding]], ...]] = (
-    data.tables, data.roles, gold.calibration, gold.test, gold.gates, teacher.teacher, student.embedder, student.base,
-    student.warm_up, machine.packages, machine.folder, machine.memory,
+    data.tables, data.roles, data.spellings, gold.calibration, gold.test, gold.gates, teacher.teacher, student.embedder,
+    student.base, student.warm_up, machine.packages, machine.folder, machine.memory,
 )
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 from limbeck.checks.finding import Finding, Subject, bad, note, ok, told
 from task.errors import InputError
+from task.normalize import normaliser
 
 # Table of the inputs → its key in the task file, in the order in which they are read.
 _TABLES = {
@@ -58,10 +59,27 @@ def _together(s: Subject) -> Iterator[Finding]:
     for text in said:
         yield note("data", text)
     fields = [r for r in s.task.roles if r.catalogue and sources.catalogue]
-    held = {r.name: len({v for i in sources.catalogue for v in i.values(str(r.catalogue))}) for r in fields}
+    normalise = normaliser(s.task.normaliser)
+    held = {r.name: len({normalise(v) for i in sources.catalogue for v in i.values(str(r.catalogue))}) for r in fields}
     if fields and all(held.values()):
         shown = ", ".join(f"{r.name} {held[r.name]:,}" for r in fields)
         yield ok("roles", f"values in the catalogue: {shown}")
+
+
+def spellings(s: Subject) -> Iterator[Finding]:
+    """No two values of a closed role are the same but for their spelling."""
+    normalise = normaliser(s.task.normaliser)
+    for role in s.task.closed_roles:
+        written: defaultdict[str, list[str]] = defaultdict(list)
+        for value in role.values:
+            written[normalise(value)].append(value)
+        same = [" and ".join(map(repr, values)) for values in written.values() if len(values) > 1]
+        if same:
+            yield note(
+                f"roles.{role.name}", f"{len(same):,} of its values are spelt in several ways, such as {same[0]}: each "
+                "is asked for, learned and answered as a value of its own",
+                "Keep one spelling in `values`, and write it in the labels and in the catalogue",
+            )
 
 
 def roles(s: Subject) -> Iterator[Finding]:

@@ -11,6 +11,7 @@ from limbeck.checks.finding import Finding, Subject, bad, note, ok
 
 # Half of the 95 % interval of ΔF1 against the teacher, in the report of configs/market.yaml, and its number of rows.
 _HALF, _ROWS = 0.005, 2_000
+_F1, _TOO_WIDE = 0.9, 0.08  # an F1 that students reach, and the half interval from which on it says little
 
 
 def calibration(s: Subject) -> Iterator[Finding]:
@@ -43,15 +44,23 @@ def test(s: Subject) -> Iterator[Finding]:
 
 
 def _precision(s: Subject, name: str) -> Iterator[Finding]:
-    """Whether the interval can be small enough for the margin against the teacher."""
-    rows = len(s.run.inputs.judged)
-    half, margin = _HALF * math.sqrt(_ROWS / max(1, rows)), s.task.gates.teacher_margin
-    text = f"{rows:,} rows: intervals of about ±{100 * half:.1f} points, if they are as in the market's report"
-    if margin is not None and half > margin:
+    """How wide the intervals of the report will be, and whether that is enough for the margin against the teacher."""
+    judged = s.run.inputs.judged
+    rows, labels = len(judged), sum(len(e.labels) for e in judged)
+    difference = _HALF * math.sqrt(_ROWS / max(1, rows))
+    margin = s.task.gates.teacher_margin
+    own = 1.96 * math.sqrt(_F1 * (1 - _F1) / max(1, labels))
+    text = (
+        f"{rows:,} rows with {labels:,} labels: 95 % intervals of about ±{100 * own:.1f} points for F1, at an F1 of "
+        f"{_F1:.0%}, and ±{100 * difference:.1f} for ΔF1, if two systems differ as in the market's report"
+    )
+    if margin is not None and difference > margin:
         yield note(
             name, f"{text}, so that a student as good as its teacher can miss gates.teacher_margin {margin:g}",
             "Label more rows, or widen gates.teacher_margin",
         )
+    elif own > _TOO_WIDE:
+        yield note(name, f"{text}: too few to tell a good student from a bad one", "Label some hundred rows")
     else:
         yield ok(name, text)
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from limbeck.checks.finding import Finding, Subject, bad, note, ok, tried
+from student.estimate import architecture
+from student.training.order import how_to_train_longer
 from task.model_store import KNOWN, stored
 
 _LATER = "not on this machine: fetched by the run, and checked then"
@@ -19,7 +21,7 @@ def base(s: Subject) -> Iterator[Finding]:
         known = name in KNOWN or ("/" in name and not name.startswith((".", "/")))
         yield note("student.base", f"{name} is {_LATER}") if known else bad(
             "student.base", f"{name!r} is no such model",
-            f"Name a folder, a hub repository or one of: {', '.join(KNOWN)}",
+            f"Name a folder, a hub repository or one of: {', '.join(n for n in KNOWN if architecture(n) is not None)}",
         )
         return
     if s.thorough:
@@ -50,7 +52,7 @@ def warm_up(s: Subject) -> Iterator[Finding]:
     if s.training is not None and s.readable and s.training.steps <= warmup:
         yield note(
             "student.warmup_steps", f"about {s.training.steps} steps are planned, all within the warm-up of {warmup}",
-            "Lower batch_size or warmup_steps, or raise epochs",
+            how_to_train_longer(s.training.rows, s.task.student),
         )
 
 

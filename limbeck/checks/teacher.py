@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
-from limbeck.checks.finding import Finding, Subject, bad, note, ok, tried
+from limbeck.checks.finding import Finding, Subject, bad, note, ok, told, tried
+from limbeck.labelling_plan import spending
 from task.errors import InputError
 from task.settings import OpenAI
 
@@ -34,6 +35,8 @@ def teacher(s: Subject) -> Iterator[Finding]:
     if s.labelled:
         yield ok("teacher.openai.api_key_env", "not needed: all labels are there")
         return
+    if settings.budget:
+        yield from _budget(s, settings.budget)
     yield _key(settings)
     if s.call:
         yield asyncio.run(_asked(settings))
@@ -84,6 +87,25 @@ def _price(settings: OpenAI, *, batch: bool) -> Finding:
         )
     limit = f"; budget {settings.budget:g}" if settings.budget else "; no budget"
     return ok(name, f"{price.input:g} and {price.output:g} per million tokens, from {price.source}{limit}")
+
+
+def _budget(s: Subject, budget: float) -> Iterator[Finding]:
+    """Whether the budget is enough by the estimate of `limbeck plan`; nothing where that cannot be made."""
+    name = "teacher.openai.budget"
+    with told():  # what there is to say of the tables is said where they are read
+        try:
+            found = spending(s.task, s.run) if s.readable else None
+        except InputError:  # as above
+            return
+    if found is None:
+        return
+    if found.needed <= budget:
+        yield ok(name, f"{budget:g} is enough; {found.basis}")
+    else:
+        yield note(
+            name, f"{budget:g} may stop the job early: {found.basis}",
+            "Raise it, or let it stop: what was paid for is kept, and a higher budget goes on from there",
+        )
 
 
 def _key(settings: OpenAI) -> Finding:

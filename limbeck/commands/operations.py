@@ -120,11 +120,15 @@ def release(
 
 @app.command(rich_help_panel=PANEL)
 def rollback(pointer: PointerFile) -> None:
-    """Point to the previous bundle again; services switch to it at once."""
+    """Swap the released bundle and the one before it; services switch at once. A second rollback swaps them back."""
     from serving.release.pointer import rollback as turn
 
     found = turn(pointer)
-    print(f"{pointer}: {found.current.id}")
+    left = found.previous.id if found.previous else "–"
+    print(
+        f"{pointer}: {found.current.id} again, in place of {left}. A second rollback would return to {left}: the "
+        "pointer remembers one bundle, not a history"
+    )
 
 
 @app.command(rich_help_panel=PANEL)
@@ -160,7 +164,20 @@ def purge(
     nothing: Annotated[bool, typer.Option("--nothing", help="Undo all purges")] = False,
 ) -> None:
     """Stop answering some queries from caches; the student answers instead, until the purge is undone."""
+    from task.errors import InputError
+
     role, equals, value = (label or "").partition("=")
+    given = [o for o, x in (("--query", query), ("--label", label), ("--older-than", older_than)) if x is not None]
+    given += ["--nothing"] if nothing else []
+    if len(given) != 1:
+        raise InputError(
+            "says not what to purge" if not given else "takes one option at a time", field="limbeck purge",
+            found=", ".join(given) or None, expected="--query, --label ROLE=VALUE, --older-than SECONDS or --nothing",
+        )
+    if label is not None and not (role and equals and value):
+        raise InputError(
+            "not a label", field="--label", found=label, expected="ROLE=VALUE, such as --label brand=Acme",
+        )
     wanted: dict[str, Any] = {"query": query, "older_than_s": older_than, "nothing": nothing}
     if label is not None:
         wanted |= {"role": role, "value": value if equals else None}

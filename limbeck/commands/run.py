@@ -126,7 +126,8 @@ def label(
     """Label the query log: every query gets a status, and no reply is paid for twice.
 
     After a change of catalogue, prompt, guardrails or task, `--plan` says what the change will cost. Exit code 1: some
-    queries have no answer; the same command asks these again, and no others.
+    queries have no answer; the same command asks these again, and no others. Answers that cannot be read are asked
+    again too, but are no failure, unless they are more than half.
     """
     if plan_only:
         from limbeck.checks.finding import Subject

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from limbeck.judging.gate_evidence import agreement_on, evidence_of, student_confidence
-from limbeck.judging.gate_sources import sources_of
+from limbeck.judging.gate_evidence import advise, agreement_on, evidence_of, student_confidence
+from limbeck.judging.gate_sources import merged_answers, sources_of
 from limbeck.judging.served import UNCHECKED, Served, ask
 from task.errors import InputError, warn
 from task.labels import Example
 from task.progress import Progress
 
 if TYPE_CHECKING:
-    from eval.gate import Check
+    from eval.gate import Agreement, Check
     from serving.release.bundle import Bundle
     from task.spec import Task
 
@@ -51,12 +51,21 @@ def gate(
     gold = read_labels(gold_file, task)
     found_for = sources_of(folder, task, gold, teacher_file=teacher_file, log_file=log_file)
     other = _released(released_from, bundle)
-    reference = bundle.reference()
-    _check_measurable(bundle, task, reference)
+    merged = merged_answers(folder, gold)
+    # As `limbeck run` does: the same rows, so that both give one judgement.
+    reference = bundle.reference() if merged is None else []
+    if merged is None:
+        _check_measurable(bundle, task, reference)
+    _check_latency_run(task)
     served, said, before, slower = _measured(
         bundle, other, gold=gold, reference=reference, task=task, pairs=pairs, progress=progress
     )
-    agreement = agreement_on(reference, said) if reference else _engine_agreement(bundle)
+    if merged is not None:
+        agreement = agreement_on(merged, served.rows, kind="gold")
+    elif reference:
+        agreement = agreement_on(reference, said, kind="reference")
+    else:
+        agreement = _engine_agreement(bundle)
     found = quality(gold, served.rows, task, invalid=served.invalid)
     checks = judge(task.gates, evidence_of(
         task, gold, served, found, student_confidence(task, gold, served), teacher=found_for.teacher,
@@ -64,6 +73,7 @@ def gate(
         traffic=found_for.traffic, agreement=agreement, released=before, slower=slower,
         constrained=bundle.codec.answer_form.constrained,
     ))
+    advise(checks, task)
     stamp(bundle.folder, [c.to_json() for c in checks])
     return checks
 
@@ -126,6 +136,10 @@ def _check_measurable(bundle: Bundle, task: Task, reference: Sequence[Example]) 
             field="gates.engine_label_agreement",
             fix="Run `limbeck evaluate` first, or leave the rule out with --set gates.engine_label_agreement=null",
         )
+
+
+def _check_latency_run(task: Task) -> None:
+    gates = task.gates
     if gates.slo is not None and not task.eval.latency.seconds:
         raise InputError(
             "gates.slo needs a latency run", field="eval.latency.seconds", found=task.eval.latency.seconds,
@@ -133,10 +147,14 @@ def _check_measurable(bundle: Bundle, task: Task, reference: Sequence[Example]) 
         )
 
 
-def _engine_agreement(bundle: Bundle) -> float | None:
+def _engine_agreement(bundle: Bundle) -> Agreement | None:
     """The agreement that `limbeck evaluate` recorded for this bundle, for forms without reference answers."""
+    from eval.gate import Agreement
+
     noted = bundle.manifest.get("gate")
     if not noted or noted["bundle"] != bundle.id:
         return None
     found = next((c["evidence"] for c in noted["checks"] if c["rule"] == "engine_label_agreement"), None)
-    return None if found is None else float(found)
+    if isinstance(found, Mapping):
+        return Agreement(found["value"], found["labels"], found["queries"])
+    return None if found is None else Agreement(float(found))

@@ -6,18 +6,19 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from limbeck.judging.served import Served
+from task.errors import warn
 from task.labels import Example
 from task.spec import Task
 
 if TYPE_CHECKING:
-    from eval.gate import GateEvidence, Margins
+    from eval.gate import Agreement, Check, GateEvidence, Margins
     from eval.quality_schema import Calibration, Estimate, Quality
 
 
 def evidence_of(
     task: Task, gold: Sequence[Example], served: Served, quality: Quality, confidence: Calibration | None, *,
     teacher: Sequence[Example] | None = None, teacher_rows: Sequence[int] | None = None,
-    traffic: Sequence[str] | None = None, agreement: float | None = None, released: Sequence[Example] | None = None,
+    traffic: Sequence[str] | None = None, agreement: Agreement | None = None, released: Sequence[Example] | None = None,
     slower: Estimate | None = None, constrained: bool = False,
 ) -> GateEvidence:
     """Evidence for `eval.gate.judge`.
@@ -28,7 +29,7 @@ def evidence_of(
         teacher: The teacher's labels of the gold queries.
         teacher_rows: The gold rows that it answered, by default all: it is compared on no others.
         traffic: `head`, `torso` or `tail` of each gold query.
-        agreement: Share of labels on which engine and merged model agree.
+        agreement: On how many labels engine and merged model agree (`agreement_on`).
         released: Answers of the bundle that is released now.
         slower: Relative latency difference to that bundle (`eval.latency.times_as_slow`).
         constrained: Whether the student's answer form gives only labels that the task allows.
@@ -50,7 +51,7 @@ def evidence_of(
     } if teacher and traffic else None
     steady = served.bench.figures["steady"] if served.bench else None
     return GateEvidence(
-        f1=quality["value"]["f1"], engine_agreement=None if agreement is None else round(agreement, 6),
+        f1=quality["value"]["f1"], engine_agreement=agreement,
         invalid=quality.get("invalid"), invalid_kinds=quality.get("invalid_kinds"), constrained=constrained,
         teacher=difference(teacher, asked) if teacher and asked else None,
         teacher_slices=by_slice, released=difference(released, everywhere) if released else None, slower=slower,
@@ -59,11 +60,28 @@ def evidence_of(
     )
 
 
-def agreement_on(one: Sequence[Example], other: Sequence[Example]) -> float | None:
-    """Share of labels that two systems have in common; None where neither has any, so that nothing was compared."""
-    from eval.quality import label_agreement
+def agreement_on(one: Sequence[Example], other: Sequence[Example], *, kind: str) -> Agreement | None:
+    """How many labels two systems have in common; None where neither has any, so that nothing was compared.
 
-    return label_agreement(one, other) if any(x.labels for x in (*one, *other)) else None
+    Args:
+        kind: What the queries are, `gold` or `reference`: it is said with the figure.
+    """
+    from eval.gate import Agreement
+    from eval.quality import compared_labels, label_agreement
+
+    labels = compared_labels(one, other)
+    if not labels:
+        return None
+    return Agreement(round(label_agreement(one, other), 6), labels, f"{len(one):,} {kind} queries")
+
+
+def advise(checks: Sequence[Check], task: Task) -> None:
+    """Say what to change where the engine was measured and does not keep enough of the merged student's labels."""
+    from limbeck.openvino_model import how_to_agree
+
+    for check in checks:
+        if check.rule == "engine_label_agreement" and not check.ok and check.evidence is not None:
+            warn(check.text, fix=how_to_agree(task.serving))
 
 
 def student_confidence(task: Task, gold: Sequence[Example], served: Served) -> Calibration | None:

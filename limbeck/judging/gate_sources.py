@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from limbeck.artefacts import LabelFolder, RunFolder
-from limbeck.judging.offline_systems import answered, teacher_labels, teachers_rows
+from limbeck.judging.offline_systems import MERGED, answered, teacher_labels, teachers_rows
 from task.errors import InputError
 from task.files import read_json
 from task.labels import Example
@@ -44,19 +44,22 @@ def sources_of(
     from eval.prediction_files import read_predictions
     from eval.slices import traffic
     from task.readers import read_queries
+    from teacher.backends.backend import backend_of
 
     label = _label_stage(bundle)
+    gates = task.gates
+    wanted = [n for n in ("teacher_margin", "slice_margin") if getattr(gates, n) is not None]
     labels = None if label is None else label.labels
     teacher, rows = None, list[int]()
     if teacher_file:
         found = {p.row.query: p.row for p in read_predictions(teacher_file, task)}
         teacher, rows = [found.get(g.query, Example(g.query)) for g in gold], teachers_rows(found.keys(), gold)
-    elif label is not None and (teacher := teacher_labels(label, gold)) is not None:
+    elif label is not None and (wanted or backend_of(task).answers_any_query) and (
+        teacher := teacher_labels(label, gold)
+    ) is not None:
         rows = teachers_rows(answered(label, gold), gold)
     log = read_queries(log_file) if log_file else _counted(labels)
     slices = traffic(gold, log, task) if log is not None else None
-    gates = task.gates
-    wanted = [n for n in ("teacher_margin", "slice_margin") if getattr(gates, n) is not None]
     if wanted and teacher is None:
         raise _missing(
             "--teacher", wanted, "a file with the teacher's labels of the gold queries",
@@ -69,6 +72,26 @@ def sources_of(
             "the bundle lies in no run folder" if labels is None else f"all queries of {labels} have one count",
         )
     return Sources(teacher, rows, slices)
+
+
+def merged_answers(bundle: Path, gold: Sequence[Example]) -> list[Example] | None:
+    """What the merged model answered on the gold queries when the run evaluated this bundle.
+
+    None where the bundle lies in no run folder, where the last evaluation was of another one, or of other gold queries.
+    """
+    from task.table_files import rows_of
+
+    stage = bundle.resolve().parent
+    run = RunFolder(stage.parent)
+    answers = run.evaluate.predictions(MERGED)
+    manifests = stage / "manifest.json", run.evaluate.folder / "manifest.json"
+    if run.bundle.bundle != bundle.resolve() or not all(p.exists() for p in (*manifests, answers)):
+        return None
+    made, evaluated = map(read_json, manifests)
+    if evaluated["inputs"].get("bundle") != made["digest"]:
+        return None
+    found = {row["query"]: Example.from_json(row) for _, row in rows_of(answers)}
+    return [found[g.query] for g in gold] if all(g.query in found for g in gold) else None
 
 
 def _missing(option: str, rules: Sequence[str], expected: str, why: str) -> InputError:

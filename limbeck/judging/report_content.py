@@ -69,6 +69,7 @@ def run_cost(run: Run, served: Served, before: Sequence[Stage]) -> CostReport:
     return cost(Measured(
         queries=label["rows"], teacher_money=label["spent"]["cost"], teacher_each=label.get("cost_of_a_query"),
         hours=hours, student_rate=served.rate, traffic=[q.count for q in log], cache_bytes=size / head if head else 0.0,
+        imported=run.task.teacher.backend == "labels",
     ), run.task.eval.cost, device(), head)
 
 

@@ -57,8 +57,14 @@ def draft(folder: Path, out: Path, prompt: Path | None = None) -> Drafted:
     for path in (out, copies_in):
         if path.exists():
             raise InputError("this is there already, and nothing is overwritten", file=path, fix="Choose another --out")
+    if prompt is not None and not prompt.is_file():
+        raise InputError(
+            "no such file", file=prompt, field="--prompt", expected="a Jinja template, such as configs/prompts/label.j2"
+        )
     found, unused = tables_in(folder)
     uses, unused = _uses(found, unused)
+    if prompt is None:
+        unused += _without_lost_labels(uses)
     _check(uses, folder, prompt)
     copies = {t.path: copies_in / f"{key.rpartition('.')[2]}.jsonl" for key, t in uses.items() if not t.as_it_is}
     items = _items(uses.get("data.catalogue"))
@@ -113,6 +119,25 @@ def _take(uses: dict[str, Table], left: list[Unknown], key: str, table: Table) -
         uses[key] = table
 
 
+def _without_lost_labels(uses: dict[str, Table]) -> list[Unknown]:
+    """Leave the log out where imported labels have queries that it lacks: only queries of the log are labelled.
+
+    Else it is kept beside the labels, for its counts; a query of it that has no labels is skipped.
+    """
+    log, labels = uses.get("data.queries"), uses.get("data.labels")
+    if log is None or labels is None or log.more:
+        return []
+    known = {str(log.ours(r)["query"]) for r in log.rows}
+    lost = sum(str(labels.ours(r)["query"]) not in known for r in labels.rows)
+    if not lost:
+        return []
+    del uses["data.queries"]
+    return [Unknown(log.path, (
+        f"{lost:,} of {len(labels.rows):,} labelled queries are not in it, and only queries of data.queries are "
+        "labelled. Add these, then name it as data.queries, so that its counts are used"
+    ))]
+
+
 def _check(uses: Mapping[str, Table], folder: Path, prompt: Path | None) -> None:
     if not uses.keys() & {"data.queries", "data.labels"}:
         raise InputError("no table of queries to label", file=folder, expected="a file with a column `query`")
@@ -164,8 +189,6 @@ def _config(
     teacher: dict[str, Any] = {"backend": backend}
     if prompt:
         teacher["openai"] = {"prompt": os.path.relpath(prompt, here)}
-    elif backend == "labels" and "data.queries" in uses:
-        data.pop("queries")  # a query that has no labels would only be skipped
     log = uses.get("data.queries") or uses["data.labels"]
     config: dict[str, Any] = {"data": data, "teacher": teacher}
     if not log.more:  # a log of more rows than were looked at fits the defaults

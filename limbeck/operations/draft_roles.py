@@ -39,7 +39,8 @@ def from_catalogue(items: Sequence[Item]) -> list[Draft]:
     """A role for each field that queries can name."""
     out = []
     for field, values in fields_of(items).items():
-        shown = f"{field} has {len(values):,} values: {', '.join(values[:_SHOWN])}"
+        number = len({value.casefold() for value in values})
+        shown = f"{field} has {number:,} values: {', '.join(values[:_SHOWN])}"
         if field == "brand":
             out.append(Draft({"name": "brand", "multiple": False, "catalogue": field, "grounded": True}, shown))
         elif field == "category.leaf":

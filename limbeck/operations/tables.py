@@ -42,7 +42,7 @@ def render(report: Path) -> str:
         lines.append(f"| {name} | {group['count']} | {cells} |")
     if r["forms"]:
         lines += ["", render_forms(report)]
-    lines += ["", *(f"- {'✓' if v['ok'] else '✗'} {v['text']}" for v in r["verdict"])]
+    lines += ["", *(f"- {'·' if not v['rule'] else '✓' if v['ok'] else '✗'} {v['text']}" for v in r["verdict"])]
     return "\n".join(lines)
 
 

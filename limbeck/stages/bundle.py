@@ -139,7 +139,17 @@ def _head_queries(run: Run) -> list[Example]:
     return [Example(r.query, r.labels, r.count) for r in top if r.status == "accepted" and r.confidence >= least]
 
 
+def _headline(figures: Figures) -> str:
+    said = f"bundle {figures['id']}, {figures['head_queries']:,} head queries cached"
+    exported = figures.get("openvino")
+    if not exported or exported["agreement"] is None:
+        return said
+    number = f"{exported['compared']:,} " if "compared" in exported else ""  # bundles of before do not say it
+    kept = f"{exported['agreement']:.1%} of {number}labels of the merged student"
+    return f"{said}, in {exported['bits']} bits it keeps {kept}"
+
+
 STAGE = Stage(
     name="bundle", config=_config, inputs=_inputs, rules=_rules, work=_work,
-    headline=lambda f: f"bundle {f['id']}, {f['head_queries']:,} head queries cached", phase="train",
+    headline=_headline, phase="train",
 )

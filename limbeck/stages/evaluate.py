@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from limbeck.artefacts import EvaluateFolder
 from limbeck.environment import device, git_commit, versions
-from limbeck.judging.gate_evidence import agreement_on, evidence_of, student_confidence
+from limbeck.judging.gate_evidence import advise, agreement_on, evidence_of, student_confidence
 from limbeck.judging.offline_systems import (
     DICTIONARY,
     MERGED,
@@ -148,10 +148,11 @@ def _work(run: Run, files: EvaluateFolder, before: Sequence[Stage]) -> Figures:
     constrained = load_codec(run.files.bundle.bundle).answer_form.constrained
     evidence = evidence_of(
         task, gold, served, systems[SERVED], confidence, teacher=teacher, teacher_rows=asked.get(TEACHER),
-        traffic=traffic, agreement=agreement_on(predictions[MERGED], served.rows),
-        constrained=constrained,
+        traffic=traffic, agreement=agreement_on(predictions[MERGED], served.rows, kind="gold"), constrained=constrained,
     )
-    checks = [c.to_json() for c in judge(task.gates, evidence)]
+    judged = judge(task.gates, evidence)
+    advise(judged, task)
+    checks = [c.to_json() for c in judged]
     figures, about_teacher = _figures(systems, evidence, bench), teacher_remarks(run, gold)
     report: Report = {
         "schema": SCHEMA, "task": task.name,
@@ -199,9 +200,10 @@ def _figures(systems: Mapping[str, Quality], evidence: GateEvidence, bench: Late
         return systems[name]["value"]["f1"]["value"] if name in systems else None
 
     idle = bench["cold"]["p50_ms"] if bench else None
+    agreed = evidence.engine_agreement
     out: dict[str, Any] = {
         "served_f1": f1(SERVED), "served_span_f1": systems[SERVED]["span"]["f1"]["value"], "teacher_f1": f1(TEACHER),
-        "dictionary_f1": f1(DICTIONARY), "untuned_f1": f1(UNTUNED), "engine_label_agreement": evidence.engine_agreement,
+        "dictionary_f1": f1(DICTIONARY), "untuned_f1": f1(UNTUNED), "engine_label_agreement": agreed and agreed.share,
         "student_p50_ms": idle["value"] if idle else None,
     }
     parts = [f"F1 {100 * out['served_f1']:.1f}"]

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from limbeck.artefacts import LabelFolder
 from limbeck.run import Run, Shortfall
 from limbeck.stage import Figures, Stage
 from limbeck.staleness import NO_EFFECT, Rules
+from task.errors import warn
 from task.files import sha256_file, sha256_json, write_json, write_jsonl
 from task.settings import OpenAI
 from teacher.backends.job import LabellingPlan
+
+if TYPE_CHECKING:
+    from teacher.ledger.ledger import Ledger
 
 # With fewer answers the run ends: a student of half of the labels would be trained again with the others.
 _TOO_MANY = 0.5
@@ -84,6 +89,7 @@ def _work(run: Run, folder: Path) -> Figures:
     with Ledger(run.files.ledger) as ledger:
         done = label_queries(task, run.inputs.teacher, ledger, run.files.index, fetch, run.progress)
         rows = write_jsonl(files.labels, (r.to_json() for r in done.rows))
+        _say_unverified(task.teacher.openai, ledger, {r.query for r in done.rows})
         once = pass_cost(ledger, _purposes(task.teacher.openai)) if backend_of(task).asks_llm else None
         shown = sample(done.rows, [r.name for r in task.roles], ledger, run.inputs.teacher.catalogue)
         files.compared.unlink(missing_ok=True)
@@ -97,7 +103,9 @@ def _work(run: Run, folder: Path) -> Figures:
     statuses: dict[str, Any] = {s: done.statuses.get(s, 0) for s in STATUSES}
     write_labels(folder, {
         "task": task.name, "backend": task.teacher.backend, "rows": rows, "statuses": statuses,
-        "spent": done.spent, "confidence": confidence, "verdicts": done.verdicts, "sample": shown,
+        "spent": done.spent, "confidence": confidence,
+        "uncalibrated": "" if confidence else _why_uncalibrated(run),
+        "verdicts": done.verdicts, "sample": shown,
         "level": task.eval.confidence,
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     })
@@ -107,6 +115,33 @@ def _work(run: Run, folder: Path) -> Figures:
         "rows": rows, **statuses, "spent": dict(done.spent), "cost_of_a_query": once, "threshold": threshold,
         "missing": missing, "compared": _gold(run),
     }
+
+
+def _why_uncalibrated(run: Run) -> str:
+    """The reason that the page gives where confidences were not calibrated."""
+    from teacher.backends.backend import backend_of
+
+    rows, least = len({e.query for e in run.inputs.teacher.calibration}), run.task.teacher.confidence.min_rows
+    if not backend_of(run.task).estimates_confidence:
+        return "imported labels keep the confidence that they came with"
+    if rows < least:
+        return f"{rows:,} gold calibration queries, and teacher.confidence.min_rows is {least:,}"
+    return (
+        f"of {rows:,} gold calibration queries, fewer than {least:,} have an answer, or their labels are all right or "
+        "all wrong, so that nothing tells right ones from wrong ones"
+    )
+
+
+def _say_unverified(s: OpenAI, ledger: Ledger, queries: Collection[str]) -> None:
+    from teacher.ledger.missing_answers import unreadable_verifications
+
+    if s.verify and (number := unreadable_verifications(ledger, queries)):
+        warn(
+            f"the verification of {number:,} of {len(queries):,} queries could not be read twice; it is not asked for "
+            "again, and their confidence is without it", field="teacher.openai.verify", expected='{"right": [true, …]}',
+            fix="`limbeck ledger TASK --query QUERY` shows an answer. Set teacher.openai.structured_output: true, "
+            "choose another model, or leave verify out, so that it is not paid for",
+        )
 
 
 def _purposes(s: OpenAI) -> list[str]:
@@ -157,8 +192,14 @@ def _not_compared(run: Run, figures: Figures) -> int:
     return len({e.query for e in run.inputs.judged} - known)
 
 
+def _headline(figures: Figures) -> str:
+    others = "".join(f", {figures[s]:,} {s}" for s in ("partial", "uncertain", "failed", "skipped") if figures.get(s))
+    accepted = f"{figures['accepted']:,} of {figures['rows']:,} queries accepted"
+    return f"{accepted}{others}; {figures['spent']['cost']:.2f} spent"
+
+
 STAGE = Stage(
     name="label", config=_config, inputs=_inputs, rules=_rules, missing=missing, work=_work,
     scratch=frozenset({"report.html", "gold-test.jsonl"}), phase="label",
-    headline=lambda f: f"{f['accepted']:,} of {f['rows']:,} queries accepted, {f['spent']['cost']:.2f} spent",
+    headline=_headline,
 )

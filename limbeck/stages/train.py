@@ -12,7 +12,7 @@ from limbeck.stage import Figures, Stage
 from limbeck.stages import cross_fit
 from limbeck.staleness import settings_of_training
 from limbeck.student_jobs import TRAINING_SCRATCH, make_job, training_rules
-from student.training.order import total_steps
+from student.training.order import how_to_train_longer, total_steps
 from task.errors import warn
 from task.files import read_json, sha256_file, write_json, write_text
 from task.spec import Task
@@ -88,7 +88,7 @@ def _tell_of_warm_up(task: Task, rows: int) -> None:
         warn(
             f"the training has {steps} steps, all of them within the warm-up: student.learning_rate is never reached",
             field="student.warmup_steps", found=s.warmup_steps, expected=f"fewer than {steps}",
-            fix=f"{rows:,} rows give {steps} steps: lower batch_size or warmup_steps, or raise epochs",
+            fix=how_to_train_longer(rows, s),
         )
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from eval.page_schema import AuditSlice, AuditVariant
+from eval.quality_schema import Estimate
 from limbeck.run import Run, Shortfall
 from task.errors import IncompleteError, InputError
 from task.labels import Example
@@ -16,6 +17,7 @@ from teacher.ledger.missing_answers import Missing
 
 ALL = "all of it"
 GOLD = ("calibration", "test")
+_FEW = 10  # queries of a slice; resampling fewer gives intervals that are too narrow
 
 
 def audit(run: Run, gold_name: str) -> Path:
@@ -116,6 +118,7 @@ def _label(
     from teacher.label import label_queries
     from teacher.ledger.ledger import Ledger
 
+    run.progress.begin(f"gold with context `{name}`", len(gold))
     sources = run.inputs.teacher
     asked = [replace(g, labels=()) for g in gold]
     sources = replace(sources, test_queries=())  # each variant is asked about the chosen gold alone
@@ -133,6 +136,11 @@ def _label(
     return [replace(g, labels=answers[g.query]) if g.query in answers else None for g in gold]
 
 
+def _alone(figure: Estimate) -> Estimate:
+    """A figure without its interval."""
+    return {**figure, "low": None, "high": None}
+
+
 def _slice(
     task: Task, name: str, rows: Sequence[int], gold: Sequence[Example], found: Mapping[str, Sequence[Example]]
 ) -> AuditSlice:
@@ -146,8 +154,9 @@ def _slice(
         part = [labelled[i] for i in rows]
         figures = quality(truth, part, task)["value"]
         worth = None if variant == ALL else paired_difference(truth, whole, part, task)
+        known: Callable[[Estimate], Estimate] = _alone if len(rows) < _FEW else lambda x: x
         out.append({
-            "name": variant, "precision": figures["precision"], "recall": figures["recall"], "f1": figures["f1"],
-            "worth": worth,
+            "name": variant, "precision": known(figures["precision"]), "recall": known(figures["recall"]),
+            "f1": known(figures["f1"]), "worth": None if worth is None else known(worth),
         })
     return {"name": name, "rows": len(rows), "variants": out}

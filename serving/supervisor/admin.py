@@ -111,7 +111,7 @@ class Admin:
         try:
             purge = Purge.model_validate_json(await exchange.body(65_536))
         except ValidationError as error:
-            raise HttpError(422, kind="invalid_request_error", message=error.errors()[0]["msg"]) from error
+            raise HttpError(422, kind="invalid_request_error", message=_said(error)) from error
         deployed = [r.active for r in self._supervisor.rollouts.values() if r.active is not None]
         roles = sorted({role.name for d in deployed for role in d.bundle.task.roles})
         if purge.role is not None and roles and purge.role not in roles:
@@ -131,6 +131,13 @@ class Admin:
         elif purge.older_than_s is not None:
             self._store.purge(before=time.time() - purge.older_than_s)
         await exchange.answer(b'{"status":"purged"}')
+
+
+def _said(error: ValidationError) -> str:
+    """What is wrong with a body, and where, without the validator's own words before it."""
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"]))
+    return f"{where + ': ' if where else ''}{first['msg'].removeprefix('Value error, ')}"
 
 
 async def listen(supervisor: Supervisor, port: int, *, on_port: Callable[[int], None] = lambda _port: None) -> None:

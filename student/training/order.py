@@ -7,6 +7,8 @@ import math
 import random
 from collections.abc import Sequence
 
+from task.settings import Student
+
 
 def plan_batches(
     lengths: Sequence[int], *, batch_size: int, steps: int, reshuffle: bool, window: int, seed: int
@@ -54,6 +56,14 @@ def total_steps(rows: int, *, batch_size: int, epochs: float, max_steps: int | N
 def share_of_rank(batch: Sequence[int], *, rank: int, world: int) -> list[int]:
     """One rank's rows of a batch; ranks may get unequal numbers of rows, but take the same number of steps."""
     return list(batch[rank::world])
+
+
+def how_to_train_longer(rows: int, s: Student) -> str:
+    """What to change where a training ends within its warm-up: what limits its steps."""
+    free = total_steps(rows, batch_size=s.batch_size, epochs=s.epochs, max_steps=None)
+    if s.max_steps is not None and s.max_steps < free:
+        return f"Raise student.max_steps, {s.max_steps} now ({free:,} steps without it), or lower warmup_steps"
+    return "Lower batch_size or warmup_steps, or raise epochs"
 
 
 def learning_rate(step: int, *, peak: float, warmup: int, steps: int, schedule: str) -> float:

@@ -73,6 +73,13 @@ CREATE TABLE IF NOT EXISTS rows (
     updated REAL NOT NULL
 );
 """
+_UNREADABLE = 2  # answers to a verification, which is worth one signal: a third would probably be the same
+# Whether a request is not sent again after an attempt at it.
+ANSWERED = (
+    "(attempts.outcome IN ('ok', 'truncated') OR attempts.purpose = 'verify' AND attempts.outcome = 'invalid' AND "
+    "(SELECT COUNT(*) FROM attempts other WHERE other.request = attempts.request AND other.outcome = 'invalid') "
+    f">= {_UNREADABLE})"
+)
 # A ledger of version 1 keeps every paid reply: its attempts get the new columns, its rows are computed again.
 _FROM_1 = """
 ALTER TABLE attempts RENAME TO attempts_1;
@@ -140,13 +147,16 @@ class Ledger:
             lock.release()
 
     def replies(self, requests: Iterable[str]) -> dict[str, Reply]:
-        """The stored replies to requests: the first usable one, else one that was cut; without one, no entry."""
+        """The stored replies to requests: the first usable one, else one that was cut; without one, no entry.
+
+        A verification that could not be read twice is no longer asked for: its last answer is the reply.
+        """
         out: dict[str, Reply] = {}
         for part in _parts(list(requests)):
             marks = ",".join("?" * len(part))
             sql = (
                 "SELECT request, reply, details, outcome = 'truncated' FROM attempts "
-                f"WHERE outcome IN ('ok', 'truncated') AND request IN ({marks}) ORDER BY outcome DESC, id DESC"
+                f"WHERE {ANSWERED} AND request IN ({marks}) ORDER BY outcome = 'ok', outcome = 'truncated', id DESC"
             )
             for request, reply, details, cut in self._read(sql, part):
                 out[request] = Reply(reply, json.loads(details), bool(cut))
@@ -157,10 +167,7 @@ class Ledger:
         out: set[str] = set()
         for part in _parts(list(requests)):
             marks = ",".join("?" * len(part))
-            sql = (
-                "SELECT DISTINCT request FROM attempts WHERE outcome IN ('ok', 'truncated') "
-                f"AND request IN ({marks})"
-            )
+            sql = f"SELECT DISTINCT request FROM attempts WHERE {ANSWERED} AND request IN ({marks})"
             out.update(r for (r,) in self._read(sql, part))
         return out
 

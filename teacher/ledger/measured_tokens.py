@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from typing import Any
 
 from teacher.ledger.ledger import Ledger
 
@@ -38,6 +40,19 @@ def pass_cost(ledger: Ledger, purposes: Sequence[str]) -> float | None:
     )
     queries, cost = ledger.select(sql, wanted)[0]
     return cost / queries if queries else None
+
+
+def labelled_contexts(ledger: Ledger, most: int) -> list[tuple[str, str, dict[str, Any]]]:
+    """Query, key and context of the requests that the current rows were labelled by, the latest first.
+
+    Of other requests, such as those of an audit without context, there may be later answers to the same queries.
+    """
+    sql = (
+        "SELECT r.query, r.request, e.content FROM rows r JOIN attempts a ON a.request = r.request "
+        "JOIN evidence e ON e.hash = a.evidence WHERE a.outcome = 'ok' AND a.purpose = 'label' AND a.prompt_tokens > 0 "
+        "GROUP BY r.query ORDER BY MAX(a.id) DESC LIMIT ?"
+    )
+    return [(query, key, json.loads(content)) for query, key, content in ledger.select(sql, (most,))]
 
 
 def prompt_tokens(ledger: Ledger, requests: Sequence[str]) -> dict[str, int]:

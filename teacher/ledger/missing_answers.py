@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from llm_client.error_text import short_error
-from teacher.ledger.ledger import Ledger
+from teacher.ledger.ledger import ANSWERED, Ledger
 
 _NO_ATTEMPT = "the provider returned nothing"
 _BLOCK = 500
@@ -70,6 +70,16 @@ def missing_answers(ledger: Ledger, queries: Sequence[str], since: int) -> Missi
     )
 
 
+def unreadable_verifications(ledger: Ledger, queries: Collection[str]) -> int:
+    """Number of queries with a verification that could not be read each time and is not asked for again."""
+    sql = (
+        f"SELECT DISTINCT query FROM attempts WHERE purpose = 'verify' AND outcome = 'invalid' AND {ANSWERED} "
+        "AND NOT EXISTS (SELECT 1 FROM attempts a WHERE a.query = attempts.query AND a.purpose = 'verify' "
+        "AND a.outcome = 'ok')"
+    )
+    return sum(query in queries for (query,) in ledger.select(sql))
+
+
 def last_attempt(ledger: Ledger) -> int:
     """The id of the newest attempt; 0 if there is none."""
     return int(ledger.select("SELECT COALESCE(MAX(id), 0) FROM attempts")[0][0])
@@ -85,7 +95,7 @@ def _last_outcomes(ledger: Ledger, queries: Sequence[str]) -> dict[str, tuple[st
 def _unanswered_since(ledger: Ledger, attempt: int) -> list[str]:
     """Queries with a request that was tried after an attempt and has no reply."""
     sql = (
-        "SELECT DISTINCT a.query FROM attempts a WHERE a.id > ? AND NOT EXISTS (SELECT 1 FROM attempts b "
-        "WHERE b.request = a.request AND b.outcome IN ('ok', 'truncated'))"
+        "SELECT DISTINCT a.query FROM attempts a WHERE a.id > ? AND NOT EXISTS (SELECT 1 FROM attempts "
+        f"WHERE attempts.request = a.request AND {ANSWERED})"
     )
     return [q for (q,) in ledger.select(sql, (attempt,))]

@@ -51,6 +51,15 @@ def test_a_teacher_that_costs_nothing_is_never_earned_back() -> None:
     assert cost(free, PRICES, {"cores": 2}, cached=0)["break_even"] is None
 
 
+def test_the_price_of_imported_labels_is_unknown_unless_the_task_says_it() -> None:
+    imported = dataclasses.replace(RUN, teacher_money=0.0, teacher_each=0.0, imported=True)
+    found = cost(imported, PRICES, {"cores": 2}, cached=1)
+    assert (found["imported"], found["break_even"]) == (True, None)
+    told = cost(imported, PRICES.model_copy(update={"teacher_per_query": 0.009}), {"cores": 2}, cached=1)
+    assert "imported" not in told
+    assert told["break_even"] == cost(RUN, PRICES, {"cores": 2}, cached=1)["break_even"]
+
+
 def test_what_the_task_file_does_not_say_comes_from_the_dated_list_and_is_said() -> None:
     found = cost(RUN, Cost(), {"cores": 2, "gpus": ["NVIDIA H100 80GB HBM3"]}, cached=1)
     hour = next(a for a in found["assumptions"] if "serves" in a["name"])

@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from eval.gate import GateEvidence, judge, junit, passed
+from eval.gate import Agreement, GateEvidence, judge, junit, labels_to_show, passed
 from task.settings import Gates, Slo
 
 
@@ -17,7 +17,9 @@ def figure(value: float, low: float, high: float) -> dict[str, float]:
 SAME = {"rows": 2_000, "f1": figure(0.0, -0.004, 0.004), "recall": figure(0.0, -0.004, 0.004)}
 WORSE = {"rows": 2_000, "f1": figure(-0.01, -0.013, -0.007), "recall": figure(-0.01, -0.013, -0.007)}
 GOOD = {
-    "f1": figure(0.95, 0.94, 0.96), "engine_agreement": 0.999, "invalid": figure(0.0, 0.0, 0.0), "teacher": SAME,
+    "f1": figure(0.95, 0.94, 0.96),
+    "engine_agreement": Agreement(0.999, 2_000, "900 gold queries"),
+    "invalid": figure(0.0, 0.0, 0.0), "teacher": SAME,
     "teacher_slices": {"head": SAME, "tail": SAME}, "released": SAME, "slower": figure(0.01, -0.02, 0.04),
     "ece": figure(0.01, 0.005, 0.02), "latency": {"p99_ms": figure(80, 75, 90)}, "latency_valid": True,
     "first_release": False,
@@ -43,7 +45,7 @@ def test_a_good_student_passes_every_rule() -> None:
 
 @pytest.mark.parametrize(("changed", "rule"), [
     ({"f1": figure(0.89, 0.88, 0.95)}, "min_f1"),
-    ({"engine_agreement": 0.98}, "engine_label_agreement"),
+    ({"engine_agreement": Agreement(0.98, 2_000, "900 gold queries")}, "engine_label_agreement"),
     ({"invalid": figure(0.0005, 0.0, 0.002)}, "max_invalid"),
     ({"teacher": WORSE}, "teacher_margin"),
     ({"released": WORSE}, "released_margin"),
@@ -82,6 +84,36 @@ def test_a_first_release_has_nothing_to_be_compared_with_and_rules_can_be_left_o
     bare = Gates(released_margin=None, max_slower=None, max_invalid=None)
     assert [c.rule for c in judge(bare, GateEvidence(**GOOD))] == ["engine_label_agreement"]  # type: ignore[arg-type]
     assert judge(bare.model_copy(update={"engine_label_agreement": None}), GateEvidence()) == []
+
+
+def test_an_agreement_says_which_rows_it_is_of_and_whether_they_are_enough() -> None:
+    """`run` compares on gold, `gate` elsewhere on a few reference queries: the same words hid that."""
+    gates = Gates(max_invalid=None)
+
+    def said(share: float, labels: int | None, queries: str) -> tuple[bool, str]:
+        (check,) = judge(gates, GateEvidence(engine_agreement=Agreement(share, labels, queries)))
+        return check.ok, check.found
+
+    few = ", fewer than the 299 that it takes to show 99 %"
+    start = "engine and merged model agree on"
+    assert said(1.0, 60, "18 reference queries") == (
+        True, f"{start} 100.00 % of 60 labels of 18 reference queries{few}"
+    )
+    assert said(0.931, 203, "60 gold queries") == (False, f"{start} 93.10 % of 203 labels of 60 gold queries{few}")
+    assert said(0.995, 299, "90 gold queries") == (True, f"{start} 99.50 % of 299 labels of 90 gold queries")
+    assert said(0.995, None, "") == (True, f"{start} 99.50 % of labels")
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.95, 0.99, 0.995])
+def test_labels_that_all_agree_show_a_share_as_soon_as_chance_would_not_explain_it(share: float) -> None:
+    needed = labels_to_show(share)
+    assert needed is not None
+    assert share**needed <= 0.05 < share ** (needed - 1)
+
+
+def test_no_number_of_labels_shows_that_all_agree() -> None:
+    assert labels_to_show(1.0) is None
+    assert labels_to_show(0.0) == 1
 
 
 def test_junit_says_what_failed() -> None:

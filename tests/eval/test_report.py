@@ -20,7 +20,7 @@ from eval.calibration import assess
 from eval.cost import Measured, cost
 from eval.error_analysis import by_kind
 from eval.formatting import dollars, milliseconds, percent, points
-from eval.gate import GateEvidence, judge
+from eval.gate import Agreement, GateEvidence, judge
 from eval.headline import headline
 from eval.latency import percentiles, summarise
 from eval.latency_schema import LatencyBench
@@ -69,7 +69,8 @@ def content() -> tuple[dict[str, Any], dict[str, list[Samples]]]:
     runs = [samples(i) for i in range(5)]
     steady = summarise(runs, slo_ms=100)
     checks = judge(Gates(min_f1=0.99, max_ece=0.5), GateEvidence(
-        f1=quality(gold, student, task)["value"]["f1"], engine_agreement=1.0, invalid={"value": 0, "low": 0, "high": 0},
+        f1=quality(gold, student, task)["value"]["f1"], engine_agreement=Agreement(1.0, 400, "200 gold queries"),
+        invalid={"value": 0, "low": 0, "high": 0},
     ))
     rng = np.random.default_rng(0)
     right = rng.random(400) < 0.8

@@ -59,7 +59,7 @@ def test_a_folder_is_an_input_that_changes_with_its_files(tmp_path: Path) -> Non
 
 
 def test_a_missing_input_is_named_by_its_fingerprint_too(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"none\.jsonl: no such file"):
+    with pytest.raises(InputError, match=r"none\.jsonl: no such file. Check data\.dir and the file names"):
         inputs_of(tmp_path, {"queries": "none.jsonl"}).fingerprint("queries")
 
 

@@ -10,13 +10,15 @@ import torch
 
 from limbeck.artefacts import RunFolder
 from limbeck.inputs import Inputs
-from limbeck.openvino_model import make
+from limbeck.openvino_model import how_to_agree, make
 from limbeck.progress_display import ProgressDisplay
 from limbeck.run import Run
+from limbeck.stages.bundle import STAGE
 from student.inference import predict
 from student.merging.token_classifier import export_classifier
 from student.model import load_base
 from task.codec import Codec
+from task.errors import InputWarning
 from task.files import write_json
 from task.labels import Example, Label
 from task.openvino_runtime import TokenClassifier
@@ -84,7 +86,34 @@ def test_eight_bits_that_change_the_labels_are_not_chosen(
     tiny_llama: Path, tmp_path: Path, tokenizer: FastTokenizer
 ) -> None:
     wrong = [Example(q, (Label("mark", "kosher"),)) for q in QUERIES] * 100
-    bits, agreement = exported(tmp_path, tiny_llama, tokenizer, reference=wrong)
+    with pytest.warns(InputWarning, match=r"in 16 bits the exported student keeps \d+\.\d% of the merged student's 300 "
+                      r"labels .*Set serving.dtype: float32 \(slower\) or "
+                      r"serving.engine: vllm$"):
+        bits, agreement = exported(tmp_path, tiny_llama, tokenizer, reference=wrong)
     assert bits == 16
     assert isinstance(agreement, float)
     assert agreement < 0.99
+
+
+@pytest.mark.parametrize(("settings", "eight_bits", "expected"), [
+    ({}, True, "Set serving.quantization: none or serving.engine: vllm"),
+    ({}, False, "Set serving.dtype: float32 (slower) or serving.engine: vllm"),
+    ({}, None, "Set serving.quantization: none or serving.dtype: float32 (slower) or serving.engine: vllm"),
+    ({"engine": "vllm", "quantization": "int8"}, None,
+     "Set serving.quantization: none or serving.dtype: float32 (slower)"),
+    ({"engine": "vllm", "quantization": "none", "dtype": "float32"}, None,
+     "Lower gates.engine_label_agreement if you accept the loss"),
+])
+def test_an_engine_that_loses_labels_is_told_what_to_change(
+    settings: dict[str, str], eight_bits: bool | None, expected: str
+) -> None:
+    assert how_to_agree(make_task(serving=settings).serving, eight_bits=eight_bits) == expected
+
+
+def test_the_bundle_stage_says_how_many_labels_its_engine_keeps() -> None:
+    said = STAGE.headline({
+        "id": "a1", "head_queries": 40, "openvino": {"bits": 16, "agreement": 0.920635, "compared": 61}
+    })
+    assert said == "bundle a1, 40 head queries cached, in 16 bits it keeps 92.1% of 61 labels of the merged student"
+    nothing = {"id": "a1", "head_queries": 40, "openvino": {"bits": 16, "agreement": None, "compared": 0}}
+    assert STAGE.headline(nothing) == STAGE.headline({"id": "a1", "head_queries": 40})

@@ -25,3 +25,9 @@ def test_without_a_screen_there_are_plain_lines(capsys: pytest.CaptureFixture[st
         progress.finished("10 of 10")
     lines = capsys.readouterr().err.splitlines()
     assert [x.split("] ", 1)[1] for x in lines] == ["1/6 label: …", "1/6 label: asking", "1/6 label: 10 of 10"]
+
+
+def test_a_command_that_is_no_stage_has_no_empty_name_before_its_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    with ProgressDisplay() as progress:
+        progress.begin("comparing with the ledger", 10)
+    assert capsys.readouterr().err.partition("] ")[2] == "comparing with the ledger\n"

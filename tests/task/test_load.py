@@ -70,6 +70,11 @@ def test_cross_field_checks(tmp_path: Path, old: str, new: str, expected: str) -
     assert expected in problem(tmp_path, GOOD.replace(old, new))
 
 
+def test_a_section_that_is_no_mapping_names_its_keys() -> None:
+    with pytest.raises(InputError, match=r"data\.gold: not a mapping; expected keys, some of: calibration, test, ann"):
+        load_task(Path("tests/fixtures/tiny-market.yaml"), ["data.gold=null"])
+
+
 def test_a_missing_file_lists_its_neighbours(tmp_path: Path) -> None:
     (tmp_path / "market.yaml").write_text("")
     with pytest.raises(InputError, match=r"no such task file.*market\.yaml"):

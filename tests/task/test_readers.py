@@ -82,8 +82,18 @@ def test_not_utf8_names_line_and_remedy(tmp_path: Path) -> None:
         read_queries(path)
 
 
+def test_a_table_that_the_ledger_exported_has_no_column_that_is_no_use(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    row = {"query": "oat milk", "labels": [{"role": "product", "text": "milk"}], "count": 1, "status": "accepted",
+           "reason": "", "confidence": 0.9, "request": "a1"}
+    (tmp_path / "q.jsonl").write_text(json.dumps(row) + "\n")
+    assert read_queries(tmp_path / "q.jsonl")
+    assert [str(w.message) for w in recwarn if "not read" in str(w.message)] == []
+
+
 def test_missing_and_unknown_files(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no such file"):
+    with pytest.raises(InputError, match=r"no such file\. Check the path$"):
         read_queries(tmp_path / "none.jsonl")
     with pytest.raises(InputError, match=r"unknown kind of file.*\.xlsx.*\.jsonl"):
         read_queries(write(tmp_path / "q.xlsx", "x"))

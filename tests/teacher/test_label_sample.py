@@ -11,7 +11,7 @@ from eval.report import write_labels
 from llm_client.attempt import Attempt
 from task.labels import Label
 from task.readers import Item
-from teacher.label_sample import sample
+from teacher.label_sample import sample, shown_context
 from teacher.ledger.ledger import Ledger
 from teacher.ledger.records import STATUSES, LedgerRow
 
@@ -51,6 +51,23 @@ def test_the_sample_has_every_status_and_role_from_the_least_to_the_most_confide
     assert sample(reversed(rows), ["brand", "mark"], ledger, [])[0]["query"] == found[0]["query"]
     (strange,) = (q for q in found if q["query"] == MARKUP)
     assert strange["evidence"] == f"items: Title {MARKUP}; 2"
+
+
+def test_context_by_role_is_shown_with_its_values_and_examples_as_text(ledger: Ledger) -> None:
+    context = {
+        "converted": {"brand": ["Abus", "Kryptonite"], "colour": ["black", "red", "blue", "green", "pink"]},
+        "examples": [
+            {"query": "abus lock", "labels": [{"role": "brand", "text": "abus"}]}, {"query": "?", "labels": []},
+        ],
+        "neighbours": ["bike lock"], "similar": {}, "conversions": {"1": 7, "unknown": 2},
+    }
+    ledger.record([Attempt(request="r", query="rare", backend="openai", model="m", reply="{}", evidence=context)])
+    shown = shown_context(ledger, [Item("1", "Abus lock 20 cm")], ["rare"])["rare"].split(" · ")
+    assert shown == [
+        "conversions: Abus lock 20 cm (7); unknown (2)",
+        "converted: brand Abus, Kryptonite; colour black, red, blue, green",
+        "examples: abus lock (brand abus); ? (nothing)", "neighbours: bike lock",
+    ]
 
 
 def test_the_page_shows_markup_as_text_and_fetches_nothing(ledger: Ledger, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from llm_client.likely_tokens import Estimate, Likely, Rows
+from llm_client.likely_tokens import Estimate, Rows
 from llm_client.prices import price_of
 from llm_client.prompt import Prompter
 from llm_client.request import Request
@@ -13,9 +13,10 @@ from task.settings import OpenAI
 from teacher.backends.job import LabellingJob, LabellingPlan
 from teacher.backends.llm.contexts import blocks
 from teacher.backends.llm.conversation import stored_replies, verify_request
+from teacher.backends.llm.measured_prompts import ByPurpose
 from teacher.guardrails.validator import Validator
 from teacher.ledger.ledger import Ledger
-from teacher.ledger.measured_tokens import LEAST, answer_tokens, prompt_tokens
+from teacher.ledger.measured_tokens import answer_tokens, prompt_tokens
 from teacher.ledger.records import LedgerRow
 
 
@@ -42,7 +43,7 @@ def plan_calls(
     revalidate: list[str] = []
     reasons: dict[str, int] = {}
     unchanged = 0
-    likely = _ByPurpose()
+    likely = ByPurpose()
     job.progress.begin("comparing with the ledger", len(job.queries))
     for block in blocks(job):
         groups = [prompter.first(query.query, context) for query, context in block]
@@ -80,32 +81,6 @@ def plan_calls(
         ask=ask, revalidate=revalidate, unchanged=unchanged, calls=round(total.calls), tokens=tokens, cost=cost,
         reasons=reasons,
     )
-
-
-class _ByPurpose:
-    """Expected calls by purpose, and how many tokens the prompts of answered ones took, against the estimate."""
-
-    def __init__(self) -> None:
-        self._expected: dict[str, Likely] = {}
-        self._compared: dict[str, tuple[int, float, int]] = {}
-
-    def add(self, purpose: str, likely: Likely) -> None:
-        """A call to make."""
-        self._expected[purpose] = self._expected.get(purpose, Likely()) + likely
-
-    def compare(self, purpose: str, likely: Likely, took: int) -> None:
-        """A call that was made."""
-        calls, guessed, tokens = self._compared.get(purpose, (0, 0.0, 0))
-        self._compared[purpose] = calls + 1, guessed + likely.prompt, tokens + took
-
-    def corrected(self) -> Likely:
-        """All calls to make; prompts are as much longer than estimated as those of the same purpose were."""
-        total = Likely()
-        for purpose, likely in self._expected.items():
-            calls, guessed, tokens = self._compared.get(purpose, (0, 1.0, 0))
-            factor = tokens / guessed if calls >= LEAST else 1.0
-            total += Likely(likely.calls, likely.prompt * factor, likely.completion)
-        return total
 
 
 def _reason(row: LedgerRow | None, missing: Sequence[Request], group: Sequence[Request]) -> str:

@@ -149,11 +149,21 @@ def test_each_fault_is_found_and_keeps_the_run_from_spending(
 NOTES: dict[str, tuple[Break, str]] = {
     "calibration": (lambda _, f: table(f / "calibration.jsonl", gold(2)), "6 queries, and teacher.confidence.min_rows"),
     "margin": (lambda s, _: s.update(gates={"teacher_margin": 0.01}), "gates.teacher_margin 0.01"),
+    "few gold rows": (lambda _, f: table(f / "test.jsonl", [{**r, "query": f"new {r['query']}"} for r in gold(2)]),
+                      "±17.0 points for F1, at an F1 of 90%, and ±9.1 for ΔF1"),
     "column": (lambda _, f: table(f / "queries.jsonl", [{"query": "a milk", "Count": 3}]), "columns not read: Count"),
     "role": (lambda s, _: s["roles"].append({"name": "size"}), "has the role 'size'"),
     "unknown price": (lambda s, _: openai(s, price_input_per_million=None, budget=None), "no known price"),
     "key of a local server": (lambda s, _: openai(s, api_key_env="LIMBECK_NO_KEY"), "go out without a key"),
     "warm-up": (lambda s, _: s["student"].update(warmup_steps=20), "all within the warm-up of 20"),
+    "few steps": (
+        lambda s, _: s["student"].update(warmup_steps=20, max_steps=1, batch_size=1), "Raise student.max_steps, 1 now"
+    ),
+    "budget": (lambda s, _: openai(s, budget=0.001), "0.001 may stop the job early: at least"),
+    "spellings": (
+        lambda s, _: s["roles"].append({"name": "kind", "kind": "closed", "values": ["Milk", "Oats", "milk"]}),
+        "1 of its values are spelt in several ways, such as 'Milk' and 'milk'",
+    ),
     "slices": (lambda s, _: s.update(gates={"slice_margin": 0.3, "slice_rows": 999}), "no slice is judged"),
     "labels beside": (
         lambda s, f: (table(f / "l.jsonl", gold(1)), s["data"].update(labels="l.jsonl")), "labels are not used",
@@ -176,6 +186,12 @@ def test_what_is_worth_knowing_is_told_and_keeps_nothing_from_running(
     assert len([f for f in found if f.state == "note" and said in f.text]) == 1, [f.text for f in found]
     with pytest.warns(InputWarning, match=said):
         check_before_run(run_of(shop, tmp_path))
+
+
+def test_only_models_that_can_be_trained_are_named_as_bases(shop: dict[str, Any], tmp_path: Path) -> None:
+    shop["student"].update(base="smolm")
+    (found,) = [f for f in check(run_of(shop, tmp_path)) if f.name == "student.base"]
+    assert found.fix == "Name a folder, a hub repository or one of: SmolLM2-135M-Instruct"
 
 
 def test_imported_labels_cannot_be_compared_with(shop: dict[str, Any], tmp_path: Path) -> None:

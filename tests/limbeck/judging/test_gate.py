@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import shutil
 import socket
@@ -19,7 +18,7 @@ from typing import Any
 from engine.process_guard import die_with_parent
 from eval.bench import Settings, bench
 from eval.endpoint import Target
-from eval.gate import Check, judge, passed
+from eval.gate import Agreement, Check, judge, passed
 from eval.prediction_files import prediction_row
 from eval.quality import quality
 from eval.score import score_files
@@ -154,6 +153,6 @@ def test_an_engine_whose_scores_are_no_numbers_fails_the_gate(
 
 def test_nothing_to_compare_is_no_agreement() -> None:
     empty: list[Any] = [Example("oat milk")]
-    assert agreement_on(empty, empty) is None
-    assert agreement_on(GOLD, [Example(g.query) for g in GOLD]) == 0.0
-    assert json.dumps(agreement_on(GOLD, GOLD)) == "1.0"
+    assert agreement_on(empty, empty, kind="gold") is None
+    assert agreement_on(GOLD, [Example(g.query) for g in GOLD], kind="gold") == Agreement(0.0, 3, "3 gold queries")
+    assert agreement_on(GOLD, GOLD, kind="reference") == Agreement(1.0, 3, "3 reference queries")

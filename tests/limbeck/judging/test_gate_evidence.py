@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from eval.gate import judge
+from eval.gate import Agreement, judge
 from eval.quality import quality
 from limbeck.judging.gate_evidence import evidence_of, student_confidence
 from limbeck.judging.served import Served, fault_of
@@ -28,7 +28,7 @@ def failing(rows: list[Example], gates: Gates, *, valid: bool = True, **more: An
     served = Served(rows, [0.9] * len(rows), [None] * len(rows), 1.0, bench)
     evidence = evidence_of(
         TASK, GOLD, served, quality(GOLD, rows, TASK, invalid=served.invalid), student_confidence(TASK, GOLD, served),
-        agreement=1.0, **more,
+        agreement=Agreement(1.0, 400, "40 gold queries"), **more,
     )
     return {c.rule for c in judge(gates, evidence) if not c.ok}
 

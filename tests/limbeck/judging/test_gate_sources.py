@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from limbeck.artefacts import LabelFolder
-from limbeck.judging.gate_sources import sources_of
-from limbeck.judging.offline_systems import answered, teacher_labels
+from limbeck.artefacts import EvaluateFolder, LabelFolder
+from limbeck.judging.gate_sources import merged_answers, sources_of
+from limbeck.judging.offline_systems import MERGED, answered, teacher_labels
 from limbeck.pipeline import run_up_to
 from limbeck.progress_display import ProgressDisplay
 from limbeck.run import Run
@@ -61,6 +61,16 @@ def test_teacher_and_traffic_are_those_of_the_run(run: Run) -> None:
     assert [[x.text for x in r.labels] for r in found.teacher] == [["milk"], []]
     assert found.rows == [0]
     assert found.traffic == ["head", "tail"]
+
+
+def test_imported_labels_are_compared_with_only_where_a_rule_asks(
+    run: Run, recwarn: pytest.WarningsRecorder
+) -> None:
+    """A warning that the teacher lacks answers, and to label again, was of a comparison that nobody made."""
+    plain = run.task.model_copy(update={"gates": make_task().gates})
+    found = sources_of(bundle_of(run), plain, GOLD, teacher_file=None, log_file=None)
+    assert found.teacher is None
+    assert [str(w.message) for w in recwarn if "the teacher has answers" in str(w.message)] == []
 
 
 def test_a_query_without_an_answer_is_none_that_the_teacher_is_compared_on(tmp_path: Path) -> None:
@@ -119,3 +129,30 @@ def test_a_log_without_counts_names_the_option(tmp_path: Path) -> None:
     run = Run.of(task_of(tmp_path, counts=False), tmp_path / "runs", ProgressDisplay())
     with pytest.raises(InputError, match=r"--log: .*all queries of .* have one count"):
         sources_of(bundle_of(run), run.task, GOLD, teacher_file=None, log_file=None)
+
+
+def evaluated(run: Run, bundle: str) -> None:
+    """An evaluate stage that names the bundle that it judged, with the merged model's answers."""
+    def work(run: Run, folder: Path) -> dict[str, int]:
+        answers = EvaluateFolder(folder).predictions(MERGED)
+        answers.parent.mkdir()
+        answers.write_text("".join(json.dumps(g.to_json()) + "\n" for g in GOLD))
+        return {}
+
+    execute(Stage(name="evaluate", config=lambda _run: {}, inputs=lambda _run: {"bundle": bundle}, work=work), run)
+
+
+def test_a_gate_compares_the_engine_on_the_gold_rows_of_the_run_that_evaluated_the_bundle(
+    run: Run, tmp_path: Path
+) -> None:
+    """On reference rows alone, a gate passed what the run had failed on gold."""
+    bundle = bundle_of(run)
+    assert merged_answers(bundle, GOLD) is None
+    evaluated(run, run.digest("bundle"))
+    assert merged_answers(bundle, GOLD[1:]) == GOLD[1:]
+    assert merged_answers(bundle, [*GOLD, Example("a query of other gold")]) is None
+    evaluated(run, "another bundle")
+    assert merged_answers(bundle, GOLD) is None
+    elsewhere = tmp_path / "bundle"
+    bundle.rename(elsewhere)
+    assert merged_answers(elsewhere, GOLD) is None

@@ -135,7 +135,24 @@ def test_files_with_our_names_are_used_where_they_are(tmp_path: Path) -> None:
     drafted = draft(folder, tmp_path / "task.yaml")
     task = load_task(tmp_path / "task.yaml").task
     assert (drafted.copies, task.teacher.backend, task.data.labels) == ({}, "labels", "labels.jsonl")
+    assert task.data.queries == "queries.csv"  # for its counts
     assert not (tmp_path / "task-data").exists()
+
+
+def test_a_log_that_lacks_labelled_queries_is_left_out_and_that_is_said(tmp_path: Path) -> None:
+    """A task with both labels the queries of its log alone: those labels would be lost."""
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    write_csv(folder / "queries.csv", [{"query": "oat milk", "count": 3}])
+    labels = [{"role": "product", "text": "milk"}]
+    rows = [json.dumps({"query": q, "labels": labels}) + "\n" for q in ("oat milk", "soy milk")]
+    (folder / "labels.jsonl").write_text("".join(rows))
+    drafted = draft(folder, tmp_path / "task.yaml")
+    data = load_task(tmp_path / "task.yaml").task.data
+    assert (data.queries, data.labels) == (None, "labels.jsonl")
+    shown = render(drafted, tmp_path / "task.yaml")
+    assert "queries.csv is data.queries" not in shown
+    assert "queries.csv is not used: 1 of 2 labelled queries are not in it" in shown
 
 
 @pytest.mark.parametrize("there", ["task.yaml", "task-data"])
@@ -145,6 +162,12 @@ def test_nothing_is_overwritten(shop: Path, tmp_path: Path, there: str) -> None:
         draft(shop, tmp_path / "task.yaml")
     assert (tmp_path / there).read_text() == "mine"
     assert {p.name for p in tmp_path.iterdir()} == {"furniture", there}
+
+
+def test_a_prompt_that_is_not_there_is_an_error_and_nothing_is_written(shop: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nope\.j2: --prompt: no such file"):
+        draft(shop, tmp_path / "task.yaml", tmp_path / "nope.j2")
+    assert {p.name for p in tmp_path.iterdir()} == {"furniture"}
 
 
 def test_what_cannot_be_a_task_is_said(shop: Path, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def test_plan_label_look_and_export(task_file: Path, api: FakeApi, tmp_path: Pat
     assert labelled.returncode == 0, labelled.stderr
     page = (tmp_path / "runs" / "shop" / "label" / "report.html").read_text()
     assert "schema: unknown role" in page
-    assert "Not calibrated" in page
+    assert "Not calibrated: 0 gold calibration queries, and teacher.confidence.min_rows is 50." in page
     assert sum(api.calls.values()) == 12
 
     again = limbeck("label", task_file, "--plan", *runs)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.limbeck.stages.shop import write_shop
 from tests.limbeck.test_cli import limbeck
-from tests.llm_client.fake_api import FakeApi
+from tests.llm_client.fake_api import PURPOSES, FakeApi
 
 QUERIES = [f"thing{i} milk" for i in range(4)]
 
@@ -42,6 +43,7 @@ def test_queries_without_an_answer_are_asked_again_and_no_others(
     api.faults = {"thing1 milk": fault}
     first = limbeck("label", *command)
     assert first.returncode == 1
+    assert "3 of 4 queries accepted, 1 failed; " in first.stderr
     assert f"1 of 4 queries have no answer (most often: HTTP {fault}: " in first.stderr
     assert "Run the same command again" in first.stderr
     assert "ask again: 1 calls" in limbeck("label", *command, "--plan").stdout
@@ -134,3 +136,22 @@ def test_a_calibration_of_an_attempt_before_is_not_kept(tmp_path: Path, command:
     manifest.write_text(json.dumps(content))
     assert limbeck("label", *command).returncode == 0
     assert not (label / "confidence.json").exists()
+
+
+def test_a_verification_that_cannot_be_read_is_paid_for_twice_and_then_said(
+    api: Provider, command: tuple[str | Path, ...]
+) -> None:
+    def unreadable(body: dict[str, Any], completion: dict[str, Any]) -> dict[str, Any]:
+        if body["messages"][0]["content"].startswith(PURPOSES["verify"]):
+            completion["choices"][0]["message"]["content"] = "All of them are fine."
+        return completion
+
+    api.shape = unreadable
+    verified = (*command, "--set", "teacher.openai.verify=true")
+    said = [limbeck("label", *verified) for _ in range(3)]
+    assert [done.returncode for done in said] == [0, 0, 0]
+    assert api.calls["verify"] == 8
+    told = "the verification of 4 of 4 queries could not be read twice; it is not asked for again"
+    assert [told in " ".join(done.stderr.split()) for done in said] == [False, True, False]
+    assert "unchanged, not run again" in said[2].stderr
+    assert "ask again: 0 calls" in limbeck("label", *verified, "--plan").stdout

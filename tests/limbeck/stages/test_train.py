@@ -34,3 +34,10 @@ def test_a_training_within_its_warm_up_is_told(rows: int, told: bool, recwarn: p
     assert bool(found) == told
     if told:
         assert "11 steps, all of them within the warm-up" in found[0]
+        assert "Lower batch_size or warmup_steps, or raise epochs" in found[0]
+
+
+def test_a_training_that_max_steps_ends_within_its_warm_up_is_told_so(recwarn: pytest.WarningsRecorder) -> None:
+    _tell_of_warm_up(make_task(student={"batch_size": 8, "warmup_steps": 20, "max_steps": 15}), 176)
+    (found,) = [str(w.message) for w in recwarn if issubclass(w.category, InputWarning)]
+    assert found.endswith("Raise student.max_steps, 15 now (22 steps without it), or lower warmup_steps")

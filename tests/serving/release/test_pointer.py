@@ -12,6 +12,7 @@ from task.errors import InputError
 from task.files import read_json, write_json
 from task.serving_settings import Change
 from tests.conftest import make_task
+from tests.limbeck.test_cli import in_process
 
 GOOD = {"rule": "min_f1", "ok": True, "text": "F1 95.0 % (gate min_f1: at least 90 %)"}
 
@@ -31,6 +32,8 @@ def test_releases_follow_each_other_and_turn_back(bundle: Bundle, tmp_path: Path
     back = rollback(pointer)
     assert (back.current.id, read_pointer(pointer).change.canary) == (bundle.id, 0.0)
     assert rollback(pointer).current.id == second.id
+    said = " ".join(in_process("rollback", pointer).stdout.split())
+    assert f"{bundle.id} again, in place of {second.id}. A second rollback would return to {second.id}" in said
 
 
 def test_it_is_not_turned_back_to_a_folder_that_holds_another_bundle_now(

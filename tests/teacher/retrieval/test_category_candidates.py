@@ -17,7 +17,7 @@ from task.role import MOST_LISTED, Role
 from task.spec import Task
 from teacher.backends.job import LabellingJob, Sources
 from teacher.backends.llm.contexts import blocks
-from teacher.backends.llm.plan_ahead import typical_contexts
+from teacher.backends.llm.typical_contexts import typical_contexts
 from teacher.label import label_queries
 from teacher.ledger.ledger import Ledger
 from tests.conftest import make_task

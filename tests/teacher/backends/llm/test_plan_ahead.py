@@ -9,7 +9,8 @@ from task.labels import Example, Label
 from task.readers import Conversion, Item
 from task.spec import Task
 from teacher.backends.job import Sources
-from teacher.backends.llm.plan_ahead import plan_ahead, typical_contexts
+from teacher.backends.llm.plan_ahead import plan_ahead
+from teacher.backends.llm.typical_contexts import typical_contexts
 from teacher.retrieval.context import SHOWN, tokens_of
 from tests.conftest import make_task
 from tests.teacher.test_label import PROMPT, llm_task
