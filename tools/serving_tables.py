@@ -213,3 +213,17 @@ def serve_install(result: Path) -> str:
             + " | ".join(f"{f['median']:.0f} ({f['low']:.0f} to {f['high']:.0f})" for f in figures) + " |"
         )
     return "\n".join(lines)
+
+
+def understand(result: Path) -> str:
+    """`POST /v1/understand` for each task alone and for all together."""
+    r = read(result)
+    lines = ["| asked for | form | p50, ms | p99, ms |", "|---|---|---|---|"]
+
+    def row(name: str, form: str, x: dict[str, Any]) -> str:
+        return f"| {name} | {form} | {milliseconds(x['p50_ms'])} | {milliseconds(x['p99_ms'])} |"
+
+    lines += [row(f"`{name}` alone", f"`{form}`", r["seconds"][name]) for name, form in r["forms"].items()]
+    lines.append(row("all together", "", r["seconds"]["together"]))
+    lines += [row(f"`{name}`, its part of that", f"`{form}`", r["parts"][name]) for name, form in r["forms"].items()]
+    return "\n".join([*lines, "", f"{r['queries']} queries, one at a time; in an order that changes."])

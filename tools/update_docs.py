@@ -175,6 +175,7 @@ BENCHMARKS = {
     "noise": ("noise.json", student.noise),
     "qlora-merge": ("qlora_merge.json", student.qlora_merge),
     "engines": ("engines.json", serving.engines),
+    "understand": ("understand.json", serving.understand),
     "serve-install": ("serve_install.json", serving.serve_install),
     "serving-hits": ("serving.json", serving.hits),
     "serving-gateway": ("serving.json", serving.gateway),
