@@ -36,7 +36,7 @@ def _rules(run: Run) -> Rules:
 
     return {
         "bundle format": bundle.FORMAT, "calibration of the student": student_calibration.VERSION,
-        "codec": codec.VERSION, "merge": merging.VERSION, "readers": READERS,
+        "codec": codec.version(run.task), "merge": merging.VERSION, "readers": READERS,
         **({"model for OpenVINO": openvino_model.VERSION} if openvino_model.is_wanted(run.task) else {}),
     }
 
