@@ -38,12 +38,17 @@ from task.written_texts import TextRole, WrittenTexts, read
 VERSION = 1
 _UNTAGGED = 1  # added to it for tasks whose units lost their symbols: the students of others stand
 
-__all__ = ["ClosedRole", "Codec", "Encoded", "Tokenizer", "load_codec", "version"]
+__all__ = ["ClosedRole", "Codec", "Encoded", "Tokenizer", "is_tagged", "load_codec", "version"]
 
 
 def version(task: Task) -> int:
     """The version of the codec that the task's students are trained with."""
-    return VERSION if _is_tagged(task, task.student.form) else VERSION + _UNTAGGED
+    return VERSION if is_tagged(task, task.student.form) else VERSION + _UNTAGGED
+
+
+def is_tagged(task: Task, form: str) -> bool:
+    """Whether each unit of a query has a symbol (`SymbolTable.tagged`)."""
+    return bool(task.open_roles) or FORMS[form].output != "symbols"
 
 
 @dataclass(frozen=True)
@@ -115,7 +120,7 @@ class Codec(SymbolTable):
             single=tuple(r.name for r in task.open_roles if not r.multiple), closed=tuple(closed),
             symbol_ids=tuple(ids), separator=tuple(tokenizer.encode("\n")), eos_id=tokenizer.eos_id,
             prefix=tokenizer.prefix, trees=tuple(with_trees), texts=texts,
-            tagged=_is_tagged(task, form or task.student.form),
+            tagged=is_tagged(task, form or task.student.form),
         )
         weight = task.student.transitions
         return codec.with_transitions(examples, weight) if weight and codec.answer_form.output == "scores" else codec
@@ -197,11 +202,6 @@ class Codec(SymbolTable):
             transitions=tuple(tuple(row) for row in value.get("transitions", ())), trees=trees,
             texts=tuple(TextRole(**t) for t in value.get("texts", ())), tagged=value.get("tagged", True),
         )
-
-
-def _is_tagged(task: Task, form: str) -> bool:
-    """Whether each unit of a query has a symbol (`SymbolTable.tagged`)."""
-    return bool(task.open_roles) or FORMS[form].output != "symbols"
 
 
 def _tree(role: Role) -> ValueTree | None:
