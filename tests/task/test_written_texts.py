@@ -16,7 +16,7 @@ from task.normalize import normalize_v1
 from task.symbols import Tokenizer
 from task.tokenizer import FastTokenizer
 from task.validation import violation
-from task.written_texts import WrittenTexts, most_tokens
+from task.written_texts import WrittenText, WrittenTexts, most_tokens
 from tests.conftest import make_task
 from tests.strategies import QUERIES, examples
 
@@ -126,6 +126,19 @@ def test_what_the_task_does_not_allow_and_what_was_cut_off_are_left_out(tokenize
     ]
     assert texts(line(synonym, "oat drink") + line(broader, "milk")[:-1]) == [("synonym", "oat drink")]
     assert texts(stop + line(synonym, "oat drink")) == []
+
+
+@pytest.mark.parametrize(("least", "expected"), [(0.0, {"oat drink", "oats"}), (0.5, {"oat drink"}), (1.0, set())])
+def test_a_text_below_the_least_probability_is_left_out(
+    tokenizer: FastTokenizer, least: float, expected: set[str]
+) -> None:
+    roles = [{"name": "synonym", "kind": "text", "min_confidence": least}]
+    task = make_task(roles=roles, student={"form": "write"})
+    codec = Codec.compile(task, [], tokenizer)
+    lines = (WrittenText("synonym", "oat drink", 0.9), WrittenText("synonym", "oats", 0.4))
+    found = codec.decode("oat milk", ([], [], WrittenTexts(lines, 0.3, ended=True)), task)
+    assert {x.text for x in found.labels} == expected
+    assert found.raw_probability == pytest.approx(0.3)
 
 
 def test_the_answer_ends_with_the_stop_token_and_fits(tokenizer: FastTokenizer) -> None:
