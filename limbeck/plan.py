@@ -10,6 +10,7 @@ from limbeck.labelling_plan import Line, minutes, teacher_lines
 from limbeck.run import Run
 from student import estimate
 from student.training.order import total_steps
+from task.codec import is_tagged
 from task.errors import InputError
 from task.load import LoadedTask
 from task.role import Role
@@ -24,6 +25,7 @@ CPU_NAME: Final = "2 cores with AVX-512 bf16, 180 GFLOP/s sustained"
 CHARS_PER_TOKEN: Final = 4.0
 QUERY_TOKENS: Final = 9  # a shopping query of five words; the log is used if available
 LABEL_SHARE: Final = 0.75  # assumed share of the log that the curriculum keeps
+_LINE_TOKENS: Final = 2  # of a rewrite, beside its text: the role's symbol and the line break
 _UNKNOWN_SHAPES: Final = "shapes unknown: estimates need a local folder whose config.json has a Llama's keys"
 
 
@@ -96,7 +98,7 @@ class Training:
 def _training(task: Task, shape: estimate.Architecture, queries: int, tokens: int) -> Training:
     s = task.student
     rows = min(round(queries * LABEL_SHARE), task.curriculum.max_rows or 10**12)
-    read_tokens = 2 * tokens + 1 + sum(_probes(r) for r in task.closed_roles)
+    read_tokens = _row_tokens(task, tokens)
     steps = total_steps(rows, batch_size=s.batch_size, epochs=s.epochs, max_steps=s.max_steps)
     micro = -(-s.batch_size // (s.workers * s.accumulation))
     flops = estimate.training_flops(shape, steps * s.batch_size * read_tokens)
@@ -106,6 +108,33 @@ def _training(task: Task, shape: estimate.Architecture, queries: int, tokens: in
         memory=estimate.training_memory(shape, s, micro * read_tokens), flops=flops, seconds=flops / speed,
         machine=machine,
     )
+
+
+def _row_tokens(task: Task, tokens: int) -> int:
+    """Tokens of a training row: query, separator, a symbol or a second copy for each token, probes, and rewrites."""
+    symbols = tokens if is_tagged(task, task.student.form) else 0
+    return tokens + 1 + symbols + sum(_probes(r) for r in task.closed_roles) + _text_tokens(task, tokens)
+
+
+def _text_tokens(task: Task, tokens: int) -> int:
+    """Tokens of the rewrites of a query: the mean of `data.labels`, else as many as the roles may have, each a query.
+
+    Raises:
+        InputError: The labels cannot be read.
+    """
+    names = {r.name for r in task.text_roles}
+    if not names:
+        return 0
+    data = task.data
+    if data.dir and data.labels and (data.dir / data.labels).exists():
+        from task.readers import read_labels
+
+        rows = read_labels(data.dir / data.labels, task)
+        texts = [x.text for row in rows for x in row.labels if x.role in names]
+        written = sum(_LINE_TOKENS + len(t) / CHARS_PER_TOKEN for t in texts) / max(1, len(rows))
+    else:
+        written = sum(r.most_texts for r in task.text_roles) * (_LINE_TOKENS + tokens)
+    return round(written) + 1  # the stop token
 
 
 def _probes(role: Role) -> int:

@@ -60,12 +60,12 @@ def answers(job: TrainingJob, rows: Sequence[Example], **options: Any) -> list[E
     return packed_predict(model, job.codec, load_tokenizer(job.base), job.task, rows, device=device, **options)[0]
 
 
-def training_rules(_run: Run) -> Rules:
+def training_rules(run: Run) -> Rules:
     """The parts of our code that a trained adapter depends on."""
     from student import training
     from task import codec
 
-    return {"codec": codec.VERSION, "training": training.VERSION}
+    return {"codec": codec.version(run.task), "training": training.VERSION}
 
 
 def variant(

@@ -59,7 +59,9 @@ class Estimate:
         self._prompter = prompter
         self._known: Sequence[Rows] = known or [[x.model_dump() for x in e.labels] for e in task.examples]
         if not any(self._known):
-            self._known = [[{"role": r.name, "text": "two words"} for r in task.roles[:_ASSUMED_LABELS]]]
+            others = [r.name for r in task.roles if r.kind != "text"][:_ASSUMED_LABELS]
+            texts = [r.name for r in task.text_roles for _ in range(r.most_texts)]
+            self._known = [[{"role": name, "text": "two words"} for name in (*others, *texts)]]
         self._answers = {
             "labels": _mean([likely_tokens(json.dumps({"labels": list(rows)})) for rows in self._known]),
             "verify": _mean([likely_tokens(json.dumps({"right": [True] * len(rows)})) for rows in self._known if rows]),

@@ -103,6 +103,9 @@ def _generate_symbols(
     ids = torch.tensor([codec.prompt(q, tokenizer).ids for q in queries], device=device)
     alphabet = torch.tensor(codec.symbol_ids, device=device)
     steps = max(codec.symbol_count(q) for q in queries)
+    if not steps:  # only texts
+        written = _generate_texts(model, codec, tokenizer, queries, [[] for _ in queries], device)
+        return [([], [], texts) for texts in written]
     cache: Any = None
     chosen, log_probabilities = [], []
     for _ in range(steps):

@@ -6,6 +6,7 @@ so that all three render the same ids. What the answer looks like is one of thre
 - `read`: nothing is generated. The prompt is the query twice; in the second copy each unit's symbol (outside, begins
   role r, continues role r) is read at the unit's last token. Closed roles are read at probe tokens after it.
 - `write`: the same symbols, generated after the query, one token a unit; then a line for each value of a text role.
+  Without open roles no unit has a symbol.
 - `json`: a generated JSON list of labels, for comparison.
 
 `decode(encode(x)) == x` for every labelling that `representable` accepts, and any scores, symbols or text decode to
@@ -35,8 +36,19 @@ from task.written_texts import TextRole, WrittenTexts, read
 
 # Increase this when the same labels give other token ids, or the same output other labels: students are trained again.
 VERSION = 1
+_UNTAGGED = 1  # added to it for tasks whose units lost their symbols: the students of others stand
 
-__all__ = ["ClosedRole", "Codec", "Encoded", "Tokenizer", "load_codec"]
+__all__ = ["ClosedRole", "Codec", "Encoded", "Tokenizer", "is_tagged", "load_codec", "version"]
+
+
+def version(task: Task) -> int:
+    """The version of the codec that the task's students are trained with."""
+    return VERSION if is_tagged(task, task.student.form) else VERSION + _UNTAGGED
+
+
+def is_tagged(task: Task, form: str) -> bool:
+    """Whether each unit of a query has a symbol (`SymbolTable.tagged`)."""
+    return bool(task.open_roles) or FORMS[form].output != "symbols"
 
 
 @dataclass(frozen=True)
@@ -108,6 +120,7 @@ class Codec(SymbolTable):
             single=tuple(r.name for r in task.open_roles if not r.multiple), closed=tuple(closed),
             symbol_ids=tuple(ids), separator=tuple(tokenizer.encode("\n")), eos_id=tokenizer.eos_id,
             prefix=tokenizer.prefix, trees=tuple(with_trees), texts=texts,
+            tagged=is_tagged(task, form or task.student.form),
         )
         weight = task.student.transitions
         return codec.with_transitions(examples, weight) if weight and codec.answer_form.output == "scores" else codec
@@ -160,15 +173,17 @@ class Codec(SymbolTable):
     def to_json(self) -> dict[str, Any]:
         """Plain values; `from_json` is the inverse. `form` comes first, as in every stored codec.json.
 
-        `trees` and `texts` are left out where there are none, so that the codec of such a task is what it was before
-        there were any.
+        `trees` and `texts` are left out where there are none, and `tagged` where it is true, so that the codec of such
+        a task is what it was before there were any.
         """
         out = {"form": self.form} | dataclasses.asdict(self)
+        if self.tagged:
+            del out["tagged"]
         return {k: v for k, v in out.items() if v or k not in {"trees", "texts"}}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
-        """Read a stored codec; one without `prefix`, `transitions`, `trees` or `texts` may be of an earlier version."""
+        """Read a stored codec; one of an earlier version may lack the fields that have a default."""
         closed = tuple(
             ClosedRole(
                 c["name"], tuple(c["values"]), c["multiple"], tuple(c["symbols"]), tuple(c["probes"]),
@@ -185,7 +200,7 @@ class Codec(SymbolTable):
         return cls(
             form=value["form"], segmentation=value["segmentation"], eos_id=value["eos_id"], closed=closed, **lists,
             transitions=tuple(tuple(row) for row in value.get("transitions", ())), trees=trees,
-            texts=tuple(TextRole(**t) for t in value.get("texts", ())),
+            texts=tuple(TextRole(**t) for t in value.get("texts", ())), tagged=value.get("tagged", True),
         )
 
 

@@ -19,7 +19,7 @@ MOST_LISTED = 200
 _SHOWN = 20  # values of a closed role in an error
 _MOST_TEXTS = 5  # values of a text role, by default
 # Keys that say where a value stands or what set it is from; a text role has neither.
-_NOT_OF_TEXT = ("values", "values_from", "separator", "min_confidence", "catalogue")
+_NOT_OF_TEXT = ("values", "values_from", "separator", "catalogue")
 _GUARD_NOT_OF_TEXT = ("repair", "snap", "fuzzy", "aliases", "units")
 _GUARD_OF_TEXT = ("relevance_max", "keep")
 
@@ -90,7 +90,7 @@ class Role(Strict):
     `brand`, `category.root`, `category.leaf`, `category` or `attributes.NAME`. `grounded` rejects a label whose value
     that field never holds, and a text whose words no item of the catalogue has all of. With `separator` the values of a
     closed role are paths of a taxonomy (`Food > Dairy > Milk`), and a label may be any node of it; a node that is less
-    probable than `min_confidence` is answered by one above it.
+    probable than `min_confidence` is answered by one above it; a text that is less probable is not answered.
     `values_from` names where the values stand; when a task file is loaded they become `values`, so only a file has it.
     `requires` names roles of which the query must have at least one, else this role is dropped; a query
     cannot have this role together with one that it `excludes`.
@@ -172,7 +172,7 @@ class Role(Strict):
 
     def _check_tree(self) -> None:
         if self.separator is None:
-            if self.min_confidence:
+            if self.min_confidence and self.kind != "text":
                 raise ValueError("`min_confidence` needs `separator`: only a value of a taxonomy has a node above it")
             return
         if self.kind != "closed":

@@ -173,6 +173,12 @@ class Task(Strict):
                 f"whose values are free text; set `student.form` to one of: {', '.join(TEXT_FORMS)}"
             )
 
+        doubtful = next((r for r in self.text_roles if r.min_confidence), None)
+        if doubtful is not None and self.student.form != "write":
+            raise ValueError(
+                f"role {doubtful.name!r}: `min_confidence` needs probabilities, which student.form "
+                f"`{self.student.form}` does not give; set `student.form` to `write`, or leave it out"
+            )
         if self.text_roles and self.curriculum.cross_fit is not None:
             raise ValueError(
                 f"curriculum.cross_fit trains students of the form `read`, which cannot answer role "

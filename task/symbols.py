@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from task import transitions
 from task.labels import Example, Label, Labelling, ordered
-from task.segmentation import Segmentation, covers, units
+from task.segmentation import Segmentation, Span, covers, units
 from task.tree_role import Answer, TreeRole
 from task.viterbi import Floats, best_path, log_softmax, probabilities, spans_of
 from task.written_texts import TextRole
@@ -89,6 +89,8 @@ class SymbolTable:
         symbol_ids: Token ids of outside, of (begin, continue) per open role, then of the closed roles' symbols.
         trees: The closed roles whose values are a tree; their probes follow those of the others.
         texts: The text roles, whose values are written after the symbols (`task.written_texts`).
+        tagged: Whether each unit of the query has a symbol. False only where every one would say "outside": in the form
+            `write` of a task without open roles, where each symbol costs a generated token.
         separator: Token ids between the query and what follows it, and after each written text.
         prefix: Token ids that the base expects before any text.
         transitions: Scores of one state following another, shape (states, states); empty if the only constraint of
@@ -106,6 +108,7 @@ class SymbolTable:
     transitions: tuple[tuple[float, ...], ...] = ()
     trees: tuple[TreeRole, ...] = ()
     texts: tuple[TextRole, ...] = ()
+    tagged: bool = True
 
     def with_transitions(self, examples: Iterable[Example], weight: float) -> Self:
         """A copy with transition scores counted from the examples that symbols can represent."""
@@ -123,10 +126,14 @@ class SymbolTable:
             return False
         return all(names.count(n) <= 1 for n in one_value) and covers(example, self.segmentation)
 
+    def tagged_units(self, query: str) -> list[Span]:
+        """`[start, end)` of every unit that has a symbol, in order."""
+        return units(query, self.segmentation) if self.tagged else []
+
     def states(self, example: Example) -> list[int]:
-        """The state of every unit: 0 outside, `1 + 2r` begins open role r, `2 + 2r` continues it."""
+        """The state of every tagged unit: 0 outside, `1 + 2r` begins open role r, `2 + 2r` continues it."""
         out = []
-        for start, end in units(example.query, self.segmentation):
+        for start, end in self.tagged_units(example.query):
             state = 0
             for label in example.labels:
                 if label.start is not None and label.end is not None and label.start <= start and end <= label.end:
@@ -163,13 +170,13 @@ class SymbolTable:
         return len(self.probes)
 
     def symbol_count(self, query: str) -> int:
-        """Symbols of an answer: one for each unit of the query and one for each probe."""
-        return len(units(query, self.segmentation)) + self.probe_count
+        """Symbols of an answer: one for each tagged unit of the query and one for each probe."""
+        return len(self.tagged_units(query)) + self.probe_count
 
     def allowed_symbols(self, query: str) -> list[frozenset[int]]:
         """The token ids that can stand in each place of an answer: the units' states, then those of each probe."""
         states = frozenset(self.symbol_ids[: 1 + 2 * len(self.roles)])
-        out = [states] * len(units(query, self.segmentation))
+        out = [states] * len(self.tagged_units(query))
         for role in self._probed:
             out += [frozenset(self.symbol_ids[s] for s in role.symbols)] * len(role.probes)
         return out
@@ -201,7 +208,7 @@ class SymbolTable:
             scores: As in `decode_scores`.
             least: Role → the least probability with which a node of its tree is the answer (`TreeRole.decode`).
         """
-        spans = units(query, self.segmentation)
+        spans = self.tagged_units(query)
         table = np.asarray(scores, dtype=np.float64).reshape(-1, len(self.symbol_ids))
         if len(table) != len(spans) + self.probe_count:
             raise ValueError(f"{len(table)} rows of scores for {len(spans)} units and {self.probe_count} probes")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck.artefacts import LabelFolder
 from task.errors import warn
 from task.labels import Example, Labelling
+from task.word_index import findable
 
 if TYPE_CHECKING:
     from eval.quality_schema import Calibration
@@ -37,6 +39,7 @@ def offline(run: Run, gold: Sequence[Example]) -> tuple[dict[str, list[Example]]
     from task.codec import load_codec
     from task.model_store import fetch
     from task.tokenizer import load_tokenizer
+    from teacher.retrieval.hybrid_search import item_words
 
     task, progress = run.task, run.progress
     sources = run.inputs.teacher
@@ -55,20 +58,27 @@ def offline(run: Run, gold: Sequence[Example]) -> tuple[dict[str, list[Example]]
     reference = gold[: task.eval.reference_rows]
     device = accelerator()
 
+    items = item_words(task, sources.catalogue)
+
+    def served(rows: Sequence[Example]) -> list[Example]:
+        """Without what the server would leave out, so that both can be compared."""
+        return [replace(row, labels=findable(task, row.labels, items)) for row in rows]
+
     def student(name: str, model: Any, rows: Sequence[Example]) -> None:
         progress.begin(name, len(rows))
-        out[name], check = packed_predict(
+        found, check = packed_predict(
             on_device(model, device), codec, tokenizer, task, rows, device=device, progress=progress.advance
         )
+        out[name] = served(found)
         if check is not None:
             checks[name] = check
 
     # The untuned base decides near-ties only: rounding of another forward pass would change a tenth of its labels.
     progress.begin(UNTUNED, len(reference))
-    out[UNTUNED] = predict(
+    out[UNTUNED] = served(predict(
         on_device(load_base(base, dtype), device), codec, tokenizer, task, reference, device=device,
         progress=progress.advance,
-    )
+    ))
     trained_on = load_base(base, dtype, task.student)
     student(ADAPTER, load_adapter(trained_on, run.files.train.adapter), reference)
     student(MERGED, load_base(run.files.merge.model, dtype), gold)

@@ -9,6 +9,7 @@ from limbeck.artefacts import BundleFolder, MergeFolder
 from limbeck.run import Run
 from limbeck.stage import Figures, Stage
 from limbeck.staleness import NO_EFFECT, Rules
+from task import word_index
 from task.codec import Codec, load_codec
 from task.errors import InputError
 from task.files import read_json
@@ -18,6 +19,7 @@ from task.labels import Example
 def _inputs(run: Run) -> dict[str, str]:
     return {
         "model": run.digest("merge"), "labels": run.digest("label"), "gold": run.inputs.fingerprint("calibration"),
+        **({"catalogue": run.inputs.fingerprint("catalogue")} if word_index.is_wanted(run.task) else {}),
     }
 
 
@@ -36,8 +38,9 @@ def _rules(run: Run) -> Rules:
 
     return {
         "bundle format": bundle.FORMAT, "calibration of the student": student_calibration.VERSION,
-        "codec": codec.VERSION, "merge": merging.VERSION, "readers": READERS,
+        "codec": codec.version(run.task), "merge": merging.VERSION, "readers": READERS,
         **({"model for OpenVINO": openvino_model.VERSION} if openvino_model.is_wanted(run.task) else {}),
+        **({"words of the catalogue": word_index.VERSION} if word_index.is_wanted(run.task) else {}),
     }
 
 
@@ -45,6 +48,7 @@ def _work(run: Run, folder: Path) -> Figures:
     from limbeck import openvino_model
     from limbeck.judging.student_calibration import calibrate_student
     from serving.release.bundle import build
+    from teacher.retrieval.hybrid_search import item_words
 
     files, merged = BundleFolder(folder), MergeFolder(run.finished("merge"))
     codec, head_queries = load_codec(merged.folder), _head_queries(run)
@@ -73,6 +77,7 @@ def _work(run: Run, folder: Path) -> Figures:
     made = build(
         files.bundle, run.task, codec, model, head_queries, {"merge": parity}, calibrator=calibrator, done=done,
         adapter=adapter, reference=answers, openvino=files.openvino if exported else None,
+        items=item_words(run.task, run.inputs.catalogue),
     )
     for leftover in (files.engine, files.openvino):  # the bundle has links to their files
         shutil.rmtree(leftover, ignore_errors=True)

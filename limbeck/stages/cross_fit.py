@@ -62,7 +62,7 @@ def _rules(run: Run) -> Rules:
     from teacher.backends.backend import backend_of
     from teacher.guardrails import label_checks
 
-    own = {"codec": codec.VERSION, "label errors": student.LABEL_ERRORS, "training": training.VERSION}
+    own = {"codec": codec.version(run.task), "label errors": student.LABEL_ERRORS, "training": training.VERSION}
     if _settings(run).action != "ask":
         return own
     return {**own, "guardrails": label_checks.VERSION, **backend_of(run.task).rules(run.task), **review_rules()}
@@ -185,10 +185,8 @@ def doubted(suspects: int, examples: Sequence[Example], codec: Codec, task: Task
     steps contradicted a quarter, three right labels for each wrong one, and a student trained on the rest was much
     worse.
     """
-    from task.segmentation import units
-
     probes = len(task.closed_roles)
-    decisions = sum(len(units(x.query, codec.segmentation)) + probes for x in examples)
+    decisions = sum(len(codec.tagged_units(x.query)) + probes for x in examples)
     return round(suspects / decisions, 4) if decisions else 0.0
 
 

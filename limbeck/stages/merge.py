@@ -38,11 +38,11 @@ def _config(run: Run) -> object:
     return run.task.model_dump(mode="json", include=read) | {"merge_base": run.task.student.merge_base}
 
 
-def _rules(_run: Run) -> Rules:
+def _rules(run: Run) -> Rules:
     from student import merging
     from task import codec
 
-    return {"codec": codec.VERSION, "merge": merging.VERSION}
+    return {"codec": codec.version(run.task), "merge": merging.VERSION}
 
 
 def _work(run: Run, trained: TrainFolder, files: MergeFolder) -> Figures:

@@ -9,6 +9,7 @@ model/          what the engine loads: a token classifier (`read`) or a causal L
 openvino/       the same model exported for OpenVINO, where the bundle can be served without a GPU
 adapter/        a LoRA adapter that the engine adds to it while it runs, where the student was not merged
 cache/          head queries with their labels (`serving.release.head_cache`)
+items/          the words of the catalogue's items, where a text must find one of them (`task.word_index`)
 
 Nothing in it can run code: weights are safetensors, nothing is pickled, no configuration names a module.
 """
@@ -35,8 +36,10 @@ from task.openvino_runtime import EXPORTED, MODEL_FILE
 from task.spec import Task
 from task.table_files import rows_of
 from task.validation import violation
+from task.word_index import WordIndex
 
 FORMAT = 4
+_ITEMS = "items"
 _MODEL_FILES = {".json", ".safetensors", ".jinja", ".txt", ".model"}
 
 
@@ -47,6 +50,7 @@ class Bundle:
     Attributes:
         runs_as: How the engine runs it: `read` (a token classifier), `prompt_logprobs`, `write`, `json` (a causal LM).
         head: Token ids of the columns of the model's scores, where tasks share it; None where they are the codec's.
+        items: The words of the catalogue's items; None where no text has to find one, and in bundles of before.
     """
 
     folder: Path
@@ -56,6 +60,7 @@ class Bundle:
     calibrator: Calibrator
     runs_as: str
     head: tuple[int, ...] | None = None
+    items: WordIndex | None = None
 
     @property
     def id(self) -> str:
@@ -105,6 +110,7 @@ def build(
     folder: Path, task: Task, codec: Codec, model: Path, head: Iterable[Example], quality: Mapping[str, Any],
     *, calibrator: Calibrator | None = None, done: Callable[[int], None] = lambda _: None,
     adapter: Path | None = None, reference: Iterable[Example] = (), openvino: Path | None = None,
+    items: WordIndex | None = None,
 ) -> Bundle:
     """Write a bundle into `folder`, which must not exist.
 
@@ -117,6 +123,7 @@ def build(
         adapter: A trained LoRA adapter for `model`, which is then the base that tasks share.
         reference: Queries with the labels that the trained student gives them outside of any engine.
         openvino: The folder of the same model, exported for OpenVINO.
+        items: The words of the catalogue's items, if a text role has to find one.
 
     Raises:
         InputError: The adapter is of a kind that the engine cannot add while it runs.
@@ -134,6 +141,8 @@ def build(
         (folder / "openvino").mkdir()
         for name in EXPORTED:
             _link(openvino / name, target=folder / "openvino" / name)
+    if items is not None:
+        items.write(folder / _ITEMS)
     write_json(folder / "task.json", task.model_dump(mode="json"))
     write_json(folder / "codec.json", codec.to_json())
     write_json(folder / "confidence.json", (calibrator or Calibrator()).to_json())
@@ -257,6 +266,7 @@ def _read(folder: Path, manifest: Mapping[str, Any]) -> Bundle:
         calibrator=Calibrator.from_json(read_json(folder / "confidence.json")),
         runs_as=_runs_as(folder / "model", codec),
         head=tuple(read_json(head)["symbol_ids"]) if head.exists() else None,
+        items=WordIndex.open(folder / _ITEMS) if (folder / _ITEMS).exists() else None,
     )
 
 

@@ -23,6 +23,7 @@ from task.forms import Decoded
 from task.labels import Labelling
 from task.serving_settings import Serving
 from task.validation import FaultKind, violation
+from task.word_index import findable
 
 Source = Literal["cache", "kept", "student", "teacher"]
 Status = Literal["ok", "uncertain", "abstained", "invalid"]
@@ -202,6 +203,7 @@ class Route:
             return Answer(query, b"[]", "student", "invalid", probability, fault.kind)
         if judged.raw_probability is not None:
             probability = round(self.bundle.calibrator.probability(judged.raw_probability), 6)
+        labels = self._findable(labels)
         status: Status = "ok"
         if probability is not None and probability < settings.certain.uncertain:
             self._on_uncertain(query, probability)
@@ -240,9 +242,13 @@ class Route:
             return answer
         left = due - asyncio.get_running_loop().time() - _RESERVE_S
         labels = await self._teacher.label(
-            query, timeout_s=left, keep=lambda found: self._keep(query, encoded(found))
+            query, timeout_s=left, keep=lambda found: self._keep(query, encoded(self._findable(found)))
         )
-        return answer if labels is None else Answer(query, encoded(labels), "teacher")
+        return answer if labels is None else Answer(query, encoded(self._findable(labels)), "teacher")
+
+    def _findable(self, labels: Labelling) -> Labelling:
+        """Labels without the texts that have to find an item of the catalogue and find none."""
+        return findable(self.bundle.task, labels, self.bundle.items)
 
     def _keep(self, query: str, labels: bytes) -> None:
         """Let later requests find an answer."""

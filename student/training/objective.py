@@ -11,7 +11,6 @@ from torch import Tensor
 from student.model import collate
 from task.codec import Codec, Encoded, Tokenizer
 from task.labels import Label, over
-from task.segmentation import units
 from task.training_row import TrainingRow
 from task.written_texts import lines
 
@@ -46,7 +45,7 @@ def supervise(codec: Codec, tokenizer: Tokenizer, row: TrainingRow, *, by_confid
         least = 0.0 if row.doubts else min([confidence(x) for x in example.labels] or [confidence(None)])
         return Supervised(encoded, [least] * len(encoded.targets))
     weights = []
-    for start, end in units(example.query, codec.segmentation):
+    for start, end in codec.tagged_units(example.query):
         masked = any(over(d, start, end) for d in row.doubts)
         label = next((x for x in example.labels if over(x, start, end)), None)
         weights.append(0.0 if masked else confidence(label))

@@ -80,13 +80,15 @@ class Write:
 
 
 def _allowed(task: Task, query: str, written: WrittenTexts) -> list[Label]:
-    """The texts that the task allows, the more probable one of a role first; one that is written twice counts once."""
+    """The texts that the task allows and that are probable enough, the more probable one of a role first, each once."""
     normalise = normaliser(task.normaliser)
     out: list[Label] = []
     taken: defaultdict[str, set[str]] = defaultdict(set)
     for role, text, probability in sorted(written.lines, key=lambda line: -line.probability):
-        held = taken[role]
-        if task.label_problem(query, role, text) is None and len(held) < task.role(role).most_texts:
+        held, wanted = taken[role], task.role(role)
+        if probability < wanted.min_confidence:
+            continue
+        if task.label_problem(query, role, text) is None and len(held) < wanted.most_texts:
             if normalise(text) not in held:
                 out.append(Label(role, text, confidence=probability))
             held.add(normalise(text))

@@ -11,7 +11,7 @@ from task.files import sha256_json
 from task.readers import Item
 from task.role import Role
 from task.spec import Task
-from teacher.retrieval.word_index import WordIndex
+from teacher.retrieval.hybrid_search import item_words
 
 _AMOUNT = re.compile(r"(\d+(?:[.,]\d+)?)\s*([^\d\s.,]+)")
 _LETTERS = 4  # of a word that stands for a longer name, as in `catalogue_values`
@@ -25,7 +25,7 @@ class Rewrites:
         self._normalise = normalise
         self._most_chars = task.data.max_query_chars
         self._any = bool(task.text_roles)
-        self._items = WordIndex(catalogue) if any(r.grounded for r in task.text_roles) else None
+        self._items = item_words(task, catalogue)
         kept = dict.fromkeys(name for r in task.text_roles for name in r.guard.keep)
         self._kept = {name: _KeptRole(task.role(name), catalogue, normalise) for name in kept}
 

@@ -5,8 +5,7 @@ Reciprocal rank fusion (Cormack et al. 2009): an item's score is the sum over bo
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,14 @@ import numpy as np
 from task.progress import Progress, quiet
 from task.readers import Item
 from task.settings import Retrieval
+from task.spec import Task
+from task.word_index import WordIndex, is_wanted, words_of
 from teacher.retrieval.embedder import Vectors
 from teacher.retrieval.embedding_store import Rows
 from teacher.retrieval.nearest_neighbours import VectorIndex, write_vectors
 
 # Compiled (numba), bm25s is about 20 times faster, but compiling takes ten seconds in every process.
 _COMPILED_FROM = 20_000
-_WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +137,6 @@ def item_text(item: Item) -> str:
     return " ".join([item.title, item.category or "", *more])
 
 
-def words_of(text: str) -> list[str]:
-    """The words that BM25 counts: letters and digits, without regard to case."""
-    return _WORD.findall(text.casefold())
+def item_words(task: Task, catalogue: Iterable[Item]) -> WordIndex | None:
+    """The words of the items, for a task of whose texts some must find one; None for another task."""
+    return WordIndex.of(item_text(i) for i in catalogue) if is_wanted(task) else None

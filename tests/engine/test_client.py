@@ -73,6 +73,32 @@ TEXTS = make_task(
 )
 
 
+def test_texts_alone_are_asked_for_at_once(tokenizer: FastTokenizer) -> None:
+    task = make_task(roles=[{"name": "synonym", "kind": "text"}], student={"form": "write"}, serving=TEXTS.serving)
+    codec = Codec.compile(task, [], tokenizer)
+    row = Example("oat milk", (Label("synonym", "oat drink"),))
+    text = codec.encode(row, tokenizer).targets
+    bodies: list[dict[str, Any]] = []
+
+    async def completions(request: web.Request) -> web.StreamResponse:
+        bodies.append(await request.json())
+        return web.json_response({"choices": [{
+            "token_ids": text, "logprobs": {"token_logprobs": [-0.1] * len(text)}, "finish_reason": "stop",
+        }]})
+
+    async def ask() -> Decoded:
+        app = web.Application()
+        app.router.add_post("/v1/completions", completions)
+        async with TestServer(app) as server, VllmClient(
+            str(server.make_url("")).rstrip("/"), name="m", task=task, codec=codec, tokenizer=tokenizer
+        ) as client:
+            (found,) = await client.label([row.query])
+        return found
+
+    assert [x.key for x in asyncio.run(ask()).labels] == [x.key for x in row.labels]
+    assert [b["prompt"] for b in bodies] == [codec.prompt(row.query, tokenizer).ids]
+
+
 @pytest.mark.parametrize("stops", [True, False])
 def test_texts_are_asked_for_after_the_symbols(tokenizer: FastTokenizer, stops: bool) -> None:
     """The engine first writes symbols, of which only symbols are allowed, then text, which nothing limits."""

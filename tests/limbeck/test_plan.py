@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from limbeck.labelling_plan import QUERIES_PER_S, minutes
-from limbeck.plan import make_plan
+from limbeck.plan import QUERY_TOKENS, make_plan, training_estimate
 from task.errors import InputError
 from task.files import read_json
 from task.load import LoadedTask
@@ -73,3 +73,23 @@ def test_a_budget_without_a_price_is_refused_by_the_plan_and_not_only_by_the_lab
 
 def test_durations() -> None:
     assert [minutes(s) for s in (0.2, 1.6, 600, 7_200)] == ["under 1 s", "2 s", "10 min", "2.0 h"]
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_the_tokens_of_a_row_have_its_rewrites(tmp_path: Path, labels: bool) -> None:
+    """Those of the labels where there are any: two texts of a token and two of a line; else as many as there can be."""
+    texts = [{"role": "synonym", "text": t} for t in ("oats", "milk")]
+    (tmp_path / "labels.jsonl").write_text("".join(
+        json.dumps({"query": f"milk {n:03d}", "labels": texts}) + "\n" for n in range(200)
+    ))
+    data = {"dir": str(tmp_path if labels else tmp_path / "elsewhere"), "labels": "labels.jsonl"}
+    roles = [{"name": "synonym", "kind": "text", "most": 3}]
+    tokens = {}
+    for name, more in (("alone", []), ("with words", [{"name": "product"}])):
+        task = make_task(data=data, roles=[*more, *roles], student={"form": "write", "base": "SmolLM2-135M-Instruct"})
+        found = training_estimate(task)
+        assert found is not None
+        tokens[name] = found.tokens
+    query = 2 if labels else QUERY_TOKENS
+    written = 2 * (2 + 1) if labels else 3 * (2 + query)
+    assert tokens == {"alone": query + 1 + written + 1, "with words": 2 * query + 1 + written + 1}

@@ -223,7 +223,9 @@ def test_every_rule_of_a_stage_has_a_first_version(runs: Path) -> None:
     named: set[str] = set()
     for overrides in ((), ("curriculum.cross_fit.action=ask",), ("teacher.backend=catalog", "data.catalogue=x.jsonl",
                       "roles.0.catalogue=brand", "roles.1.catalogue=category", "roles.1.separator=/"),
-                      ("teacher.backend=labels", "data.labels=queries.jsonl")):
+                      ("teacher.backend=labels", "data.labels=queries.jsonl"),
+                      ("curriculum.cross_fit=null", "student.form=write", "data.catalogue=x.jsonl",
+                       "roles.0.kind=text", "roles.0.grounded=true")):
         run = Run.of(load_task(runs.parent / "task.yaml", overrides).task, runs, ProgressDisplay())
         for stage in STAGES:
             if stage.wanted(run.task):

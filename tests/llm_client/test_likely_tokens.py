@@ -64,3 +64,16 @@ def test_without_known_labels_a_few_are_assumed() -> None:
     task = task_of()
     (request,) = Prompter(task).first("oat milk", EMPTY)
     assert 20 < Estimate(task, Prompter(task)).request(request).completion < 80
+
+
+def test_as_many_rewrites_as_a_query_may_have_are_assumed_where_none_are_known() -> None:
+    def expected(most: int) -> float:
+        task = make_task(
+            roles=[{"name": "product"}, {"name": "synonym", "kind": "text", "most": most}],
+            teacher=task_of().teacher.model_dump(), student={"form": "write"},
+        )
+        (request,) = Prompter(task).first("oat milk", EMPTY)
+        return Estimate(task, Prompter(task)).request(request).completion
+
+    one = likely_tokens('{"role": "synonym", "text": "two words"}')
+    assert 3 * one < expected(5) - expected(1) < 5 * one + 10

@@ -91,6 +91,15 @@ def one_by_one(model: Any, codec: Codec, tokenizer: FastTokenizer, task: Task, q
     return codec.decode(query, (made[:steps], shares[:steps], written), task).labels
 
 
+def test_a_student_of_texts_alone_begins_with_them(tiny_llama: Path, tokenizer: FastTokenizer) -> None:
+    task = make_task(roles=[r.model_dump() for r in task_of().text_roles], student={"form": "write"})
+    codec = Codec.compile(task, [], tokenizer)
+    model = load_base(tiny_llama, torch.float32)
+    queries = ["oat milk", "tea", "rye bread"]
+    found = predict(model, codec, tokenizer, task, [Example(q) for q in queries])
+    assert [f.labels for f in found] == [one_by_one(model, codec, tokenizer, task, q) for q in queries]
+
+
 def test_an_untrained_model_answers_nothing_that_the_task_does_not_allow(
     tiny_llama: Path, tokenizer: FastTokenizer
 ) -> None:

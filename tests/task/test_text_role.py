@@ -43,6 +43,7 @@ TASK = rewriting()
     ("guard", {"keep": ["aisle"]}, "'aisle', not an open role; open roles: brand, product"),
     ("guard", {"keep": ["product"]}, "'product', whose values cannot be recognised"),
     ("guard", {"must_match": True}, "needs `pattern`"), ("multiple", False, "`most` is 2; leave out one of the two"),
+    ("min_confidence", 0.5, "`min_confidence` needs probabilities, which student.form `json` does not give"),
     ("most", 0, "greater than"), ("kind", "open", "`most` is the number of texts of `kind: text`"),
 ])
 def test_keys_that_mean_nothing_for_the_kind_are_refused(key: str, value: object, said: str) -> None:

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from task.codec import Codec
+from task.codec import VERSION, Codec, version
 from task.labels import Example, Label, ordered
 from task.normalize import normalize_v1
 from task.symbols import Tokenizer
 from task.tokenizer import FastTokenizer
 from task.validation import violation
-from task.written_texts import WrittenTexts, most_tokens
+from task.written_texts import WrittenText, WrittenTexts, most_tokens
 from tests.conftest import make_task
 from tests.strategies import QUERIES, examples
 
@@ -27,6 +27,7 @@ TASK = make_task(
     ],
     student={"form": "write"},
 )
+TEXTS_ONLY = make_task(roles=[r.model_dump() for r in TASK.text_roles], student={"form": "write"})
 FAST = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
 
 
@@ -127,6 +128,19 @@ def test_what_the_task_does_not_allow_and_what_was_cut_off_are_left_out(tokenize
     assert texts(stop + line(synonym, "oat drink")) == []
 
 
+@pytest.mark.parametrize(("least", "expected"), [(0.0, {"oat drink", "oats"}), (0.5, {"oat drink"}), (1.0, set())])
+def test_a_text_below_the_least_probability_is_left_out(
+    tokenizer: FastTokenizer, least: float, expected: set[str]
+) -> None:
+    roles = [{"name": "synonym", "kind": "text", "min_confidence": least}]
+    task = make_task(roles=roles, student={"form": "write"})
+    codec = Codec.compile(task, [], tokenizer)
+    lines = (WrittenText("synonym", "oat drink", 0.9), WrittenText("synonym", "oats", 0.4))
+    found = codec.decode("oat milk", ([], [], WrittenTexts(lines, 0.3, ended=True)), task)
+    assert {x.text for x in found.labels} == expected
+    assert found.raw_probability == pytest.approx(0.3)
+
+
 def test_the_answer_ends_with_the_stop_token_and_fits(tokenizer: FastTokenizer) -> None:
     codec = Codec.compile(TASK, [], tokenizer)
     example = Example("oat milk", (Label("synonym", "oat drink"),))
@@ -147,3 +161,42 @@ def test_a_codec_with_texts_is_stored_and_its_other_symbols_are_those_of_the_tas
     assert "texts" not in without.to_json()
     assert (codec.symbol_ids, codec.probes) == (without.symbol_ids, without.probes)
     assert not {t.symbol for t in codec.texts} & {*codec.symbol_ids, *codec.probes}
+
+
+@given(example=rewritten())
+@FAST
+def test_without_open_roles_no_unit_has_a_symbol(any_tokenizer: FastTokenizer, example: Example) -> None:
+    codec = Codec.compile(TEXTS_ONLY, [], any_tokenizer)
+    example = replace(example, labels=tuple(x for x in example.labels if x.role in {"synonym", "broader"}))
+    written = sum(1 + len(any_tokenizer.encode(x.text)) + len(codec.separator) for x in example.labels)
+    assert len(codec.encode(example, any_tokenizer).targets) == written + 1  # the stop token
+    found = codec.decode(example.query, answered(codec, example, any_tokenizer), TEXTS_ONLY)
+    assert found.fault is None
+    assert sorted(x.key for x in found.labels) == sorted(x.key for x in example.labels)
+
+
+def test_closed_roles_keep_their_probes_without_open_ones(tokenizer: FastTokenizer) -> None:
+    task = make_task(
+        roles=[{"name": "sort", "kind": "closed", "values": ["a", "b"], "multiple": False}], student={"form": "write"}
+    )
+    codec = Codec.compile(task, [], tokenizer)
+    example = Example("oat milk", (Label("sort", "b"),))
+    (target,) = codec.encode(example, tokenizer).targets
+    found = codec.decode(example.query, ([target], [-0.1]), task)
+    assert [x.key for x in found.labels] == [x.key for x in example.labels]
+    assert codec.answer_form.most_generated(codec, example.query) == 1
+    assert Codec.compile(task, [], tokenizer, "read").tagged
+
+
+def test_a_codec_of_before_has_a_symbol_for_each_unit(tokenizer: FastTokenizer) -> None:
+    """Its students write them, so it encodes and decodes them; only tasks that lost them are trained again."""
+    stored = Codec.compile(TEXTS_ONLY, [], tokenizer).to_json()
+    assert stored.pop("tagged") is False
+    codec = Codec.from_json(json.loads(json.dumps(stored)))
+    example = Example("oat milk", (Label("synonym", "oat drink"),))
+    targets = codec.encode(example, tokenizer).targets
+    assert targets[:2] == [codec.symbol_ids[0]] * codec.symbol_count(example.query)
+    found = codec.decode(example.query, answered(codec, example, tokenizer), TEXTS_ONLY)
+    assert [x.key for x in found.labels] == [x.key for x in example.labels]
+    assert codec.to_json() == stored
+    assert (version(TASK), version(make_task()), version(TEXTS_ONLY)) == (VERSION, VERSION, VERSION + 1)
