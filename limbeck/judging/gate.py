@@ -92,7 +92,8 @@ def _measured(
         progress.begin("starting the engine and the gateway")
         url = stack.enter_context(served(bundle.folder, state=Path(state) / "new", options=UNCHECKED))
         new = ask(url, bundle.folder, gold, task, progress, load=task.gates.slo is not None)
-        progress.begin("reference answers", len(reference))
+        if reference:
+            progress.begin("reference answers", len(reference))
         said = label_all(url, reference, batch=_BATCH, done=progress.advance)
         if other is None:
             return new, said, None, None
