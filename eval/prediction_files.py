@@ -76,11 +76,12 @@ def _label(raw: object) -> Label | None:
     """None if it is not a label."""
     if not isinstance(raw, Mapping):
         return None
-    role, text, start, end = (raw.get(k) for k in ("role", "text", "start", "end"))
+    role, text, start, end, sure = (raw.get(k) for k in ("role", "text", "start", "end", "confidence"))
     if not isinstance(role, str) or not isinstance(text, str) or not text.strip() or has_half_character(text):
         return None
     if start is None and end is None:
-        return Label(role, text)
+        probability = float(sure) if isinstance(sure, int | float) and 0.0 <= sure <= 1.0 else None
+        return Label(role, text, confidence=probability)  # ranks rewrites
     return Label(role, text, start, end) if type(start) is type(end) is int else None
 
 
@@ -90,7 +91,7 @@ def _located(query: str, labels: list[Label], task: Task) -> list[Label]:
     A text that does not occur (often enough) in the query gets no span.
     """
     spanless = {r.name for r in (*task.closed_roles, *task.text_roles)}
-    out, lost = [Label(x.role, x.text) for x in labels if x.role in spanless], []
+    out, lost = [Label(x.role, x.text, confidence=x.confidence) for x in labels if x.role in spanless], []
     found: list[Label] = []
     for label in (x for x in labels if x.role not in spanless):
         try:

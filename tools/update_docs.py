@@ -17,6 +17,7 @@ sys.path.insert(0, str(ROOT))
 from eval.formatting import milliseconds, percent  # noqa: E402  (the checkout is importable only from here on)
 from limbeck.operations.tables import render, render_audit, render_forms  # noqa: E402
 from tools import eval_tables as evaluation  # noqa: E402
+from tools import rewrite_tables as rewrites  # noqa: E402
 from tools import serving_tables as serving  # noqa: E402
 from tools import student_tables as student  # noqa: E402
 from tools.table_text import read, table  # noqa: E402
@@ -172,6 +173,8 @@ BENCHMARKS = {
     "read-forms": ("read_forms.json", student.read_forms),
     "taxonomy": ("taxonomy.json", student.taxonomy),
     "taxonomy-teacher": ("taxonomy.json", student.taxonomy_teacher),
+    "rewrites": ("rewrites.json", rewrites.worth),
+    "rewrites-guardrails": ("rewrites.json", rewrites.guardrails),
     "noise": ("noise.json", student.noise),
     "qlora-merge": ("qlora_merge.json", student.qlora_merge),
     "engines": ("engines.json", serving.engines),

@@ -43,7 +43,7 @@ def rewrites(run: Run, predictions: Path | None, kind: str) -> Path:
             expected="purchases after some of the queries, and the catalogue that they are from",
         )
     run.progress.stage("rewrites", 1, 1)
-    found = found_items(rows, bought, _search(run, kind), task)
+    found = found_items(rows, bought, search_of(run, kind), task)
     path = run.files.rewrites
     write_json(path, {
         "task": task.name, "of": str(predictions or "teacher"), "search": kind, "level": task.eval.confidence,
@@ -78,7 +78,7 @@ def _against_gold(run: Run, rows: Sequence[Example]) -> dict[str, RoleQuality]:
     return {r.name: of_role[r.name] for r in run.task.text_roles}
 
 
-def _search(run: Run, kind: str) -> Search:
+def search_of(run: Run, kind: str) -> Search:
     """A search in the run's index, which is built if it is missing."""
     from task.model_store import fetch
     from teacher.retrieval.embedding_store import EmbeddingStore

@@ -97,3 +97,13 @@ def test_an_invalid_answer_costs_recall_and_is_counted(tmp_path: Path) -> None:
         score_files(gold, stray, resamples=50)
     with pytest.raises(InputError, match="no row has this column"):
         score_files(gold, said, resamples=50, by=["town"])
+
+
+@pytest.mark.parametrize(("said", "read"), [(0.25, 0.25), (1, 1.0), (None, None), ("high", None), (7.0, None)])
+def test_a_rewrite_keeps_its_probability_which_ranks_it(said: Any, read: float | None, tmp_path: Path) -> None:
+    task = make_task(roles=[{"name": "synonym", "kind": "text"}], student={"form": "write"})
+    label = {"role": "synonym", "text": "oat drink", "confidence": said}
+    (tmp_path / "p.jsonl").write_text(json.dumps({"query": "oat milk", "labels": [label]}) + "\n")
+    ((row, fault),) = read_predictions(tmp_path / "p.jsonl", task)
+    assert fault is None
+    assert [x.confidence for x in row.labels] == [read]
