@@ -165,23 +165,43 @@ class VllmClient:
             answer = await self._post("/v1/completions", {**body, "max_tokens": length})
             choice = answer["choices"][0]
             return self._codec.decode(query, (choice["text"], _ended(choice)), self._task)
-        symbols = await self._symbols(body, self._codec.symbol_count(query))
+        symbols = await self._symbols(body, self._codec.allowed_symbols(query))
         if not self._codec.texts:
             return self._codec.decode(query, symbols, self._task) if length else Decoded((), 1.0)
         written = await self._texts({**body, "prompt": [*prompt.ids, *symbols[0]]})
         return self._codec.decode(query, (*symbols, written), self._task)
 
-    async def _symbols(self, body: dict[str, Any], length: int) -> tuple[list[int], list[float]]:
-        """Generated symbols and their log-probabilities."""
-        if not length:
-            return [], []
-        answer = await self._post("/v1/completions", {
-            **body, "max_tokens": length, "min_tokens": length, "allowed_token_ids": list(self._codec.symbol_ids),
-            "logprobs": 1, "ignore_eos": True,
-        })
-        choice = answer["choices"][0]
-        _ended(choice)
-        return choice["token_ids"], choice["logprobs"]["token_logprobs"]
+    async def _symbols(
+        self, body: dict[str, Any], allowed: Sequence[frozenset[int]]
+    ) -> tuple[list[int], list[float]]:
+        """Generated symbols and their log-probabilities: at each place the likeliest of those that can stand there.
+
+        vLLM takes one set of allowed tokens for a request. The first one allows all symbols; only from a place that
+        got one which cannot stand there another is sent, for as many places as have the same set.
+
+        Args:
+            allowed: The token ids that can stand in each place.
+        """
+        ids, log_probabilities = list[int](), list[float]()
+        strict = False
+        while len(ids) < len(allowed):
+            rest = allowed[len(ids) :]
+            places = next((n for n, a in enumerate(rest) if a != rest[0]), len(rest)) if strict else len(rest)
+            answer = await self._post("/v1/completions", {
+                **body, "prompt": [*body["prompt"], *ids], "max_tokens": places, "min_tokens": places,
+                "allowed_token_ids": sorted(rest[0]) if strict else list(self._codec.symbol_ids),
+                "logprobs": 1, "ignore_eos": True,
+            })
+            choice = answer["choices"][0]
+            _ended(choice)
+            new, values = choice["token_ids"], choice["logprobs"]["token_logprobs"]
+            wrong = next((n for n, (token, of) in enumerate(zip(new, rest, strict=False)) if token not in of), None)
+            if len(new) < places or (strict and wrong is not None):  # nor would another request help: decoding says so
+                return ids + new, log_probabilities + values
+            ids += new[:wrong]
+            log_probabilities += values[:wrong]
+            strict = wrong is not None
+        return ids, log_probabilities
 
     async def _texts(self, body: dict[str, Any]) -> WrittenTexts:
         """The texts after the symbols: a request of its own, because only symbols may stand before."""

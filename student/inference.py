@@ -96,23 +96,26 @@ def _scores(logits: TargetLogits, prompts: Sequence[Encoded], device: str) -> li
 def _generate_symbols(
     model: Any, codec: Codec, tokenizer: Tokenizer, queries: Sequence[str], device: str
 ) -> list[tuple[Any, ...]]:
-    """Greedy over the symbols only, one token for each unit and probe; prompts of one call have equal length.
+    """Greedy over the symbols that can stand in each place, one token for each unit and probe.
+
+    Prompts of one call have equal length.
 
     With text roles the texts that follow are generated too (`_generate_texts`).
     """
     ids = torch.tensor([codec.prompt(q, tokenizer).ids for q in queries], device=device)
     alphabet = torch.tensor(codec.symbol_ids, device=device)
     steps = max(codec.symbol_count(q) for q in queries)
+    barred = _barred(codec, queries, steps).to(device)
     if not steps:  # only texts
         written = _generate_texts(model, codec, tokenizer, queries, [[] for _ in queries], device)
         return [([], [], texts) for texts in written]
     cache: Any = None
     chosen, log_probabilities = [], []
-    for _ in range(steps):
+    for step in range(steps):
         out = model(input_ids=ids, past_key_values=cache, use_cache=True)
         cache = out.past_key_values
         scores = out.logits[:, -1, alphabet].float().log_softmax(-1)
-        best = scores.argmax(-1)
+        best = scores.masked_fill(barred[:, step], -torch.inf).argmax(-1)
         log_probabilities.append(scores.gather(1, best[:, None])[:, 0])
         ids = alphabet[best][:, None]
         chosen.append(ids[:, 0])
@@ -122,6 +125,15 @@ def _generate_symbols(
         return list(found)
     texts = _generate_texts(model, codec, tokenizer, queries, [tokens for tokens, _ in found], device)
     return [(*symbols, written) for symbols, written in zip(found, texts, strict=True)]
+
+
+def _barred(codec: Codec, queries: Sequence[str], steps: int) -> torch.Tensor:
+    """Which symbols cannot stand in a place, shape (queries, steps, symbols); beyond a query's last place all can."""
+    out = torch.zeros(len(queries), steps, len(codec.symbol_ids), dtype=torch.bool)
+    for row, query in enumerate(queries):
+        for step, allowed in enumerate(codec.allowed_symbols(query)):
+            out[row, step] = torch.tensor([i not in allowed for i in codec.symbol_ids])
+    return out
 
 
 def _generate_texts(

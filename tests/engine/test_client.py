@@ -73,6 +73,41 @@ TEXTS = make_task(
 )
 
 
+def test_a_symbol_out_of_place_is_asked_for_again_among_those_that_fit(tokenizer: FastTokenizer) -> None:
+    """The first answer counts words wrongly; its beginning stands, and the rest is asked for place by place."""
+    task = make_task(student={"form": "write"}, serving=TEXTS.serving)
+    codec = Codec.compile(task, [], tokenizer)
+    row = Example("oat milk", (Label("product", "oat milk", 0, 8), Label("aisle", "dairy"), Label("mark", "vegan")))
+    right = codec.encode(row, tokenizer).targets
+    allowed = codec.allowed_symbols(row.query)
+    bodies: list[dict[str, Any]] = []
+
+    async def completions(request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        bodies.append(body)
+        at = len(body["prompt"]) - len(codec.prompt(row.query, tokenizer).ids)
+        ids = right[at : at + body["max_tokens"]] if len(bodies) > 1 else [right[0], right[-1], *right[2:]]
+        return web.json_response({"choices": [{
+            "token_ids": ids, "logprobs": {"token_logprobs": [-0.1] * len(ids)}, "finish_reason": "length",
+        }]})
+
+    async def ask() -> Decoded:
+        app = web.Application()
+        app.router.add_post("/v1/completions", completions)
+        async with TestServer(app) as server, VllmClient(
+            str(server.make_url("")).rstrip("/"), name="m", task=task, codec=codec, tokenizer=tokenizer
+        ) as client:
+            (found,) = await client.label([row.query])
+        return found
+
+    found = asyncio.run(ask())
+    assert found.fault is None
+    assert {x.key for x in found.labels} == {x.key for x in row.labels}
+    assert [(b["max_tokens"], b["allowed_token_ids"]) for b in bodies] == [
+        (len(right), list(codec.symbol_ids)), (1, sorted(allowed[1])), (len(right) - 2, list(codec.symbol_ids)),
+    ]
+
+
 def test_texts_alone_are_asked_for_at_once(tokenizer: FastTokenizer) -> None:
     task = make_task(roles=[{"name": "synonym", "kind": "text"}], student={"form": "write"}, serving=TEXTS.serving)
     codec = Codec.compile(task, [], tokenizer)

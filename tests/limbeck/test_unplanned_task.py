@@ -52,8 +52,6 @@ def understood(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "form": "write", "lora": {"rank": 32, "alpha": 64}, "learning_rate": 0.004, "max_steps": 800, "epochs": 80,
         "eval_every": 400, "save_every": 800,
     }
-    # Of 300 rows a model of two layers learns to write, but not always to count the characters of a long note.
-    task["gates"]["max_invalid"] = 0.6
     (folder / "clinic.yaml").write_text(yaml.safe_dump(task, allow_unicode=True), encoding="utf-8")
     return folder / "clinic.yaml"
 
@@ -112,7 +110,6 @@ def test_it_runs_end_to_end_with_ray_and_vllm(tmp_path: Path, tiny_llama: Path, 
     report = read_json(tmp_path / "clinic" / "evaluate" / "report.json")
     served = report["systems"]["student, merged and served"]
     assert served["rows"] == 30
-    assert served["invalid"]["value"] < 0.6
     roles = {x["role"] for line in (tmp_path / "clinic" / "evaluate" / "predictions").glob("*served.jsonl")
              for row in line.read_text().splitlines() for x in json.loads(row)["labels"]}
     assert {"Triage Level", "Department", "Other Words"} <= roles

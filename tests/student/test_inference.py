@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from student.adapters import load_adapter
-from student.inference import predict
+from student.inference import _generate_symbols, predict
 from student.model import load_base
 from student.training.job import TrainingJob
 from student.training.train import train
@@ -80,12 +80,14 @@ def one_by_one(model: Any, codec: Codec, tokenizer: FastTokenizer, task: Task, q
     with torch.inference_mode():
         while len(shares) < steps + most_tokens(codec.texts) and ids[-1] != codec.eos_id:
             scores = model(input_ids=torch.tensor([ids])).logits[0, -1].float()
-            if len(shares) < steps:  # only symbols compete
+            if len(shares) < steps:  # only symbols compete, and of them those win that can stand there
                 symbols = torch.tensor(codec.symbol_ids)
                 scores = torch.full_like(scores, -math.inf).index_copy(0, symbols, scores[symbols])
-            share, token = scores.log_softmax(-1).max(-1)
-            ids.append(int(token))
-            shares.append(float(share))
+                token = max(codec.allowed_symbols(query)[len(shares)], key=lambda t: float(scores[t]))
+            else:
+                token = int(scores.argmax(-1))
+            ids.append(token)
+            shares.append(float(scores.log_softmax(-1)[token]))
     made = ids[start:]
     written = codec.written_texts(made[steps:], shares[steps:], tokenizer)
     return codec.decode(query, (made[:steps], shares[:steps], written), task).labels
@@ -109,3 +111,18 @@ def test_an_untrained_model_answers_nothing_that_the_task_does_not_allow(
     found = predict(load_base(tiny_llama, torch.float32), codec, tokenizer, task, queries)
     assert [f.query for f in found] == [q.query for q in queries]
     assert all(violation(task, f.query, f.labels) is None for f in found)
+
+
+def test_an_untrained_student_writes_only_symbols_that_fit_their_places(
+    tiny_llama: Path, tokenizer: FastTokenizer
+) -> None:
+    task = make_task(student={"form": "write"})
+    codec = Codec.compile(task, [], tokenizer)
+    base = load_base(tiny_llama, torch.float32)
+    queries = ["oat milk", "a longer query about rice milk", "tea"]
+    with torch.inference_mode():
+        found = [_generate_symbols(base, codec, tokenizer, [q], "cpu")[0] for q in queries]
+    faults = [codec.decode(q, (ids[: codec.symbol_count(q)], values), task).fault for q, (ids, values) in zip(
+        queries, found, strict=True
+    )]
+    assert faults == [None] * 3
