@@ -10,7 +10,7 @@ from typing import Any
 from task.text import repaired_object
 
 # Increase this when the same answer is read as other labels: stored replies are then read again, at no cost.
-VERSION = 2
+VERSION = 3
 _OPEN = r"<(?:think|thinking|thought|reasoning)>|\[THINK\]|◁think▷|<\|channel\|>analysis"
 _CLOSE = r"</(?:think|thinking|thought|reasoning)>|\[/THINK\]|◁/think▷|<\|channel\|>final<\|message\|>"
 _OPENING = re.compile(_OPEN, re.IGNORECASE)

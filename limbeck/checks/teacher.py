@@ -130,6 +130,7 @@ async def _asked(settings: OpenAI) -> Finding:
     import aiohttp
 
     from llm_client.client import open_session
+    from llm_client.connection import authorization
 
     name, url = "teacher.openai.base_url", settings.base_url.rstrip("/") + "/models"
     try:
@@ -137,6 +138,7 @@ async def _asked(settings: OpenAI) -> Finding:
             url, timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S)
         ) as response:
             status, raw = response.status, await response.read()
+        needs_key = status != 200 or not authorization(settings.api_key_env) or await _refuses_strangers(settings, url)
     except (aiohttp.ClientError, TimeoutError) as error:
         return bad(name, f"GET {url}: {type(error).__name__}: {error}", "Check the address, the network and the proxy")
     if status in {401, 403}:
@@ -148,7 +150,23 @@ async def _asked(settings: OpenAI) -> Finding:
         shown = ", ".join(models[:_SHOWN])
         return bad(name, f"the endpoint lists {len(models):,} models, and not {settings.model!r}: {shown}, …",
                    "Check teacher.openai.model")
+    if not authorization(settings.api_key_env):
+        return ok(name, f"answers without a key, and {settings.model} is listed")
+    if not needs_key:
+        return note(name, f"answers, and {settings.model} is listed, to anybody: only a paid call can try the key")
     return ok(name, f"answers; the key is accepted, and {settings.model} is listed")
+
+
+async def _refuses_strangers(settings: OpenAI, url: str) -> bool:
+    """Whether a request without the key is refused, so that an answer to one with it says that the key is good."""
+    import aiohttp
+
+    from llm_client.connection import proxy_for
+
+    async with aiohttp.ClientSession(proxy=proxy_for(settings.base_url)) as session, session.get(
+        url, timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S)
+    ) as response:
+        return response.status in {401, 403}
 
 
 def _models(raw: bytes) -> list[str]:

@@ -83,6 +83,8 @@ class QueryLabeller:
         if (request := verify_request(self.prompter, first, main)) is not None:
             verdict = await self._reply(request, stored_replies(self._ledger, [[request]]))
             verdicts = replies.verdicts_of(verdict.content) if verdict and not verdict.cut else None
+            if verdicts is not None and len(verdicts) != len(rows):  # which label each one is of is not known
+                verdicts = None
         labels, whole = self._with_signals(main, rows, by_purpose, verdicts=verdicts, context=context)
         return TeacherAnswer(query=query.query, request=first.key, labels=labels, signals=whole)
 
@@ -119,7 +121,7 @@ class QueryLabeller:
                 signals["support"] = support(
                     context, role=str(row.get("role")), text=str(row.get("text")), normalise=self._normalise
                 )
-            if verdicts is not None and i < len(verdicts):
+            if verdicts is not None:
                 signals["verified"] = float(verdicts[i])
             labels.append({**row, "signals": signals})
         whole: dict[str, float] = {}

@@ -218,6 +218,18 @@ def test_a_free_call_tells_whether_key_and_model_are_accepted(
     assert api.bodies == []
 
 
+@pytest.mark.parametrize(("key", "state", "said"), [
+    ("wrong", "note", "only a paid call can try the key"), ("", "ok", "answers without a key"),
+])
+def test_a_list_that_anybody_is_told_says_nothing_of_the_key(
+    shop: dict[str, Any], tmp_path: Path, api: FakeApi, monkeypatch: pytest.MonkeyPatch, key: str, state: str, said: str
+) -> None:
+    api.key = None
+    monkeypatch.setenv(KEY, key)
+    (found,) = [f for f in check(run_of(shop, tmp_path), call=True) if f.name == "teacher.openai.base_url"]
+    assert (found.state, said in found.found) == (state, True)
+
+
 def test_the_command_shows_the_list_and_its_exit_code(shop: dict[str, Any], tmp_path: Path, api: FakeApi) -> None:
     run_of(shop, tmp_path)
     command = (tmp_path / "task.yaml", "--runs", tmp_path / "runs")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,21 @@ def test_each_question_adds_its_signal_and_each_is_paid_for_once(
     assert found.get("agreement", 1.0) == found.get("bare", 1.0) == found.get("verified", 1.0) == 1.0
     assert found.get("token probability", 0.96) == pytest.approx(0.96, abs=0.01)  # four characters at -0.01
     assert whole["kept"] == 1.0
+
+
+def test_verdicts_of_another_number_than_the_labels_are_no_signal(tmp_path: Path) -> None:
+    """Which label each is of is unknown: taken by position, one that is missing at the front shifts all others."""
+    def longer(_: dict[str, Any], completion: dict[str, Any]) -> dict[str, Any]:
+        message = completion["choices"][0]["message"]
+        if "right" in (found := json.loads(message["content"])):
+            message["content"] = json.dumps({"right": [*found["right"], True]})
+        return completion
+
+    with FakeApi() as api:
+        api.shape = longer
+        found, _ = signals(tmp_path, api.url, verify=True)
+        assert api.calls["verify"] == 1
+    assert set(found) == {"guardrails"}
 
 
 def test_a_further_signal_asks_for_that_alone(tmp_path: Path) -> None:
