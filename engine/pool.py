@@ -37,15 +37,18 @@ class Placement:
 class EnginePool:
     """The watchdogs, keyed by model and engine settings; belongs to one event loop."""
 
-    def __init__(self, logs: Path, *, answered: Callable[[str], int], waiting: Callable[[str], int]) -> None:
+    def __init__(
+        self, logs: Path, *, answered: Callable[[str], int], waiting: Callable[[str], int], report: Callable[..., None]
+    ) -> None:
         """Make an empty pool.
 
         Args:
             logs: The folder of the engines' logs.
             answered: How many queries a servable, by its id, has answered so far.
             waiting: How many of its queries wait for an answer.
+            report: Called with what happens to an engine and, as `failed`, whether it is a failure.
         """
-        self._logs, self._answered, self._waiting = logs, answered, waiting
+        self._logs, self._answered, self._waiting, self._report = logs, answered, waiting, report
         self._running: dict[_Key, tuple[Watchdog, asyncio.Task[None]]] = {}
 
     def place(self, servable: Servable, settings: Serving, queries: StartupQueries) -> Placement:
@@ -54,7 +57,9 @@ class EnginePool:
         found = self._running.get(key)
         if found is None or found[1].done():
             log = self._logs / f"engine-{servable.engine_name.rpartition('@')[2]}.log"
-            watchdog = Watchdog(settings=settings, log=log, answered=self._answered, waiting=self._waiting)
+            watchdog = Watchdog(
+                settings=settings, log=log, answered=self._answered, waiting=self._waiting, report=self._report
+            )
             hosted = watchdog.add(servable, queries)
             self._running[key] = watchdog, asyncio.create_task(watchdog.run())
         else:

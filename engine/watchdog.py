@@ -61,12 +61,14 @@ class Watchdog:
         log: Of the engine.
         answered: How many answers a servable, by its id, has given so far.
         waiting: How many of its queries wait for an answer.
+        report: Called with what happens to it and, as `failed`, whether it is a failure.
     """
 
     settings: Serving
     log: Path
     answered: Callable[[str], int] = lambda _id: 0
     waiting: Callable[[str], int] = lambda _id: 0
+    report: Callable[..., None] = lambda text, **_: print(text, file=sys.stderr, flush=True)
     port: int = field(default_factory=free_port)
     state: State = "starting"
     restarts: int = 0
@@ -112,12 +114,13 @@ class Watchdog:
                     await self._run_once()
                 except (EngineError, OSError) as error:
                     self.last_error = str(error)
-                self._report(self.last_error.splitlines()[0])
                 if self.state == "starting":
                     self.state = "failed"
+                    self._report(self.last_error.splitlines()[0], failed=True)
                     return
                 self.state = "restarting"
                 self.restarts += 1
+                self._report(self.last_error.splitlines()[0], failed=True)
                 if time.monotonic() - started > STABLE_AFTER_S:
                     pause = FIRST_PAUSE_S
                 await asyncio.sleep(pause)
@@ -142,9 +145,10 @@ class Watchdog:
             await self._update_hosted(engine)
             if not any(h.checked_in == self._run for h in self.hosted):
                 raise EngineError(self.last_error or "no model is left to host")
-            if self.state == "restarting":
-                self._report("answers again")
+            again = self.state == "restarting"
             self.state = "ready"
+            if again:
+                self._report("answers again")
             await self._watch(engine)
         finally:
             engine.kill()
@@ -225,8 +229,8 @@ class Watchdog:
             return False
         return True
 
-    def _report(self, text: str) -> None:
-        print(f"engine on port {self.port}: {text}", file=sys.stderr, flush=True)
+    def _report(self, text: str, *, failed: bool = False) -> None:
+        self.report(f"engine on port {self.port}: {text}", failed=failed)
 
 
 def _set_ready(hosted: HostedModel, error: EngineError | None) -> None:

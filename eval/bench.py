@@ -11,7 +11,7 @@ import numpy as np
 
 from eval.arrivals import ArrivalPlan, poisson
 from eval.endpoint import Target
-from eval.latency import percentiles, summarise
+from eval.latency import MIN_SAMPLES, percentiles, summarise
 from eval.latency_schema import (
     LatencyBench,
     LatencySummary,
@@ -144,7 +144,8 @@ def sweep(
     """Find the highest rate that the server sustains: rates rise until one fails, then a bisection closes the gap.
 
     A rate is sustained where the server is not saturated, 99.9 % of the requests are answered, the achieved rate is at
-    least 95 % of the offered one, and the SLO is met, if there is one.
+    least 95 % of the offered one, and the SLO is met, if there is one. With an SLO a rate is offered for as long as its
+    percentile needs requests, if that is longer than `sweep_seconds`: of fewer it cannot be told whether it is met.
 
     Returns:
         `rates` in rising order; `sustained`: the highest sustained rate, None where there is none; `limit`: `server`,
@@ -152,9 +153,13 @@ def sweep(
     """
     rows: list[SweepRate] = []
 
+    least = 0 if s.slo_ms is None else next((n for name, n in MIN_SAMPLES.items() if name == s.percentile), 0)
+
     def holds(rate: float) -> bool:
+        # A third more, because the number of requests in a time is random.
+        seconds = max(s.sweep_seconds, 4 / 3 * least / rate)
         plan = poisson(
-            rate, s.sweep_seconds, _turned(queries, len(rows), 7), s.seed + 1_000 + len(rows), hits=hits,
+            rate, seconds, _turned(queries, len(rows), 7), s.seed + 1_000 + len(rows), hits=hits,
             hit_share=s.hit_share,
         )
         progress.begin(f"sweep, {rate:.4g}/s", len(plan))
@@ -164,7 +169,7 @@ def sweep(
         met = _slo(row, s)
         sustained = bool(
             row["valid"] and not row["saturated"] and errors <= 0.001 and (met is None or met["ok"])
-            and row["achieved_rate"] >= 0.95 * len(plan) / s.sweep_seconds
+            and row["achieved_rate"] >= 0.95 * len(plan) / seconds
         )
         rows.append({**row, "holds": sustained, "rate": round(rate, 3)})
         return sustained

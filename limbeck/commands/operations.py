@@ -32,7 +32,7 @@ def serve(
         typer.Option("--set", metavar="A.B=C", help="Override a `serving` setting of the bundle; repeatable"),
     ] = None,
 ) -> None:
-    """Serve a bundle over HTTP: vLLM on loopback, head cache and gateway in front.
+    """Serve a bundle over HTTP: its engine on loopback, head cache and gateway in front.
 
     With a release pointer the service follows it: `limbeck release` and `limbeck rollback` change what is served
     without a failed request. Settings not given here are those of the bundle's `serving` section.
@@ -203,6 +203,13 @@ def _operator(url: str, body: dict[str, Any] | None = None) -> Any:
         with open_url(urllib.request.Request(url, data), timeout_s=30) as response:
             return json.load(response)
     except urllib.error.HTTPError as error:
-        raise InputError(json.load(error)["error"]["message"], field="limbeck purge") from error
+        body_text = error.read().decode(errors="replace")
+        try:
+            message = str(json.loads(body_text)["error"]["message"])
+        except (ValueError, LookupError, TypeError):
+            message = f"HTTP {error.code}: {body_text[:200]}"
+        raise InputError(
+            message, field="--admin", found=url, fix="--admin takes the operators' port, which `limbeck serve` prints"
+        ) from error
     except OSError as error:
         raise InputError(f"the service does not answer: {error}", field="--admin", found=url) from error

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.interface import EngineError
+from engine.kind import kind_name
 from engine.pool import EnginePool, Placement
 from serving.release.bundle import Bundle, copy_small
 from serving.release.pointer import Pointer, Release, open_released, read_pointer
@@ -49,7 +50,8 @@ class Deployed:
         w = self.placement.watchdog
         return {
             "bundle": self.bundle.id, "folder": str(self.bundle.folder), "model": self.bundle.model_name,
-            "engine": w.state, "pid": w.pid, "restarts": w.restarts, "log": str(w.log), "why": w.last_error or None,
+            "runs_on": kind_name(self.bundle, self.settings), "engine": w.state, "pid": w.pid,
+            "restarts": w.restarts, "log": str(w.log), "why": w.last_error or None,
         }
 
 

@@ -77,7 +77,9 @@ class Supervisor:
         self._workers = WorkerPool(
             self.state, self.settings, report=self._report, before_start=self._restore_copies
         )
-        self._engines = EnginePool(self.state.path, answered=self._workers.answered, waiting=self._workers.waiting)
+        self._engines = EnginePool(
+            self.state.path, answered=self._workers.answered, waiting=self._workers.waiting, report=self._report
+        )
         self._context = RolloutContext(self.state, self._engines, self._workers, override, self._report)
         for path, bundle in opened:
             self._add(path, bundle)

@@ -104,7 +104,7 @@ def kind(monkeypatch: pytest.MonkeyPatch) -> FakeKind:
 
 
 def pool(folder: Path) -> EnginePool:
-    return EnginePool(folder, answered=lambda _id: 0, waiting=lambda _id: 0)
+    return EnginePool(folder, answered=lambda _id: 0, waiting=lambda _id: 0, report=lambda _text, failed: None)
 
 
 def test_models_with_the_same_weights_share_an_engine_that_ends_with_the_last(

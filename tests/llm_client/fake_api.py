@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
+import re
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -105,7 +106,8 @@ class FakeApi:
         for purpose, start in PURPOSES.items():
             if system.startswith(start):
                 self.calls[purpose] += 1
-                return self._reply(body, REPAIRED if purpose == "repair" else json.dumps({"right": [True] * 9}))
+                asked = len(re.findall(r"^\d+\. ", query, re.MULTILINE))
+                return self._reply(body, REPAIRED if purpose == "repair" else json.dumps({"right": [True] * asked}))
         self.calls[query] += 1
         what = self.behaviour(query, self.calls[query])
         if what == "disconnect":

@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from serving.supervisor.admin import Purge, _said
 from tests.limbeck.test_cli import in_process
+from tests.llm_client.fake_api import FakeApi
 
 ALL = "expected --query, --label ROLE=VALUE, --older-than SECONDS or --nothing"
 
@@ -29,3 +30,12 @@ def test_the_operators_port_says_what_is_wrong_without_the_validators_words() ->
     with pytest.raises(ValidationError) as caught:
         Purge.model_validate({"older_than_s": -1.0})
     assert _said(caught.value).startswith("older_than_s: ")
+
+
+def test_another_port_than_the_operators_is_told() -> None:
+    with FakeApi() as api:
+        done = in_process("status", "--admin", api.url)
+    assert done.returncode == 2
+    said = " ".join(done.stderr.split())
+    assert f"--admin: HTTP 404: 404: Not Found; found '{api.url}/status'" in said
+    assert "the operators' port" in said

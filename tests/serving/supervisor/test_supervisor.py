@@ -25,6 +25,7 @@ from engine.loopback import free_port
 from serving.client import served
 from serving.release.bundle import Bundle, build
 from serving.release.pointer import release, rollback
+from task.files import read_json
 from task.labels import Example, Label
 from task.serving_settings import Change
 from task.tokenizer import FastTokenizer
@@ -148,6 +149,11 @@ def test_an_engine_that_is_killed_comes_back(service: Service, load: Load) -> No
     os.killpg(pid, signal.SIGCONT)
     found = service.until(lambda s: s["asked"])["active"]
     assert (found["pid"], found["restarts"]) == (pid, before["restarts"] + 1)
+    told = read_json(service.state / "status.json")  # what somebody reads who comes later
+    ended, again = told["news"][-2:]
+    assert ("ended with code -9" in ended["text"], ended["failed"]) == (True, True)
+    assert ("answers again" in again["text"], again["failed"]) == (True, False)
+    assert told["tasks"][TASK.name]["active"]["restarts"] == found["restarts"]
     service.healthy()
     ready = time.time()
     time.sleep(1.0)
