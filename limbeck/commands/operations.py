@@ -110,8 +110,15 @@ def release(
 ) -> None:
     """Verify a bundle that passed its gate and point to it; services that follow the pointer switch to it."""
     from serving.release.pointer import release as point
+    from task.errors import warn
     from task.serving_settings import Change
 
+    if (folder.resolve().parent / "manifest.json").exists():  # of the stage `bundle`
+        warn(
+            "this bundle lies in a run folder, where the next `limbeck bundle` or `run` replaces it: a service could "
+            "then neither restart with it nor return to it", file=folder,
+            fix="Release a copy instead, such as one named after the day: cp -r",
+        )
     change = Change(shadow=shadow, shadow_s=shadow_s, canary=canary, canary_s=canary_s, keep_s=keep_s)
     found = point(pointer, bundle=folder, change=change, ungated=ungated)
     before = found.previous.id if found.previous else "nothing"
@@ -181,7 +188,12 @@ def purge(
     wanted: dict[str, Any] = {"query": query, "older_than_s": older_than, "nothing": nothing}
     if label is not None:
         wanted |= {"role": role, "value": value if equals else None}
-    print(_operator(f"{admin}/purge", {k: v for k, v in wanted.items() if v is not None and v is not False})["status"])
+    _operator(f"{admin}/purge", {k: v for k, v in wanted.items() if v is not None and v is not False})
+    what = (
+        "all purges are undone" if nothing else f"query {query!r}" if query is not None
+        else f"answers with {label}" if label is not None else f"answers from more than {older_than:g} s ago"
+    )
+    print(what if nothing else f"{what}: caches no longer answer, whether they had it or not; --nothing undoes this")
 
 
 @app.command(rich_help_panel=PANEL)

@@ -160,6 +160,7 @@ def ledger(
     out: Annotated[
         Path | None, typer.Option("--export", help="Write the queries chosen to this .csv or .parquet file")
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Let --export replace a file")] = False,
     limit: Annotated[int, typer.Option(help="Maximum number of rows", min=1)] = 20,
 ) -> None:
     """Show labels, attempts and cost by status, model and day; filter, inspect one query, export.
@@ -174,7 +175,7 @@ def ledger(
         if query is not None:
             view.print_query(book, query)
         elif out is not None:
-            print(f"{view.export(rows, out):,} rows in {out}")
+            print(f"{view.export(rows, out, overwrite=overwrite):,} rows in {out}")
         elif any(x is not None for x in (status, role, reason, below)):
             view.print_rows(rows, limit)
         else:

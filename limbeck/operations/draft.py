@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from limbeck.operations.draft_roles import Draft, from_catalogue, from_gold
-from limbeck.operations.draft_tables import Table, Unknown, tables_in
+from limbeck.operations.draft_tables import QUERY, Table, Unknown, tables_in
 from task.errors import InputError
 from task.files import write_jsonl, write_text
 from task.load import load_task
@@ -65,7 +65,7 @@ def draft(folder: Path, out: Path, prompt: Path | None = None) -> Drafted:
     uses, unused = _uses(found, unused)
     if prompt is None:
         unused += _without_lost_labels(uses)
-    _check(uses, folder, prompt)
+    _check(uses, unused, folder, prompt)
     copies = {t.path: copies_in / f"{key.rpartition('.')[2]}.jsonl" for key, t in uses.items() if not t.as_it_is}
     items = _items(uses.get("data.catalogue"))
     gold = [t.ours(r) for key in ("data.gold.test", "data.gold.calibration", "data.labels") if (t := uses.get(key))
@@ -138,9 +138,14 @@ def _without_lost_labels(uses: dict[str, Table]) -> list[Unknown]:
     ))]
 
 
-def _check(uses: Mapping[str, Table], folder: Path, prompt: Path | None) -> None:
+def _check(uses: Mapping[str, Table], unused: Sequence[Unknown], folder: Path, prompt: Path | None) -> None:
     if not uses.keys() & {"data.queries", "data.labels"}:
-        raise InputError("no table of queries to label", file=folder, expected="a file with a column `query`")
+        files = [f"{t.path.name}, taken for {key}" for key, t in uses.items()]
+        told = "".join(f"\n  {x}" for x in (*files, *(f"{u.path.name}: {u.why}" for u in unused)))
+        raise InputError(
+            f"no table of queries to label{told}", file=folder,
+            expected=f"a file with a column of queries, named {', '.join(QUERY)}",
+        )
     if not uses.keys() & {"data.labels", "data.catalogue"} and prompt is None:
         raise InputError(
             "nothing here can label the queries: neither a catalogue nor labels", file=folder,

@@ -16,8 +16,11 @@ Kind = Literal["queries", "catalogue", "conversions", "labels"]
 _LOOKED_AT = 20_000  # rows of a file
 
 # Our column → names that others give it, the likeliest first. Names are compared in small letters, without signs.
-_QUERY: Final = ("query", "search query", "search term", "search", "term", "keyword", "keywords", "phrase", "q", "text")
-_SURELY_QUERY: Final = _QUERY[:3]
+QUERY: Final = (
+    "query", "search query", "search term", "search phrase", "search", "term", "keyword", "keywords", "phrase", "q",
+    "text",
+)
+_SURELY_QUERY: Final = QUERY[:4]
 _COUNT: Final = (
     "count", "searches", "search count", "frequency", "freq", "volume", "impressions", "hits", "cnt", "n", "traffic",
 )
@@ -119,7 +122,7 @@ def _table(path: Path) -> Table | Unknown:
     head = list(itertools.islice((row for _, row in rows_of(path)), _LOOKED_AT + 1))
     rows, more = head[:_LOOKED_AT], len(head) > _LOOKED_AT
     names = _column_names(rows)
-    query, item = _named(_QUERY, names), _named(_ITEM[:-1], names)
+    query, item = _named(QUERY, names), _named(_ITEM[:-1], names)
     labels, title, id_ = _named(_LABELS, names), _named(_TITLE, names), _named(_ID, names)
     whole = [n for n in names if _is_whole(n, rows)]
     if labels and query:
@@ -138,7 +141,8 @@ def _table(path: Path) -> Table | Unknown:
     if query:
         columns = _known({"query": query, "count": _named(_COUNT, whole)})
         return Table(path, "queries", columns, "a column of queries, none of items or labels", rows, more)
-    return Unknown(path, f"its columns are {', '.join(names)}: no queries, and not an id with a title")
+    wanted = f"none of queries ({', '.join(QUERY[:3])}, …), and not an id with a title"
+    return Unknown(path, f"its columns are {', '.join(names)}: {wanted}")
 
 
 def _column_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -40,7 +40,7 @@ def print_overview(ledger: Ledger) -> None:
     from rich.table import Table
 
     screen = Console()
-    table = _table("Queries by status", "status", "queries", "traffic")
+    table = _table("Queries by status, gold queries included", "status", "queries", "traffic")
     found = ledger.statuses()
     for status in STATUSES:
         if status in found:
@@ -126,19 +126,24 @@ def _passing(
         yield row
 
 
-def export(rows: Iterator[LedgerRow], path: Path) -> int:
+def export(rows: Iterator[LedgerRow], path: Path, *, overwrite: bool = False) -> int:
     """Write rows to a Parquet or CSV file, all or nothing; returns how many.
 
     Read as `data.labels`, each row has the same labels, and a row in doubt stays in doubt. In a CSV file, cells that a
     spreadsheet program would compute have a quote before them, which reading removes (`task.spreadsheet`).
 
     Raises:
-        InputError: The file's name ends otherwise.
+        InputError: The file's name ends otherwise, or it is there already, perhaps with somebody's corrections.
     """
     write = {".parquet": _write_parquet, ".csv": _write_csv}.get(path.suffix)
     if write is None:
         raise InputError(
             "unknown kind of file", field="--export", found=path.name, expected="NAME.parquet or NAME.csv"
+        )
+    if path.exists() and not overwrite:
+        raise InputError(
+            "the file is there already, and may hold corrections", file=path, field="--export",
+            fix="Give another name, or add --overwrite",
         )
     partial = path.with_name(f".{path.name}.tmp")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,7 @@ from task.settings import OpenAI
 from teacher.backends.job import LabellingPlan
 
 if TYPE_CHECKING:
+    from teacher.guardrails.confidence import Calibration
     from teacher.ledger.ledger import Ledger
 
 # With fewer answers the run ends: a student of half of the labels would be trained again with the others.
@@ -109,6 +110,7 @@ def _work(run: Run, folder: Path) -> Figures:
         "level": task.eval.confidence,
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     })
+    _say_uncalibrated(run, done.calibration)
     missing = {k: getattr(done.missing, k) for k in ("of", "unanswered", "unusable", "signals", "cause")}
     threshold = None if done.calibration is None else done.calibration.threshold
     return {
@@ -123,13 +125,31 @@ def _why_uncalibrated(run: Run) -> str:
 
     rows, least = len({e.query for e in run.inputs.teacher.calibration}), run.task.teacher.confidence.min_rows
     if not backend_of(run.task).estimates_confidence:
-        return "imported labels keep the confidence that they came with"
+        return "imported labels come without signals that tell right ones from wrong ones"
     if rows < least:
         return f"{rows:,} gold calibration queries, and teacher.confidence.min_rows is {least:,}"
     return (
         f"of {rows:,} gold calibration queries, fewer than {least:,} have an answer, or their labels are all right or "
         "all wrong, so that nothing tells right ones from wrong ones"
     )
+
+
+def _say_uncalibrated(run: Run, calibration: Calibration | None) -> None:
+    """Say that calibration rows, which may have been paid for, tell nothing about the labels."""
+    settings = run.task.teacher.confidence
+    if calibration is None:
+        if len({e.query for e in run.inputs.teacher.calibration}) >= settings.min_rows:
+            warn(
+                f"confidences are not calibrated: {_why_uncalibrated(run)}; no label is marked as uncertain",
+                field="data.gold.calibration", fix="Add calibration queries, hard ones among them",
+            )
+    elif calibration.threshold is None:
+        warn(
+            f"no threshold of the confidence reaches a precision of {settings.target_precision:.1%} on the calibration "
+            "queries, so no label is marked as uncertain, however low its confidence",
+            field="teacher.confidence.target_precision",
+            fix="Add calibration queries, lower it, or set curriculum.min_confidence",
+        )
 
 
 def _say_unverified(s: OpenAI, ledger: Ledger, queries: Collection[str]) -> None:

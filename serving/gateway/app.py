@@ -33,7 +33,7 @@ class Gateway(Labelling):
     _: KW_ONLY
     access: LineLog | None = None
     traces: Traces | None = None
-    _ready: bool = False
+    ready: bool = False
 
     async def __call__(self, scope: Mapping[str, Any], receive: Any, send: Any) -> None:
         """Answer one request; answer the server's lifespan events; close a websocket."""
@@ -120,11 +120,11 @@ class Gateway(Labelling):
             ok = bool(choices)
         except (RefusedError, EngineUnavailableError, TimeoutError):
             ok = False
-        self._ready = self._ready or ok
-        status = "ready" if ok else "degraded" if self._ready else "starting"
+        self.ready = self.ready or ok
+        status = "ready" if ok else "degraded" if self.ready else "starting"
         bundles = {name: c.active.bundle.id for name, c in self.routes.tasks.items()}
         body = json.dumps({"status": status, "bundles": bundles}).encode()
-        await exchange.answer(body, 200 if self._ready else 503, headers={} if self._ready else {"Retry-After": "1"})
+        await exchange.answer(body, 200 if self.ready else 503, headers={} if self.ready else {"Retry-After": "1"})
 
     async def prometheus(self, exchange: Exchange) -> None:
         """`GET /metrics`."""

@@ -100,6 +100,11 @@ class Route:
         """Ask this teacher about uncertain labels while the client waits, for single queries only."""
         self._teacher = teacher
 
+    @property
+    def engine_checked(self) -> bool:
+        """Whether the engine has passed its check since it was last started."""
+        return self._engine_checked
+
     def set_engine_checked(self, checked: bool) -> None:
         """Set whether the engine has passed its check; the student is asked only while it has.
 

@@ -96,6 +96,8 @@ class Worker:
                     roles["active"][0], trial[0] if trial else None, canary=trial[1].canary if trial else 0.0,
                     shadow=trial[1].shadow if trial else 0.0,
                 )
+        # The supervisor's check was an answer: a worker that nobody has asked yet is as ready as its neighbours.
+        self.gateway.ready |= bool(tasks) and all(c.active.engine_checked for c in tasks.values())
         self.gateway.routes = Routes(tasks)  # from here on every new request sees the new state
         closed = [r for k, r in self._open.items() if k not in opened]
         self._open, self._generation = opened, desired.generation

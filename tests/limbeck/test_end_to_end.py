@@ -129,8 +129,11 @@ def test_the_gate_is_kept_in_the_bundle_and_lets_it_be_released(run: Path, tmp_p
     assert gate["bundle"] == report["bundle"]["id"]
     assert [c["text"] for c in gate["checks"]] == [v["text"] for v in report["verdict"] if v["rule"]]
     pointer = tmp_path / "live.json"
-    done = subprocess.run(command("release", run / "bundle" / "bundle", pointer), capture_output=True, check=False)
+    done = subprocess.run(
+        command("release", run / "bundle" / "bundle", pointer), capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
+    assert "lies in a run folder, where the next `limbeck bundle` or `run` replaces it" in " ".join(done.stderr.split())
     assert pointer.exists()
 
 

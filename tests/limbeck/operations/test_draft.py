@@ -183,8 +183,13 @@ def test_what_cannot_be_a_task_is_said(shop: Path, tmp_path: Path) -> None:
     drafted(prompt=PROMPT)
     assert load_task(tmp_path / "task.yaml").task.teacher.backend == "openai"
     (shop / "searches.tsv").unlink()
-    with pytest.raises(InputError, match="no table of queries"):
+    (shop / "log.csv").write_text("Serch Trm,hits\noak table,3\n")
+    with pytest.raises(InputError, match="no table of queries") as caught:
         draft(shop, tmp_path / "other.yaml", prompt=PROMPT)
+    assert "log.csv: its columns are Serch Trm, hits: none of queries (query, search query, search term, …)" in str(
+        caught.value
+    )
+    (shop / "log.csv").unlink()
     with pytest.raises(InputError, match="no such folder"):
         draft(tmp_path / "none", tmp_path / "other.yaml")
     empty = tmp_path / "empty"

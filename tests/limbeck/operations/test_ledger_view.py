@@ -55,11 +55,23 @@ def test_any_text_survives_the_export(tmp_path: Path) -> None:
     def check(text: str) -> None:
         with Ledger(Path(":memory:")) as ledger:
             ledger.write_rows([row(text)])
-            assert view.export(ledger.all_rows(), tmp_path / "rows.parquet") == 1
+            assert view.export(ledger.all_rows(), tmp_path / "rows.parquet", overwrite=True) == 1
         (found,) = pq.read_table(tmp_path / "rows.parquet").to_pylist()
         assert (found["query"], found["labels"][0]["text"]) == (repaired(text), repaired(text))
 
     check()
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.parquet"])
+def test_a_file_with_corrections_is_not_overwritten(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("corrected by hand")
+    with Ledger(Path(":memory:")) as ledger:
+        ledger.write_rows([row("milk")])
+        with pytest.raises(InputError, match=r"may hold corrections\. Give another name, or add --overwrite"):
+            view.export(ledger.all_rows(), tmp_path / name)
+        assert (tmp_path / name).read_text() == "corrected by hand"
+        assert view.export(ledger.all_rows(), tmp_path / name, overwrite=True) == 1
+    assert (tmp_path / name).stat().st_size > 20
 
 
 def test_an_argument_that_is_not_unicode_is_an_unknown_query(capsys: pytest.CaptureFixture[str]) -> None:

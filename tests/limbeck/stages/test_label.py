@@ -86,6 +86,20 @@ def test_what_a_person_can_get_wrong(task_file: Path, tmp_path: Path) -> None:
     assert "thing1 milk" in limbeck("ledger", task_file, "--role", "product", *runs).stdout
 
 
+def test_calibration_rows_that_tell_nothing_are_told_on_the_terminal(task_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "gold.jsonl").write_text("".join(
+        json.dumps({"query": f"gold{i} milk", "labels": [{"role": "product", "text": "milk"}]}) + "\n" for i in range(5)
+    ))
+    done = limbeck(
+        "label", task_file, "--set", "data.gold.calibration=gold.jsonl", "--set", "teacher.confidence.min_rows=5",
+        "--runs", tmp_path / "runs",
+    )
+    assert done.returncode == 0, done.stderr
+    said = " ".join(done.stderr.split())
+    assert "confidences are not calibrated: of 5 gold calibration queries" in said
+    assert "or their labels are all right or all wrong" in said
+
+
 def test_the_audit_says_what_context_is_worth(task_file: Path, api: FakeApi, tmp_path: Path) -> None:
     gold = "".join(
         json.dumps({"query": f"gold{i} milk", "labels": [{"role": "product", "text": "milk"}]}) + "\n" for i in range(5)
