@@ -144,6 +144,9 @@ def test_an_engine_that_is_killed_comes_back(service: Service, load: Load) -> No
     os.killpg(pid, signal.SIGSTOP)  # so that its start takes as long as that of a large model
     time.sleep(0.5)
     silent = time.time()  # by now each worker knows
+    for _ in range(12):  # each worker says so, whether it was ever asked before or not: the service still answers hits
+        with urllib.request.urlopen(f"{service.url}/readyz", timeout=30) as response:
+            assert json.load(response)["status"] == "degraded"
     time.sleep(1.5)
     checked = time.time()
     os.killpg(pid, signal.SIGCONT)
