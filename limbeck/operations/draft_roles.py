@@ -85,7 +85,7 @@ def _gold_role(
     }
     best = max(held, key=lambda f: held[f], default=None)
     role: dict[str, Any] = {"name": name} if several else {"name": name, "multiple": False}
-    why = f"{total:,} gold labels, such as {', '.join(v for v, _ in values.most_common(_SHOWN))}"
+    why = f"{total:,} labels, such as {', '.join(v for v, _ in values.most_common(_SHOWN))}"
     if best is not None and held[best] >= _HELD:
         role["catalogue"] = best
         why += f"; {held[best]:.0%} of them are in {best}"

@@ -98,7 +98,7 @@ def test_a_folder_becomes_a_task_that_passes_the_checks(
     assert "count = searches" in shown
     assert "stores.csv is not used: its columns are store, city" in shown
     assert "100% of them are in brand" in shown
-    assert "# 36 gold labels" in out.read_text()
+    assert "# 36 labels" in out.read_text()
 
 
 def test_without_gold_the_roles_are_what_the_catalogue_holds(shop: Path, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def test_any_text_comes_back_from_a_spreadsheet(tmp_path: Path) -> None:
         if not queries:
             return
         rows = [LedgerRow(q, 3, "k", "accepted", (Label("brand", q, 0, len(q)),), 0.5) for q in queries]
-        assert export(iter(rows), tmp_path / "rows.csv") == len(rows)
+        assert export(iter(rows), tmp_path / "rows.csv", overwrite=True) == len(rows)
         with (tmp_path / "rows.csv").open(encoding="utf-8-sig", newline="") as file:
             cells = [c for row in csv.reader(file) for c in row]
         assert not any(c.startswith(("=", "+", "-", "@", "\t", "\r")) for c in cells)
