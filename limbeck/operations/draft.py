@@ -20,6 +20,7 @@ from task.load import load_task
 from task.readers import Item
 
 _HEAD_SHARE, _TORSO_SHARE = 10, 2  # of the log: a tenth, a half
+_STEPS, _BATCH, _MOST_EPOCHS = 250, 16, 10  # of a training on few rows
 _TEST, _CALIBRATION, _LEARNED = ("test", "eval", "gold"), ("calib", "dev", "valid"), ("train", "label")
 
 
@@ -199,6 +200,9 @@ def _config(
     if not log.more:  # a log of more rows than were looked at fits the defaults
         head = max(1, len(log.rows) // _HEAD_SHARE)
         config["serving"] = {"head_queries": head}
+        epochs = min(_MOST_EPOCHS, -(-_STEPS * _BATCH // max(1, len(log.rows))))
+        if epochs > 1:  # one pass over so few rows ends before the learning rate has risen
+            config["student"] = {"batch_size": _BATCH, "epochs": epochs}
         config["eval"] = {"head": head, "torso": max(head, len(log.rows) // _TORSO_SHARE)}
     return config
 

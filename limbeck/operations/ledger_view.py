@@ -40,7 +40,7 @@ def print_overview(ledger: Ledger) -> None:
     from rich.table import Table
 
     screen = Console()
-    table = _table("Queries by status, gold queries included", "status", "queries", "traffic")
+    table = _table("Queries by status, labelled gold queries among them", "status", "queries", "traffic")
     found = ledger.statuses()
     for status in STATUSES:
         if status in found:

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from limbeck.checks.checks import check
 from limbeck.operations.draft import Drafted, draft, render
@@ -17,6 +18,7 @@ from limbeck.operations.draft_tables import tables_in
 from limbeck.progress_display import ProgressDisplay
 from limbeck.run import Run
 from task.errors import InputError
+from task.files import write_jsonl
 from task.load import load_task
 from tests.limbeck.test_cli import limbeck
 from tests.teacher.test_label import PROMPT
@@ -125,6 +127,26 @@ def test_columns_that_are_not_read_are_named_and_so_is_a_missing_count(
     assert (f"count = {count}" in shown) == found
     assert f"    not read: {'locale' if found else f'{count}, locale'}\n" in shown
     assert ("no column of counts was found: every row counts once" in shown) != found
+
+
+@pytest.mark.parametrize(("rows", "student"), [
+    (40, {"batch_size": 16, "epochs": 10}), (500, {"batch_size": 16, "epochs": 8}), (5_000, None),
+])
+def test_a_training_on_few_rows_is_drafted_with_enough_passes(
+    tmp_path: Path, rows: int, student: dict[str, int] | None
+) -> None:
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    write_jsonl(folder / "labels.jsonl", (
+        {"query": f"oat milk {i}", "labels": [{"role": "product", "text": "oat milk", "start": 0, "end": 8}]}
+        for i in range(rows)
+    ))
+    write_jsonl(folder / "gold_test.jsonl", (
+        {"query": f"rice milk {i}", "labels": [{"role": "product", "text": "rice milk", "start": 0, "end": 9}]}
+        for i in range(10)
+    ))
+    draft(folder, tmp_path / "task.yaml")
+    assert yaml.safe_load((tmp_path / "task.yaml").read_text()).get("student") == student
 
 
 def test_files_with_our_names_are_used_where_they_are(tmp_path: Path) -> None:

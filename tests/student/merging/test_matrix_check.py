@@ -53,7 +53,7 @@ def test_a_wrong_scale_in_one_layer_fails_the_merge(base: Path, adapter: Path, t
     def report() -> dict[str, object]:
         model = load_adapter(load_base(base, torch.float32), adapter)
         found = compare_tensors(model, base=base, merged=merged, settings=SETTINGS)
-        return {"max_logit_delta": 0.0, "label_agreement": 1.0, **found}
+        return {"max_logit_delta": 0.0, "label_agreement": 1.0, "rows": 24, **found}
 
     merged = tmp_path / "merged"
     merge(base=base, adapter=adapter, out=merged, settings=SETTINGS)
@@ -63,6 +63,8 @@ def test_a_wrong_scale_in_one_layer_fails_the_merge(base: Path, adapter: Path, t
     for figure in ("max_logit_delta", "label_agreement", "matrix_error"):
         with pytest.raises(GateError):
             _check(right | {figure: float("nan")}, make_task())
+    with pytest.raises(GateError, match=r"on 24 rows 97\.37% of the labels are the adapter's, .* lower the gate"):
+        _check(right | {"label_agreement": 0.973684}, make_task())
     tensors, plain = (load_file(p / "model.safetensors") for p in (merged, base))
     name = "model.layers.1.self_attn.q_proj.weight"
     twice = plain[name].float() + 2 * (tensors[name].float() - plain[name].float())  # alpha / r instead of alpha / r_m
