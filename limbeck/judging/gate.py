@@ -73,7 +73,7 @@ def gate(
         traffic=found_for.traffic, agreement=agreement, released=before, slower=slower,
         constrained=bundle.codec.answer_form.constrained,
     ))
-    advise(checks, task)
+    advise(checks, task, bundle.folder)
     stamp(bundle.folder, [c.to_json() for c in checks])
     return checks
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from limbeck.judging.served import Served
 from task.errors import warn
+from task.files import read_json
 from task.labels import Example
 from task.spec import Task
 
@@ -75,13 +77,21 @@ def agreement_on(one: Sequence[Example], other: Sequence[Example], *, kind: str)
     return Agreement(round(label_agreement(one, other), 6), labels, f"{len(one):,} {kind} queries")
 
 
-def advise(checks: Sequence[Check], task: Task) -> None:
-    """Say what to change where the engine was measured and does not keep enough of the merged student's labels."""
+def advise(checks: Sequence[Check], task: Task, bundle: Path) -> None:
+    """Say what to change where the engine was measured and does not keep enough of the merged student's labels.
+
+    Args:
+        bundle: In a run folder the stage beside it knows in how many bits the student was exported.
+    """
     from limbeck.openvino_model import how_to_agree
 
+    made = bundle.resolve().parent / "manifest.json"
+    figures = read_json(made)["figures"] if made.exists() else {}
+    bits = (figures.get("openvino") or {}).get("bits")
+    eight_bits = None if bits is None else bits == 8
     for check in checks:
         if check.rule == "engine_label_agreement" and not check.ok and check.evidence is not None:
-            warn(check.text, fix=how_to_agree(task.serving))
+            warn(check.text, fix=how_to_agree(task.serving, eight_bits=eight_bits))
 
 
 def student_confidence(task: Task, gold: Sequence[Example], served: Served) -> Calibration | None:

@@ -151,7 +151,7 @@ def _work(run: Run, files: EvaluateFolder, before: Sequence[Stage]) -> Figures:
         traffic=traffic, agreement=agreement_on(predictions[MERGED], served.rows, kind="gold"), constrained=constrained,
     )
     judged = judge(task.gates, evidence)
-    advise(judged, task)
+    advise(judged, task, run.files.bundle.bundle)
     checks = [c.to_json() for c in judged]
     figures, about_teacher = _figures(systems, evidence, bench), teacher_remarks(run, gold)
     report: Report = {

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from eval.gate import Check
 from limbeck.artefacts import EvaluateFolder, LabelFolder
+from limbeck.judging.gate_evidence import advise
 from limbeck.judging.gate_sources import merged_answers, sources_of
 from limbeck.judging.offline_systems import MERGED, answered, teacher_labels
 from limbeck.pipeline import run_up_to
@@ -156,3 +159,14 @@ def test_a_gate_compares_the_engine_on_the_gold_rows_of_the_run_that_evaluated_t
     elsewhere = tmp_path / "bundle"
     bundle.rename(elsewhere)
     assert merged_answers(elsewhere, GOLD) is None
+
+
+@pytest.mark.parametrize(("figures", "said"), [
+    ({"openvino": {"bits": 16}}, r"Set serving\.dtype: float32"),
+    ({"openvino": None}, r"Set serving\.quantization: none or"),
+])
+def test_the_advice_fits_the_bits_of_the_export(tmp_path: Path, figures: dict[str, Any], said: str) -> None:
+    (tmp_path / "manifest.json").write_text(json.dumps({"figures": figures}))
+    check = Check("engine_label_agreement", ok=False, found="93 %", asked="at least 99 %", evidence={"value": 0.93})
+    with pytest.warns(InputWarning, match=said):
+        advise([check], make_task(), tmp_path / "bundle")
