@@ -85,7 +85,7 @@ def reasons(found: Mapping[str, Any], now: Ingredients) -> list[str]:
     """
     config = json.loads(json.dumps(now.config))
     recorded: Rules = found.get("rules", {})
-    out = [*_settings(_with_defaults_of_now(found["config"], recorded), config, Task, ())]
+    out = [*_settings(_with_defaults_of_now(found["config"], config, recorded), config, Task, ())]
     before: Mapping[str, str] = found["inputs"]
     names = {*before, *now.inputs} - (LATER - before.keys())
     out += [f"{name} changed" for name in sorted(names) if before.get(name) != now.inputs.get(name)]
@@ -96,13 +96,15 @@ def reasons(found: Mapping[str, Any], now: Ingredients) -> list[str]:
     return out
 
 
-def _with_defaults_of_now(config: Any, rules: Rules) -> Any:
+def _with_defaults_of_now(config: Any, now: Any, rules: Rules) -> Any:
     """Settings of a manifest without a former default that means what the present one does.
 
     `serving.quantization` was `none` before it was `auto`, which is the same where no model for OpenVINO is made.
     """
     serving = config.get("serving") if isinstance(config, dict) else None
     if not isinstance(serving, dict) or serving.get("quantization") != "none" or "model for OpenVINO" in rules:
+        return config
+    if isinstance(now, dict) and now.get("serving", {}).get("quantization") == "none":
         return config
     return {**config, "serving": {k: v for k, v in serving.items() if k != "quantization"}}
 

@@ -249,3 +249,8 @@ def test_a_changed_taxonomy_is_told_by_what_came_and_went_and_replies_stand(runs
                      "roles.1.min_confidence=0.5")) == {"label", "bundle"}
     done = limbeck("plan", runs.parent / "task.yaml", "--runs", runs, *(x for s in tree for x in ("--set", s)))
     assert "train stale: roles.1.values has 2 → 3 entries, 1 added (drinks), 0 removed" in " ".join(done.stdout.split())
+
+
+def test_no_quantization_stays_no_quantization() -> None:
+    config = {"serving": {"quantization": "none"}}
+    assert reasons({"config": config, "inputs": {}, "rules": {}}, Ingredients(config, {}, {})) == []
