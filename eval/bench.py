@@ -152,8 +152,7 @@ def sweep(
         or `generator` where the runs became invalid first, so that the server's limit is unknown.
     """
     rows: list[SweepRate] = []
-
-    least = 0 if s.slo_ms is None else next((n for name, n in MIN_SAMPLES.items() if name == s.percentile), 0)
+    least = 0 if s.slo_ms is None else MIN_SAMPLES[s.percentile]
 
     def holds(rate: float) -> bool:
         # A third more, because the number of requests in a time is random.

@@ -15,7 +15,7 @@ import numpy as np
 
 from eval.bootstrap import Bootstrap, Floats, Statistic, draw
 from eval.quality_schema import Estimate
-from task.labels import Example, Label
+from task.labels import Example, surest_first
 from task.spec import Task
 
 DEPTHS: Final = (10, 50)
@@ -149,8 +149,7 @@ def _found_at(drawn: Bootstrap, depth: int, type_: int, types: int, task: Task) 
 
 def _ranked(row: Example, roles: Collection[str]) -> list[str]:
     """The rewrites of some roles, the more probable one first, each once."""
-    found: list[Label] = sorted((x for x in row.labels if x.role in roles), key=lambda x: -(x.confidence or 0.0))
-    return list(dict.fromkeys(x.text for x in found))
+    return list(dict.fromkeys(x.text for x in surest_first(x for x in row.labels if x.role in roles)))
 
 
 def _fused(lists: Sequence[Sequence[str]], k: int) -> list[str]:

@@ -70,6 +70,7 @@ class BundleFolder(Folder):
 
     bundle = Entry("bundle")
     manifest = Entry("bundle/manifest.json")  # the bundle's own, which also holds the verdict of its gate
+    items = Entry("bundle/items")  # the words of the catalogue's items, where a text has to find one
     openvino = Entry("openvino")  # the model exported for OpenVINO while the bundle is being built
     engine = Entry("engine")  # the exported model while the bundle is being built; the bundle links to its files
 
@@ -122,3 +123,10 @@ class RunFolder(Folder):
     def evaluate(self) -> EvaluateFolder:
         """The folder of the `evaluate` stage."""
         return EvaluateFolder(self.folder / "evaluate")
+
+
+def run_of_bundle(bundle: Path) -> RunFolder | None:
+    """The run folder whose stage `bundle` wrote a bundle; None where the bundle lies elsewhere."""
+    run = RunFolder(bundle.resolve().parent.parent)
+    written = run.bundle.bundle == bundle.resolve() and (run.bundle.folder / "manifest.json").exists()
+    return run if written else None

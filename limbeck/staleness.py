@@ -101,12 +101,13 @@ def _with_defaults_of_now(config: Any, now: Any, rules: Rules) -> Any:
 
     `serving.quantization` was `none` before it was `auto`, which is the same where no model for OpenVINO is made.
     """
-    serving = config.get("serving") if isinstance(config, dict) else None
-    if not isinstance(serving, dict) or serving.get("quantization") != "none" or "model for OpenVINO" in rules:
+    then, today = (
+        x["serving"].get("quantization") if isinstance(x, dict) and isinstance(x.get("serving"), dict) else None
+        for x in (config, now)
+    )
+    if then != "none" or today == "none" or "model for OpenVINO" in rules:
         return config
-    if isinstance(now, dict) and now.get("serving", {}).get("quantization") == "none":
-        return config
-    return {**config, "serving": {k: v for k, v in serving.items() if k != "quantization"}}
+    return {**config, "serving": {k: v for k, v in config["serving"].items() if k != "quantization"}}
 
 
 def _settings(found: Any, now: Any, model: type[BaseModel] | None, at: tuple[str, ...]) -> Iterator[str]:

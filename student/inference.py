@@ -98,17 +98,15 @@ def _generate_symbols(
 ) -> list[tuple[Any, ...]]:
     """Greedy over the symbols that can stand in each place, one token for each unit and probe.
 
-    Prompts of one call have equal length.
-
-    With text roles the texts that follow are generated too (`_generate_texts`).
+    Prompts of one call have equal length. With text roles the texts that follow are generated too (`_generate_texts`).
     """
     ids = torch.tensor([codec.prompt(q, tokenizer).ids for q in queries], device=device)
     alphabet = torch.tensor(codec.symbol_ids, device=device)
     steps = max(codec.symbol_count(q) for q in queries)
-    barred = _barred(codec, queries, steps).to(device)
     if not steps:  # only texts
         written = _generate_texts(model, codec, tokenizer, queries, [[] for _ in queries], device)
         return [([], [], texts) for texts in written]
+    barred = _barred(codec, queries, steps).to(device)
     cache: Any = None
     chosen, log_probabilities = [], []
     for step in range(steps):
@@ -130,9 +128,12 @@ def _generate_symbols(
 def _barred(codec: Codec, queries: Sequence[str], steps: int) -> torch.Tensor:
     """Which symbols cannot stand in a place, shape (queries, steps, symbols); beyond a query's last place all can."""
     out = torch.zeros(len(queries), steps, len(codec.symbol_ids), dtype=torch.bool)
+    masks: dict[frozenset[int], torch.Tensor] = {}  # of the states and of each closed role: a few for all places
     for row, query in enumerate(queries):
         for step, allowed in enumerate(codec.allowed_symbols(query)):
-            out[row, step] = torch.tensor([i not in allowed for i in codec.symbol_ids])
+            if allowed not in masks:
+                masks[allowed] = torch.tensor([i not in allowed for i in codec.symbol_ids])
+            out[row, step] = masks[allowed]
     return out
 
 

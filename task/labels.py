@@ -112,6 +112,11 @@ class Example:
         return cls(row["query"], tuple(Label.from_json(x) for x in row["labels"]), row["count"], row.get("id"))
 
 
+def surest_first(labels: Iterable[Label]) -> list[Label]:
+    """The more confident label first, one without an estimate last; those of equal confidence keep their order."""
+    return sorted(labels, key=lambda x: -(x.confidence or 0.0))
+
+
 def over(span: Label | Doubt, start: int, end: int) -> bool:
     """Whether a span overlaps [start, end); False for a label without a span."""
     return span.start is not None and span.end is not None and span.start < end and start < span.end

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from task import transitions
-from task.labels import Example, Label, Labelling, ordered
+from task.labels import Example, Label, Labelling, ordered, surest_first
 from task.segmentation import Segmentation, Span, covers, units
 from task.tree_role import Answer, TreeRole
 from task.viterbi import Floats, best_path, log_softmax, probabilities, spans_of
@@ -315,7 +315,7 @@ class SymbolTable:
     def enforce_constraints(self, labels: Iterable[Label]) -> Labelling:
         """Keep the most probable value of a single-valued role; drop closed roles without the roles they require."""
         keep: list[Label] = []
-        for label in sorted(labels, key=lambda x: -(x.confidence or 0.0)):
+        for label in surest_first(labels):
             if label.role not in self.single or all(k.role != label.role for k in keep):
                 keep.append(label)
         have = {k.role for k in keep}

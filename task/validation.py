@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from task.labels import Label, Labelling, ordered
+from task.labels import Label, Labelling, ordered, surest_first
 from task.spec import Task
 
 FaultKind = Literal["unreadable", "truncated", "unknown_value", "rule", "too_long"]
@@ -88,7 +88,7 @@ def resolve(task: Task, labels: Iterable[Label]) -> Labelling:
     excludes = {x.role: rules[x.role].excludes if x.role in rules else () for x in labels}
     requires = {x.role: rules[x.role].requires if x.role in rules else () for x in labels}
     kept: list[Label] = []
-    for label in sorted(labels, key=lambda x: -(x.confidence or 0.0)):
+    for label in surest_first(labels):
         others = {k.role for k in kept} - {label.role}
         if not any(o in excludes[label.role] or label.role in excludes[o] for o in others):
             kept.append(label)

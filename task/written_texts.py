@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from task.labels import Example, Label
+from task.labels import Example, Label, surest_first
 
 MOST_TOKENS: Final = 256
 """The maximum number of tokens of all lines; a line that is cut off there is left out."""
@@ -62,7 +62,7 @@ def most_tokens(roles: Sequence[TextRole]) -> int:
 
 def ranked(example: Example, role: str) -> list[Label]:
     """The values of a role, the more probable one first; those of equal confidence keep their order."""
-    return sorted((x for x in example.labels if x.role == role), key=lambda x: -(x.confidence or 0.0))
+    return surest_first(x for x in example.labels if x.role == role)
 
 
 def lines(

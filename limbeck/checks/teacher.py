@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from limbeck.checks.finding import Finding, Subject, bad, note, ok, told, tried
 from limbeck.labelling_plan import spending
 from task.errors import InputError
 from task.settings import OpenAI
+
+if TYPE_CHECKING:
+    import aiohttp
 
 _TIMEOUT_S = 20.0
 _SHOWN = 5
@@ -130,15 +133,16 @@ async def _asked(settings: OpenAI) -> Finding:
     import aiohttp
 
     from llm_client.client import open_session
-    from llm_client.connection import authorization
+    from llm_client.connection import authorization, proxy_for
 
     name, url = "teacher.openai.base_url", settings.base_url.rstrip("/") + "/models"
+    with_key, tells_all = bool(authorization(settings.api_key_env)), False
     try:
-        async with open_session(settings) as session, session.get(
-            url, timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S)
-        ) as response:
-            status, raw = response.status, await response.read()
-        needs_key = status != 200 or not authorization(settings.api_key_env) or await _refuses_strangers(settings, url)
+        async with open_session(settings) as session:
+            status, raw = await _get(session, url)
+        if with_key and status == 200:  # the answer says that the key is good only if there is none without it
+            async with aiohttp.ClientSession(proxy=proxy_for(settings.base_url)) as stranger:
+                tells_all = (await _get(stranger, url))[0] not in {401, 403}
     except (aiohttp.ClientError, TimeoutError) as error:
         return bad(name, f"GET {url}: {type(error).__name__}: {error}", "Check the address, the network and the proxy")
     if status in {401, 403}:
@@ -150,23 +154,19 @@ async def _asked(settings: OpenAI) -> Finding:
         shown = ", ".join(models[:_SHOWN])
         return bad(name, f"the endpoint lists {len(models):,} models, and not {settings.model!r}: {shown}, …",
                    "Check teacher.openai.model")
-    if not authorization(settings.api_key_env):
+    if not with_key:
         return ok(name, f"answers without a key, and {settings.model} is listed")
-    if not needs_key:
+    if tells_all:
         return note(name, f"answers, and {settings.model} is listed, to anybody: only a paid call can try the key")
     return ok(name, f"answers; the key is accepted, and {settings.model} is listed")
 
 
-async def _refuses_strangers(settings: OpenAI, url: str) -> bool:
-    """Whether a request without the key is refused, so that an answer to one with it says that the key is good."""
+async def _get(session: aiohttp.ClientSession, url: str) -> tuple[int, bytes]:
+    """Status and body."""
     import aiohttp
 
-    from llm_client.connection import proxy_for
-
-    async with aiohttp.ClientSession(proxy=proxy_for(settings.base_url)) as session, session.get(
-        url, timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S)
-    ) as response:
-        return response.status in {401, 403}
+    async with session.get(url, timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S)) as response:
+        return response.status, await response.read()
 
 
 def _models(raw: bytes) -> list[str]:

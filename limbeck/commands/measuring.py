@@ -276,7 +276,7 @@ def slo_line(slo: SloCheck, requests: int) -> str:
     from eval.latency import MIN_SAMPLES
 
     name = slo["percentile"]
-    needed = next(n for percentile, n in MIN_SAMPLES.items() if percentile == name)
+    needed = MIN_SAMPLES[name]
     if slo["measured"] is None:
         return (
             f"✗ whether the {name} is at most {slo['ms']:g} ms cannot be said: {requests:,} requests were measured, "

@@ -109,11 +109,12 @@ def release(
     ungated: Annotated[bool, typer.Option("--ungated", help="Release a bundle that has not passed a gate")] = False,
 ) -> None:
     """Verify a bundle that passed its gate and point to it; services that follow the pointer switch to it."""
+    from limbeck.artefacts import run_of_bundle
     from serving.release.pointer import release as point
     from task.errors import warn
     from task.serving_settings import Change
 
-    if (folder.resolve().parent / "manifest.json").exists():  # of the stage `bundle`
+    if run_of_bundle(folder) is not None:
         warn(
             "this bundle lies in a run folder, where the next `limbeck bundle` or `run` replaces it: a service could "
             "then neither restart with it nor return to it", file=folder,

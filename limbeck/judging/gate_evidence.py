@@ -81,12 +81,13 @@ def advise(checks: Sequence[Check], task: Task, bundle: Path) -> None:
     """Say what to change where the engine was measured and does not keep enough of the merged student's labels.
 
     Args:
-        bundle: In a run folder the stage beside it knows in how many bits the student was exported.
+        bundle: In a run folder the stage that wrote it knows in how many bits the student was exported.
     """
+    from limbeck.artefacts import run_of_bundle
     from limbeck.openvino_model import how_to_agree
 
-    made = bundle.resolve().parent / "manifest.json"
-    figures = read_json(made)["figures"] if made.exists() else {}
+    run = run_of_bundle(bundle)
+    figures = {} if run is None else read_json(run.bundle.folder / "manifest.json")["figures"]
     bits = (figures.get("openvino") or {}).get("bits")
     eight_bits = None if bits is None else bits == 8
     for check in checks:

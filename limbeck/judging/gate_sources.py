@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from limbeck.artefacts import LabelFolder, RunFolder
+from limbeck.artefacts import Folder, LabelFolder, run_of_bundle
 from limbeck.judging.offline_systems import MERGED, answered, teacher_labels, teachers_rows
 from task.errors import InputError
 from task.files import read_json
@@ -81,16 +82,14 @@ def merged_answers(bundle: Path, gold: Sequence[Example]) -> list[Example] | Non
     """
     from task.table_files import rows_of
 
-    stage = bundle.resolve().parent
-    run = RunFolder(stage.parent)
-    answers = run.evaluate.predictions(MERGED)
-    manifests = stage / "manifest.json", run.evaluate.folder / "manifest.json"
-    if run.bundle.bundle != bundle.resolve() or not all(p.exists() for p in (*manifests, answers)):
+    run = run_of_bundle(bundle)
+    if run is None or not run.evaluate.predictions(MERGED).exists():
         return None
-    made, evaluated = map(read_json, manifests)
-    if evaluated["inputs"].get("bundle") != made["digest"]:
+    if not (run.evaluate.folder / "manifest.json").exists():
         return None
-    found = {row["query"]: Example.from_json(row) for _, row in rows_of(answers)}
+    if _manifest(run.evaluate)["inputs"].get("bundle") != _manifest(run.bundle)["digest"]:
+        return None
+    found = {row["query"]: Example.from_json(row) for _, row in rows_of(run.evaluate.predictions(MERGED))}
     return [found[g.query] for g in gold] if all(g.query in found for g in gold) else None
 
 
@@ -104,15 +103,16 @@ def _missing(option: str, rules: Sequence[str], expected: str, why: str) -> Inpu
 
 def _label_stage(bundle: Path) -> LabelFolder | None:
     """The label stage of the run that a bundle was made by; None if it lies elsewhere, or is of other labels."""
-    stage = bundle.resolve().parent
-    run = RunFolder(stage.parent)
-    if run.bundle.bundle != bundle.resolve() or not run.label.labels.exists():
+    run = run_of_bundle(bundle)
+    if run is None or not run.label.labels.exists() or not (run.label.folder / "manifest.json").exists():
         return None
-    manifests = stage / "manifest.json", run.label.folder / "manifest.json"
-    if not all(m.exists() for m in manifests):
-        return None
-    made, labelled = map(read_json, manifests)
-    return run.label if made["inputs"].get("labels") == labelled["digest"] else None
+    return run.label if _manifest(run.bundle)["inputs"].get("labels") == _manifest(run.label)["digest"] else None
+
+
+def _manifest(stage: Folder) -> dict[str, Any]:
+    """The manifest of a finished stage."""
+    found: dict[str, Any] = read_json(stage.folder / "manifest.json")
+    return found
 
 
 def _counted(labels: Path | None) -> list[Example] | None:

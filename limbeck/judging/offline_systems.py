@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from limbeck.artefacts import LabelFolder
 from task.errors import warn
 from task.labels import Example, Labelling
-from task.word_index import findable
+from task.word_index import WordIndex, findable
 
 if TYPE_CHECKING:
     from eval.quality_schema import Calibration
@@ -39,7 +39,6 @@ def offline(run: Run, gold: Sequence[Example]) -> tuple[dict[str, list[Example]]
     from task.codec import load_codec
     from task.model_store import fetch
     from task.tokenizer import load_tokenizer
-    from teacher.retrieval.hybrid_search import item_words
 
     task, progress = run.task, run.progress
     sources = run.inputs.teacher
@@ -58,7 +57,8 @@ def offline(run: Run, gold: Sequence[Example]) -> tuple[dict[str, list[Example]]
     reference = gold[: task.eval.reference_rows]
     device = accelerator()
 
-    items = item_words(task, sources.catalogue)
+    words = run.files.bundle.items
+    items = WordIndex.open(words) if words.exists() else None
 
     def served(rows: Sequence[Example]) -> list[Example]:
         """Without what the server would leave out, so that both can be compared."""

@@ -123,7 +123,7 @@ def _why_uncalibrated(run: Run) -> str:
     """The reason that the page gives where confidences were not calibrated."""
     from teacher.backends.backend import backend_of
 
-    rows, least = len({e.query for e in run.inputs.teacher.calibration}), run.task.teacher.confidence.min_rows
+    rows, least = _calibration_queries(run), run.task.teacher.confidence.min_rows
     if not backend_of(run.task).estimates_confidence:
         return "imported labels come without signals that tell right ones from wrong ones"
     if rows < least:
@@ -134,11 +134,15 @@ def _why_uncalibrated(run: Run) -> str:
     )
 
 
+def _calibration_queries(run: Run) -> int:
+    return len({e.query for e in run.inputs.teacher.calibration})
+
+
 def _say_uncalibrated(run: Run, calibration: Calibration | None) -> None:
     """Say that calibration rows, which may have been paid for, tell nothing about the labels."""
     settings = run.task.teacher.confidence
     if calibration is None:
-        if len({e.query for e in run.inputs.teacher.calibration}) >= settings.min_rows:
+        if _calibration_queries(run) >= settings.min_rows:
             warn(
                 f"confidences are not calibrated: {_why_uncalibrated(run)}; no label is marked as uncertain",
                 field="data.gold.calibration", fix="Add calibration queries, hard ones among them",

@@ -27,11 +27,15 @@ class HttpError(Exception):
             self.headers["Retry-After"] = str(max(1, round(retry_after)))
         super().__init__(message)
 
+    @property
+    def problem(self) -> dict[str, str | None]:
+        """What is wrong, as the body says it."""
+        return {"message": str(self), "type": self.kind, "param": self.param, "code": None}
+
     def body(self) -> bytes:
         """The body as JSON."""
-        problem = {"message": str(self), "type": self.kind, "param": self.param, "code": None}
         # The message may quote lone surrogates from the request, which cannot be encoded unless they are escaped.
-        return json.dumps({"error": problem}, ensure_ascii=True).encode()
+        return json.dumps({"error": self.problem}, ensure_ascii=True).encode()
 
 
 def too_large(limit: int, what: str = "body") -> HttpError:

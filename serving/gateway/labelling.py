@@ -132,9 +132,9 @@ class Labelling:
         due = exchange.deadline(self.settings.request_timeout_s)
         with admit(self.callers, exchange) as admission:
             request = await parsed(exchange, UnderstandRequest, limit=self.settings.max_body_bytes, due=due)
-            if not request.tasks and not self.routes.tasks:
-                self._choice(None)
             choices = {name: self._choice(name) for name in request.tasks or self.routes.tasks}
+            if not choices:
+                self._choice(None)  # raises: nothing is served yet
             if stray := request.timeout_ms.keys() - choices:
                 raise HttpError(
                     422, kind="invalid_request_error", param="timeout_ms",
@@ -169,7 +169,7 @@ class Labelling:
                 self._shadows.compare(part.choice, part.route, part.outcome)
             result = part.outcome.source
         else:
-            problem = json.loads(unavailable(exchange, part.outcome).body())["error"]
+            problem = unavailable(exchange, part.outcome).problem
             result = exchange.notes.pop("refused")
             self.metrics.count(self.metrics.refused, result)
         exchange.notes.setdefault("parts", {})[name] = result

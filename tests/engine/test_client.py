@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from student.training.train import train
 from task.codec import Codec
 from task.forms import Decoded
 from task.labels import Example, Label
+from task.spec import Task
 from task.tokenizer import FastTokenizer
 from task.written_texts import most_tokens
 from tests.conftest import make_task
@@ -73,6 +75,23 @@ TEXTS = make_task(
 )
 
 
+def label(
+    query: str, task: Task, codec: Codec, tokenizer: FastTokenizer,
+    completions: Callable[[web.Request], Awaitable[web.StreamResponse]],
+) -> Decoded:
+    """What the client makes of the answers of a server that completes prompts."""
+    async def ask() -> Decoded:
+        app = web.Application()
+        app.router.add_post("/v1/completions", completions)
+        async with TestServer(app) as server, VllmClient(
+            str(server.make_url("")).rstrip("/"), name="m", task=task, codec=codec, tokenizer=tokenizer
+        ) as client:
+            (found,) = await client.label([query])
+        return found
+
+    return asyncio.run(ask())
+
+
 def test_a_symbol_out_of_place_is_asked_for_again_among_those_that_fit(tokenizer: FastTokenizer) -> None:
     """The first answer counts words wrongly; its beginning stands, and the rest is asked for place by place."""
     task = make_task(student={"form": "write"}, serving=TEXTS.serving)
@@ -91,16 +110,7 @@ def test_a_symbol_out_of_place_is_asked_for_again_among_those_that_fit(tokenizer
             "token_ids": ids, "logprobs": {"token_logprobs": [-0.1] * len(ids)}, "finish_reason": "length",
         }]})
 
-    async def ask() -> Decoded:
-        app = web.Application()
-        app.router.add_post("/v1/completions", completions)
-        async with TestServer(app) as server, VllmClient(
-            str(server.make_url("")).rstrip("/"), name="m", task=task, codec=codec, tokenizer=tokenizer
-        ) as client:
-            (found,) = await client.label([row.query])
-        return found
-
-    found = asyncio.run(ask())
+    found = label(row.query, task, codec, tokenizer, completions)
     assert found.fault is None
     assert {x.key for x in found.labels} == {x.key for x in row.labels}
     assert [(b["max_tokens"], b["allowed_token_ids"]) for b in bodies] == [
@@ -121,16 +131,7 @@ def test_texts_alone_are_asked_for_at_once(tokenizer: FastTokenizer) -> None:
             "token_ids": text, "logprobs": {"token_logprobs": [-0.1] * len(text)}, "finish_reason": "stop",
         }]})
 
-    async def ask() -> Decoded:
-        app = web.Application()
-        app.router.add_post("/v1/completions", completions)
-        async with TestServer(app) as server, VllmClient(
-            str(server.make_url("")).rstrip("/"), name="m", task=task, codec=codec, tokenizer=tokenizer
-        ) as client:
-            (found,) = await client.label([row.query])
-        return found
-
-    assert [x.key for x in asyncio.run(ask()).labels] == [x.key for x in row.labels]
+    assert [x.key for x in label(row.query, task, codec, tokenizer, completions).labels] == [x.key for x in row.labels]
     assert [b["prompt"] for b in bodies] == [codec.prompt(row.query, tokenizer).ids]
 
 
@@ -151,16 +152,7 @@ def test_texts_are_asked_for_after_the_symbols(tokenizer: FastTokenizer, stops: 
             "finish_reason": "stop" if len(bodies) == 2 and stops else "length",
         }]})
 
-    async def ask() -> Decoded:
-        app = web.Application()
-        app.router.add_post("/v1/completions", completions)
-        async with TestServer(app) as server, VllmClient(
-            str(server.make_url("")).rstrip("/"), name="m", task=TEXTS, codec=codec, tokenizer=tokenizer
-        ) as client:
-            (found,) = await client.label([row.query])
-        return found
-
-    found = asyncio.run(ask())
+    found = label(row.query, TEXTS, codec, tokenizer, completions)
     assert found.fault is None
     assert [x.key for x in found.labels] == [x.key for x in row.labels[: 2 if stops else 1]]
     assert bodies[0]["prompt"] == prompt

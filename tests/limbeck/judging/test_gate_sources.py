@@ -166,7 +166,8 @@ def test_a_gate_compares_the_engine_on_the_gold_rows_of_the_run_that_evaluated_t
     ({"openvino": None}, r"Set serving\.quantization: none or"),
 ])
 def test_the_advice_fits_the_bits_of_the_export(tmp_path: Path, figures: dict[str, Any], said: str) -> None:
-    (tmp_path / "manifest.json").write_text(json.dumps({"figures": figures}))
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle" / "manifest.json").write_text(json.dumps({"figures": figures}))
     check = Check("engine_label_agreement", ok=False, found="93 %", asked="at least 99 %", evidence={"value": 0.93})
     with pytest.warns(InputWarning, match=said):
-        advise([check], make_task(), tmp_path / "bundle")
+        advise([check], make_task(), tmp_path / "bundle" / "bundle")
