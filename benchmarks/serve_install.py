@@ -27,6 +27,7 @@ from benchmarks.engines import spread
 from engine.loopback import LOOPBACK, free_port
 from limbeck.environment import device, git_commit, versions
 from task.files import write_json
+from tools.bootstrap import install_torch
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 RESULT: Final = ROOT / "benchmarks" / "results" / "serve_install.json"
@@ -66,13 +67,12 @@ def main() -> None:
 
 def _round(stack: str, venv: Path, wheel: Path, bundle: Path) -> dict[str, float]:
     started = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
-    uv = [Path(sys.executable).parent / "uv", "pip", "install", "--quiet", "--no-deps", "--link-mode", "copy"]
-    lock = ROOT / "requirements" / f"{stack}.txt"
-    subprocess.run(
-        [*uv, "--torch-backend", "cpu", "--python", venv / "bin" / "python", "-r", lock, wheel], check=True,
-        env=WITHOUT_OURS,
-    )
+    subprocess.run([sys.executable, "-m", "venv", venv], check=True)
+    python, lock = venv / "bin" / "python", ROOT / "requirements" / f"{stack}.txt"
+    uv = [str(Path(sys.executable).parent / "uv"), "pip", "install", "--quiet", "--no-deps", "--link-mode", "copy",
+          "--python", str(python)]
+    install_torch(python, uv, lock)
+    subprocess.run([*uv, "-r", lock, wheel], check=True, env=WITHOUT_OURS)
     installed = time.perf_counter() - started
     size = sum(p.stat().st_size for p in venv.rglob("*") if p.is_file() and not p.is_symlink())
     times = [_start(stack, venv, bundle) for _ in range(2)]  # the first one compiles bytecode

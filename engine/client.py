@@ -18,6 +18,7 @@ from engine.interface import EngineUnavailableError
 from engine.process import KEEP_ALIVE_S
 from engine.servable import Servable
 from task.codec import Codec, Encoded, Tokenizer
+from task.errors import cause_of
 from task.forms import Decoded, is_token_classifier
 from task.spec import Task
 from task.validation import Fault
@@ -99,7 +100,7 @@ class VllmClient:
             else:
                 found = list(await asyncio.gather(*(self._written(queries[i], prompts[i]) for i in fit)))
         except (aiohttp.ClientError, TimeoutError, LookupError, ValueError, TypeError, AttributeError) as error:
-            raise EngineUnavailableError(f"{type(error).__name__}: {error}") from error
+            raise EngineUnavailableError(cause_of(error)) from error
         for i, judged in zip(fit, found, strict=True):
             out[i] = judged
         return out

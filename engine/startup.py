@@ -21,7 +21,7 @@ from task.serving_settings import Serving
 from task.tokenizer import load_tokenizer
 
 _BATCH = 8
-_TIMEOUT_S = 120.0  # no client waits yet; with adapters a CPU answers two queries a second
+TIMEOUT_S = 120.0  # no client waits yet; with adapters a CPU answers two queries a second
 
 
 def start_engine(
@@ -52,7 +52,7 @@ def start_checked_engine(servable: Servable, queries: StartupQueries, log: Path)
 
     async def warm_up() -> None:
         client = engine_kind(servable, settings).connect(
-            servable, engine.url, load_tokenizer(servable.model), timeout_s=_TIMEOUT_S
+            servable, engine.url, load_tokenizer(servable.model), timeout_s=TIMEOUT_S
         )
         try:
             await warm_up_and_check(client, queries, min_agreement=settings.self_check)

@@ -24,7 +24,7 @@ from engine.interface import Engine, EngineError, EngineUnavailableError, Studen
 from engine.kind import engine_kind
 from engine.loopback import LOOPBACK, free_port
 from engine.servable import Servable, StartupQueries
-from engine.startup import start_engine, warm_up_and_check
+from engine.startup import TIMEOUT_S, start_engine, warm_up_and_check
 from task.serving_settings import Serving
 from task.tokenizer import FastTokenizer, load_tokenizer
 
@@ -160,7 +160,7 @@ class Watchdog:
             try:
                 if servable.adapter is not None and servable.model_name not in engine.adapters:
                     await asyncio.to_thread(engine.load_adapter, servable.model_name, servable.adapter)
-                async with self._client(hosted) as client:
+                async with self._client(hosted, max(self.settings.hang_s, TIMEOUT_S)) as client:
                     await warm_up_and_check(client, hosted.queries, min_agreement=self.settings.self_check)
             except (EngineError, EngineUnavailableError) as error:
                 self.last_error = f"{servable.model_name}: {error}"
@@ -211,9 +211,9 @@ class Watchdog:
         return sum(count(h.servable.id) for h in self.hosted)
 
     @asynccontextmanager
-    async def _client(self, hosted: HostedModel) -> AsyncIterator[StudentClient]:
+    async def _client(self, hosted: HostedModel, timeout_s: float) -> AsyncIterator[StudentClient]:
         client = engine_kind(hosted.servable, self.settings).connect(
-            hosted.servable, self.url, hosted.tokenizer, timeout_s=self.settings.hang_s
+            hosted.servable, self.url, hosted.tokenizer, timeout_s=timeout_s
         )
         try:
             yield client
@@ -223,7 +223,7 @@ class Watchdog:
     async def _probe(self, hosted: HostedModel) -> bool:
         """Whether the engine answers."""
         try:
-            async with self._client(hosted) as client:
+            async with self._client(hosted, self.settings.hang_s) as client:
                 await client.label(["ready"])
         except EngineUnavailableError:
             return False

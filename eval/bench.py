@@ -11,7 +11,7 @@ import numpy as np
 
 from eval.arrivals import ArrivalPlan, poisson
 from eval.endpoint import Target
-from eval.latency import MIN_SAMPLES, percentiles, summarise
+from eval.latency import MIN_SAMPLES, percentiles, summarise, unqueued
 from eval.latency_schema import (
     LatencyBench,
     LatencySummary,
@@ -145,7 +145,8 @@ def sweep(
 
     A rate is sustained where the server is not saturated, 99.9 % of the requests are answered, the achieved rate is at
     least 95 % of the offered one, and the SLO is met, if there is one. With an SLO a rate is offered for as long as its
-    percentile needs requests, if that is longer than `sweep_seconds`: of fewer it cannot be told whether it is met.
+    percentile needs requests, if that is longer than `sweep_seconds`: of fewer it cannot be told whether it is met. No
+    lower rate is tried where the requests that waited for no other miss the SLO already.
 
     Returns:
         `rates` in rising order; `sustained`: the highest sustained rate, None where there is none; `limit`: `server`,
@@ -153,8 +154,10 @@ def sweep(
     """
     rows: list[SweepRate] = []
     least = 0 if s.slo_ms is None else MIN_SAMPLES[s.percentile]
+    idle_too_slow = False
 
     def holds(rate: float) -> bool:
+        nonlocal idle_too_slow
         # A third more, because the number of requests in a time is random.
         seconds = max(s.sweep_seconds, 4 / 3 * least / rate)
         plan = poisson(
@@ -171,6 +174,7 @@ def sweep(
             and row["achieved_rate"] >= 0.95 * len(plan) / seconds
         )
         rows.append({**row, "holds": sustained, "rate": round(rate, 3)})
+        idle_too_slow |= _idle_misses(found, s)
         return sustained
 
     rate = s.rate
@@ -178,7 +182,7 @@ def sweep(
     while high is None and len(rows) < 20:
         if holds(rate):
             low, rate = rate, rate * _STEP
-        elif low == 0.0 and rate > 0.25:
+        elif low == 0.0 and rate > 0.25 and not idle_too_slow:
             rate /= 4
         else:
             high = rate
@@ -204,6 +208,13 @@ def _slo(found: LatencySummary, s: Settings) -> SloCheck | None:
     at = percentile_of(found["blended"], s.percentile)
     high = None if at is None else at["high"]
     return {"ms": s.slo_ms, "percentile": s.percentile, "measured": at, "ok": high is not None and high <= s.slo_ms}
+
+
+def _idle_misses(samples: Samples, s: Settings) -> bool:
+    """Whether the requests that waited for no other are too many and too slow for the SLO to be met at any rate."""
+    idle = percentile_of(percentiles(unqueued(samples)), s.percentile)
+    low = None if idle is None else idle["low"]
+    return low is not None and s.slo_ms is not None and low > s.slo_ms
 
 
 def _answers(samples: Samples, target: Target) -> None:

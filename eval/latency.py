@@ -117,6 +117,19 @@ def summarise(
     }
 
 
+def unqueued(samples: Samples) -> npt.NDArray[np.float64]:
+    """Latencies of the requests during which no other was on its way: what an idle server would take, in seconds.
+
+    Args:
+        samples: The requests of one run, by scheduled time.
+    """
+    ends = samples.scheduled + samples.latency
+    free = np.concatenate(([-np.inf], np.maximum.accumulate(ends)[:-1])) <= samples.scheduled
+    undisturbed = ends <= np.append(samples.scheduled[1:], np.inf)
+    found: npt.NDArray[np.float64] = samples.latency[free & undisturbed]
+    return found
+
+
 def _head(runs: Sequence[tuple[ArrivalPlan, Samples]], whole: Samples, seconds: float) -> LatencyHead:
     """Whether the runs are valid, offered and achieved rate, and the figures of the generator."""
     planned = sum(len(p) for p, _ in runs)

@@ -26,6 +26,7 @@ from llm_client.prices import Price, needed_price, price_of
 from llm_client.rate_limits import AdaptiveConcurrency, TokenBucket
 from llm_client.request import Request
 from llm_client.retry_after import retry_after
+from task.errors import cause_of
 from task.settings import OpenAI
 
 _LONGEST_PAUSE = 30.0
@@ -170,7 +171,7 @@ class Client:
                     moved = f" after a redirect to {response.url}" if response.history else ""
                     return Try(attempt("error", f"HTTP {response.status}{moved}: {text}"), wait, response.status)
         except (aiohttp.ClientError, TimeoutError) as error:
-            return Try(attempt("error", f"{type(error).__name__}: {error}"), 0.0)
+            return Try(attempt("error", cause_of(error)), 0.0)
         return read_completion(raw, attempt, request=request, parseable=self._parseable, price=self.price)
 
 

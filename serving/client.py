@@ -19,6 +19,7 @@ from typing import NamedTuple
 from engine.interface import EngineError
 from engine.loopback import LOOPBACK, free_port, open_url
 from engine.process_guard import die_with_parent
+from task.errors import cause_of
 from task.labels import Example, Label
 from task.python_process import environment, python
 from task.validation import FaultKind
@@ -110,7 +111,7 @@ def answer_all(
         except (OSError, ValueError, http.client.HTTPException) as error:
             raise EngineError(
                 f"the service did not answer {len(part)} queries after {at:,} of {len(rows):,}: "
-                f"{type(error).__name__}: {error}"
+                f"{cause_of(error)}"
             ) from error
         if len(results) < len(part):
             raise EngineError(f"the service answered {len(results)} of {len(part)} queries and ended the answer")

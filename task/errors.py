@@ -98,3 +98,9 @@ class IncompleteError(Exception):
 def _short(value: object, limit: int = 120) -> str:
     text = repr(value)
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def cause_of(error: BaseException) -> str:
+    """An exception of a library in words: its kind, and what it says. A time-out of asyncio or aiohttp says nothing."""
+    said = str(error).strip() or ("no answer in time" if isinstance(error, TimeoutError) else "")
+    return f"{type(error).__name__}: {said}".removesuffix(": ")

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from task.errors import InputError, warn
+from task.errors import InputError, cause_of, warn
 from task.tagged_tokens import TAG_COLUMNS
 
 Row = Mapping[str, Any]
@@ -64,7 +64,7 @@ def _loaded(name: str, split: str) -> Any:
         return datasets.load_dataset(name, split=split)
     except Exception as error:  # the library raises many kinds of exceptions for a missing repository or network
         raise InputError(
-            f"cannot load split {split!r} of dataset {name!r}: {type(error).__name__}: {error}",
+            f"cannot load split {split!r} of dataset {name!r}: {cause_of(error)}",
             field="data.hub",
             fix="Check the name and the network, or use local files with --set data.dir=DIR",
         ) from error

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from task.errors import InputError
+from task.errors import InputError, cause_of
 from task.files import read_json, sha256_file, write_json
 from task.model_folder import INDEX, spare_weights, wanted_weights
 from task.python_process import environment, python
@@ -110,7 +110,7 @@ def _install(name: str, target: Path) -> None:
         except Exception as error:  # the hub client raises many kinds of exceptions when it cannot be reached
             if known is None:
                 raise InputError(
-                    f"cannot fetch the model {name!r} from the hub: {type(error).__name__}: {error}",
+                    f"cannot fetch the model {name!r} from the hub: {cause_of(error)}",
                     fix="Check name and network, or give a local folder",
                 ) from error
             shutil.rmtree(staged, ignore_errors=True)

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from limbeck.checks.finding import Finding, Subject, bad, note, ok, told, tried
 from limbeck.labelling_plan import spending
-from task.errors import InputError
+from task.errors import InputError, cause_of
 from task.settings import OpenAI
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ async def _asked(settings: OpenAI) -> Finding:
             async with aiohttp.ClientSession(proxy=proxy_for(settings.base_url)) as stranger:
                 tells_all = (await _get(stranger, url))[0] not in {401, 403}
     except (aiohttp.ClientError, TimeoutError) as error:
-        return bad(name, f"GET {url}: {type(error).__name__}: {error}", "Check the address, the network and the proxy")
+        return bad(name, f"GET {url}: {cause_of(error)}", "Check the address, the network and the proxy")
     if status in {401, 403}:
         return bad(name, f"GET {url}: HTTP {status}: the key is refused", f"Check the key in {settings.api_key_env}")
     models = _models(raw) if status == 200 else []

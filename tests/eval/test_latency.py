@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,9 @@ import pytest
 from eval.arrivals import ArrivalPlan, poisson, replay
 from eval.bench import Settings, bench, sweep
 from eval.endpoint import Target, streamed_tokens
-from eval.latency import hdr, over_repeats, percentiles, saturated, slower_by, summarise, times_as_slow
+from eval.latency import hdr, over_repeats, percentiles, saturated, slower_by, summarise, times_as_slow, unqueued
 from eval.load_generator import one_by_one, run
-from eval.load_samples import Samples
+from eval.load_samples import Samples, empty
 from task.errors import InputError
 from tests.eval.known_server import known
 
@@ -308,10 +309,27 @@ def test_a_rate_at_which_one_answer_in_forty_fails_is_not_sustained() -> None:
     assert (worst["valid"], worst["saturated"], worst["holds"]) == (True, False, False)
 
 
-def test_an_objective_that_is_missed_is_not_sustained_however_low_the_rate() -> None:
+def test_requests_during_which_no_other_was_on_its_way_are_told_apart() -> None:
+    """The second waits for the first; the fourth is overtaken; an error is on its way for ever."""
+    due = np.array([0.0, 0.1, 1.0, 2.0, 2.5, 4.0, 5.0, 6.0])
+    took = np.array([0.2, 0.3, 0.5, 1.0, 0.1, 0.3, np.inf, 0.1])
+    found = replace(samples_of(took)[1], scheduled=due)
+    assert unqueued(found).tolist() == [0.5, 0.3]
+    assert len(unqueued(empty())) == 0
+
+
+def test_an_objective_that_an_idle_server_misses_is_tried_at_no_lower_rate() -> None:
     with known("constant", 0.05) as url:
-        found = sweep(Target(url), QUERIES, (), Settings(rate=80, sweep_seconds=0.5, slo_ms=20, percentile="p50"))
+        found = sweep(Target(url), QUERIES, (), Settings(rate=8, sweep_seconds=2.5, slo_ms=20, percentile="p50"))
     assert found["sustained"] is None
+    assert [r["rate"] for r in found["rates"]] == [8]
+
+
+def test_a_queue_that_misses_an_objective_is_offered_less() -> None:
+    """One request at a time, 20 ms each: at 90/s a queue grows, at a quarter of that few requests wait."""
+    with known("limit", 50) as url:
+        found = sweep(Target(url), QUERIES, (), Settings(rate=90, sweep_seconds=0.7, slo_ms=45, percentile="p50"))
+    assert found["sustained"] is not None
 
 
 def test_a_server_that_answers_nothing_but_errors_is_no_benchmark() -> None:

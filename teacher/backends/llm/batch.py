@@ -26,7 +26,7 @@ from llm_client.prices import needed_price, price_of
 from llm_client.prompt import Prompter
 from llm_client.request import Request
 from llm_client.retry_after import retry_after
-from task.errors import ComponentError
+from task.errors import ComponentError, cause_of
 from task.progress import Progress
 from task.settings import OpenAI
 from teacher.backends.job import LabellingJob
@@ -243,7 +243,7 @@ class Batches:
             try:
                 return self._attempt(line.row, query=query, purpose=purpose, request=request, batch=batch)
             except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
-                problem = f"the answer cannot be read: {type(error).__name__}: {error}"
+                problem = f"the answer cannot be read: {cause_of(error)}"
         return Attempt(
             request=line.key or "", query=query, backend=_BACKEND, model=self._settings.model,
             evidence=request.evidence if request else {}, reply=line.text, error=problem, outcome="invalid",
@@ -303,7 +303,7 @@ class Batches:
                         break
                     wait = retry_after(response.headers)
             except (aiohttp.ClientError, TimeoutError) as error:
-                problem, wait = f"{type(error).__name__}: {error}", 0.0
+                problem, wait = cause_of(error), 0.0
             if number < tries:
                 await asyncio.sleep(max(wait, min(30.0, 0.5 * 2.0**number)))
         raise ComponentError(f"{method} {self._base}{path}: {problem}. {_CONTINUE}")
