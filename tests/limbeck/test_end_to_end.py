@@ -29,9 +29,7 @@ from tests.conftest import FIXTURES
 from tests.documented import documented
 from tests.processes import gone
 
-# Alone: a gate compares the latency of two services, and beside other tests both take longer than one after the other
-# (1,104 s against 947 for all tests).
-pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 TASK = FIXTURES / "tiny-market.yaml"
 
 

@@ -49,8 +49,8 @@ def understood(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"name": "Other Words", "kind": "text", "most": 2},
     ]
     task["student"] |= {
-        "form": "write", "lora": {"rank": 32, "alpha": 64}, "learning_rate": 0.004, "max_steps": 800, "epochs": 80,
-        "eval_every": 400, "save_every": 800,
+        "form": "write", "lora": {"rank": 32, "alpha": 64}, "learning_rate": 0.004, "max_steps": 250, "epochs": 80,
+        "eval_every": 250, "save_every": 250,
     }
     (folder / "clinic.yaml").write_text(yaml.safe_dump(task, allow_unicode=True), encoding="utf-8")
     return folder / "clinic.yaml"
