@@ -109,17 +109,9 @@ def release(
     ungated: Annotated[bool, typer.Option("--ungated", help="Release a bundle that has not passed a gate")] = False,
 ) -> None:
     """Verify a bundle that passed its gate and point to it; services that follow the pointer switch to it."""
-    from limbeck.artefacts import run_of_bundle
     from serving.release.pointer import release as point
-    from task.errors import warn
     from task.serving_settings import Change
 
-    if run_of_bundle(folder) is not None:
-        warn(
-            "this bundle lies in a run folder, where the next `limbeck bundle` or `run` replaces it: a service could "
-            "then neither restart with it nor return to it", file=folder,
-            fix="Release a copy instead, such as one named after the day: cp -r",
-        )
     change = Change(shadow=shadow, shadow_s=shadow_s, canary=canary, canary_s=canary_s, keep_s=keep_s)
     found = point(pointer, bundle=folder, change=change, ungated=ungated)
     before = found.previous.id if found.previous else "nothing"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +20,8 @@ from typing import Any
 from engine.interface import EngineError
 from engine.kind import kind_name
 from engine.pool import EnginePool, Placement
-from serving.release.bundle import Bundle, copy_small
+from serving.release.bundle import Bundle, copy_small, gate_failure
+from serving.release.kept_bundles import hold
 from serving.release.pointer import Pointer, Release, open_released, read_pointer
 from serving.release.startup_queries import startup_queries
 from serving.routing.live_teacher import check_environment
@@ -31,12 +33,17 @@ from task.serving_settings import Change, Serving
 
 @dataclass(frozen=True, slots=True)
 class Deployed:
-    """A bundle that has an engine, and the copy of its small files that the workers read."""
+    """A bundle that has an engine, and the copy of its small files that the workers read.
+
+    Attributes:
+        held: Keeps the bundle on disk for as long as its engine may have to start again.
+    """
 
     bundle: Bundle
     copy: Path
     placement: Placement
     settings: Serving
+    held: int
 
     def route(self, role: Any, *, canary: float = 0.0, shadow: float = 0.0) -> DesiredRoute:
         """The route that workers are to serve it with."""
@@ -52,6 +59,7 @@ class Deployed:
             "bundle": self.bundle.id, "folder": str(self.bundle.folder), "model": self.bundle.model_name,
             "runs_on": kind_name(self.bundle, self.settings), "engine": w.state, "pid": w.pid,
             "restarts": w.restarts, "log": str(w.log), "why": w.last_error or None,
+            "gate": gate_failure(self.bundle) or "passed",
         }
 
 
@@ -159,9 +167,13 @@ class Rollout:
     def _deploy(self, bundle: Bundle) -> Deployed:
         settings = self._context.override(bundle.task.serving)
         check_environment(settings.consult)
+        reason = gate_failure(bundle)
+        if reason is not None:
+            self._context.report(f"bundle {bundle.id} is served without having passed its gate: {reason}")
         copy = copy_small(bundle, self._context.state.copy_of(bundle.id))
+        held = hold(bundle.folder)
         placement = self._context.engines.place(bundle, settings, startup_queries(bundle))
-        return Deployed(bundle, copy, placement, settings)
+        return Deployed(bundle, copy, placement, settings, held)
 
     def _set_routes(self, *others: Callable[[], DesiredRoute]) -> None:
         """Serve the active bundle, and others beside it."""
@@ -259,6 +271,7 @@ class Rollout:
 
     async def _retire(self, deployed: Deployed) -> None:
         await self._context.engines.remove(deployed.placement)
+        os.close(deployed.held)
 
 
 def _size(path: Path) -> int | None:
