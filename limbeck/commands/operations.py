@@ -181,12 +181,17 @@ def purge(
     wanted: dict[str, Any] = {"query": query, "older_than_s": older_than, "nothing": nothing}
     if label is not None:
         wanted |= {"role": role, "value": value if equals else None}
-    _operator(f"{admin}/purge", {k: v for k, v in wanted.items() if v is not None and v is not False})
+    found = _operator(f"{admin}/purge", {k: v for k, v in wanted.items() if v is not None and v is not False})
+    if nothing:
+        print(f"{found['undone']:,} purges are undone")
+        return
     what = (
-        "all purges are undone" if nothing else f"query {query!r}" if query is not None
-        else f"answers with {label}" if label is not None else f"answers from more than {older_than:g} s ago"
+        f"query {query!r}" if query is not None else f"answers with {label}" if label is not None
+        else f"answers from more than {older_than:g} s ago"
     )
-    print(what if nothing else f"{what}: caches no longer answer, whether they had it or not; --nothing undoes this")
+    removed = found["removed"]
+    caches = "".join(f"{n:,} of the head cache of {bundle}, " for bundle, n in removed["head_cache"].items())
+    print(f"{what}: caches no longer answer ({caches}{removed['kept_answers']:,} kept answers); --nothing undoes this")
 
 
 @app.command(rich_help_panel=PANEL)

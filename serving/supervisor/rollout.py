@@ -27,6 +27,7 @@ from serving.release.startup_queries import startup_queries
 from serving.routing.live_teacher import check_environment
 from serving.supervisor.state import DesiredRoute, StateFolder
 from serving.supervisor.worker_pool import POLL_S, WorkerPool
+from serving.telemetry.metrics import EngineState
 from task.errors import InputError
 from task.serving_settings import Change, Serving
 
@@ -49,7 +50,7 @@ class Deployed:
         """The route that workers are to serve it with."""
         return DesiredRoute(
             folder=self.copy, engine=self.placement.watchdog.url, role=role, canary=canary, shadow=shadow,
-            settings=self.settings, checked=self.placement.checked,
+            settings=self.settings, checked=self.placement.checked, restarts=self.placement.watchdog.restarts,
         )
 
     def status(self) -> dict[str, Any]:
@@ -58,7 +59,8 @@ class Deployed:
         return {
             "bundle": self.bundle.id, "folder": str(self.bundle.folder), "model": self.bundle.model_name,
             "runs_on": kind_name(self.bundle, self.settings), "engine": w.state, "pid": w.pid,
-            "restarts": w.restarts, "log": str(w.log), "why": w.last_error or None,
+            "restarts": w.restarts, "log": str(w.log),
+            "why": (w.last_error or None) if w.state != "ready" else None,
             "gate": gate_failure(self.bundle) or "passed",
         }
 
@@ -146,6 +148,10 @@ class Rollout:
         if routes != self._published:
             self._context.workers.set_routes(str(self.source), routes)
             self._published = routes
+
+    def engines(self) -> list[EngineState]:
+        """The engines of the bundles that workers serve or try."""
+        return [route.engine_state() for route in self._published]
 
     def restore_copies(self) -> None:
         """Copy files again whose size has changed: a mapped file that was truncated kills a worker (SIGBUS)."""

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime
 import shutil
 import signal
 import socket
 import sys
-import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from serving.release.pointer import open_source
 from serving.supervisor.rollout import Rollout, RolloutContext
 from serving.supervisor.state import StateFolder
 from serving.supervisor.worker_pool import POLL_S, WorkerPool
+from serving.telemetry.metrics import EngineState
 from task.errors import InputError
 from task.files import write_json
 from task.serving_settings import Serving
@@ -74,6 +75,7 @@ class Supervisor:
         self.state.metrics.mkdir()
         self.rollouts: dict[Path, Rollout] = {}
         self.news: list[dict[str, Any]] = []
+        self._written: dict[str, Any] | None = None
         self._workers = WorkerPool(
             self.state, self.settings, report=self._report, before_start=self._restore_copies
         )
@@ -140,6 +142,7 @@ class Supervisor:
         await asyncio.gather(*helpers, return_exceptions=True)
         await self._workers.stop()
         await self._engines.close()
+        self._report("stopped")
         self._lock.release()
 
     # -- tasks ----------------------------------------------------------------------------------------------------
@@ -193,11 +196,12 @@ class Supervisor:
         del self.rollouts[path]
 
     async def _publish(self) -> None:
-        """Publish which engines have been checked: workers query no others."""
+        """Publish which engines have been checked, as workers query no others, and what the status is now."""
         while True:
             for rollout in self.rollouts.values():
                 with contextlib.suppress(OSError):  # a full disk: tried again in a moment
                     rollout.publish()
+            self._write_status()
             await asyncio.sleep(POLL_S)
 
     def _restore_copies(self) -> None:
@@ -213,11 +217,24 @@ class Supervisor:
             "workers": self._workers.status(), "news": self.news[-20:],
         }
 
+    def engines(self) -> list[EngineState]:
+        """The engines of all tasks, for the metrics."""
+        return [engine for rollout in self.rollouts.values() for engine in rollout.engines()]
+
     def _report(self, text: str, *, failed: bool = False) -> None:
-        self.news.append({"at": round(time.time(), 3), "text": text, "failed": failed})
+        at = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+        self.news.append({"at": at, "text": text, "failed": failed})
         print(text, file=sys.stderr, flush=True)
-        with contextlib.suppress(OSError):
-            write_json(self.state.path / "status.json", self.status())
+        self._write_status()
+
+    def _write_status(self) -> None:
+        """Write `status.json` where anything but the number of waiting queries has changed."""
+        now = self.status()
+        lasting = {**now, "workers": [{k: v for k, v in w.items() if k != "waiting"} for w in now["workers"]]}
+        if lasting != self._written:
+            with contextlib.suppress(OSError):  # a full disk: tried again in a moment
+                write_json(self.state.path / "status.json", now)
+                self._written = lasting
 
 
 def _pointers(folder: Path) -> list[Path]:
