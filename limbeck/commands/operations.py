@@ -115,7 +115,7 @@ def release(
     change = Change(shadow=shadow, shadow_s=shadow_s, canary=canary, canary_s=canary_s, keep_s=keep_s)
     found = point(pointer, bundle=folder, change=change, ungated=ungated)
     before = found.previous.id if found.previous else "nothing"
-    print(f"{pointer}: {found.current.id}, before it {before}")
+    print(f"{pointer}: {found.current.id}, kept in {found.current.bundle}; before it {before}")
 
 
 @app.command(rich_help_panel=PANEL)

@@ -177,10 +177,13 @@ def test_an_engine_that_is_killed_comes_back(service: Service, load: Load) -> No
     assert 200 in {x.status for x in load.since(ready) if not x.hit}
 
 
-def test_an_engine_that_hangs_is_killed_and_comes_back(service: Service, load: Load) -> None:
+def test_an_engine_that_hangs_is_killed_and_comes_back(stage: Stage, service: Service, load: Load) -> None:
+    """Also where the folder that the bundle was released from is no longer there."""
     before = service.status()["active"]
+    away = stage.first.folder.rename(stage.first.folder.with_name("away"))
     os.killpg(before["pid"], signal.SIGSTOP)
     now = service.until(lambda s: s["active"]["restarts"] > before["restarts"] and s["active"]["engine"] == "ready")
+    away.rename(stage.first.folder)
     assert now["active"]["why"] is None
     assert "answered nothing" in " ".join(n["text"] for n in service.status()["news"][-3:])
     assert load.broken == 0
