@@ -30,8 +30,8 @@ class DesiredRoute(Strict):
     engine: str
     role: Literal["active", "trial", "leaving"]
     checked: bool
-    restarts: int
     settings: Serving
+    restarts: int = 0
     canary: Fraction = 0.0
     shadow: Fraction = 0.0
 

@@ -34,6 +34,8 @@ from task.errors import InputError
 from task.files import write_json
 from task.serving_settings import Serving
 
+_STATUS_S = 0.5  # between two looks at whether `status.json` is out of date
+
 
 class Supervisor:
     """Runs a service; belongs to one event loop."""
@@ -111,6 +113,7 @@ class Supervisor:
             await asyncio.sleep(0)  # each has set its routes, which the workers read when they start
             helpers += [
                 opening, asyncio.create_task(self._workers.run(listener)), asyncio.create_task(self._publish()),
+                asyncio.create_task(self._keep_status()),
             ]
             if admin is not None:
                 helpers.append(asyncio.ensure_future(admin(self)))
@@ -196,13 +199,18 @@ class Supervisor:
         del self.rollouts[path]
 
     async def _publish(self) -> None:
-        """Publish which engines have been checked, as workers query no others, and what the status is now."""
+        """Publish which engines have been checked: workers query no others."""
         while True:
             for rollout in self.rollouts.values():
                 with contextlib.suppress(OSError):  # a full disk: tried again in a moment
                     rollout.publish()
-            self._write_status()
             await asyncio.sleep(POLL_S)
+
+    async def _keep_status(self) -> None:
+        """Keep `status.json` up to date between events: an engine is asked again a moment after it is ready."""
+        while True:
+            self._write_status()
+            await asyncio.sleep(_STATUS_S)
 
     def _restore_copies(self) -> None:
         for rollout in self.rollouts.values():
