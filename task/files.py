@@ -67,7 +67,10 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
 
 
 def link_or_copy(source: Path, *, target: Path) -> bool:
-    """Give a file a second name: a hard link where the file system can, else a copy; returns whether it is a link."""
+    """Give a file a second name: a hard link where the file system can, else a copy; returns whether it is a link.
+
+    Nothing may have that name yet: a copy would be written into what is there, and into all that it is linked to.
+    """
     try:
         target.hardlink_to(source.resolve())  # Linux would link to a symbolic link itself
     except OSError:

@@ -54,7 +54,7 @@ def keep(bundle: Bundle, pointer: Path) -> Path:
 def remove_others(pointer: Path, needed: Collection[Path]) -> None:
     """Remove what is kept for a pointer and neither needed nor held, and what a killed process left."""
     for path in folder_of(pointer).resolve().iterdir():
-        if path.name != _LOCK and path not in needed and not _held(path):
+        if path.name != _LOCK and path not in needed and not is_held(path):
             shutil.rmtree(path, ignore_errors=True)
 
 
@@ -69,7 +69,8 @@ def hold(folder: Path) -> int:
     return handle
 
 
-def _held(folder: Path) -> bool:
+def is_held(folder: Path) -> bool:
+    """Whether a process holds a bundle; also where the file system cannot tell."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -90,13 +91,16 @@ def _intact(folder: Path) -> bool:
 
 def _replace(bundle: Bundle, target: Path) -> None:
     made = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    shutil.rmtree(made, ignore_errors=True)
-    for name, digest in bundle.manifest["files"].items():
-        path = made / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        linked = link_or_copy(bundle.folder / name, target=path)
-        if not linked and sha256_file(path) != digest:
-            raise InputError(f"the bundle is damaged: {name} is changed", file=bundle.folder)
-    write_json(made / "manifest.json", dict(bundle.manifest))
-    shutil.rmtree(target, ignore_errors=True)
-    made.rename(target)
+    shutil.rmtree(made, ignore_errors=True)  # of a killed process with this id: its links must not be written into
+    try:
+        for name, digest in bundle.manifest["files"].items():
+            path = made / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            linked = link_or_copy(bundle.folder / name, target=path)
+            if not linked and sha256_file(path) != digest:
+                raise InputError(f"the bundle is damaged: {name} is changed", file=bundle.folder)
+        write_json(made / "manifest.json", dict(bundle.manifest))
+        shutil.rmtree(target, ignore_errors=True)
+        made.rename(target)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
