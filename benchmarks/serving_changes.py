@@ -20,6 +20,7 @@ Writes benchmarks/results/serving_changes.json.
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import os
 import shutil
@@ -221,10 +222,14 @@ def _change(service: Service, to: Bundle, keep_s: float, *, back: bool = False) 
         release(service.pointer, bundle=to.folder, change=Change(keep_s=keep_s), ungated=True)
     released = time.time()
     found = service.until(lambda s: s["active"]["bundle"] == to.id and any(
-        n["at"] >= started and n["text"].startswith(f"serving {to.id}") for n in s["news"]
+        _at(n) >= started and n["text"].startswith(f"serving {to.id}") for n in s["news"]
     ))
-    switched = max(n["at"] for n in found["news"] if n["text"].startswith(f"serving {to.id}"))
+    switched = max(_at(n) for n in found["news"] if n["text"].startswith(f"serving {to.id}"))
     return {"released": released, "switched": switched, "seconds": round(switched - released, 2)}
+
+
+def _at(news: dict[str, Any]) -> float:
+    return datetime.datetime.fromisoformat(news["at"]).timestamp()
 
 
 def _around(outcomes: Sequence[Outcome], to: str, switched: float) -> dict[str, Any]:

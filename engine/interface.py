@@ -41,8 +41,8 @@ class Engine(Protocol):
         """Whether its process runs."""
 
     @property
-    def code(self) -> int | None:
-        """Exit code of its process, None while it runs."""
+    def ended(self) -> str:
+        """How its process ended, and the end of its log, as text."""
 
     @property
     def pid(self) -> int:

@@ -22,6 +22,7 @@ from engine.interface import EngineError
 from engine.loopback import LOOPBACK, free_port, open_url
 from engine.process_guard import Guard, die_with_parent
 from engine.warm_start import ForkedProcess
+from task.python_process import ended
 
 KEEP_ALIVE_S: Final = 60  # an engine closes a connection that is idle for longer
 NICE: Final = 5  # below the gateway, above training
@@ -56,6 +57,7 @@ class EngineProcess:
         self.url = f"http://{LOOPBACK}:{self.port}"
         self._timeout = timeout_s
         log.parent.mkdir(parents=True, exist_ok=True)
+        self._log_start = log.stat().st_size if log.exists() else 0  # what it holds already is of earlier processes
         self._process = started(self.port)
         self._guard = Guard(self._process.pid)
         atexit.register(self.close)
@@ -74,10 +76,11 @@ class EngineProcess:
             waited = time.monotonic() - started
             on_wait(waited)
             if self._process.poll() is not None:
-                raise EngineError(f"{self.kind} ended with code {self._process.returncode}; {log_tail(self.log)}")
+                raise EngineError(f"{self.kind} {self.ended}")
             if waited > self._timeout:
                 self.close()
-                raise EngineError(f"{self.kind} did not answer within {self._timeout:.0f} s; {log_tail(self.log)}")
+                said = see_log(self.log, start=self._log_start)
+                raise EngineError(f"{self.kind} did not answer within {self._timeout:.0f} s; {said}")
             try:
                 with open_url(f"{self.url}/health", timeout_s=2) as response:
                     if response.status == 200:
@@ -92,9 +95,9 @@ class EngineProcess:
         return self._process.poll() is None
 
     @property
-    def code(self) -> int | None:
-        """Exit code of the process, None while it runs."""
-        return self._process.poll()
+    def ended(self) -> str:
+        """How the process ended, and the end of its log."""
+        return f"{ended(self._process.poll())}; {see_log(self.log, start=self._log_start)}"
 
     @property
     def pid(self) -> int:
@@ -132,9 +135,16 @@ class EngineProcess:
         self.close()
 
 
-def log_tail(log: Path, lines: int = 15) -> str:
-    """The last lines of an engine's log, for a message."""
-    return f"the end of {log}:\n" + "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
+def see_log(log: Path, *, start: int = 0, lines: int = 15) -> str:
+    """Where an engine's log is, and in further lines how it ends, for a message.
+
+    Args:
+        start: Size of the log when the engine was started, in bytes.
+    """
+    with log.open("rb") as file:
+        file.seek(start)
+        written = file.read().decode(errors="replace").splitlines()[-lines:]
+    return "\n".join([f"see {log}", *written]) if written else f"it wrote nothing into {log}"
 
 
 def spawn(command: Sequence[str], environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:

@@ -17,7 +17,7 @@ from typing import ClassVar
 
 from engine.interface import EngineError
 from engine.loopback import LOOPBACK, open_url
-from engine.process import KEEP_ALIVE_S, NICE, EngineProcess, has_gpu, log_tail, spawn
+from engine.process import KEEP_ALIVE_S, NICE, EngineProcess, has_gpu, see_log, spawn
 from engine.warm_start import (
     SERVER,
     ForkedProcess,
@@ -124,7 +124,7 @@ def _started(
     try:
         return warm.start(LaunchRequest(command, variables, str(log.resolve())), settings.start_timeout_s)
     except WarmStartError as error:
-        raise EngineError(f"the process that imports vLLM: {error}; {log_tail(log)}") from error
+        raise EngineError(f"the process that imports vLLM: {error}; {see_log(log)}") from error
 
 
 def ready_to_start(settings: EngineSettings, log: Path) -> bool:
@@ -138,7 +138,7 @@ def ready_to_start(settings: EngineSettings, log: Path) -> bool:
     try:
         return warm is None or warm.ready()
     except WarmStartError as error:
-        raise EngineError(f"the process that imports vLLM: {error}; see {log}") from error
+        raise EngineError(f"the process that imports vLLM: {error}; {see_log(log)}") from error
 
 
 def _warm_start_process(settings: EngineSettings, log: Path) -> WarmStartProcess | None:

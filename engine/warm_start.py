@@ -30,7 +30,7 @@ from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from task.python_process import python
+from task.python_process import ended, python
 
 SERVER = "vllm.entrypoints.openai.api_server"
 # The modules that the three processes import at a start; a module that a version of vLLM lacks is skipped.
@@ -122,7 +122,7 @@ class WarmStartProcess:
                 self._process.kill()  # a late answer would be mistaken for the answer to the next message
                 raise WarmStartError(f"no answer within {timeout_s:.0f} s")
         except OSError as error:
-            raise WarmStartError(f"it ended with code {self._process.poll()}") from error
+            raise WarmStartError(f"it {ended(self._process.poll())}") from error
         return self._receive()
 
     def _receive(self) -> Any:
@@ -130,7 +130,7 @@ class WarmStartProcess:
             return self._connection.recv()
         except (EOFError, OSError) as error:
             self._process.wait()
-            raise WarmStartError(f"it ended with code {self._process.returncode}") from error
+            raise WarmStartError(f"it {ended(self._process.returncode)}") from error
 
 
 class ForkedProcess:

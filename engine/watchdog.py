@@ -185,7 +185,7 @@ class Watchdog:
                 await asyncio.sleep(0.2)
                 now = time.monotonic()
                 if not engine.alive:
-                    raise EngineError(f"the engine ended with code {engine.code}; see {self.log}")
+                    raise EngineError(f"the engine {engine.ended}")
                 progress = self._sum(self.answered)
                 if progress != answered or (probe is not None and probe.done() and probe.result()):
                     last_answer, waiting_since, answered = now, None, progress

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypedDict
 
 from eval.formatting import points
@@ -87,6 +87,7 @@ class Check:
         rule: Its key in the task file.
         found: What was measured, as text.
         asked: What the rule requires, as text.
+        what: What was measured, without figures: with the rule, the name of the check in every run.
     """
 
     rule: str
@@ -94,6 +95,7 @@ class Check:
     found: str
     asked: str
     evidence: Any = field(default=None)
+    what: str = field(kw_only=True)
 
     @property
     def text(self) -> str:
@@ -122,8 +124,10 @@ def judge(gates: Gates, e: GateEvidence) -> list[Check]:
         for name, part in slices.items():
             out += _margin("slice_margin", part, gates.slice_margin, f"the teacher on {name} queries")
         if not slices:
+            whom = "the teacher by slice"
             why = f" (no slice has {gates.slice_rows:,} rows, gates.slice_rows)" if e.teacher_slices else ""
-            out += _margin("slice_margin", None, gates.slice_margin, f"the teacher by slice{why}")
+            checks = _margin("slice_margin", None, gates.slice_margin, whom + why)
+            out += [replace(check, what=f"difference to {whom}") for check in checks]
     if gates.released_margin is not None and not e.first_release:
         out += _margin("released_margin", e.released, gates.released_margin, "the released bundle")
     if gates.max_slower is not None and not e.first_release:
@@ -132,14 +136,16 @@ def judge(gates: Gates, e: GateEvidence) -> list[Check]:
         ))
     if gates.max_invalid is not None:
         value: Estimate | None = None if e.invalid is None else {**e.invalid, "high": e.invalid["value"]}
-        out.append(_at_most("max_invalid", value, gates.max_invalid, _invalid_answers(e), 100, "%"))
+        check = _at_most("max_invalid", value, gates.max_invalid, _invalid_answers(e), 100, "%")
+        out.append(replace(check, what="invalid answers"))
     if gates.max_ece is not None:
         out.append(_at_most("max_ece", e.ece, gates.max_ece, "expected calibration error (ECE)", 100, "%"))
     if gates.slo is not None:
         at = None if e.latency is None else percentile_of(e.latency, gates.slo.percentile)
         name = f"{gates.slo.percentile} latency of cache misses"
         if not e.latency_valid:
-            out.append(Check("slo", False, f"{name}: the latency run is invalid", f"at most {gates.slo.ms:g} ms"))
+            said = f"{name}: the latency run is invalid"
+            out.append(Check("slo", False, said, f"at most {gates.slo.ms:g} ms", what=name))
         else:
             out.append(_at_most("slo", at, gates.slo.ms, name, 1, "ms"))
     return out
@@ -159,12 +165,15 @@ def passed(checks: list[Check]) -> bool:
 
 
 def junit(checks: list[Check], suite: str) -> str:
-    """The checks as JUnit XML, which CI systems display."""
+    """The checks as JUnit XML, which CI systems display and, by the names, follow from run to run."""
     root = ET.Element("testsuite", {
         "name": suite, "tests": str(len(checks)), "failures": str(sum(not c.ok for c in checks)), "errors": "0",
     })
-    for number, check in enumerate(checks, 1):
-        case = ET.SubElement(root, "testcase", {"classname": suite, "name": f"{number}. {check.rule}: {check.found}"})
+    for check in checks:
+        case = ET.SubElement(root, "testcase", {"classname": suite, "name": f"{check.rule}: {check.what}"})
+        properties = ET.SubElement(case, "properties")
+        for name, value in (("found", check.found), ("required", check.asked)):
+            ET.SubElement(properties, "property", {"name": name, "value": value})
         if not check.ok:
             failure = ET.SubElement(case, "failure", {"message": f"{check.found}; required: {check.asked}"})
             failure.text = repr(check.evidence)
@@ -185,14 +194,14 @@ def labels_to_show(share: float, confidence: float = 0.95) -> int | None:
 def _agreement(found: Agreement | None, least: float) -> Check:
     rule, asked, what = "engine_label_agreement", f"at least {100 * least:g} %", "engine and merged model agree on"
     if found is None:
-        return Check(rule, False, f"{what}: not measured", asked)
+        return Check(rule, False, f"{what}: not measured", asked, what="labels of engine and merged model")
     said = f"{what} {100 * found.share:.2f} % of "
     said += "labels" if found.labels is None else f"{found.labels:,} labels of {found.queries}"
     needed = labels_to_show(least)
     if found.labels is not None and needed is not None and found.labels < needed:
         said += f", fewer than the {needed:,} that it takes to show {100 * least:g} %"
     evidence = {"value": found.share, "labels": found.labels, "queries": found.queries}
-    return Check(rule, found.share >= least, said, asked, evidence)
+    return Check(rule, found.share >= least, said, asked, evidence, what="labels of engine and merged model")
 
 
 def _at_least(
@@ -200,30 +209,34 @@ def _at_least(
 ) -> Check:
     asked = f"at least {100 * least:g} %"
     if found is None:
-        return Check(rule, False, f"{what}: not measured", asked)
+        return Check(rule, False, f"{what}: not measured", asked, what=what)
     said = f"{what} {100 * found:.2f} % {of}".rstrip()
-    return Check(rule, found >= least, said, asked, found if evidence is None else dict(evidence))
+    return Check(rule, found >= least, said, asked, found if evidence is None else dict(evidence), what=what)
 
 
 def _at_most(rule: str, found: Estimate | None, most: float, what: str, scale: float, unit: str) -> Check:
     asked = f"at most {scale * most:g} {unit}"
     if found is None or found["value"] is None:
-        return Check(rule, False, f"{what}: not measured, or too few samples", asked)
+        return Check(rule, False, f"{what}: not measured, or too few samples", asked, what=what)
     high = found["value"] if found["high"] is None else found["high"]
     low = found["value"] if found["low"] is None else found["low"]
     bounds = "" if low == high else f" [{scale * low:.1f}, {scale * high:.1f}]"
     # An upper bound of None is infinite.
     ok = found["high"] is not None and high <= most
-    return Check(rule, ok, f"{what} {scale * found['value']:.1f}{bounds} {unit}", asked, dict(found))
+    return Check(rule, ok, f"{what} {scale * found['value']:.1f}{bounds} {unit}", asked, dict(found), what=what)
 
 
 def _margin(rule: str, found: Margins | None, margin: float, whom: str) -> list[Check]:
     """Non-inferiority of F1 and of recall."""
     asked = f"non-inferiority margin {100 * margin:g} point{'' if margin == 0.01 else 's'}"
     if found is None:
-        return [Check(rule, False, f"difference to {whom}: not measured", asked)]
+        said = f"difference to {whom}"
+        return [Check(rule, False, f"{said}: not measured", asked, what=said)]
     return [
-        Check(rule, not_inferior(d, margin), f"Δ{name} against {whom} {points(d)}", asked, dict(d))
+        Check(
+            rule, not_inferior(d, margin), f"Δ{name} against {whom} {points(d)}", asked, dict(d),
+            what=f"Δ{name} against {whom}",
+        )
         for name, d in (("F1", found["f1"]), ("recall", found["recall"]))
     ]
 

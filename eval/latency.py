@@ -38,8 +38,9 @@ MIN_REPEATS: Final = 5
 # Samples below which a percentile has no upper 95 % confidence bound: smallest n with 1 - p^n >= 0.95.
 MIN_SAMPLES: Final[Mapping[str, int]] = {"p50": 5, "p95": 59, "p99": 299}
 _HDR: Final = (1, 3_600_000_000, 3)  # microseconds from 1 to an hour, three digits
-_DRIFT: Final = 2.0  # slower by this factor at the end of a run than at its start: the queue grows
+_DRIFT: Final = 2.0  # slower by this factor at the end of a run than at its start
 _DRIFT_LEAST_S: Final = 0.02
+_QUEUED: Final = 4.0  # so many may be unanswered by chance where a server keeps up with random arrivals
 
 
 def percentiles(seconds: Sequence[float] | npt.NDArray[np.float64]) -> Percentiles:
@@ -180,9 +181,13 @@ def _group(runs: Sequence[npt.NDArray[np.float64]], slo_ms: float | None, second
 
 
 def saturated(samples: Samples) -> bool:
-    """Whether the server was saturated: a tenth failed, or the last quarter was at least twice as slow as the first.
+    """Whether the server was saturated: a tenth failed, or it slowed down and the queue had grown when the run ended.
 
-    The medians of quarters are compared, so that a single stall does not count as a growing queue.
+    Slowed down means that the last quarter was at least twice as slow as the first. The medians of quarters are
+    compared, so that a single stall does not count; a stall that fills most of a quarter of a short run does, and so
+    does another program that slows the server for a while, though it keeps up with the arrivals. Therefore the queue is
+    looked at as well: it has grown if, when the last request was due, more requests were unanswered by `_QUEUED` than
+    in the first quarter on average (rate × latency, Little's law).
     """
     if len(samples) < 20:
         return False
@@ -190,7 +195,10 @@ def saturated(samples: Samples) -> bool:
         return True
     quarter = len(samples) // 4
     early, late = (float(np.median(x)) for x in (samples.latency[:quarter], samples.latency[-quarter:]))
-    return late > _DRIFT * early and late - early > _DRIFT_LEAST_S
+    due, end = samples.scheduled, float(samples.scheduled.max())
+    unanswered = int(((due + samples.latency > end) & np.isfinite(samples.latency)).sum())
+    before = early * len(samples) / max(end - float(due.min()), 1e-9)
+    return late > _DRIFT * early and late - early > _DRIFT_LEAST_S and unanswered - before >= _QUEUED
 
 
 def hdr(seconds: npt.NDArray[np.float64]) -> str | None:

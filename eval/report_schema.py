@@ -6,15 +6,20 @@ is not required is left out where its figure was not measured.
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import Any, Final, Literal, NotRequired, TypedDict, cast
 
 from eval.latency_schema import LatencyBench, Percentiles, SteadyLatency
 from eval.quality_schema import Agreement, Calibration, Estimate, NamedDifference, Quality
+from task.errors import InputError
 from task.files import read_json
 
 SCHEMA: Final = 4  # the version of report.json
 _READABLE: Final = (2, 3, 4)  # later ones have more keys, which are not required
+_PAGE: Final = re.compile(r"<title>Limbeck ·|: the student (?:passes|does not pass) the gate")
+_PAGE_SCHEMA: Final = re.compile(r"report schema (\d+)")
 
 
 class Assumption(TypedDict):
@@ -302,3 +307,39 @@ def read_report(path: Path) -> Report | None:
     """A report of an earlier evaluation; None where there is none, or one of a schema that cannot be read."""
     found = read_json(path) if path.exists() else None
     return cast("Report", found) if found and found.get("schema") in _READABLE else None
+
+
+def refuse_report(path: Path, *, field: str, expected: str) -> None:
+    """Raise `InputError` where a report is given in place of other input; says which version wrote it.
+
+    Args:
+        path: A file that a user gave; one that is no report, or does not exist, is left to whoever reads it.
+        field: The option or argument.
+        expected: What it takes.
+    """
+    schema = _schema_of(path) if path.is_file() else None
+    if schema is None:
+        return
+    age = "of this version" if schema == SCHEMA else "written by a newer version" if schema > SCHEMA else (
+        f"written by an older version; this one writes schema {SCHEMA}"
+    )
+    raise InputError(
+        f"a report ({f'schema {schema}, ' if schema else ''}{age}), not what it reports on", file=path, field=field,
+        expected=expected, fix="The answers that it judges lie beside it, in predictions/; `limbeck evaluate TASK` "
+        "writes the report again, as this version does",
+    )
+
+
+def _schema_of(path: Path) -> int | None:
+    """The schema of a report, be it JSON, a page or a summary; 0 where it does not say, None for any other file."""
+    if path.suffix not in (".json", ".html", ".md"):
+        return None
+    text = path.read_text(encoding="utf-8", errors="replace")
+    if path.suffix == ".json":
+        try:
+            found = json.loads(text)
+        except ValueError:
+            return None
+        return int(found["schema"]) if isinstance(found, dict) and {"schema", "systems"} <= found.keys() else None
+    said = _PAGE_SCHEMA.search(text)
+    return int(said[1]) if said else 0 if _PAGE.search(text) else None

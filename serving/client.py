@@ -18,10 +18,11 @@ from typing import NamedTuple
 
 from engine.interface import EngineError
 from engine.loopback import LOOPBACK, free_port, open_url
+from engine.process import see_log
 from engine.process_guard import die_with_parent
 from task.errors import cause_of
 from task.labels import Example, Label
-from task.python_process import environment, python
+from task.python_process import ended, environment, python
 from task.validation import FaultKind
 
 _START_S = 600.0  # an 8B model takes minutes to load
@@ -132,8 +133,10 @@ def _wait_ready(process: subprocess.Popen[bytes], url: str, log: Path, on_wait: 
     while True:
         waited = time.monotonic() - started
         on_wait(waited)
-        if process.poll() is not None or waited > _START_S:
-            raise EngineError(f"the service did not start; see {log}\n{log.read_text(errors='replace')[-2000:]}")
+        code = process.poll()
+        if code is not None or waited > _START_S:
+            how = f"it did not answer within {_START_S:.0f} s" if code is None else f"it {ended(code)}"
+            raise EngineError(f"the service did not start: {how}; {see_log(log)}")
         try:
             with open_url(f"{url}/readyz", timeout_s=5) as response:
                 if response.status == 200:

@@ -95,7 +95,7 @@ class EngineReplica:
     async def check_health(self) -> None:
         """Raise where the engine has ended or hangs: Ray then starts another replica."""
         if not self._engine.alive:
-            raise RuntimeError(f"the engine ended with code {self._engine.code}")
+            raise RuntimeError(f"the engine {self._engine.ended}")
         async with asyncio.timeout(self._hang_s):
             await self._client.label(["ready"])
 

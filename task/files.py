@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,19 @@ def write_json(path: Path, value: object) -> None:
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
     """JSON lines, atomically and a row at a time; returns the number of rows."""
     return _write(path, (one_line(json.dumps(row, ensure_ascii=False, allow_nan=False)) + "\n" for row in rows))
+
+
+def link_or_copy(source: Path, *, target: Path) -> bool:
+    """Give a file a second name: a hard link where the file system can, else a copy; returns whether it is a link.
+
+    Nothing may have that name yet: a copy would be written into what is there, and into all that it is linked to.
+    """
+    try:
+        target.hardlink_to(source.resolve())  # Linux would link to a symbolic link itself
+    except OSError:
+        shutil.copy2(source, target)
+        return False
+    return True
 
 
 def read_json(path: Path) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 import sysconfig
 from collections.abc import Iterator
@@ -51,3 +52,11 @@ def without_current_folder() -> Iterator[None]:
             del os.environ["PYTHONSAFEPATH"]
         else:
             os.environ["PYTHONSAFEPATH"] = before
+
+
+def ended(code: int | None) -> str:
+    """How a process ended, by its exit code as `subprocess` gives it: below 0 a signal ended it."""
+    if code is None or code >= 0:
+        return f"ended with code {code}"
+    names = {s.value: s.name for s in signal.Signals}
+    return f"ended with code {code} ({names.get(-code, 'an unknown signal')})"

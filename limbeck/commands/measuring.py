@@ -121,12 +121,16 @@ def compare(
     Every system is compared with the first.
     """
     from eval.report import write_comparison
+    from eval.report_schema import refuse_report
     from limbeck.judging.compare import compare as measure
     from limbeck.judging.compare import named
     from limbeck.progress_display import ProgressDisplay
 
+    given = named(systems)
+    for system in given:
+        refuse_report(Path(system.source), field="SYSTEM", expected="a bundle folder, a URL or a file of predictions")
     with ProgressDisplay() as progress:
-        found = measure(named(systems), gold, progress, resamples=resamples, pairs=pairs)
+        found = measure(given, gold, progress, resamples=resamples, pairs=pairs)
     write_comparison(folder, found)
     print((folder / "comparison.md").read_text(encoding="utf-8"))
     print(f"Report: {folder / 'comparison.html'}")
@@ -158,10 +162,17 @@ def gate(
     The result is written into the bundle's manifest. Exit code 1: a rule does not hold.
     """
     from eval.gate import junit, passed
+    from eval.report_schema import refuse_report
     from limbeck.judging.gate import gate as judge
     from limbeck.progress_display import ProgressDisplay
     from task.files import write_text
 
+    for field, path, expected in (
+        ("--gold", gold, "gold labels"), ("--teacher", teacher, "the teacher's labels"), ("--log", log, "a query log"),
+        ("--released", released, "a bundle folder or a release pointer"),
+    ):
+        if path is not None:
+            refuse_report(path, field=field, expected=expected)
     with ProgressDisplay() as progress:
         checks = judge(
             folder, gold, progress, overrides=set_ or (), teacher_file=teacher, log_file=log, released_from=released,
@@ -191,9 +202,11 @@ def score(
     prediction is not a valid labelling.
     """
     from eval.matching import SCHEMES
+    from eval.report_schema import refuse_report
     from eval.score import score_files
     from task.files import write_json
 
+    refuse_report(predictions, field="PREDICTIONS", expected="a file of predictions")
     found = score_files(
         gold, predictions, resamples=resamples, by=by or (), annotations=annotations or ()
     )

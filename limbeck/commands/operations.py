@@ -109,21 +109,13 @@ def release(
     ungated: Annotated[bool, typer.Option("--ungated", help="Release a bundle that has not passed a gate")] = False,
 ) -> None:
     """Verify a bundle that passed its gate and point to it; services that follow the pointer switch to it."""
-    from limbeck.artefacts import run_of_bundle
     from serving.release.pointer import release as point
-    from task.errors import warn
     from task.serving_settings import Change
 
-    if run_of_bundle(folder) is not None:
-        warn(
-            "this bundle lies in a run folder, where the next `limbeck bundle` or `run` replaces it: a service could "
-            "then neither restart with it nor return to it", file=folder,
-            fix="Release a copy instead, such as one named after the day: cp -r",
-        )
     change = Change(shadow=shadow, shadow_s=shadow_s, canary=canary, canary_s=canary_s, keep_s=keep_s)
     found = point(pointer, bundle=folder, change=change, ungated=ungated)
     before = found.previous.id if found.previous else "nothing"
-    print(f"{pointer}: {found.current.id}, before it {before}")
+    print(f"{pointer}: {found.current.id}, kept in {found.current.bundle}; before it {before}")
 
 
 @app.command(rich_help_panel=PANEL)
@@ -189,12 +181,17 @@ def purge(
     wanted: dict[str, Any] = {"query": query, "older_than_s": older_than, "nothing": nothing}
     if label is not None:
         wanted |= {"role": role, "value": value if equals else None}
-    _operator(f"{admin}/purge", {k: v for k, v in wanted.items() if v is not None and v is not False})
+    found = _operator(f"{admin}/purge", {k: v for k, v in wanted.items() if v is not None and v is not False})
+    if nothing:
+        print(f"{found['undone']:,} purges are undone")
+        return
     what = (
-        "all purges are undone" if nothing else f"query {query!r}" if query is not None
-        else f"answers with {label}" if label is not None else f"answers from more than {older_than:g} s ago"
+        f"query {query!r}" if query is not None else f"answers with {label}" if label is not None
+        else f"answers from more than {older_than:g} s ago"
     )
-    print(what if nothing else f"{what}: caches no longer answer, whether they had it or not; --nothing undoes this")
+    removed = found["removed"]
+    caches = "".join(f"{n:,} of the head cache of {bundle}, " for bundle, n in removed["head_cache"].items())
+    print(f"{what}: caches no longer answer ({caches}{removed['kept_answers']:,} kept answers); --nothing undoes this")
 
 
 @app.command(rich_help_panel=PANEL)

@@ -125,6 +125,12 @@ def _released(source: Path | None, bundle: Bundle) -> Bundle | None:
             "the released bundle is of another task", field="--released", found=other.task.name,
             expected=bundle.task.name,
         )
+    if other.id == bundle.id:
+        warn(
+            f"the released bundle is this one, {bundle.id}: gates.released_margin and gates.max_slower would compare "
+            "it with itself and are left out", field="--released", fix="Check the path, if this is to be a new bundle",
+        )
+        return None
     return other
 
 

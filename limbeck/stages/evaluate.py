@@ -35,7 +35,7 @@ from limbeck.judging.served import SERVED, serve_and_ask
 from limbeck.run import Run
 from limbeck.stage import Figures, Result, Stage
 from limbeck.staleness import Rules
-from task.errors import GateError
+from task.errors import GateError, warn
 from task.files import read_json, sha256_file, write_jsonl
 from task.labels import Example
 
@@ -175,6 +175,11 @@ def _work(run: Run, files: EvaluateFolder, before: Sequence[Stage]) -> Figures:
     earlier = read_report(run.files.evaluate.report)
     if earlier:
         report["changes"] = changes(earlier, report)
+    elif run.files.evaluate.report.exists():
+        warn(
+            "the report before this one was written by another version, in a schema that is not read any more: "
+            "what has changed since is not shown", file=run.files.evaluate.report,
+        )
     write(files.folder, report, served.bench.samples if served.bench else {})
     return figures | {"checks": checks}
 

@@ -29,7 +29,7 @@ from serving.release import head_cache as cache
 from task.calibration import Calibrator
 from task.codec import Codec
 from task.errors import InputError
-from task.files import read_json, sha256_file, sha256_json, write_json, write_jsonl
+from task.files import link_or_copy, read_json, sha256_file, sha256_json, write_json, write_jsonl
 from task.labels import Example
 from task.model_folder import spare_weights
 from task.openvino_runtime import EXPORTED, MODEL_FILE
@@ -131,16 +131,16 @@ def build(
     (folder / "model").mkdir(parents=True)
     for path in sorted(set(model.iterdir()) - spare_weights(model)):
         if path.is_file() and path.suffix in _MODEL_FILES:
-            _link(path, target=folder / "model" / path.name)
+            link_or_copy(path, target=folder / "model" / path.name)
     if adapter is not None:
         require_plain_lora(adapter)
         (folder / "adapter").mkdir()
         for name in ADAPTER_FILES:
-            _link(adapter / name, target=folder / "adapter" / name)
+            link_or_copy(adapter / name, target=folder / "adapter" / name)
     if openvino is not None:
         (folder / "openvino").mkdir()
         for name in EXPORTED:
-            _link(openvino / name, target=folder / "openvino" / name)
+            link_or_copy(openvino / name, target=folder / "openvino" / name)
     if items is not None:
         items.write(folder / _ITEMS)
     write_json(folder / "task.json", task.model_dump(mode="json"))
@@ -231,6 +231,11 @@ def gate_failure(bundle: Bundle) -> str | None:
         return f"the gate judged other content, id {gate['bundle']}"
     failed = [c["text"] for c in gate["checks"] if not c["ok"]]
     return None if gate["ok"] else "it did not pass: " + "; ".join(failed)
+
+
+def made_at(bundle: Bundle) -> int:
+    """When a bundle was made, in seconds since 1970."""
+    return int(datetime.datetime.fromisoformat(bundle.manifest["created"]).timestamp())
 
 
 def copy_small(bundle: Bundle, target: Path) -> Path:
@@ -328,10 +333,3 @@ def _hashes(folder: Path) -> dict[str, str]:
 
 def _digest(files: Mapping[str, str]) -> str:
     return hashlib.sha256("".join(f"{k}:{v}\n" for k, v in sorted(files.items())).encode()).hexdigest()[:12]
-
-
-def _link(source: Path, *, target: Path) -> None:
-    try:
-        target.hardlink_to(source)
-    except OSError:
-        shutil.copy2(source, target)

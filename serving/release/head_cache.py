@@ -61,8 +61,12 @@ class Hit:
 class HeadCache:
     """An opened cache; reading it from several threads or processes is safe."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, mapped: bool = True) -> None:
         """Open a cache.
+
+        Args:
+            mapped: Map its files, so that processes share their memory; else read them, for a process that must not end
+                where another one truncates a mapped file (SIGBUS).
 
         Raises:
             InputError: No cache, another format, or files of inconsistent sizes.
@@ -78,8 +82,9 @@ class HeadCache:
         self.key: str = about["key"]
         self._rows: int = about["rows"]
         self.normalise = normaliser(about["normaliser"])
-        self._keys, self._starts = (_mapped(folder / name).cast("Q") for name in ("keys.bin", "starts.bin"))
-        self._values = _mapped(folder / "values.bin")
+        content = _mapped if mapped else _read
+        self._keys, self._starts = (content(folder / name).cast("Q") for name in ("keys.bin", "starts.bin"))
+        self._values = content(folder / "values.bin")
         if not (len(self._keys) == len(self._starts) == self._rows and len(self._values) == about["bytes"]):
             raise InputError(
                 "the sizes of the head cache's files are inconsistent", file=folder,
@@ -105,12 +110,16 @@ class HeadCache:
         at = self._position(text_hash(raw))
         return None if at is None else self._record(self._starts[at], raw, text)
 
-    def queries(self) -> Iterator[str]:
-        """Every query, in the order of the hashes."""
+    def hits(self) -> Iterator[Hit]:
+        """Every undamaged record, in the order of the hashes."""
         for start in self._starts:
             hit = self._record(start, None, None)
             if hit is not None:
-                yield hit.query
+                yield hit
+
+    def queries(self) -> Iterator[str]:
+        """Every query, in the order of the hashes."""
+        return (hit.query for hit in self.hits())
 
     def _position(self, key: int) -> int | None:
         guess = (key * self._rows) >> 64
@@ -221,3 +230,7 @@ def _mapped(path: Path) -> memoryview:
         if path.stat().st_size == 0:  # an empty file cannot be mapped
             return memoryview(b"")
         return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+def _read(path: Path) -> memoryview:
+    return memoryview(path.read_bytes())

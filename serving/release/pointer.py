@@ -1,6 +1,7 @@
 """The release pointer: a small file that names the bundle that is served and the previous one.
 
-`limbeck release` writes it, `limbeck rollback` swaps the two, and a service that was started with it follows it.
+`limbeck release` writes it, `limbeck rollback` swaps the two, and a service that was started with it follows it. The
+bundles are kept beside it (`serving.release.kept_bundles`); pointers of before name them wherever they lie.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from serving.release import kept_bundles
 from serving.release.bundle import Bundle, gate_failure, open_bundle
-from task.errors import InputError
+from task.errors import InputError, warn
 from task.files import read_json, write_json
 from task.serving_settings import Change
 from task.settings import Strict
@@ -81,7 +83,10 @@ def open_source(source: Path) -> Bundle:
 
 
 def release(pointer: Path, *, bundle: Path, change: Change, ungated: bool = False) -> Pointer:
-    """Point to a bundle, after all of its files have been verified and if it has passed the gate.
+    """Keep a bundle beside the pointer and point to it, after its files have been verified and if it passed the gate.
+
+    Bundles are removed that neither this pointer nor the one before it names. A process that is killed in the middle
+    leaves the pointer as it was, or as it is to be.
 
     Args:
         pointer: The file to write.
@@ -94,24 +99,34 @@ def release(pointer: Path, *, bundle: Path, change: Change, ungated: bool = Fals
             released; the pointer stays as it was.
     """
     opened = open_bundle(bundle)
-    reason = None if ungated else gate_failure(opened)
-    if reason is not None:
+    reason = gate_failure(opened)
+    if reason is not None and not ungated:
         raise InputError(
             f"the bundle is not released: {reason}", file=bundle, expected="a bundle that has passed `limbeck gate`",
             fix="Run `limbeck gate BUNDLE --gold FILE`, or release it anyway with --ungated",
         )
-    new = Release(bundle=bundle.resolve(), id=opened.id)
-    old = read_pointer(pointer) if pointer.exists() else None
-    if old is not None and old.current == new:
-        return old
-    served = _task_name(old.current) if old else None
-    if served not in (None, opened.task.name):
-        raise InputError(
-            "a bundle of another task", file=pointer, found=opened.task.name, expected=served,
-            fix="Give each task a pointer of its own. Two settings of one task have one `name`, and run folders of "
-            "their own with --runs",
-        )
-    return _write(pointer, Pointer(current=new, previous=old.current if old else None, change=change, at=_now()))
+    if reason is not None:
+        warn(f"bundle {opened.id} is released without having passed its gate: {reason}", file=bundle)
+    with kept_bundles.lock(pointer):
+        old = read_pointer(pointer) if pointer.exists() else None
+        served = _task_name(old.current) if old else None
+        if served not in (None, opened.task.name):
+            raise InputError(
+                "a bundle of another task", file=pointer, found=opened.task.name, expected=served,
+                fix="Give each task a pointer of its own. Two settings of one task have one `name`, and run folders of "
+                "their own with --runs",
+            )
+        current = Release(bundle=kept_bundles.keep(opened, pointer), id=opened.id)
+        if old is not None and old.current.id == current.id:
+            new = old.model_copy(update={"current": current})
+        else:
+            new = Pointer(current=current, previous=old.current if old else None, change=change, at=_now())
+        if new != old:
+            _write(pointer, new)
+        kept_bundles.remove_others(pointer, {
+            x.bundle for one in (old, new) if one is not None for x in (one.current, one.previous) if x is not None
+        })
+        return new
 
 
 def rollback(path: Path) -> Pointer:

@@ -6,6 +6,7 @@ answered without it.
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import time
 from collections.abc import Callable
@@ -123,8 +124,10 @@ class Store:
 
     def purge(
         self, *, text: str | None = None, label: tuple[str, str] | None = None, before: float | None = None,
-    ) -> None:
-        """From now on answer nothing of this from any cache.
+    ) -> int:
+        """From now on answer nothing of this from any cache; returns how many kept answers were removed.
+
+        Those with a label stay in the file, for `restore`; `count` counts them.
 
         Args:
             text: A normalised query.
@@ -137,16 +140,24 @@ class Store:
         role, value = label or (None, None)
         self._db.execute("insert into purge (text, role, value, before) values (?, ?, ?, ?)",
                          (text, role, value, before))
+        removed = 0
         if text is not None:
-            self._db.execute("delete from answer where text = ?", (text,))
+            removed += self._db.execute("delete from answer where text = ?", (text,)).rowcount
         if before is not None:
-            self._db.execute("delete from answer where at < ?", (before,))
+            removed += self._db.execute("delete from answer where at < ?", (before,)).rowcount
         self._refreshed = 0.0
+        return removed
 
-    def restore(self) -> None:
-        """Undo every purge."""
-        self._db.execute("delete from purge")
+    def count(self, label: tuple[str, str], normalise: Callable[[str], str]) -> int:
+        """How many kept answers have a label (role and normalised value); any thread may ask, it takes a while."""
+        with contextlib.closing(sqlite3.connect(self._path)) as db:
+            rows = db.execute("select query, labels from answer where expires > ?", (time.time(),))
+            return sum(has_label(Hit(*row).decoded(), {label}, normalise) for row in rows)
+
+    def restore(self) -> int:
+        """Undo every purge; returns how many there were."""
         self._refreshed = 0.0
+        return self._db.execute("delete from purge").rowcount
 
     @property
     def purges(self) -> Purges:

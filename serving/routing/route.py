@@ -6,7 +6,6 @@ Equal queries that are in flight at the same time are sent to the student once.
 from __future__ import annotations
 
 import asyncio
-import datetime
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import Literal
 
 from engine.circuit_breaker import Breaker
 from engine.interface import EngineUnavailableError, StudentClient
-from serving.release.bundle import Bundle
+from serving.release.bundle import Bundle, made_at
 from serving.release.head_cache import HeadCache, Hit, encoded, moved
 from serving.routing.kept_answers import Store, has_label
 from serving.routing.live_teacher import LiveTeacher
@@ -84,7 +83,7 @@ class Route:
         self._teacher: LiveTeacher | None = None
         self._settings = settings
         self._engine_checked = True
-        self.made = int(datetime.datetime.fromisoformat(bundle.manifest["created"]).timestamp())
+        self.made = made_at(bundle)
         self.task_json = json.dumps(bundle.task.name, ensure_ascii=False).encode()
         self._in_flight: dict[str, asyncio.Future[Decoded]] = {}
         self._tasks: set[asyncio.Task[None]] = set()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Self
 from urllib.parse import parse_qs
 
@@ -17,7 +17,10 @@ from engine.watchdog import Watchdog
 from serving.gateway.http_exchange import ClientGoneError, Exchange, HttpError
 from serving.gateway.messages import Body
 from serving.gateway.uvicorn_server import EmbeddedServer, server_config
+from serving.release.bundle import made_at
+from serving.release.head_cache import HeadCache
 from serving.routing.kept_answers import Store
+from serving.routing.purge_counts import taken_out
 from serving.supervisor.supervisor import Supervisor
 from serving.telemetry.metrics import all_processes
 from task.normalize import normaliser
@@ -67,7 +70,7 @@ class Admin:
             case "GET", "/status":
                 await exchange.answer(json.dumps(self._supervisor.status(), indent=2).encode() + b"\n")
             case "GET", "/metrics":
-                text = all_processes(str(self._supervisor.state.metrics))
+                text = all_processes(str(self._supervisor.state.metrics), self._supervisor.engines())
                 await exchange.answer(text, kind=b"text/plain; version=0.0.4")
             case "GET", "/engine/log":
                 await exchange.answer(self._log(self._watchdog(exchange)), kind=b"text/plain; charset=utf-8")
@@ -119,18 +122,37 @@ class Admin:
                 422, kind="invalid_request_error",
                 message=f"no task that is served has the role {purge.role!r}; expected one of: {', '.join(roles)}",
             )
-        normalisers = [normaliser(name) for name in sorted({d.bundle.task.normaliser for d in deployed})]
         if purge.nothing:
-            self._store.restore()
-        elif purge.query is not None:
-            for normalise in normalisers:
-                self._store.purge(text=normalise(purge.query))
-        elif purge.role is not None and purge.value is not None:
-            for normalise in normalisers:
-                self._store.purge(label=(purge.role, normalise(purge.value)))
-        elif purge.older_than_s is not None:
-            self._store.purge(before=time.time() - purge.older_than_s)
-        await exchange.answer(b'{"status":"purged"}')
+            await exchange.answer(json.dumps({"status": "purged", "undone": self._store.restore()}).encode())
+            return
+        before = self._store.purges
+        kept = await self._purge_kept(purge, [normaliser(name) for name in sorted({
+            d.bundle.task.normaliser for d in deployed
+        })])
+        after = self._store.purges
+        found = await asyncio.to_thread(lambda: {
+            d.bundle.id: taken_out(HeadCache(d.copy / "cache", mapped=False), made=made_at(d.bundle), before=before,
+                                   after=after) for d in deployed
+        })
+        await exchange.answer(json.dumps({
+            "status": "purged", "removed": {"head_cache": found, "kept_answers": kept},
+        }).encode())
+
+    async def _purge_kept(self, purge: Purge, normalisers: Sequence[Callable[[str], str]]) -> int:
+        """Record a purge; returns how many kept answers it takes out."""
+        if purge.older_than_s is not None:
+            return self._store.purge(before=time.time() - purge.older_than_s)
+        if purge.query is not None:
+            return sum(self._store.purge(text=normalise(purge.query)) for normalise in normalisers)
+        assert purge.role is not None
+        assert purge.value is not None
+        found = 0
+        for normalise in normalisers:
+            label = (purge.role, normalise(purge.value))
+            if label not in self._store.purges.labels:
+                self._store.purge(label=label)
+                found += await asyncio.to_thread(self._store.count, label, normalise)
+        return found
 
 
 def _said(error: ValidationError) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,30 +20,37 @@ from typing import Any
 from engine.interface import EngineError
 from engine.kind import kind_name
 from engine.pool import EnginePool, Placement
-from serving.release.bundle import Bundle, copy_small
+from serving.release.bundle import Bundle, copy_small, gate_failure
+from serving.release.kept_bundles import hold
 from serving.release.pointer import Pointer, Release, open_released, read_pointer
 from serving.release.startup_queries import startup_queries
 from serving.routing.live_teacher import check_environment
 from serving.supervisor.state import DesiredRoute, StateFolder
 from serving.supervisor.worker_pool import POLL_S, WorkerPool
+from serving.telemetry.metrics import EngineState
 from task.errors import InputError
 from task.serving_settings import Change, Serving
 
 
 @dataclass(frozen=True, slots=True)
 class Deployed:
-    """A bundle that has an engine, and the copy of its small files that the workers read."""
+    """A bundle that has an engine, and the copy of its small files that the workers read.
+
+    Attributes:
+        held: Keeps the bundle on disk for as long as its engine may have to start again.
+    """
 
     bundle: Bundle
     copy: Path
     placement: Placement
     settings: Serving
+    held: int
 
     def route(self, role: Any, *, canary: float = 0.0, shadow: float = 0.0) -> DesiredRoute:
         """The route that workers are to serve it with."""
         return DesiredRoute(
             folder=self.copy, engine=self.placement.watchdog.url, role=role, canary=canary, shadow=shadow,
-            settings=self.settings, checked=self.placement.checked,
+            settings=self.settings, checked=self.placement.checked, restarts=self.placement.watchdog.restarts,
         )
 
     def status(self) -> dict[str, Any]:
@@ -51,7 +59,9 @@ class Deployed:
         return {
             "bundle": self.bundle.id, "folder": str(self.bundle.folder), "model": self.bundle.model_name,
             "runs_on": kind_name(self.bundle, self.settings), "engine": w.state, "pid": w.pid,
-            "restarts": w.restarts, "log": str(w.log), "why": w.last_error or None,
+            "restarts": w.restarts, "log": str(w.log),
+            "why": (w.last_error or None) if w.state != "ready" else None,
+            "gate": gate_failure(self.bundle) or "passed",
         }
 
 
@@ -139,6 +149,10 @@ class Rollout:
             self._context.workers.set_routes(str(self.source), routes)
             self._published = routes
 
+    def engines(self) -> list[EngineState]:
+        """The engines of the bundles that workers serve or try."""
+        return [route.engine_state() for route in self._published]
+
     def restore_copies(self) -> None:
         """Copy files again whose size has changed: a mapped file that was truncated kills a worker (SIGBUS)."""
         for deployed in filter(None, (self.active, self.trial)):
@@ -159,9 +173,13 @@ class Rollout:
     def _deploy(self, bundle: Bundle) -> Deployed:
         settings = self._context.override(bundle.task.serving)
         check_environment(settings.consult)
+        reason = gate_failure(bundle)
+        if reason is not None:
+            self._context.report(f"bundle {bundle.id} is served without having passed its gate: {reason}")
         copy = copy_small(bundle, self._context.state.copy_of(bundle.id))
+        held = hold(bundle.folder)
         placement = self._context.engines.place(bundle, settings, startup_queries(bundle))
-        return Deployed(bundle, copy, placement, settings)
+        return Deployed(bundle, copy, placement, settings, held)
 
     def _set_routes(self, *others: Callable[[], DesiredRoute]) -> None:
         """Serve the active bundle, and others beside it."""
@@ -259,6 +277,7 @@ class Rollout:
 
     async def _retire(self, deployed: Deployed) -> None:
         await self._context.engines.remove(deployed.placement)
+        os.close(deployed.held)
 
 
 def _size(path: Path) -> int | None:

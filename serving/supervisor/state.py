@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Literal
 
+from serving.telemetry.metrics import EngineState
 from task.files import write_text
 from task.serving_settings import Serving
 from task.settings import Fraction, Strict
@@ -22,6 +23,7 @@ class DesiredRoute(Strict):
         folder: The supervisor's verified copy, without weights.
         engine: Base URL of the engine.
         checked: Whether the engine has passed the check against the trained student since it was last started.
+        restarts: How often the engine was started again.
     """
 
     folder: Path
@@ -29,8 +31,13 @@ class DesiredRoute(Strict):
     role: Literal["active", "trial", "leaving"]
     checked: bool
     settings: Serving
+    restarts: int = 0
     canary: Fraction = 0.0
     shadow: Fraction = 0.0
+
+    def engine_state(self) -> EngineState:
+        """For the metrics; the folder is named after the bundle (`StateFolder.copy_of`)."""
+        return EngineState(self.folder.name, self.checked, self.restarts)
 
 
 class DesiredState(Strict):

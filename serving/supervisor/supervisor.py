@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime
 import shutil
 import signal
 import socket
 import sys
-import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,12 @@ from serving.release.pointer import open_source
 from serving.supervisor.rollout import Rollout, RolloutContext
 from serving.supervisor.state import StateFolder
 from serving.supervisor.worker_pool import POLL_S, WorkerPool
+from serving.telemetry.metrics import EngineState
 from task.errors import InputError
 from task.files import write_json
 from task.serving_settings import Serving
+
+_STATUS_S = 0.5  # between two looks at whether `status.json` is out of date
 
 
 class Supervisor:
@@ -74,6 +77,7 @@ class Supervisor:
         self.state.metrics.mkdir()
         self.rollouts: dict[Path, Rollout] = {}
         self.news: list[dict[str, Any]] = []
+        self._written: dict[str, Any] | None = None
         self._workers = WorkerPool(
             self.state, self.settings, report=self._report, before_start=self._restore_copies
         )
@@ -109,6 +113,7 @@ class Supervisor:
             await asyncio.sleep(0)  # each has set its routes, which the workers read when they start
             helpers += [
                 opening, asyncio.create_task(self._workers.run(listener)), asyncio.create_task(self._publish()),
+                asyncio.create_task(self._keep_status()),
             ]
             if admin is not None:
                 helpers.append(asyncio.ensure_future(admin(self)))
@@ -140,6 +145,7 @@ class Supervisor:
         await asyncio.gather(*helpers, return_exceptions=True)
         await self._workers.stop()
         await self._engines.close()
+        self._report("stopped")
         self._lock.release()
 
     # -- tasks ----------------------------------------------------------------------------------------------------
@@ -200,6 +206,12 @@ class Supervisor:
                     rollout.publish()
             await asyncio.sleep(POLL_S)
 
+    async def _keep_status(self) -> None:
+        """Keep `status.json` up to date between events: an engine is asked again a moment after it is ready."""
+        while True:
+            self._write_status()
+            await asyncio.sleep(_STATUS_S)
+
     def _restore_copies(self) -> None:
         for rollout in self.rollouts.values():
             rollout.restore_copies()
@@ -213,11 +225,24 @@ class Supervisor:
             "workers": self._workers.status(), "news": self.news[-20:],
         }
 
+    def engines(self) -> list[EngineState]:
+        """The engines of all tasks, for the metrics."""
+        return [engine for rollout in self.rollouts.values() for engine in rollout.engines()]
+
     def _report(self, text: str, *, failed: bool = False) -> None:
-        self.news.append({"at": round(time.time(), 3), "text": text, "failed": failed})
+        at = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+        self.news.append({"at": at, "text": text, "failed": failed})
         print(text, file=sys.stderr, flush=True)
-        with contextlib.suppress(OSError):
-            write_json(self.state.path / "status.json", self.status())
+        self._write_status()
+
+    def _write_status(self) -> None:
+        """Write `status.json` where anything but the number of waiting queries has changed."""
+        now = self.status()
+        lasting = {**now, "workers": [{k: v for k, v in w.items() if k != "waiting"} for w in now["workers"]]}
+        if lasting != self._written:
+            with contextlib.suppress(OSError):  # a full disk: tried again in a moment
+                write_json(self.state.path / "status.json", now)
+                self._written = lasting
 
 
 def _pointers(folder: Path) -> list[Path]:

@@ -98,6 +98,7 @@ class Worker:
                 )
         # The supervisor's check was an answer: a worker that nobody has asked yet is as ready as its neighbours.
         self.gateway.ready |= bool(tasks) and all(c.active.engine_checked for c in tasks.values())
+        self.metrics.engines = tuple(wanted.engine_state() for wanted in desired.routes)
         self.gateway.routes = Routes(tasks)  # from here on every new request sees the new state
         closed = [r for k, r in self._open.items() if k not in opened]
         self._open, self._generation = opened, desired.generation

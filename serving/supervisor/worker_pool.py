@@ -14,7 +14,7 @@ from typing import Any
 from engine.process_guard import die_with_parent
 from engine.watchdog import MAX_PAUSE_S, STABLE_AFTER_S
 from serving.supervisor.state import DesiredRoute, DesiredState, StateFolder, WorkerReport
-from task.python_process import environment, python
+from task.python_process import ended, environment, python
 from task.serving_settings import Serving
 
 POLL_S = 0.1
@@ -97,7 +97,7 @@ class WorkerPool:
             for worker in self._workers:
                 process = worker.process
                 if process is not None and process.poll() is not None:
-                    self._report(f"worker {worker.number} ended with code {process.returncode}")
+                    self._report(f"worker {worker.number} {ended(process.returncode)}")
                     self._ended(worker, now)
                 elif process is not None and self._hangs(worker, now):
                     self._report(f"worker {worker.number} has not reported and is killed")
@@ -156,7 +156,8 @@ class WorkerPool:
         for w in self._workers:
             report = self._state.read_report(w.number)
             out.append({
-                "number": w.number, "pid": w.process.pid if w.process else None, "restarts": w.restarts,
+                "number": w.number, "pid": w.process.pid if w.process and w.process.poll() is None else None,
+                "restarts": w.restarts,
                 "generation": report.generation if report else None, "waiting": report.waiting if report else {},
             })
         return out

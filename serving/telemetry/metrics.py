@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 
 BUCKETS = (
     0.0005, 0.001, 0.0015, 0.002, 0.003, 0.004, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.06, 0.075,
@@ -14,10 +18,48 @@ BUCKETS = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class EngineState:
+    """What is known of the engine of one bundle.
+
+    Attributes:
+        up: Whether it may be asked: it answers, and has passed its check since it was last started.
+        restarts: How often it was started again since the service serves the bundle.
+    """
+
+    bundle: str
+    up: bool
+    restarts: int
+
+
+class _Engines(Collector):
+    """Metrics of the engines as they are now; each process knows all of them, so that nothing is added up."""
+
+    def __init__(self, engines: Iterable[EngineState]) -> None:
+        self._engines = engines
+
+    def collect(self) -> Iterator[Metric]:
+        up = GaugeMetricFamily(
+            "limbeck_engine_up", "1 while the bundle's engine answers and has passed its check, else 0",
+            labels=["bundle"],
+        )
+        restarts = CounterMetricFamily("limbeck_engine_restarts", "Restarts of the bundle's engine", labels=["bundle"])
+        for engine in self._engines:
+            up.add_metric([engine.bundle], engine.up)
+            restarts.add_metric([engine.bundle], engine.restarts)
+        yield up
+        yield restarts
+
+
 class Metrics:
-    """The metrics of one process."""
+    """The metrics of one process.
+
+    Attributes:
+        engines: The engines of the bundles that are served, and of one on trial.
+    """
 
     def __init__(self) -> None:
+        self.engines: tuple[EngineState, ...] = ()
         r = self._registry = CollectorRegistry()
         self._series: dict[tuple[Any, ...], Any] = {}
         self.requests = Counter("limbeck_requests", "Requests answered", ["path", "status"], registry=r)
@@ -65,11 +107,12 @@ class Metrics:
     def text(self) -> bytes:
         """Prometheus' text format: all processes where they share a folder, else this one."""
         folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
-        return generate_latest(self._registry) if folder is None else all_processes(folder)
+        return generate_latest(self._registry) if folder is None else all_processes(folder, self.engines)
 
 
-def all_processes(folder: str) -> bytes:
-    """The metrics of all processes that share a folder, in Prometheus' text format."""
+def all_processes(folder: str, engines: Iterable[EngineState]) -> bytes:
+    """The metrics of all processes that share a folder, and of the engines, in Prometheus' text format."""
     registry = CollectorRegistry()
     MultiProcessCollector(registry, folder)  # type: ignore[no-untyped-call]
+    registry.register(_Engines(engines))
     return generate_latest(registry)

@@ -30,7 +30,7 @@ class FakeEngine:
     url: str
     alive: bool = True
     pid: int = 1
-    code: int | None = None
+    ended: str = "ended with code 0"
     adapters: set[str] = field(default_factory=set)
 
     def wait_ready(self) -> Self:
@@ -43,10 +43,10 @@ class FakeEngine:
         self.adapters.discard(name)
 
     def close(self) -> None:
-        self.alive, self.code = False, 0
+        self.alive = False
 
     def kill(self) -> None:
-        self.alive, self.code = False, -9
+        self.alive = False
 
     def __enter__(self) -> Self:
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ET
 
 import pytest
@@ -122,3 +123,21 @@ def test_junit_says_what_failed() -> None:
     assert (root.get("tests"), root.get("failures")) == (str(len(checks)), "2")
     messages = [f.get("message") or "" for f in root.iter("failure")]
     assert any("ΔF1 against the released bundle -1.0 [-1.3, -0.7]" in m for m in messages)
+
+
+def test_junit_names_a_check_alike_in_every_run_and_keeps_its_figures_apart() -> None:
+    """A CI system follows a test by its name."""
+    def cases(**other: object) -> dict[str, list[str]]:
+        root = ET.fromstring(junit(judge(ALL, GateEvidence(**GOOD | other)), "gate"))  # type: ignore[arg-type]
+        return {
+            c.attrib["name"]: [p.attrib["value"] for p in c.iter("property") if p.attrib["name"] == "found"]
+            for c in root.iter("testcase")
+        }
+
+    first, second = cases(), cases(released=WORSE, invalid_kinds={"unreadable": 3})
+    assert first.keys() == second.keys()
+    assert len(first) == len(judge(ALL, GateEvidence(**GOOD)))  # type: ignore[arg-type]
+    assert not [name for name in first if re.search(r"\d", re.sub("[Ff]1|p99", "", name))]
+    assert second["released_margin: ΔF1 against the released bundle"] == [
+        "ΔF1 against the released bundle -1.0 [-1.3, -0.7]"
+    ]

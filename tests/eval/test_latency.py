@@ -229,6 +229,29 @@ def test_a_growing_queue_is_saturation_and_a_stall_is_not() -> None:
     assert not saturated(samples_of(np.linspace(0.001, 0.006, 400))[1])  # six times as slow, and still fast
 
 
+def served_in_order(at: np.ndarray, seconds: np.ndarray, still: tuple[float, float] = (0.0, 0.0)) -> Samples:
+    """Latencies of a server that answers one request after the other, and stands still from one time to another."""
+    free, latency = 0.0, []
+    for due, needed in zip(at, seconds, strict=True):
+        free = max(free, due)
+        free = (still[1] if still[0] <= free < still[1] else free) + needed
+        latency.append(free - due)
+    return replace(samples_of(np.array(latency))[1], scheduled=at)
+
+
+def test_a_short_run_of_a_server_that_keeps_up_is_not_saturated() -> None:
+    """Five seconds at 16/s: each quarter has some 20 requests, and of a stall of 0.7 s half of them see something."""
+    stall = slow = overloaded = 0
+    for seed in range(100):
+        at = poisson(16, 5, QUERIES, seed).at
+        stall += saturated(served_in_order(at, np.full(len(at), 0.02), still=(3.8, 4.5)))
+        slow += saturated(served_in_order(at, np.where(at > 3.75, 0.045, 0.02)))  # another program: 72 % busy
+        overloaded += saturated(served_in_order(at, np.full(len(at), 1.3 / 16)))
+    assert stall <= 25
+    assert slow <= 25
+    assert overloaded >= 85
+
+
 def test_goodput_counts_what_came_within_the_slo() -> None:
     latency = np.where(np.arange(100) % 4 == 0, 0.5, 0.02)
     latency[1] = np.inf

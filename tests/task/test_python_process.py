@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from task.python_process import PACKAGES, environment, python, without_current_folder
+from task.python_process import ended as how_it_ended
 
 NAMES = ("engine", "eval", "limbeck", "llm_client", "samples", "serving", "student", "task", "teacher", "types", "json")
 
@@ -78,3 +79,9 @@ def test_no_package_starts_python_in_another_way() -> None:
     }
     # The guard's child is started with -I, which leaves the current folder out as well.
     assert found <= {"task/python_process.py", "engine/process_guard.py"}
+
+
+def test_how_a_process_ended_is_said_with_the_name_of_its_signal() -> None:
+    assert how_it_ended(3) == "ended with code 3"
+    assert how_it_ended(-9) == "ended with code -9 (SIGKILL)"
+    assert how_it_ended(-99) == "ended with code -99 (an unknown signal)"

@@ -168,6 +168,7 @@ def test_a_gate_compares_the_engine_on_the_gold_rows_of_the_run_that_evaluated_t
 def test_the_advice_fits_the_bits_of_the_export(tmp_path: Path, figures: dict[str, Any], said: str) -> None:
     (tmp_path / "bundle").mkdir()
     (tmp_path / "bundle" / "manifest.json").write_text(json.dumps({"figures": figures}))
-    check = Check("engine_label_agreement", ok=False, found="93 %", asked="at least 99 %", evidence={"value": 0.93})
+    check = Check("engine_label_agreement", ok=False, found="93 %", asked="at least 99 %", evidence={"value": 0.93},
+                  what="labels")
     with pytest.warns(InputWarning, match=said):
         advise([check], make_task(), tmp_path / "bundle" / "bundle")

@@ -1,8 +1,10 @@
-"""The commands of docs/serving.md, word for word: gate, release, serve, purge, release with a trial, rollback."""
+"""Commands of docs/serving.md and docs/your-own-data.md, word for word: gate, release, serve, purge, roll back, ask."""
 
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 import time
 import urllib.request
 from collections.abc import Callable
@@ -113,6 +115,30 @@ def test_a_bundle_is_gated_released_served_and_rolled_back(desk: Path) -> None:
         succeeds(*documented("limbeck rollback live.json"))
         until(admin, lambda s: any("the pointer points to another bundle now" in n["text"] for n in s["news"]))
         assert status(admin)["tasks"]["toy"]["active"]["bundle"] == open_bundle(first).id
+
+
+def test_a_student_is_asked_as_the_page_about_own_data_says(desk: Path) -> None:
+    Path("runs", "my-data").symlink_to("market")
+    Path("my-data").mkdir()
+    Path("my-data", "queries.csv").write_text("query,count\n" + "".join(f"{q},1\n" for q in (HITS[0], MISSES[0])))
+    said = succeeds(*documented(
+        "limbeck predict runs/my-data/bundle/bundle --in my-data/queries.csv --out predictions.jsonl"
+    ))
+    assert "2 rows in predictions.jsonl" in said
+    rows = map(json.loads, Path("predictions.jsonl").read_text().splitlines())
+    assert [row["query"] for row in rows] == [HITS[0], MISSES[0]]
+    curl = shutil.which("curl")
+    if curl is None:
+        pytest.skip("curl is not installed")
+    _, source = documented("limbeck serve runs/my-data/bundle/bundle")
+    url, *body = documented("""curl http://127.0.0.1:8080/v1/label -d '{"query": "oat milk 1 l"}'""")
+    with served(Path(source), state=desk / "state") as here:
+        done = subprocess.run(
+            [curl, url.replace("http://127.0.0.1:8080", here), *body], capture_output=True, text=True, check=True
+        )
+    answer = json.loads(done.stdout)
+    assert (answer["query"], answer["source"]) == ("oat milk 1 l", "student")
+    assert "is served without having passed its gate: no gate has judged it" in (desk / "state/serve.log").read_text()
 
 
 def test_a_folder_of_pointers_is_served(

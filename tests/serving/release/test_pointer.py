@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from serving.release.bundle import Bundle, build, open_bundle, stamp
-from serving.release.pointer import read_pointer, release, rollback
+from serving.release.pointer import Pointer, Release, open_source, read_pointer, release, rollback
 from serving.supervisor.supervisor import Supervisor
 from task.errors import InputError
 from task.files import read_json, write_json
@@ -36,13 +36,22 @@ def test_releases_follow_each_other_and_turn_back(bundle: Bundle, tmp_path: Path
     assert f"{bundle.id} again, in place of {second.id}. A second rollback would return to {second.id}" in said
 
 
+def of_before(pointer: Path, current: Bundle, previous: Bundle | None = None) -> None:
+    """Write a pointer as it was before bundles were kept beside it: it names the folder of each."""
+    def named(bundle: Bundle | None) -> Release | None:
+        return Release(bundle=bundle.folder.relative_to(pointer.parent), id=bundle.id) if bundle else None
+
+    now, before = named(current), named(previous)
+    assert now is not None
+    write_json(pointer, Pointer(current=now, previous=before, at="2026-11-01T00:00:00+00:00").model_dump(mode="json"))
+
+
 def test_it_is_not_turned_back_to_a_folder_that_holds_another_bundle_now(
     bundle: Bundle, tmp_path: Path, tiny_llama_untied: Path
 ) -> None:
     pointer, folder = tmp_path / "live.json", tmp_path / "first"
     first = build(folder, bundle.task, bundle.codec, tiny_llama_untied, [], {})
-    for released in (first, bundle):
-        release(pointer, bundle=released.folder, change=Change(), ungated=True)
+    of_before(pointer, bundle, previous=first)
     shutil.rmtree(folder)
     shutil.copytree(bundle.folder, folder)
     with pytest.raises(InputError, match=f"not the one that was released; found '{bundle.id}'; expected {first.id}"):
@@ -55,12 +64,22 @@ def test_a_service_does_not_start_with_what_nobody_released(
 ) -> None:
     """The folder that the pointer names was made again since."""
     pointer, folder = tmp_path / "live.json", tmp_path / "folder"
-    build(folder, bundle.task, bundle.codec, tiny_llama_untied, [], {})
-    release(pointer, bundle=folder, change=Change(), ungated=True)
+    of_before(pointer, build(folder, bundle.task, bundle.codec, tiny_llama_untied, [], {}))
     shutil.rmtree(folder)
     shutil.copytree(bundle.folder, folder)
     with pytest.raises(InputError, match=f"not the one that was released; found '{bundle.id}'"):
         Supervisor(pointer, state=tmp_path / "state")
+
+
+def test_a_pointer_of_before_opens_and_is_released_to(bundle: Bundle, tmp_path: Path, tiny_llama_untied: Path) -> None:
+    pointer, kept = tmp_path / "live.json", tmp_path / "live.json.bundles"
+    second = build(tmp_path / "second", bundle.task, bundle.codec, tiny_llama_untied, [], {})
+    of_before(pointer, second, previous=bundle)
+    assert open_source(pointer).folder == second.folder
+    assert rollback(pointer).current == Release(bundle=bundle.folder, id=bundle.id)
+    again = release(pointer, bundle=bundle.folder, change=Change(), ungated=True)  # from now on it is kept
+    assert again.current == Release(bundle=kept / bundle.id, id=bundle.id)
+    assert again.previous == Release(bundle=second.folder, id=second.id)
 
 
 def test_a_pointer_is_of_one_task(bundle: Bundle, tmp_path: Path, tiny_llama_untied: Path) -> None:
@@ -70,7 +89,7 @@ def test_a_pointer_is_of_one_task(bundle: Bundle, tmp_path: Path, tiny_llama_unt
     with pytest.raises(InputError, match="another task; found 'other'; expected toy"):
         release(pointer, bundle=other.folder, change=Change(), ungated=True)
     assert read_pointer(pointer).current.id == bundle.id
-    shutil.rmtree(bundle.folder)  # what was released has gone: nothing to compare with
+    shutil.rmtree(read_pointer(pointer).current.bundle)  # what was released has gone: nothing to compare with
     release(pointer, bundle=other.folder, change=Change(), ungated=True)
     assert read_pointer(pointer).current.id == other.id
 

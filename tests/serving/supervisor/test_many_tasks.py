@@ -19,6 +19,7 @@ import pytest
 from engine.loopback import free_port
 from serving.client import served
 from serving.release.bundle import Bundle, build, open_bundle
+from serving.release.kept_bundles import is_held
 from serving.release.pointer import release
 from student.inference import predict
 from student.merging.token_classifier import export_classifier, shared_symbols
@@ -179,6 +180,8 @@ def test_a_task_comes_and_goes_while_the_engine_runs(
     pointer = fleet.pointers / "three.json"
     release(pointer, bundle=bundles["three"].folder, change=Change(), ungated=True)
     fleet.until(lambda s: s["news"][-1]["text"] == f"serving {bundles['three'].id}")
+    kept = Path(fleet.status()["tasks"]["three"]["active"]["folder"])
+    assert (kept.parent, is_held(kept)) == (fleet.pointers / "three.json.bundles", True)
     assert fleet.says("three") == expected(tiny_llama, bundles["three"], tokenizer)
     (fleet.pointers / "again.json").write_text(pointer.read_text())
     found = fleet.until(lambda s: s["news"][-1]["failed"])
@@ -186,6 +189,7 @@ def test_a_task_comes_and_goes_while_the_engine_runs(
     (fleet.pointers / "again.json").unlink()
     pointer.unlink()
     fleet.until(lambda s: "three" not in s["tasks"])
+    assert not is_held(kept)
     with pytest.raises(urllib.error.HTTPError, match="404"):
         fleet.ask("three", "oat milk")
     assert fleet.status()["tasks"]["one"]["active"]["pid"] == pid

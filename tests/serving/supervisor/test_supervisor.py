@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -30,6 +29,7 @@ from task.labels import Example, Label
 from task.serving_settings import Change
 from task.tokenizer import FastTokenizer
 from task.validation import violation
+from tests.limbeck.test_cli import limbeck
 from tests.processes import descendants, gone, parent
 from tests.serving.bundles import HITS, MISSES, TASK, made
 
@@ -126,10 +126,14 @@ def check_injections(url: str) -> None:
         assert violation(TASK, query, [Label.from_json(x) for x in found[query]["labels"]]) is None
 
 
+def page(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=10) as response:
+        return str(response.read().decode(errors="replace"))
+
+
 def engine_metrics(service: Service) -> str:
     """What the engine that answers says of itself."""
-    with urllib.request.urlopen(f"{service.admin}/engine/metrics", timeout=10) as response:
-        return str(response.read().decode())
+    return page(f"{service.admin}/engine/metrics")
 
 
 def test_no_query_changes_shapes_or_its_neighbours_answers(service: Service) -> None:
@@ -144,9 +148,9 @@ def test_an_engine_that_is_killed_comes_back(service: Service, load: Load) -> No
     os.killpg(pid, signal.SIGSTOP)  # so that its start takes as long as that of a large model
     time.sleep(0.5)
     silent = time.time()  # by now each worker knows
+    assert f'limbeck_engine_up{{bundle="{before["bundle"]}"}} 0.0' in page(f"{service.url}/metrics")
     for _ in range(12):  # each worker says so, whether it was ever asked before or not: the service still answers hits
-        with urllib.request.urlopen(f"{service.url}/readyz", timeout=30) as response:
-            assert json.load(response)["status"] == "degraded"
+        assert json.loads(page(f"{service.url}/readyz"))["status"] == "degraded"
     time.sleep(1.5)
     checked = time.time()
     os.killpg(pid, signal.SIGCONT)
@@ -154,9 +158,15 @@ def test_an_engine_that_is_killed_comes_back(service: Service, load: Load) -> No
     assert (found["pid"], found["restarts"]) == (pid, before["restarts"] + 1)
     told = read_json(service.state / "status.json")  # what somebody reads who comes later
     ended, again = told["news"][-2:]
-    assert ("ended with code -9" in ended["text"], ended["failed"]) == (True, True)
+    assert ("the engine ended with code -9 (SIGKILL); " in ended["text"], ended["failed"]) == (True, True)
+    assert datetime.datetime.fromisoformat(ended["at"]).utcoffset() == datetime.timedelta()
     assert ("answers again" in again["text"], again["failed"]) == (True, False)
     assert told["tasks"][TASK.name]["active"]["restarts"] == found["restarts"]
+    assert found["why"] is None
+    assert service.until(lambda _: read_json(service.state / "status.json")["tasks"][TASK.name]["asked"])
+    said = page(f"{service.admin}/metrics")
+    assert f'limbeck_engine_up{{bundle="{found["bundle"]}"}} 1.0' in said
+    assert f'limbeck_engine_restarts_total{{bundle="{found["bundle"]}"}} {found["restarts"]}.0' in said
     service.healthy()
     ready = time.time()
     time.sleep(1.0)
@@ -167,11 +177,15 @@ def test_an_engine_that_is_killed_comes_back(service: Service, load: Load) -> No
     assert 200 in {x.status for x in load.since(ready) if not x.hit}
 
 
-def test_an_engine_that_hangs_is_killed_and_comes_back(service: Service, load: Load) -> None:
+def test_an_engine_that_hangs_is_killed_and_comes_back(stage: Stage, service: Service, load: Load) -> None:
+    """Also where the folder that the bundle was released from is no longer there."""
     before = service.status()["active"]
+    away = stage.first.folder.rename(stage.first.folder.with_name("away"))
     os.killpg(before["pid"], signal.SIGSTOP)
     now = service.until(lambda s: s["active"]["restarts"] > before["restarts"] and s["active"]["engine"] == "ready")
-    assert "answered nothing" in now["active"]["why"]
+    away.rename(stage.first.folder)
+    assert now["active"]["why"] is None
+    assert "answered nothing" in " ".join(n["text"] for n in service.status()["news"][-3:])
     assert load.broken == 0
 
 
@@ -207,8 +221,7 @@ def test_a_full_disk_costs_log_lines_only(service: Service, load: Load) -> None:
     full_disk(log, 1.5)
     time.sleep(1.0)
     assert json.loads(log.read_text().splitlines()[0])["path"]
-    with urllib.request.urlopen(f"{service.admin}/metrics", timeout=10) as response:
-        lost = [x for x in response.read().decode().splitlines() if x.startswith('limbeck_lost{what="access log"')]
+    lost = [x for x in page(f"{service.admin}/metrics").splitlines() if x.startswith('limbeck_lost{what="access log"')]
     assert float(lost[0].split()[-1]) > 0
     assert load.broken == 0
 
@@ -285,27 +298,28 @@ def test_operators_can_purge_and_look(service: Service) -> None:
         with urllib.request.urlopen(request, timeout=10) as response:
             return str(json.load(response)["source"])
 
-    def limbeck(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "limbeck", *arguments, "--admin", service.admin]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    admin = ("--admin", service.admin)
 
     assert ask(HITS[0]) == "cache"
-    assert limbeck("purge", "--query", HITS[0].upper()).returncode == 0
+    bundle = service.status()["active"]["bundle"]
+    said = limbeck("purge", "--query", HITS[0].upper(), *admin)
+    assert (said.returncode, f"(1 of the head cache of {bundle}, 0 kept answers)" in said.stdout) == (0, True)
+    assert "(0 of the head cache of" in limbeck("purge", "--query", HITS[0], *admin).stdout  # no longer
     time.sleep(0.3)
     assert (ask(HITS[0]), ask(HITS[1])) == ("student", "cache")
-    assert limbeck("purge", "--label", "product=oat").returncode == 0
+    assert f"({len(HITS) - 1} of the head cache of" in limbeck("purge", "--label", "product=oat", *admin).stdout
     time.sleep(0.3)
     assert ask(HITS[1]) == "student"
-    wrong = limbeck("purge")
+    wrong = limbeck("purge", *admin)
     assert (wrong.returncode, "says not what to purge" in wrong.stderr) == (2, True)
-    assert limbeck("purge", "--nothing").returncode == 0
+    assert limbeck("purge", "--nothing", *admin).stdout == "3 purges are undone\n"
     time.sleep(0.3)
     assert ask(HITS[0]) == "cache"
-    assert json.loads(limbeck("status").stdout)["tasks"]["toy"]["active"]["engine"] == "ready"
+    active = json.loads(limbeck("status", *admin).stdout)["tasks"]["toy"]["active"]
+    assert (active["engine"], active["gate"]) == ("ready", "no gate has judged it")
     assert "limbeck_engine_" in engine_metrics(service)
     for path, word in (("/metrics", "limbeck_answers_total"), ("/engine/log", "")):
-        with urllib.request.urlopen(service.admin + path, timeout=10) as response:
-            assert word in response.read().decode(errors="replace")
+        assert word in page(service.admin + path)
     with pytest.raises(urllib.error.HTTPError, match="404"):
         urllib.request.urlopen(service.admin + "/pause", timeout=10)
 
@@ -320,10 +334,7 @@ def test_generated_requests_get_labels_or_a_refusal(service: Service) -> None:
 
 
 def test_two_services_do_not_share_a_folder(stage: Stage, service: Service) -> None:
-    found = subprocess.run(
-        [sys.executable, "-m", "limbeck", "serve", str(stage.first.folder), "--port", "0", "--state",
-         str(service.state)], capture_output=True, text=True, timeout=60, check=False,
-    )
+    found = limbeck("serve", stage.first.folder, "--port", "0", "--state", service.state)
     assert (found.returncode, "another service runs from this folder" in found.stderr) == (2, True)
 
 
