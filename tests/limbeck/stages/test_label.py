@@ -90,14 +90,19 @@ def test_calibration_rows_that_tell_nothing_are_told_on_the_terminal(task_file: 
     (tmp_path / "gold.jsonl").write_text("".join(
         json.dumps({"query": f"gold{i} milk", "labels": [{"role": "product", "text": "milk"}]}) + "\n" for i in range(5)
     ))
-    done = limbeck(
-        "label", task_file, "--set", "data.gold.calibration=gold.jsonl", "--set", "teacher.confidence.min_rows=5",
+    settings = (
+        task_file, "--set", "data.gold.calibration=gold.jsonl", "--set", "teacher.confidence.min_rows=5",
         "--runs", tmp_path / "runs",
     )
+    assert "to be calibrated" in limbeck("plan", *settings).stdout
+    done = limbeck("label", *settings)
     assert done.returncode == 0, done.stderr
-    said = " ".join(done.stderr.split())
-    assert "confidences are not calibrated: of 5 gold calibration queries" in said
-    assert "or their labels are all right or all wrong" in said
+    why = "all 5 labels of 5 answered gold calibration queries are right, so that nothing tells right ones from wrong"
+    assert f"confidences are not calibrated: {why}" in " ".join(done.stderr.split())
+    assert f"Not calibrated: {why}" in (tmp_path / "runs" / "shop" / "label" / "report.html").read_text()
+    planned = limbeck("plan", *settings).stdout
+    assert ("to be calibrated" in planned, "not calibrated" in planned) == (False, True)
+    assert "all 5 labels of 5 answered gold calibration queries are right" in planned
 
 
 def test_the_audit_says_what_context_is_worth(task_file: Path, api: FakeApi, tmp_path: Path) -> None:
