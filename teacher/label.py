@@ -103,13 +103,18 @@ def label_queries(
 
 def plan_labelling(
     task: Task, sources: Sources, ledger: Ledger, folder: Path, fetch: Callable[[str], Path],
-    progress: Progress = quiet,
+    progress: Progress = quiet, *, planned: frozenset[str] = frozenset(),
 ) -> LabellingPlan:
-    """What `label_queries` would do; makes no calls and writes nothing."""
+    """What `label_queries` would do; makes no calls and writes nothing.
+
+    Args:
+        planned: Requests of jobs before it, whose answers it will find in the ledger.
+    """
     backend = backend_of(task)
     job = _job(
         task, sources, distinct(sources.log), ledger, backend, folder=folder, fetch=fetch, progress=progress
     )
+    job = replace(job, planned=planned)
     return backend.plan(job, make_validator(task, sources.catalogue, folder, fetch), ledger)
 
 

@@ -6,11 +6,12 @@ import csv
 import difflib
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck.run import Run
+from limbeck.studies.context_audit import in_all
 from task.errors import InputError
 from task.spreadsheet import safe_cell
 from task.text import printable
@@ -193,9 +194,7 @@ def print_plan(plan: LabellingPlan) -> None:
 
     table = _table("What `limbeck label` would do", "queries", "what", "because")
     why = "; ".join(f"{n:,} {reason}" for reason, n in (plan.reasons or {}).items())
-    money = "no known price" if plan.cost is None else f"about {plan.cost:,.2f}"
-    tokens = "about {:,} tokens in and {:,} out".format(*plan.tokens)
-    table.add_row(f"{len(plan.ask):,}", f"ask again: {plan.calls:,} calls, {tokens}, {money}", why)
+    table.add_row(f"{len(plan.ask):,}", f"ask again: {plan.spending}", why)
     table.add_row(
         f"{len(plan.revalidate):,}", "validate again: free", "rules, task or catalogue changed, or computed"
     )
@@ -204,6 +203,20 @@ def print_plan(plan: LabellingPlan) -> None:
     screen.print(table)
     if plan.ask:
         screen.print(_shown("Asked again, for example: " + "; ".join(plan.ask[:5])))
+
+
+def print_audit_plan(plans: Mapping[str, LabellingPlan]) -> None:
+    """What `limbeck audit-context` would ask now, by variant of the context; a request that two share counts once."""
+    from rich.console import Console
+
+    if not plans:
+        print("No LLM is asked: the audit costs nothing")
+        return
+    table = _table("What `limbeck audit-context` would ask", "context", "queries", "what")
+    for name, plan in plans.items():
+        table.add_row(_shown(name), f"{len(plan.ask):,}", plan.spending)
+    Console().print(table)
+    print(f"In all {in_all(plans.values()).spending}")
 
 
 def _shown(text: str) -> Text:
