@@ -68,7 +68,7 @@ def print_rows(rows: Iterator[LedgerRow], limit: int) -> None:
     for row in itertools.islice(rows, limit):
         labels = " · ".join(f"{x.role}: {x.text}" for x in row.labels)
         table.add_row(
-            _shown(row.query), row.status, f"{row.confidence:.3f}", _shown(labels or "nothing"), _shown(row.reason)
+            _shown(row.query), row.status, f"{row.confidence:.3f}", _shown(labels or "nothing"), _shown(_reason(row))
         )
     Console().print(table)
     if left := sum(1 for _ in rows):
@@ -227,7 +227,13 @@ def _shown(text: str) -> Text:
 
 
 def _record(row: LedgerRow) -> dict[str, Any]:
-    return row.to_json() | {"request": row.request}
+    return row.to_json() | {"reason": _reason(row), "request": row.request}
+
+
+def _reason(row: LedgerRow) -> str:
+    """Why a row has its status; of a partial one, which labels were rejected, each with its reason."""
+    rejected = [f"{v['role']}: {v['text']} ({v['reason']})" for v in row.verdicts if v["verdict"] == "rejected"]
+    return f"rejected {'; '.join(rejected)}" if row.status == "partial" and rejected else row.reason
 
 
 def _table(title: str, *columns: str) -> Table:
