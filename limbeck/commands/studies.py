@@ -130,13 +130,14 @@ def sweep(
     """Search LoRA ranks and target layers on Ray Tune; recommends the smallest adapter not worse than the best."""
     from limbeck.operations.tables import render_sweep
     from limbeck.pipeline import run_up_to
+    from limbeck.studies.sweep import check
     from limbeck.studies.sweep import sweep as try_all
 
+    ranks, groups = rank or (4, 8, 16, 32), targets or ("attention", "mlp", "all-linear")
     with opened(task, set_, runs) as run:
+        check(run.task, ranks=ranks, targets=groups)
         run_up_to(run, "curriculum")
-        page = try_all(
-            run, ranks=rank or (4, 8, 16, 32), targets=targets or ("attention", "mlp", "all-linear"), steps=steps
-        )
+        page = try_all(run, ranks=ranks, targets=groups, steps=steps)
     print(render_sweep(page.with_name("sweep.json")))
     print(f"\nReport: {page}")
     run.end()
