@@ -10,6 +10,7 @@ import pytest
 
 from eval.load_samples import Samples
 from eval.report import write
+from eval.report_changes import changes
 from limbeck.operations.tables import print_summary
 from tests.eval import test_report
 
@@ -38,6 +39,10 @@ def test_a_latency_run_that_is_not_valid_is_marked_wherever_its_figures_are(
     page = (tmp_path / "report.html").read_text()
     top = page[page.index("<h1>") : page.index('<p class="contents">')]
     assert top.count("the run is not valid") == 2  # of a miss, of a cache hit
+    valid = content[0]
+    assert "miss: p99" in [r["what"] for r in changes(valid, valid)["rows"]]
+    for before, now in ((valid, found), (found, valid)):
+        assert "miss: p99" not in [r["what"] for r in changes(before, now)["rows"]]
 
 
 def test_figures_of_stages_are_words_and_numbers(
