@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck.run import Run
-from limbeck.studies.context_audit import in_all
 from task.errors import InputError
 from task.spreadsheet import safe_cell
 from task.text import printable
-from teacher.backends.job import LabellingPlan
+from teacher.backends.job import LabellingPlan, in_all
 from teacher.ledger.ledger import Ledger
 from teacher.ledger.records import STATUSES, LedgerRow
 

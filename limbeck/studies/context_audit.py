@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from limbeck.run import Run, Shortfall
 from task.errors import IncompleteError, InputError
 from task.labels import Example
 from task.spec import Task
-from teacher.backends.job import LabellingPlan, Sources
+from teacher.backends.job import LabellingPlan, Sources, in_all
 from teacher.ledger.missing_answers import Missing
 
 ALL = "all of it"
@@ -85,18 +85,6 @@ def plan(run: Run, gold_name: str) -> dict[str, LabellingPlan]:
             )
             planned |= out[name].requests
     return out
-
-
-def in_all(plans: Iterable[LabellingPlan]) -> LabellingPlan:
-    """Several plans as one."""
-    every = list(plans)
-    costs = [p.cost for p in every if p.cost is not None]
-    return LabellingPlan(
-        ask=[q for p in every for q in p.ask], revalidate=[q for p in every for q in p.revalidate],
-        unchanged=sum(p.unchanged for p in every), calls=sum(p.calls for p in every),
-        tokens=(sum(p.tokens[0] for p in every), sum(p.tokens[1] for p in every)),
-        cost=sum(costs) if len(costs) == len(every) else None,
-    )
 
 
 def _gold(run: Run, name: str) -> list[Example]:

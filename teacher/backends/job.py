@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
@@ -98,3 +98,15 @@ class LabellingPlan:
         money = "no known price" if self.cost is None else f"about {self.cost:,.2f}"
         tokens = "about {:,} tokens in and {:,} out".format(*self.tokens)
         return f"{self.calls:,} calls, {tokens}, {money}"
+
+
+def in_all(plans: Iterable[LabellingPlan]) -> LabellingPlan:
+    """Several plans as one."""
+    every = list(plans)
+    costs = [p.cost for p in every if p.cost is not None]
+    return LabellingPlan(
+        ask=[q for p in every for q in p.ask], revalidate=[q for p in every for q in p.revalidate],
+        unchanged=sum(p.unchanged for p in every), calls=sum(p.calls for p in every),
+        tokens=(sum(p.tokens[0] for p in every), sum(p.tokens[1] for p in every)),
+        cost=sum(costs) if len(costs) == len(every) else None,
+    )
