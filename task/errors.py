@@ -110,7 +110,9 @@ def own_error(error: BaseException) -> InputError | GateError | IncompleteError 
         if isinstance(e, _OWN) and not isinstance(cause, BaseException):
             return e
         inner = [cause, *getattr(e, "worker_failures", {}).values(), getattr(e, "controller_failure", None)]
-        waiting += [x for x in (*inner, e.__cause__) if isinstance(x, BaseException)]
+        if type(e).__module__.partition(".")[0] == "ray":  # in our own code a second exception is a bug
+            inner.append(e.__cause__)
+        waiting += [x for x in inner if isinstance(x, BaseException)]
     return None
 
 

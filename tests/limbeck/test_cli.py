@@ -106,8 +106,15 @@ def test_an_input_error_of_a_worker_is_an_error_and_no_traceback(
 
 
 def test_our_error_is_found_in_what_ray_raises() -> None:
+    from ray.exceptions import RayTaskError
+
     assert own_error(OfAWorkerError(a=OfAWorkerError(OURS))) is OURS
     assert own_error(OfAWorkerError(a=ValueError("x"))) is None
+    ours, bug = RayTaskError("f", "Traceback", None), RuntimeError("a bug")
+    ours.__cause__ = bug.__cause__ = OURS
+    assert own_error(ours) is OURS
+    assert own_error(RayTaskError("f", "Traceback", OURS).as_instanceof_cause()) is OURS
+    assert own_error(bug) is None
 
 
 def test_help_teaches_every_command() -> None:
