@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from eval.quality_schema import Estimate
 
 
@@ -46,6 +48,23 @@ def p_value(p: float | None) -> str:
 def cell(text: object) -> str:
     """Text for a cell of a Markdown table."""
     return str(text).replace("|", "\\|").replace("\n", " ")
+
+
+def words(value: object) -> str:
+    """A figure of any kind as text, a mapping as its names and values, nothing as a dash."""
+    if value is None or value == "":
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.4g}" if abs(value) < 1 else f"{value:,.2f}".rstrip("0").rstrip(".")
+    if isinstance(value, Mapping):
+        return ", ".join(f"{str(k).replace('_', ' ')} {words(v)}" for k, v in value.items()) or "none"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(map(words, value)) or "none"
+    return str(value)
 
 
 def milliseconds(figure: Estimate | None) -> str:

@@ -198,7 +198,7 @@ def _agreement(found: Agreement | None, least: float) -> Check:
     said = f"{what} {100 * found.share:.2f} % of "
     said += "labels" if found.labels is None else f"{found.labels:,} labels of {found.queries}"
     needed = labels_to_show(least)
-    if found.labels is not None and needed is not None and found.labels < needed:
+    if found.share >= least and found.labels is not None and needed is not None and found.labels < needed:
         said += f", fewer than the {needed:,} that it takes to show {100 * least:g} %"
     evidence = {"value": found.share, "labels": found.labels, "queries": found.queries}
     return Check(rule, found.share >= least, said, asked, evidence, what="labels of engine and merged model")

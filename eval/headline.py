@@ -46,13 +46,29 @@ def headline(
     elif failed:
         answer["why"] = [f"{c['text']}: {_unclear(c)}" for c in failed]
     elif against is None:
-        answer["why"] = [*remarks] or ["the student was not compared with the teacher"]
+        answer["why"] = [] if remarks else ["the student was not compared with the teacher"]
     else:
         answer["answer"], why = _compared(checks, against)
-        answer["why"] = [why, *remarks]
+        answer["why"] = [why]
+    answer["why"] += [_beaten(d) for d in differences if d is not against and _is_beaten(d)]
+    answer["why"] += remarks
     if answer["answer"] == "yes" and not any(c["rule"] == "slo" for c in checks):
         answer["why"].append("no latency objective was judged (gates.slo)")
     return answer
+
+
+def _is_beaten(difference: NamedDifference) -> bool:
+    """Whether the student is worse than a system beyond doubt."""
+    high = difference["f1"]["high"]
+    return high is not None and high < 0
+
+
+def _beaten(difference: NamedDifference) -> str:
+    """A baseline costs less than any student, so one that beats it matters whatever the gate says."""
+    return (
+        f"ΔF1 against the {difference['b']} is {points(difference['f1'])} points: train longer (student.epochs) or on "
+        f"more labels, or serve the {difference['b']}"
+    )
 
 
 def _refutes(check: VerdictLine) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 
 from eval import latency_plots, plots
 from eval.drawing import both_widths
-from eval.formatting import cell, dollars, milliseconds, p_value, percent, plain, points
+from eval.formatting import cell, dollars, milliseconds, p_value, percent, plain, points, words
 from eval.latency_schema import LatencyBench, RateSweep
 from eval.load_samples import Samples
 from eval.matching import SCHEMES
@@ -239,6 +239,7 @@ def _page(template: str, **values: Any) -> str:
     environment.filters |= {
         "percent": percent, "plain": plain, "ms": milliseconds, "dollars": dollars, "cell": cell, "p_value": p_value,
         "share": lambda x: plain(None if x is None else {"value": x, "low": None, "high": None}), "points": points,
+        "words": words,
     }
     page = environment.get_template(template).render(**values)
     # Only the templates' own headings match: what queries hold is escaped.

@@ -38,7 +38,8 @@ def _figures(report: Report) -> Iterator[tuple[str, str, Estimate]]:
             yield f"{system}: {name}", "%", figure
     for role, of_role in report["systems"][report["served"]]["value"]["roles"].items():
         yield f"{report['served']}: F1 of {role}", "%", of_role["f1"]
-    latency: CacheGroups = report["latency"] or {}
+    steady = report["latency"]
+    latency: CacheGroups = steady if steady and steady["valid"] else {}  # of an invalid run nothing can be said
     for kind, group in (("hit", latency.get("hit")), ("miss", latency.get("miss"))):
         for name, found_ms in (("p50", group["p50_ms"]), ("p99", group["p99_ms"])) if group else ():
             if found_ms:

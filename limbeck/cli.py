@@ -5,9 +5,13 @@ A command is a typed function; heavy imports wait until a command needs them.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
 import warnings
+from collections.abc import Iterator
+from types import FrameType
 from typing import Annotated, TextIO
 
 import typer
@@ -25,7 +29,7 @@ app = typer.Typer(
     help="Distil an expensive labelling LLM into a small student that answers in milliseconds.\n\n"
     "Start with `limbeck plan configs/market.yaml`, then `limbeck run configs/market.yaml`.",
     epilog="Exit codes: 0 done; 1 a gate failed, a component failed, or less was done than was given: the same command "
-    "does the rest; 2 usage or bad input; 3 the measurement is invalid; 130 stopped.",
+    "does the rest; 2 usage or bad input; 3 the measurement is invalid; 130 stopped by Ctrl-C; 143 by SIGTERM.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -38,21 +42,20 @@ for part in (stages, studies, measuring, operations):
 
 
 _INTERRUPTED = 130  # typer's exit code for Ctrl-C, of which it says nothing
+_TERMINATED = 143  # of a process that SIGTERM has ended
 
 
 def main() -> None:
     """Entry point: errors and warnings that a person can act on become one line each, errors an exit code too."""
-    from task.errors import ComponentError, GateError, IncompleteError, InputError, InputWarning
+    from task.errors import InputWarning, own_error
 
     # A table is read by several stages; what there is to say of it is said once.
     warnings.filterwarnings("once", category=InputWarning)
     warnings.showwarning = _show_warning
+    stopped = _Stopped()
     try:
-        app()
-    except InputError as error:
-        _fail(str(error), 2)
-    except (GateError, IncompleteError, ComponentError) as error:
-        _fail(str(error), 1)
+        with _sigterm_as_ctrl_c() as stopped:
+            app()
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise
@@ -61,7 +64,42 @@ def main() -> None:
     except SystemExit as end:
         if end.code != _INTERRUPTED:
             raise
-        _fail("stopped; run the same command to resume", _INTERRUPTED)
+        _fail("stopped; run the same command to resume", stopped.code)
+    except Exception as error:
+        if (own := own_error(error)) is None:
+            raise
+        _fail(str(own), own.exit_code)
+
+
+class _Stopped:
+    """What has ended a command: Ctrl-C, or SIGTERM in the same way."""
+
+    code = _INTERRUPTED
+
+
+@contextlib.contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[_Stopped]:
+    """Let SIGTERM, which schedulers and `kill` send, end a command as Ctrl-C does.
+
+    In the background of a shell, and under nohup, a command ignores SIGINT: there is no handler to call.
+    """
+    stopped = _Stopped()
+
+    def stop(_sign: int, frame: FrameType | None) -> None:
+        stopped.code = _TERMINATED
+        interrupt = signal.getsignal(signal.SIGINT)
+        if not callable(interrupt):
+            raise KeyboardInterrupt
+        interrupt(signal.SIGINT, frame)  # those of Ray and asyncio end their own work first
+
+    before = signal.getsignal(signal.SIGTERM)
+    if before is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, stop)
+    try:
+        yield stopped
+    finally:
+        if before is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _show_warning(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from limbeck.inputs import Inputs
 from limbeck.run import Run
@@ -34,6 +34,22 @@ class Line:
     name: str
     value: str
     basis: str
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What of a run is finished and still follows from its task: it is told instead of estimated.
+
+    Attributes:
+        label: Figures of the label stage.
+        rows: Training rows of the curriculum.
+    """
+
+    label: Mapping[str, Any] | None = None
+    rows: int | None = None
+
+
+NOTHING: Final = Standing()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +90,16 @@ def spending(task: Task, run: Run) -> Spending | None:
     return Spending(cost, price.of(prompt=ahead.most[0], completion=ahead.most[1]))
 
 
-def teacher_lines(task: Task, queries: int, source: str, run: Run | None = None) -> list[Line]:
+def teacher_lines(
+    task: Task, queries: int, source: str, run: Run | None = None, standing: Standing = NOTHING
+) -> list[Line]:
     """The estimate of the label stage from scratch, whatever the ledger has.
 
     Args:
         queries: Their number in the log, and `source`, what it was read from.
         run: Its inputs are read where they are on this machine, and its ledger, if there is one, says how long answers
             are.
+        standing: Its label stage says whether confidences could be calibrated.
 
     Raises:
         InputError: A table is malformed, or a budget is set for a model without a price.
@@ -102,7 +121,7 @@ def teacher_lines(task: Task, queries: int, source: str, run: Run | None = None)
         _computing(task, queries + len(gold)),
     ]
     if sources is not None and backend.estimates_confidence:
-        lines.append(_calibration(task, len(distinct(sources.calibration))))
+        lines.append(_calibration(task, len(distinct(sources.calibration)), standing.label))
     return lines
 
 
@@ -189,8 +208,13 @@ def _assumed(task: Task) -> Sources:
     return Sources([], items, [*bought, *near])
 
 
-def _calibration(task: Task, rows: int) -> Line:
+def _calibration(task: Task, rows: int, labelled: Mapping[str, Any] | None) -> Line:
     needed = task.teacher.confidence.min_rows
+    if labelled is not None and "uncalibrated" in labelled:  # not in a manifest of before
+        why = labelled["uncalibrated"]
+        return Line("confidence", "not calibrated", why) if why else Line(
+            "confidence", "calibrated", f"by the label stage, with {rows:,} rows in data.gold.calibration"
+        )
     if rows >= needed:
         return Line(
             "confidence", "to be calibrated", f"{rows:,} rows in data.gold.calibration; not where all labels are right"

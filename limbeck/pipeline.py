@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from limbeck.labelling_plan import Standing
 from limbeck.run import Run
-from limbeck.stage import Result, Stage, execute, ingredients
+from limbeck.stage import Figures, Result, Stage, execute, ingredients
 from limbeck.stages import bundle, cross_fit, curriculum, evaluate, label, merge, sample, train
 from limbeck.staleness import reasons
 from task.errors import InputError
@@ -67,6 +69,23 @@ def states(run: Run) -> list[StageState]:
             out.append(_state(stage, run, waits=waits))
             waits = waits or out[-1].state != "unchanged"
     return out
+
+
+def standing(run: Run, found: Sequence[StageState]) -> Standing:
+    """What of the run is finished and would not be run again, among its stages' states."""
+    state = {s.name: s.state for s in found}
+    labelled = state.get(label.STAGE.name) in ("unchanged", "not finished")
+    makers = (cross_fit.STAGE.name, curriculum.STAGE.name)
+    learned = next((name for name in makers if state.get(name) == "unchanged"), None)
+    return Standing(
+        label=_figures(run, label.STAGE.name) if labelled else None,
+        rows=None if learned is None else int(_figures(run, learned)["train"]),
+    )
+
+
+def _figures(run: Run, stage: str) -> Figures:
+    figures: Figures = read_json(run.finished(stage) / "manifest.json")["figures"]
+    return figures
 
 
 def _state(stage: Stage, run: Run, *, waits: bool) -> StageState:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from limbeck.labelling_plan import Line, minutes, teacher_lines
+from limbeck.labelling_plan import NOTHING, Line, Standing, minutes, teacher_lines
 from limbeck.run import Run
 from student import estimate
 from student.training.order import total_steps
@@ -29,11 +29,14 @@ _LINE_TOKENS: Final = 2  # of a rewrite, beside its text: the role's symbol and 
 _UNKNOWN_SHAPES: Final = "shapes unknown: estimates need a local folder whose config.json has a Llama's keys"
 
 
-def make_plan(loaded: LoadedTask, run: Run | None = None) -> dict[str, list[Line]]:
+def make_plan(
+    loaded: LoadedTask, run: Run | None = None, standing: Standing = NOTHING
+) -> dict[str, list[Line]]:
     """The plan by section.
 
     Args:
         run: Where the task is run: has its generated data and its ledger, if there are any.
+        standing: What of it is finished.
 
     Raises:
         InputError: The task's folder lacks the file of its queries, a table is malformed, or a budget is set for a
@@ -42,12 +45,12 @@ def make_plan(loaded: LoadedTask, run: Run | None = None) -> dict[str, list[Line
     task = loaded.task
     queries, tokens, source = _queries(task)
     shape = estimate.architecture(task.student.base)
-    sections = {"teacher": teacher_lines(task, queries, source, run)}
+    sections = {"teacher": teacher_lines(task, queries, source, run, standing)}
     if shape is None:
         sections["student"] = [Line("base", task.student.base, _UNKNOWN_SHAPES)]
         return sections
-    training = _training(task, shape, queries, tokens)
-    sections["student"] = _student(task, shape, training)
+    training = _training(task, shape, queries, tokens, standing.rows)
+    sections["student"] = _student(task, shape, training, known=standing.rows is not None)
     sections["serving"] = _serving(task, shape, training.tokens)
     return sections
 
@@ -95,9 +98,12 @@ class Training:
     machine: str
 
 
-def _training(task: Task, shape: estimate.Architecture, queries: int, tokens: int) -> Training:
+def _training(
+    task: Task, shape: estimate.Architecture, queries: int, tokens: int, rows: int | None = None
+) -> Training:
     s = task.student
-    rows = min(round(queries * LABEL_SHARE), task.curriculum.max_rows or 10**12)
+    if rows is None:
+        rows = min(round(queries * LABEL_SHARE), task.curriculum.max_rows or 10**12)
     read_tokens = _row_tokens(task, tokens)
     steps = total_steps(rows, batch_size=s.batch_size, epochs=s.epochs, max_steps=s.max_steps)
     micro = -(-s.batch_size // (s.workers * s.accumulation))
@@ -142,16 +148,20 @@ def _probes(role: Role) -> int:
     return tree.depth if tree is not None else len(role.values) if role.multiple else 1
 
 
-def training_estimate(task: Task) -> Training | None:
-    """The estimates of the training run; None for a base of unknown shapes. Raises like `make_plan`."""
+def training_estimate(task: Task, rows: int | None = None) -> Training | None:
+    """The estimates of the training run; None for a base of unknown shapes. Raises like `make_plan`.
+
+    Args:
+        rows: Of a finished curriculum; None for the share of the queries that one usually keeps.
+    """
     shape = estimate.architecture(task.student.base)
     if shape is None:
         return None
     queries, tokens, _ = _queries(task)
-    return _training(task, shape, queries, tokens)
+    return _training(task, shape, queries, tokens, rows)
 
 
-def print_plan(loaded: LoadedTask, run: Run) -> None:
+def print_plan(loaded: LoadedTask, run: Run, standing: Standing) -> None:
     """Print the plan as a table, each figure with its basis."""
     from rich.console import Console
     from rich.table import Table
@@ -159,7 +169,7 @@ def print_plan(loaded: LoadedTask, run: Run) -> None:
     table = Table(title=f"Plan of {loaded.task.name} ({loaded.path})", title_justify="left")
     for column in ("stage", "what", "estimate", "basis"):
         table.add_column(column, overflow="fold")
-    for section, lines in make_plan(loaded, run).items():
+    for section, lines in make_plan(loaded, run, standing).items():
         for number, line in enumerate(lines):
             table.add_row("" if number else section, line.name, line.value, line.basis, end_section=line is lines[-1])
     Console().print(table)
@@ -186,15 +196,16 @@ def _queries(task: Task) -> tuple[int, int, str]:
     return 8_000, QUERY_TOKENS, "the data is not here: 8,000 assumed"
 
 
-def _student(task: Task, shape: estimate.Architecture, t: Training) -> list[Line]:
+def _student(task: Task, shape: estimate.Architecture, t: Training, *, known: bool) -> list[Line]:
     s = task.student
+    rows = f"{t.rows:,} rows in the curriculum" if known else f"about {t.rows:,} rows"
     sizes = estimate.summary(shape, s)
     targets = s.lora.targets if isinstance(s.lora.targets, str) else ", ".join(s.lora.targets)
     return [
         Line("base", f"{s.base}, {shape.parameters / 1e6:,.0f} M weights", f"{shape.layers} layers of {shape.hidden}"),
         Line("trained", f"{t.trained:,} ({sizes['trained_share']:.2%})", f"LoRA rank {s.lora.rank}, {targets}"),
         Line("adapter", f"{sizes['adapter_bytes'] / 1e6:,.1f} MB", "fp32"),
-        Line("steps", f"{t.steps:,} of {s.batch_size} rows", f"about {t.rows:,} rows, {t.tokens} tokens each"),
+        Line("steps", f"{t.steps:,} of {s.batch_size} rows", f"{rows}, {t.tokens} tokens each"),
         Line("memory", f"{sum(t.memory.values()):.1f} GiB a worker",
              ", ".join(f"{k} {v:.2f}" for k, v in t.memory.items())),
         Line("time", minutes(t.seconds), f"{t.flops / 1e12:,.0f} TFLOP, {s.workers} × {t.machine}"),

@@ -46,6 +46,12 @@ class Architecture:
         return {"attention": names[:4], "mlp": names[4:], "all-linear": names}
 
     @property
+    def paths(self) -> list[str]:
+        """Paths of the linear layers in all blocks, as transformers names them."""
+        part = {name: "self_attn" if name in self.groups["attention"] else "mlp" for name in self.linear}
+        return [f"model.layers.{n}.{part[name]}.{name}" for n in range(self.layers) for name in self.linear]
+
+    @property
     def parameters(self) -> int:
         """All weights; a tied LM head counts once."""
         block = sum(i * o for i, o in self.linear.values()) + 2 * self.hidden

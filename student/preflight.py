@@ -16,6 +16,7 @@ import torch
 from student.adapter_files import WEIGHTS, adapter_shapes, by_module
 from student.adapters import adapted_layers, adapter_config, earlier, refused
 from student.model import empty_model, linear_layers
+from student.target_layers import check_targets
 from task.errors import InputError, warn
 from task.forms import FORMS
 from task.model_folder import read_config, tensor_shapes, weight_files
@@ -181,6 +182,9 @@ def _check_adapter(base: Path, model: Any, shapes: Shapes, settings: Student) ->
     from peft import PeftConfig, get_peft_model
 
     folder = None if settings.init_adapter is None else earlier(Path(settings.init_adapter), settings)
+    if folder is None:
+        modules = [name for name, _ in model.named_modules()]
+        check_targets(settings, modules, linear=linear_layers(model), base=base)
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     tied = bool(getattr(model.config, "tie_word_embeddings", False))
     try:

@@ -95,6 +95,30 @@ class IncompleteError(Exception):
     exit_code = 1
 
 
+def own_error(error: BaseException) -> InputError | GateError | IncompleteError | ComponentError | None:
+    """The error for a person in what Ray has made of an exception in a worker; None if there is none.
+
+    Ray (2.60) wraps one error into others, and the text of each is a traceback: also where it is an instance of ours.
+    """
+    waiting, seen = [error], set[int]()
+    while waiting:
+        e = waiting.pop(0)
+        if id(e) in seen:
+            continue
+        seen.add(id(e))
+        cause = getattr(e, "cause", None)
+        if isinstance(e, _OWN) and not isinstance(cause, BaseException):
+            return e
+        inner = [cause, *getattr(e, "worker_failures", {}).values(), getattr(e, "controller_failure", None)]
+        if type(e).__module__.partition(".")[0] == "ray":  # in our own code a second exception is a bug
+            inner.append(e.__cause__)
+        waiting += [x for x in inner if isinstance(x, BaseException)]
+    return None
+
+
+_OWN = (InputError, GateError, IncompleteError, ComponentError)
+
+
 def _short(value: object, limit: int = 120) -> str:
     text = repr(value)
     return text if len(text) <= limit else f"{text[: limit - 1]}…"

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from task.column_names import rename_to_query
 from task.errors import InputError
 from task.text import has_half_character
 
@@ -31,7 +32,10 @@ class Fields:
         """A text that must be there."""
         value = self.row.get(name)
         if value is None:
-            raise self.error(name, "field is missing", "a text", found=sorted(map(str, self.row)))
+            raise self.error(
+                name, "field is missing", "a text", found=sorted(map(str, self.row)),
+                fix=rename_to_query(self.row) if name == "query" else None,
+            )
         if not isinstance(value, str):
             raise self.error(name, "not a text", "a text")
         return self.whole(name, value)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -46,13 +48,25 @@ def ray_running(
     with _short_folder() if address is None else contextlib.nullcontext() as folder:
         here = {**local, **({} if folder is None else {"_temp_dir": str(folder)})} if address is None else {}
         try:
-            ray.init(address=address or "local", **options, **here)
+            with _own_sigterm():
+                ray.init(address=address or "local", **options, **here)
         except Exception as error:
             raise explained(error, address, field) from error
         try:
             yield
         finally:
             ray.shutdown()
+
+
+@contextlib.contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep the handler of SIGTERM that a program has set: Ray (2.60) replaces it by one that says nothing."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if callable(before) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def _check_answers(address: str, field: str) -> None:

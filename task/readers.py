@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from task.column_names import EXPECTED_QUERY, query_column, rename_to_query
 from task.conflicts import Conflicts, settle
 from task.errors import InputError, warn
 from task.fields import Fields, Total, Unique, floating
@@ -18,7 +19,7 @@ from task.label_warnings import CutWords, OddQueries
 from task.labels import Example, Label, locate, ordered, span_problem
 from task.spec import Task
 from task.table_files import located_rows
-from task.tagged_tokens import TAG_COLUMNS
+from task.tagged_tokens import TAG_COLUMNS, LocatedRow
 from task.unmatched_ids import tell_unmatched
 from task.unread import UnreadNames
 
@@ -57,20 +58,51 @@ class Conversion:
     count: int
 
 
-def _rows(source: Path | str, *known: str, passed_over: Collection[str] = ()) -> Iterator[Fields]:
-    """The rows of a table; after the last one, the columns that are neither known nor passed over are told."""
+def _rows(
+    source: Path | str, *known: str, passed_over: Collection[str] = (), rename: bool = False
+) -> Iterator[Fields]:
+    """The rows of a table; after the last one, the columns that are neither known nor passed over are told.
+
+    Args:
+        rename: Whether the column of queries may have another name.
+    """
     others = {name: False for name in passed_over if name not in known}
     unread = UnreadNames(source, dict.fromkeys(known, True) | others)
-    for file, line, row in located_rows(source):
+    rows = located_rows(source)
+    for file, line, row in _with_queries(source, rows) if rename else rows:
         unread.see(row)
         yield Fields(file, line, row)
     unread.tell()
 
 
+def _with_queries(source: Path | str, rows: Iterator[LocatedRow]) -> Iterator[LocatedRow]:
+    """The rows with their queries in `query`, whatever the first row calls that column; null is a query without text.
+
+    Raises:
+        InputError: No column of the first row is one of queries.
+    """
+    column = None
+    for file, line, row in rows:
+        if column is None:
+            column = query_column(row)
+            if column is None:
+                raise InputError(
+                    "field is missing", file=file, line=line, field="query", found=sorted(map(str, row)),
+                    expected=EXPECTED_QUERY, fix=rename_to_query(row),
+                )
+            if column != "query":
+                warn(f"the queries are those of the column {column!r}", file=source, field="query")
+        renamed = row if column == "query" else {"query" if k == column else k: v for k, v in row.items()}
+        yield file, line, {**renamed, "query": ""} if renamed.get("query", "") is None else renamed
+
+
 def read_queries(source: Path | str) -> list[Example]:
-    """A query log: `{"query", "count" = 1, "id"?}`; the labels of the examples are empty."""
+    """A query log: `{"query", "count" = 1, "id"?}`; the labels of the examples are empty.
+
+    The column of queries may have one of the names in `task.column_names`, which is told.
+    """
     out, ids, total, odd = [], Unique("id"), Total(), OddQueries(source)
-    for f in _rows(source, "query", "count", "id", passed_over=_OWN):
+    for f in _rows(source, "query", "count", "id", passed_over=_OWN, rename=True):
         id_ = f.optional("id")
         ids.add(id_, f)
         query = f.text("query")
@@ -262,7 +294,7 @@ def read_conversions(source: Path | str, items: Mapping[str, Any]) -> list[Conve
     Raises:
         InputError: Beside malformed rows: the catalogue has none of the items.
     """
-    out, total = [], Total()
+    out, total, odd = [], Total(), OddQueries(source)
     unknown: dict[str, int] = {}
     for f in _rows(source, "query", "item_id", "count"):
         item_id = f.optional("item_id")
@@ -270,8 +302,10 @@ def read_conversions(source: Path | str, items: Mapping[str, Any]) -> list[Conve
             raise f.error("item_id", "field is missing", "an item's id", found=sorted(map(str, f.row)))
         if item_id in items:
             out.append(Conversion(f.text("query"), item_id, total.count(f)))
+            odd.see(out[-1].query, f.line)
         else:
             unknown[item_id] = unknown.get(item_id, 0) + 1
+    odd.tell()
     if unknown:
         tell_unmatched(source, unknown, items, met=len(out))
     return out

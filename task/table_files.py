@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote
 
+from task.column_names import query_column
 from task.errors import InputError
 from task.spreadsheet import text_of_cell
 from task.tagged_tokens import LocatedRow, Row, spans_of_tags
@@ -187,6 +188,7 @@ def _csv(path: Path) -> Iterator[tuple[int, Row]]:
         try:
             header = _header(path, next(reader, []))
             exported = _EXPORTED.issubset(header)
+            queries = query_column(header) if "tokens" not in header else None
             for cells in reader:
                 if not cells:
                     continue
@@ -200,7 +202,7 @@ def _csv(path: Path) -> Iterator[tuple[int, Row]]:
                 yield reader.line_num, {
                     k: _json_cell(v) if k in _JSON_COLUMNS else v
                     for k, v in zip(header, cells, strict=True)
-                    if v != "" or (exported and k == "query")  # a log may have a query without text
+                    if v != "" or k == queries  # a log may have a query without text
                 }
         except UnicodeError as error:
             if encoding != "utf-8-sig":
@@ -250,11 +252,12 @@ def _parquet(path: Path) -> Iterator[tuple[int, Row]]:
         raise InputError(f"not Parquet: {error}", file=path) from error
     header = _header(path, table.schema_arrow.names)
     named = _class_names(table.schema_arrow)
+    queries = query_column(header) if "tokens" not in header else None
     number = 0
     for batch in table.iter_batches(batch_size=8192):
         for row in batch.rename_columns(header).to_pylist():
             number += 1
-            present = {k: v for k, v in row.items() if v is not None}
+            present = {k: "" if v is None else v for k, v in row.items() if v is not None or k == queries}
             yield number, named(present, path, number) if named else present
 
 

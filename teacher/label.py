@@ -14,7 +14,7 @@ from task.text import has_half_character
 from teacher.backends.backend import Backend, backend_of
 from teacher.backends.job import LabellingJob, LabellingPlan, Sources
 from teacher.backends.llm.provider_failures import ProviderError
-from teacher.guardrails.confidence import Calibration, apply, calibrate, gold_of
+from teacher.guardrails.confidence import Calibration, Obstacle, apply, calibrate, gold_of, obstacle
 from teacher.guardrails.label_checks import VerdictCounts
 from teacher.guardrails.validator import make_validator, skipped
 from teacher.ledger.ledger import Ledger
@@ -32,7 +32,8 @@ class Labelled:
         statuses: Status → number of queries of the log.
         verdicts: Counts by role, verdict and reason, with examples.
         spent: Totals of the ledger: calls, tokens and money of all jobs.
-        calibration: None if there was too little gold to calibrate on.
+        calibration: None if there was nothing to calibrate on.
+        obstacle: What kept it from that.
         missing: What the next job would ask again.
     """
 
@@ -40,6 +41,7 @@ class Labelled:
     verdicts: list[dict[str, Any]]
     spent: Mapping[str, float]
     calibration: Calibration | None
+    obstacle: Obstacle | None
     missing: Missing
     _log: Sequence[Example]
     _compared: Sequence[Example]
@@ -101,13 +103,18 @@ def label_queries(
 
 def plan_labelling(
     task: Task, sources: Sources, ledger: Ledger, folder: Path, fetch: Callable[[str], Path],
-    progress: Progress = quiet,
+    progress: Progress = quiet, *, planned: frozenset[str] = frozenset(),
 ) -> LabellingPlan:
-    """What `label_queries` would do; makes no calls and writes nothing."""
+    """What `label_queries` would do; makes no calls and writes nothing.
+
+    Args:
+        planned: Requests of jobs before it, whose answers it will find in the ledger.
+    """
     backend = backend_of(task)
     job = _job(
         task, sources, distinct(sources.log), ledger, backend, folder=folder, fetch=fetch, progress=progress
     )
+    job = replace(job, planned=planned)
     return backend.plan(job, make_validator(task, sources.catalogue, folder, fetch), ledger)
 
 
@@ -190,7 +197,8 @@ def _finish(
     ledger, task = job.ledger, job.task
     gold = gold_of(job.sources.calibration)
     known = ledger.rows(gold)
-    calibration = calibrate(task, [known[q] for q in gold if q in known], gold)
+    judged = [known[q] for q in gold if q in known]
+    calibration = calibrate(task, judged, gold)
     statuses: dict[str, int] = {}
     verdicts = VerdictCounts()
     job.progress.begin("confidence", len(log))
@@ -208,7 +216,10 @@ def _finish(
                 verdicts.add(row.labels, row.verdicts)
             ledger.write_rows(r for r in rows if r != found.get(r.query))
             job.progress.advance(len(part))
-    return Labelled(statuses, verdicts.rows(), ledger.spent(), calibration, Missing(of=0), log, compared, ledger)
+    return Labelled(
+        statuses, verdicts.rows(), ledger.spent(), calibration, obstacle(task, judged, gold), Missing(of=0), log,
+        compared, ledger,
+    )
 
 
 def distinct(log: Sequence[Example]) -> list[Example]:

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from limbeck.checks import data, gold, machine, student, teacher
 from limbeck.checks.finding import MARKS, Finding, Subject
-from limbeck.pipeline import states
+from limbeck.pipeline import standing, states
 from limbeck.run import Run
 from task.errors import InputError
 
@@ -24,15 +24,10 @@ def check(run: Run, *, thorough: bool = True, call: bool = False) -> list[Findin
         thorough: Also read datasets of the hub, and create the base without weights, which imports torch.
         call: Also ask the LLM's endpoint for its list of models, which costs nothing.
     """
-    subject = Subject(run, thorough=thorough, call=call, labelled=_labelled(run))
+    found = states(run) if run.files.label.folder.exists() else []
+    labelled = any(s.name == "label" and s.state == "unchanged" for s in found)
+    subject = Subject(run, thorough=thorough, call=call, labelled=labelled, curriculum_rows=standing(run, found).rows)
     return [finding for one in CHECKS for finding in one(subject)]
-
-
-def _labelled(run: Run) -> bool:
-    """Whether the labels of the run stand, so that no LLM will be asked."""
-    if not run.files.label.folder.exists():
-        return False
-    return next(s.state for s in states(run) if s.name == "label") == "unchanged"
 
 
 def check_before_run(run: Run) -> None:

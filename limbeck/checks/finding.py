@@ -62,10 +62,15 @@ class Subject:
         thorough: Also read datasets of the hub, and create the base without weights, which imports torch.
         call: Also make one call to the LLM's endpoint, which costs nothing.
         labelled: Whether the labels are there and nothing that they depend on has changed, so that no LLM is asked.
+        curriculum_rows: Training rows of a finished curriculum of which the same holds.
     """
 
-    def __init__(self, run: Run, *, thorough: bool = True, call: bool = False, labelled: bool = False) -> None:
+    def __init__(
+        self, run: Run, *, thorough: bool = True, call: bool = False, labelled: bool = False,
+        curriculum_rows: int | None = None,
+    ) -> None:
         self.run, self.thorough, self.call, self.labelled = run, thorough, call, labelled
+        self._curriculum_rows = curriculum_rows
 
     @property
     def task(self) -> Task:
@@ -99,7 +104,7 @@ class Subject:
         """The estimates of the training; None where the queries cannot be read, or the base has unknown shapes."""
         with told():  # what there is to say of the queries is said where they are read
             try:
-                return training_estimate(self.task)
+                return training_estimate(self.task, self._curriculum_rows)
             except InputError:
                 return None
 

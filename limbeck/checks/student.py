@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from limbeck.checks.finding import Finding, Subject, bad, note, ok, tried
+from limbeck.checks.finding import Finding, Subject, bad, note, ok, told, tried
 from student.estimate import architecture
+from student.target_layers import check_targets
 from student.training.order import how_to_train_longer
+from task.errors import InputError
 from task.model_store import KNOWN, stored
 
 _LATER = "not on this machine: fetched by the run, and checked then"
@@ -26,6 +28,8 @@ def base(s: Subject) -> Iterator[Finding]:
         return
     if s.thorough:
         yield tried("student.base", lambda: _trainable(s, folder))
+    else:
+        yield from _targets(s)
     yield tried("student: symbols", lambda: _symbols(s, folder))
 
 
@@ -36,6 +40,21 @@ def _trainable(s: Subject, folder: Path) -> str:
     reporters.check(s.task.student.report_to)
     preflight.check(folder, s.task.student)
     return f"{s.task.student.base}: configuration, weights, tokenizer and adapter fit"
+
+
+def _targets(s: Subject) -> Iterator[Finding]:
+    """Layers that are named and that a base of known shapes does not have; without torch."""
+    settings = s.task.student
+    shape = architecture(settings.base)
+    if shape is None or settings.peft is not None or settings.init_adapter is not None:
+        return
+    with told() as said:
+        try:
+            check_targets(settings, shape.paths, linear=shape.paths, base=settings.base)
+        except InputError as error:
+            yield bad("student.base", str(error))
+    for text in said:
+        yield note("student.base", text)
 
 
 def _symbols(s: Subject, folder: Path) -> str:

@@ -256,7 +256,7 @@ def _print_bench(found: LatencyBench) -> None:
     screen = Console()
     screen.print(table)
     said = [rates_line(steady)]
-    said += [f"✗ {steady['problem']}"] if steady["problem"] else []
+    said += [f"✗ the measurement is not valid: {steady['problem']}"] if steady["problem"] else []
     said += ["✗ the server is saturated at this rate"] if steady["saturated"] else []
     invalid = steady.get("invalid_answers", 0)
     said += [f"✗ {invalid:,} of {steady['requests']:,} answers are invalid: they have no labels"] if invalid else []

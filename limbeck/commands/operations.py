@@ -82,7 +82,8 @@ def predict(
     from task.files import write_jsonl
     from task.readers import read_queries
 
-    opened, rows = open_bundle(folder), read_queries(source)
+    rows = read_queries(source)  # first: to open a bundle takes seconds
+    opened = open_bundle(folder)
     with ProgressDisplay() as progress:
         found = predict_file(opened, rows, log, use_cache=use_cache, progress=progress)
     invalid = Counter(fault for _, fault in found if fault is not None)

@@ -99,7 +99,7 @@ def plan(task: TaskFile, set_: Overrides = None, runs: Runs = RUNS) -> None:
     """
     from limbeck.checks.checks import check, render
     from limbeck.operations.tables import render_states
-    from limbeck.pipeline import states
+    from limbeck.pipeline import standing, states
     from limbeck.plan import print_plan
     from limbeck.progress_display import ProgressDisplay
     from limbeck.run import Run
@@ -109,9 +109,10 @@ def plan(task: TaskFile, set_: Overrides = None, runs: Runs = RUNS) -> None:
     run = Run.of(loaded.task, runs, ProgressDisplay())
     if (findings := [f for f in check(run, thorough=False) if f.state != "ok"]):
         print(f"Before a run, see `limbeck check {task}`:\n{render(findings)}\n")
-    print_plan(loaded, run)
-    if run.files.folder.exists():
-        print(f"\nStages in {run.files.folder}\n{render_states(states(run))}")
+    found = states(run) if run.files.folder.exists() else []
+    print_plan(loaded, run, standing(run, found))
+    if found:
+        print(f"\nStages in {run.files.folder}\n{render_states(found)}")
 
 
 @app.command()

@@ -19,19 +19,28 @@ def audit_context(
     runs: Runs = RUNS,
     gold: Annotated[str, typer.Option(help="Which gold rows: `calibration`, or `test` (for a final check only)")]
     = "calibration",
+    plan_only: Annotated[bool, typer.Option("--plan", help="Only show what an LLM would be asked, and the cost")]
+    = False,
 ) -> None:
     """Ablate the retrieved context: the teacher with and without each kind, on gold, by slice.
 
-    An LLM is asked once per kind and gold query; the replies stay in the ledger. Exit code 1: some have no answer; the
-    same command asks these again.
+    An LLM is asked once per kind and gold query; the replies stay in the ledger. The cost is said before. Exit code 1:
+    some have no answer; the same command asks these again.
     """
+    from limbeck.operations.ledger_view import print_audit_plan
     from limbeck.operations.tables import render_audit
     from limbeck.pipeline import prepare_inputs
-    from limbeck.studies.context_audit import audit
+    from limbeck.studies.context_audit import audit, plan
 
     with opened(task, set_, runs) as run:
         prepare_inputs(run)
-        page = audit(run, gold)
+        if plan_only:
+            found = plan(run, gold)
+        else:
+            page = audit(run, gold)
+    if plan_only:
+        print_audit_plan(found)
+        return
     print(render_audit(page.with_name("audit.json")))
     print(f"\nReport: {page}")
     run.end()
@@ -121,13 +130,14 @@ def sweep(
     """Search LoRA ranks and target layers on Ray Tune; recommends the smallest adapter not worse than the best."""
     from limbeck.operations.tables import render_sweep
     from limbeck.pipeline import run_up_to
+    from limbeck.studies.sweep import check
     from limbeck.studies.sweep import sweep as try_all
 
+    ranks, groups = rank or (4, 8, 16, 32), targets or ("attention", "mlp", "all-linear")
     with opened(task, set_, runs) as run:
+        check(run.task, ranks=ranks, targets=groups)
         run_up_to(run, "curriculum")
-        page = try_all(
-            run, ranks=rank or (4, 8, 16, 32), targets=targets or ("attention", "mlp", "all-linear"), steps=steps
-        )
+        page = try_all(run, ranks=ranks, targets=groups, steps=steps)
     print(render_sweep(page.with_name("sweep.json")))
     print(f"\nReport: {page}")
     run.end()

@@ -13,7 +13,8 @@ from typing import Any
 import yaml
 
 from limbeck.operations.draft_roles import Draft, from_catalogue, from_gold
-from limbeck.operations.draft_tables import QUERY, Table, Unknown, tables_in
+from limbeck.operations.draft_tables import Table, Unknown, tables_in
+from task.column_names import EXPECTED_QUERY
 from task.errors import InputError
 from task.files import write_jsonl, write_text
 from task.load import load_task
@@ -145,7 +146,7 @@ def _check(uses: Mapping[str, Table], unused: Sequence[Unknown], folder: Path, p
         told = "".join(f"\n  {x}" for x in (*files, *(f"{u.path.name}: {u.why}" for u in unused)))
         raise InputError(
             f"no table of queries to label{told}", file=folder,
-            expected=f"a file with a column of queries, named {', '.join(QUERY)}",
+            expected=f"a file with {EXPECTED_QUERY}",
         )
     if not uses.keys() & {"data.labels", "data.catalogue"} and prompt is None:
         raise InputError(

@@ -9,18 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from task.column_names import QUERY, SURELY_QUERY, named, plain
 from task.errors import InputError
 from task.table_files import KINDS, rows_of
 
 Kind = Literal["queries", "catalogue", "conversions", "labels"]
 _LOOKED_AT = 20_000  # rows of a file
 
-# Our column → names that others give it, the likeliest first. Names are compared in small letters, without signs.
-QUERY: Final = (
-    "query", "search query", "search term", "search phrase", "search", "term", "keyword", "keywords", "phrase", "q",
-    "text",
-)
-_SURELY_QUERY: Final = QUERY[:4]
+# Our column → names that others give it, the likeliest first; those of queries are in `task.column_names`.
 _COUNT: Final = (
     "count", "searches", "search count", "frequency", "freq", "volume", "impressions", "hits", "cnt", "n", "traffic",
 )
@@ -76,7 +72,7 @@ class Table:
                 out[name] = str(out[name])
         if self.attributes:
             given = row.get(self.columns.get("attributes", ""))
-            flat = {_plain(a).replace(" ", "_"): str(row[a]) for a in self.attributes if row.get(a) not in (None, "")}
+            flat = {plain(a).replace(" ", "_"): str(row[a]) for a in self.attributes if row.get(a) not in (None, "")}
             out["attributes"] = {**(given if isinstance(given, dict) else {}), **flat}
         return out
 
@@ -122,24 +118,24 @@ def _table(path: Path) -> Table | Unknown:
     head = list(itertools.islice((row for _, row in rows_of(path)), _LOOKED_AT + 1))
     rows, more = head[:_LOOKED_AT], len(head) > _LOOKED_AT
     names = _column_names(rows)
-    query, item = _named(QUERY, names), _named(_ITEM[:-1], names)
-    labels, title, id_ = _named(_LABELS, names), _named(_TITLE, names), _named(_ID, names)
+    query, item = named(QUERY, names), named(_ITEM[:-1], names)
+    labels, title, id_ = named(_LABELS, names), named(_TITLE, names), named(_ID, names)
     whole = [n for n in names if _is_whole(n, rows)]
     if labels and query:
-        columns = _known({"query": query, "labels": labels, "count": _named(_COUNT, whole)})
+        columns = _known({"query": query, "labels": labels, "count": named(_COUNT, whole)})
         return Table(path, "labels", columns, "a column of queries and one of labels", rows, more)
-    if title and id_ and title != id_ and not _named(_SURELY_QUERY, names):
+    if title and id_ and title != id_ and not named(SURELY_QUERY, names):
         taken = _known({
-            "id": id_, "title": title, "brand": _named(_BRAND, names), "category": _named(_CATEGORY, names),
+            "id": id_, "title": title, "brand": named(_BRAND, names), "category": named(_CATEGORY, names),
             "attributes": "attributes" if "attributes" in names else None,
         })
         others = [n for n in names if n not in taken.values() and _is_attribute(n, rows)]
         return Table(path, "catalogue", taken, "columns with an id and a title", rows, more, others)
     if query and item and query != item:
-        columns = _known({"query": query, "item_id": item, "count": _named(_BOUGHT, whole)})
+        columns = _known({"query": query, "item_id": item, "count": named(_BOUGHT, whole)})
         return Table(path, "conversions", columns, "a column of queries and one of items", rows, more)
     if query:
-        columns = _known({"query": query, "count": _named(_COUNT, whole)})
+        columns = _known({"query": query, "count": named(_COUNT, whole)})
         return Table(path, "queries", columns, "a column of queries, none of items or labels", rows, more)
     wanted = f"none of queries ({', '.join(QUERY[:3])}, …), and not an id with a title"
     return Unknown(path, f"its columns are {', '.join(names)}: {wanted}")
@@ -152,20 +148,6 @@ def _column_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _known(columns: Mapping[str, str | None]) -> dict[str, str]:
     return {ours: theirs for ours, theirs in columns.items() if theirs is not None}
-
-
-def _named(wanted: Sequence[str], names: Sequence[str]) -> str | None:
-    """The first of the names that is one of those wanted; `n_searches` and `number of searches` are `searches`."""
-    plain = {_plain(n): n for n in reversed(names)}
-    for name, given in [*plain.items()]:
-        plain.setdefault(re.sub(r"^(n|nr|num|number of|no of|total) ", "", name), given)
-    return next((plain[w] for w in wanted if w in plain), None)
-
-
-def _plain(name: str) -> str:
-    """`Search_Term`, `searchTerm` and `search-term` are one name."""
-    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
-    return re.sub(r"[\W_]+", " ", spaced).strip().lower()
 
 
 def _is_whole(name: str, rows: Sequence[Mapping[str, Any]]) -> bool:

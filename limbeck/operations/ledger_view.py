@@ -6,7 +6,7 @@ import csv
 import difflib
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from limbeck.run import Run
 from task.errors import InputError
 from task.spreadsheet import safe_cell
 from task.text import printable
-from teacher.backends.job import LabellingPlan
+from teacher.backends.job import LabellingPlan, in_all
 from teacher.ledger.ledger import Ledger
 from teacher.ledger.records import STATUSES, LedgerRow
 
@@ -67,7 +67,7 @@ def print_rows(rows: Iterator[LedgerRow], limit: int) -> None:
     for row in itertools.islice(rows, limit):
         labels = " · ".join(f"{x.role}: {x.text}" for x in row.labels)
         table.add_row(
-            _shown(row.query), row.status, f"{row.confidence:.3f}", _shown(labels or "nothing"), _shown(row.reason)
+            _shown(row.query), row.status, f"{row.confidence:.3f}", _shown(labels or "nothing"), _shown(_reason(row))
         )
     Console().print(table)
     if left := sum(1 for _ in rows):
@@ -193,9 +193,7 @@ def print_plan(plan: LabellingPlan) -> None:
 
     table = _table("What `limbeck label` would do", "queries", "what", "because")
     why = "; ".join(f"{n:,} {reason}" for reason, n in (plan.reasons or {}).items())
-    money = "no known price" if plan.cost is None else f"about {plan.cost:,.2f}"
-    tokens = "about {:,} tokens in and {:,} out".format(*plan.tokens)
-    table.add_row(f"{len(plan.ask):,}", f"ask again: {plan.calls:,} calls, {tokens}, {money}", why)
+    table.add_row(f"{len(plan.ask):,}", f"ask again: {plan.spending}", why)
     table.add_row(
         f"{len(plan.revalidate):,}", "validate again: free", "rules, task or catalogue changed, or computed"
     )
@@ -206,6 +204,20 @@ def print_plan(plan: LabellingPlan) -> None:
         screen.print(_shown("Asked again, for example: " + "; ".join(plan.ask[:5])))
 
 
+def print_audit_plan(plans: Mapping[str, LabellingPlan]) -> None:
+    """What `limbeck audit-context` would ask now, by variant of the context; a request that two share counts once."""
+    from rich.console import Console
+
+    if not plans:
+        print("No LLM is asked: the audit costs nothing")
+        return
+    table = _table("What `limbeck audit-context` would ask", "context", "queries", "what")
+    for name, plan in plans.items():
+        table.add_row(_shown(name), f"{len(plan.ask):,}", plan.spending)
+    Console().print(table)
+    print(f"In all {in_all(plans.values()).spending}")
+
+
 def _shown(text: str) -> Text:
     """A text as it is: brackets in it are no markup."""
     from rich.text import Text
@@ -214,7 +226,13 @@ def _shown(text: str) -> Text:
 
 
 def _record(row: LedgerRow) -> dict[str, Any]:
-    return row.to_json() | {"request": row.request}
+    return row.to_json() | {"reason": _reason(row), "request": row.request}
+
+
+def _reason(row: LedgerRow) -> str:
+    """Why a row has its status; of a partial one, which labels were rejected, each with its reason."""
+    rejected = [f"{v['role']}: {v['text']} ({v['reason']})" for v in row.verdicts if v["verdict"] == "rejected"]
+    return f"rejected {'; '.join(rejected)}" if row.status == "partial" and rejected else row.reason
 
 
 def _table(title: str, *columns: str) -> Table:

@@ -28,6 +28,8 @@ def predict(
 ) -> list[tuple[Example, FaultKind | None]]:
     """Start the bundle's engine, label all queries, stop it. The rows keep their order, none is dropped.
 
+    A query without text is not asked and has no labels.
+
     Returns:
         The queries with their labels, and why an answer is invalid; None for a valid one.
 
@@ -36,7 +38,7 @@ def predict(
     """
     progress.begin("starting the engine")
     with start_checked_engine(bundle, startup_queries(bundle), log) as engine:
-        progress.begin("labelling", len(examples))
+        progress.begin("labelling", sum(bool(x.query.strip()) for x in examples))
         return asyncio.run(_answered(bundle, engine.url, examples, use_cache, progress.advance))
 
 
@@ -79,11 +81,12 @@ async def _answered(
             ]
 
     # Queries of one length share a forward pass without padding.
-    order = sorted(range(len(examples)), key=lambda i: client.prompt_tokens(examples[i].query[:limit]))
+    asked = [i for i, x in enumerate(examples) if x.query.strip()]
+    order = sorted(asked, key=lambda i: client.prompt_tokens(examples[i].query[:limit]))
     try:
         parts = [[examples[i] for i in order[at : at + _BATCH]] for at in range(0, len(order), _BATCH)]
         found = [x for part in await asyncio.gather(*(batch(p) for p in parts)) for x in part]
     finally:
         await route.close()
-    place = {i: at for at, i in enumerate(order)}
-    return [found[place[i]] for i in range(len(examples))]
+    answered = dict(zip(order, found, strict=True))
+    return [answered.get(i, (x, None)) for i, x in enumerate(examples)]

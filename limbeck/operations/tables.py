@@ -35,11 +35,13 @@ def render(report: Path) -> str:
     if kinds:
         lines += ["", "| one query, ms | requests | p50 | p95 | p99 |", "|---|---|---|---|---|"]
     if r["latency"]:
-        at = f"at {r['latency']['offered_rate']:g}/s"
+        at = f"at {r['latency']['offered_rate']:g}/s{'' if r['latency']['valid'] else ' (not valid)'}"
         kinds += [(f"cache hit, {at}", r["latency"]["hit"]), (f"student, {at}", r["latency"]["miss"])]
     for name, group in kinds:
         cells = " | ".join(milliseconds(group[p]) for p in ("p50_ms", "p95_ms", "p99_ms"))
         lines.append(f"| {name} | {group['count']} | {cells} |")
+    if r["latency"] and not r["latency"]["valid"]:
+        lines += ["", f"✗ the latency run is not valid: {r['latency']['problem']}"]
     if r["forms"]:
         lines += ["", render_forms(report)]
     lines += ["", *(f"- {'·' if not v['rule'] else '✓' if v['ok'] else '✗'} {v['text']}" for v in r["verdict"])]

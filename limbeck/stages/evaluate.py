@@ -214,5 +214,5 @@ def _figures(systems: Mapping[str, Quality], evidence: GateEvidence, bench: Late
     parts = [f"F1 {100 * out['served_f1']:.1f}"]
     parts += [f"{n} {100 * out[f'{n}_f1']:.1f}" for n in ("teacher", "dictionary") if out[f"{n}_f1"] is not None]
     if out["student_p50_ms"] is not None:
-        parts.append(f"p50 {out['student_p50_ms']:.0f} ms")
+        parts.append(f"p50 of single queries {out['student_p50_ms']:.0f} ms")
     return out | {"summary": ", ".join(parts)}

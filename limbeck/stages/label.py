@@ -17,7 +17,8 @@ from task.settings import OpenAI
 from teacher.backends.job import LabellingPlan
 
 if TYPE_CHECKING:
-    from teacher.guardrails.confidence import Calibration
+    from teacher.guardrails.confidence import Obstacle
+    from teacher.label import Labelled
     from teacher.ledger.ledger import Ledger
 
 # With fewer answers the run ends: a student of half of the labels would be trained again with the others.
@@ -99,28 +100,29 @@ def _work(run: Run, folder: Path) -> Figures:
     write_json(files.verdicts, done.verdicts)
     confidence = None if done.calibration is None else done.calibration.to_json()
     files.confidence.unlink(missing_ok=True)  # of an attempt before, with fewer answers
+    uncalibrated = "" if confidence else _why_uncalibrated(run, done.obstacle)
     if confidence is not None:
         write_json(files.confidence, confidence)
     statuses: dict[str, Any] = {s: done.statuses.get(s, 0) for s in STATUSES}
     write_labels(folder, {
         "task": task.name, "backend": task.teacher.backend, "rows": rows, "statuses": statuses,
         "spent": done.spent, "confidence": confidence,
-        "uncalibrated": "" if confidence else _why_uncalibrated(run),
+        "uncalibrated": uncalibrated,
         "verdicts": done.verdicts, "sample": shown,
         "level": task.eval.confidence,
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     })
-    _say_uncalibrated(run, done.calibration)
+    _say_uncalibrated(run, done)
     missing = {k: getattr(done.missing, k) for k in ("of", "unanswered", "unusable", "signals", "cause")}
     threshold = None if done.calibration is None else done.calibration.threshold
     return {
         "rows": rows, **statuses, "spent": dict(done.spent), "cost_of_a_query": once, "threshold": threshold,
-        "missing": missing, "compared": _gold(run),
+        "uncalibrated": uncalibrated, "missing": missing, "compared": _gold(run),
     }
 
 
-def _why_uncalibrated(run: Run) -> str:
-    """The reason that the page gives where confidences were not calibrated."""
+def _why_uncalibrated(run: Run, found: Obstacle | None) -> str:
+    """The reason that page, terminal and plan give where confidences were not calibrated."""
     from teacher.backends.backend import backend_of
 
     rows, least = _calibration_queries(run), run.task.teacher.confidence.min_rows
@@ -128,26 +130,23 @@ def _why_uncalibrated(run: Run) -> str:
         return "imported labels come without signals that tell right ones from wrong ones"
     if rows < least:
         return f"{rows:,} gold calibration queries, and teacher.confidence.min_rows is {least:,}"
-    return (
-        f"of {rows:,} gold calibration queries, fewer than {least:,} have an answer, or their labels are all right or "
-        "all wrong, so that nothing tells right ones from wrong ones"
-    )
+    return "" if found is None else found.why
 
 
 def _calibration_queries(run: Run) -> int:
     return len({e.query for e in run.inputs.teacher.calibration})
 
 
-def _say_uncalibrated(run: Run, calibration: Calibration | None) -> None:
+def _say_uncalibrated(run: Run, done: Labelled) -> None:
     """Say that calibration rows, which may have been paid for, tell nothing about the labels."""
     settings = run.task.teacher.confidence
-    if calibration is None:
-        if _calibration_queries(run) >= settings.min_rows:
+    if done.calibration is None:
+        if done.obstacle is not None and _calibration_queries(run) >= settings.min_rows:
             warn(
-                f"confidences are not calibrated: {_why_uncalibrated(run)}; no label is marked as uncertain",
-                field="data.gold.calibration", fix="Add calibration queries, hard ones among them",
+                f"confidences are not calibrated: {_why_uncalibrated(run, done.obstacle)}; no label is marked as "
+                "uncertain", field="data.gold.calibration", fix=done.obstacle.fix,
             )
-    elif calibration.threshold is None:
+    elif done.calibration.threshold is None:
         warn(
             f"no threshold of the confidence reaches a precision of {settings.target_precision:.1%} on the calibration "
             "queries, so no label is marked as uncertain, however low its confidence",

@@ -13,6 +13,7 @@ from limbeck.run import Run, Shortfall
 from task.errors import IncompleteError, InputError
 from task.labels import Example
 from task.spec import Task
+from teacher.backends.job import LabellingPlan, Sources, in_all
 from teacher.ledger.missing_answers import Missing
 
 ALL = "all of it"
@@ -32,19 +33,12 @@ def audit(run: Run, gold_name: str) -> Path:
     Returns:
         The page.
     """
-    if gold_name not in GOLD:
-        raise InputError("unknown gold split", field="--gold", found=gold_name, expected=" or ".join(GOLD))
     from eval.report import write_audit
     from eval.slices import TRAFFIC, traffic
 
-    task = run.task
-    sources = run.inputs.teacher
-    gold = list(sources.calibration) if gold_name == "calibration" else run.inputs.test
-    if not gold:
-        raise InputError(
-            f"there are no gold {gold_name} rows to compare on", field=f"data.gold.{gold_name}",
-            fix="Name a file of labelled queries, or choose the other split with --gold",
-        )
+    task, sources, gold = run.task, run.inputs.teacher, _gold(run, gold_name)
+    if plans := plan(run, gold_name):
+        run.progress.finished(f"to ask: {in_all(plans.values()).spending}")
     # The variant with all context runs last, so that the ledger keeps its rows: those that the task itself would give.
     answered: dict[str, Missing] = {}
     labelled = {name: _label(run, variant, gold, name, answered) for name, variant in reversed(variants(task).items())}
@@ -66,6 +60,53 @@ def audit(run: Run, gold_name: str) -> Path:
         "slices": [_slice(task, name, rows, gold, found) for name, rows in slices.items() if rows],
     })
     return folder / "audit.html"
+
+
+def plan(run: Run, gold_name: str) -> dict[str, LabellingPlan]:
+    """What `audit` would ask, by variant in its order, as `limbeck label --plan` does; none where no LLM is asked.
+
+    Variants have requests in common, such as those of queries that a kind finds nothing for: the first one asks them.
+    """
+    from task.model_store import fetch
+    from teacher.backends.backend import backend_of
+    from teacher.label import plan_labelling
+    from teacher.ledger.ledger import Ledger
+
+    gold = _gold(run, gold_name)
+    if not backend_of(run.task).asks_llm:
+        return {}
+    out: dict[str, LabellingPlan] = {}
+    planned: frozenset[str] = frozenset()
+    with Ledger(run.files.ledger) as ledger:
+        for name, variant in reversed(variants(run.task).items()):
+            sources = replace(_sources(run), log=_asked(gold))
+            out[name] = plan_labelling(
+                variant, sources, ledger, run.files.index, fetch, run.progress, planned=planned
+            )
+            planned |= out[name].requests
+    return out
+
+
+def _gold(run: Run, name: str) -> list[Example]:
+    """The gold queries to compare on."""
+    if name not in GOLD:
+        raise InputError("unknown gold split", field="--gold", found=name, expected=" or ".join(GOLD))
+    gold = list(run.inputs.teacher.calibration) if name == "calibration" else run.inputs.test
+    if not gold:
+        raise InputError(
+            f"there are no gold {name} rows to compare on", field=f"data.gold.{name}",
+            fix="Name a file of labelled queries, or choose the other split with --gold",
+        )
+    return gold
+
+
+def _sources(run: Run) -> Sources:
+    """The teacher's; each variant is asked about the chosen gold alone."""
+    return replace(run.inputs.teacher, test_queries=())
+
+
+def _asked(gold: Sequence[Example]) -> list[Example]:
+    return [replace(g, labels=()) for g in gold]
 
 
 def variants(task: Task) -> dict[str, Task]:
@@ -119,9 +160,7 @@ def _label(
     from teacher.ledger.ledger import Ledger
 
     run.progress.begin(f"gold with context `{name}`", len(gold))
-    sources = run.inputs.teacher
-    asked = [replace(g, labels=()) for g in gold]
-    sources = replace(sources, test_queries=())  # each variant is asked about the chosen gold alone
+    sources, asked = _sources(run), _asked(gold)
     if backend_of(task).uses_whole_log:  # nothing is paid for it
         known = {q.query for q in sources.log}
         asked = [*sources.log, *(q for q in asked if q.query not in known)]

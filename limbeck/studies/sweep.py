@@ -18,7 +18,7 @@ from limbeck.environment import device, git_commit, versions
 from limbeck.run import Run
 from limbeck.staleness import FIRST
 from limbeck.student_jobs import answers, make_job, read_predictions, training_rules
-from task.errors import ComponentError, InputError
+from task.errors import ComponentError, InputError, own_error
 from task.files import read_json, sha256_json, write_json, write_jsonl
 from task.labels import Example
 from task.progress import looking
@@ -26,6 +26,21 @@ from task.settings import Lora, Student
 from task.spec import Task
 
 _DONE = "measured.json"
+
+
+def check(task: Task, *, ranks: Sequence[int], targets: Sequence[str]) -> None:
+    """Refuse adapters that cannot be made, before anything is labelled and before Ray is started.
+
+    Raises:
+        InputError: The base has no such layers, or the adapter around it could not be trained or merged.
+    """
+    from student import preflight
+    from task.model_store import fetch
+
+    if task.student.peft is not None:
+        raise InputError("a sweep varies LoRA", field="student.peft", found=task.student.peft, expected="null")
+    for target in targets:
+        preflight.check(fetch(task.student.base), _variant(task, ranks[0], target, 1).student)
 
 
 def sweep(run: Run, *, ranks: Sequence[int], targets: Sequence[str], steps: int | None) -> Path:
@@ -46,8 +61,7 @@ def sweep(run: Run, *, ranks: Sequence[int], targets: Sequence[str], steps: int 
     from teacher.curriculum.rows import read
 
     task = run.task
-    if task.student.peft is not None:
-        raise InputError("a sweep varies LoRA", field="student.peft", found=task.student.peft, expected="null")
+    check(task, ranks=ranks, targets=targets)
     rows = read(run.finished("curriculum"), "train")
     dev = [r.example for r in read(run.finished("curriculum"), "dev")]
     s = task.student
@@ -126,6 +140,7 @@ def _run(run: Run, trials: Mapping[str, Path], settings: Student) -> None:
         return
     from student.ray_connection import connected
 
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ray Tune (2.60) would return as if all were done
     with connected(settings, os.cpu_count() or 1):
         from ray import tune
 
@@ -152,6 +167,8 @@ def _run(run: Run, trials: Mapping[str, Path], settings: Student) -> None:
         with looking(look):
             results = tuner.fit()
         if results.errors:
+            if isinstance(own := own_error(results.errors[0]), InputError):
+                raise own
             failed = f"{len(results.errors)} of {len(todo)} trials failed"
             raise ComponentError(f"{failed}, the first with: {results.errors[0]}")
     shutil.rmtree(run.files.sweep / "ray", ignore_errors=True)

@@ -12,7 +12,7 @@ from student.training import reporters
 from student.training.history import HistoryReader, read_history
 from student.training.job import TrainingJob
 from student.training.train import worker
-from task.errors import ComponentError
+from task.errors import ComponentError, InputError, own_error
 from task.progress import Progress, looking, quiet
 
 # Ray runs all its processes at niceness 15. Half a dozen idle ones wake a hundred times a second each, and a training
@@ -32,6 +32,7 @@ def launch(job: TrainingJob, progress: Progress = quiet) -> list[dict[str, Any]]
 
     Raises:
         InputError: Base or adapter could not be trained, merged or served, or a reporter is not installed.
+        KeyboardInterrupt: The run was stopped.
         ComponentError: The run failed and cannot be resumed; the message ends with the workers' own error.
     """
     s = job.task.student
@@ -63,7 +64,11 @@ def _fit(job: TrainingJob, progress: Progress) -> None:
     try:
         with looking(_HistoryProgress(job.folder / "history.jsonl", progress).poll):
             trainer.fit()
+    except SystemExit as end:  # Ray Train (2.60) answers Ctrl-C itself, with exit code 0
+        raise KeyboardInterrupt from end
     except Exception as error:  # Ray wraps any exception of a worker
+        if isinstance(own := own_error(error), InputError):
+            raise own from error
         raise ComponentError(f"training failed: {error}") from error
 
 

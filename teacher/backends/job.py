@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
@@ -51,6 +51,7 @@ class LabellingJob:
         fetch: Returns the folder of a model by name.
         finder: An opened context finder, for a process that labels block after block; None opens one.
         limiter: Keeps the budget where other processes spend from it too; None is the task's own budget.
+        planned: Requests of jobs that are done before this one: a plan counts them as answered.
     """
 
     task: Task
@@ -64,6 +65,7 @@ class LabellingJob:
     compared: frozenset[str] = frozenset()
     finder: ContextFinder | None = None
     limiter: SpendLimiter | None = None
+    planned: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +80,7 @@ class LabellingPlan:
         tokens: Likely prompt and completion tokens of these calls.
         cost: Of the likely tokens, or None if the model has no known price.
         reasons: Reason → number of queries that are asked for it.
+        requests: The requests to send, less those that depend on their answers.
     """
 
     ask: Sequence[str]
@@ -87,3 +90,23 @@ class LabellingPlan:
     tokens: tuple[int, int] = (0, 0)
     cost: float | None = 0.0
     reasons: Mapping[str, int] | None = None
+    requests: frozenset[str] = frozenset()
+
+    @property
+    def spending(self) -> str:
+        """Calls, tokens and money as text."""
+        money = "no known price" if self.cost is None else f"about {self.cost:,.2f}"
+        tokens = "about {:,} tokens in and {:,} out".format(*self.tokens)
+        return f"{self.calls:,} calls, {tokens}, {money}"
+
+
+def in_all(plans: Iterable[LabellingPlan]) -> LabellingPlan:
+    """Several plans as one."""
+    every = list(plans)
+    costs = [p.cost for p in every if p.cost is not None]
+    return LabellingPlan(
+        ask=[q for p in every for q in p.ask], revalidate=[q for p in every for q in p.revalidate],
+        unchanged=sum(p.unchanged for p in every), calls=sum(p.calls for p in every),
+        tokens=(sum(p.tokens[0] for p in every), sum(p.tokens[1] for p in every)),
+        cost=sum(costs) if len(costs) == len(every) else None,
+    )

@@ -102,25 +102,20 @@ def calibrate(task: Task, rows: Sequence[LedgerRow], gold: Mapping[str, Labellin
     The report is on out-of-fold predictions: no row is scored by a calibrator that was fitted on it.
     """
     from eval.calibration import assess, threshold_for
-    from eval.matching import exact
 
     settings = task.teacher.confidence
-    normalise = normaliser(task.normaliser)
-    used = [r for r in rows if r.query in gold and r.status != "skipped"]
-    if len(used) < settings.min_rows:
+    if obstacle(task, rows, gold) is not None:
         return None
+    used = _used(rows, gold)
     signals, roles, right, groups = [], [], [], []
-    for number, row in enumerate(used):
-        good_ones = rightness(row, gold[row.query], normalise)
+    for number, (row, good_ones) in enumerate(zip(used, _right(task, used, gold), strict=True)):
         for label, signal, good in zip(row.labels, row.label_signals, good_ones, strict=False):
             signals.append(signal)
             roles.append(label.role)
             right.append(good)
             groups.append(number)
     whole_signals = [_whole(r) for r in used]
-    all_right = [exact(r.labels, gold[r.query], normalise) for r in used]
-    if len(set(right)) < 2 or len(set(all_right)) < 2:
-        return None
+    all_right = _all_right(task, used, gold)
     numbers = list(range(len(used)))
     fold = _out_of_fold(signals, roles, right, groups, settings)
     whole_fold = _out_of_fold(whole_signals, [""] * len(used), all_right, numbers, settings)
@@ -136,6 +131,57 @@ def calibrate(task: Task, rows: Sequence[LedgerRow], gold: Mapping[str, Labellin
         fit(signals, roles, right, settings), fit(whole_signals, [""] * len(used), all_right, settings), threshold,
         report,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """Why confidences cannot be calibrated, and what to do about it."""
+
+    why: str
+    fix: str
+
+
+def obstacle(task: Task, rows: Sequence[LedgerRow], gold: Mapping[str, Labelling]) -> Obstacle | None:
+    """What keeps `calibrate` from fitting; None if nothing does."""
+    used, least = _used(rows, gold), task.teacher.confidence.min_rows
+    if len(used) < least:
+        return Obstacle(
+            f"{len(used):,} of {len(gold):,} gold calibration queries have an answer, and teacher.confidence.min_rows "
+            f"is {least:,}", "Add calibration queries",
+        )
+    labels = [good for part in _right(task, used, gold) for good in part]
+    if not labels:
+        return Obstacle(
+            f"the answers to {len(used):,} gold calibration queries have no label", "See `limbeck ledger TASK`"
+        )
+    for what, found in (("labels", labels), ("labellings", _all_right(task, used, gold))):
+        if len(set(found)) < 2:
+            same = f"all {len(found):,} {what} of {len(used):,} answered gold calibration queries are"
+            return Obstacle(
+                f"{same} right, so that nothing tells right ones from wrong ones",
+                "Add calibration queries, hard ones among them",
+            ) if found[0] else Obstacle(
+                f"{same} wrong, so that nothing tells right ones from wrong ones",
+                "Compare an answer with its gold: `limbeck ledger TASK --query QUERY`",
+            )
+    return None
+
+
+def _used(rows: Sequence[LedgerRow], gold: Mapping[str, Labelling]) -> list[LedgerRow]:
+    return [r for r in rows if r.query in gold and r.status != "skipped"]
+
+
+def _right(task: Task, used: Sequence[LedgerRow], gold: Mapping[str, Labelling]) -> list[list[bool]]:
+    """Whether each label that has signals is right, by row."""
+    normalise = normaliser(task.normaliser)
+    return [rightness(r, gold[r.query], normalise)[: len(r.label_signals)] for r in used]
+
+
+def _all_right(task: Task, used: Sequence[LedgerRow], gold: Mapping[str, Labelling]) -> list[bool]:
+    from eval.matching import exact
+
+    normalise = normaliser(task.normaliser)
+    return [exact(r.labels, gold[r.query], normalise) for r in used]
 
 
 def fit(signals: Sequence[Signals], roles: Sequence[str], right: Sequence[bool], settings: Settings) -> Calibrator:

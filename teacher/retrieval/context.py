@@ -11,7 +11,7 @@ from typing import Any
 from llm_client.context import EMPTY, KINDS, Context
 from task.labels import Example
 from task.near_duplicates import near_words, words_of
-from task.normalize import normaliser
+from task.normalize import normaliser, remembering
 from task.readers import Item
 from task.role import Role
 from task.spec import Task
@@ -20,9 +20,10 @@ from teacher.retrieval.embedding_store import EmbeddingStore
 from teacher.retrieval.evidence import Evidence, EvidenceFinder
 from teacher.retrieval.index import Index
 from teacher.retrieval.nearest_neighbours import exact
+from teacher.retrieval.spellings import Spellings, most_spellings, once, spellings
 
 # Increase this when the same evidence gives another prompt: LLM teachers are then asked again.
-VERSION = 1
+VERSION = 2
 # Value of the first entry of each kind; the n-th entry has 1/n of it.
 _VALUE = {"examples": 1.0, "bought": 1.0, "converted": 0.9, "similar": 0.6, "items": 0.7, "neighbours": 0.3}
 SHOWN = {"bought": 5, "converted": 5, "similar": 5, "items": 8, "neighbours": 5}
@@ -46,6 +47,7 @@ class ContextFinder:
         self._catalogue: Sequence[Item] = () if index is None else index.items
         self._normalise = normaliser(task.normaliser)
         self._few_shot = task.teacher.openai.few_shot if "examples" in task.teacher.openai.context else 0
+        self._spellings = spellings_of(task, self._catalogue)
         self._finder: EvidenceFinder | None = None
         self._gold: list[tuple[list[str], Example]] = []
         if index is None or store is None:
@@ -57,6 +59,7 @@ class ContextFinder:
             self._gold_vectors = store.vectors([e.query for e in shown], "gold queries")
         self._values = similar_values(task, index.items)
         self._shown = {name: shown_values(task.role(name), "similar") for name in self._values}
+        self._looked_at = {n: k * most_spellings(self._spellings.get(n, {})) for n, k in self._shown.items()}
         self._value_vectors = {name: store.vectors(v, f"values of {name}") for name, v in self._values.items()}
 
     def find(self, queries: Sequence[Example]) -> Iterator[list[Context]]:
@@ -72,12 +75,14 @@ class ContextFinder:
             vectors = self._finder.vectors(texts)
             shots = self._examples(block, vectors)
             similar = {
-                name: exact(vectors, among=v, count=self._shown[name])[0] for name, v in self._value_vectors.items()
+                name: exact(vectors, among=v, count=self._looked_at[name])[0]
+                for name, v in self._value_vectors.items()
             }
             yield [
-                self._context(
-                    evidence, shots[i], {n: [self._values[n][c] for c in rows[i]] for n, rows in similar.items()}
-                )
+                self._context(evidence, shots[i], {
+                    n: once([self._values[n][c] for c in rows[i]], self._spellings.get(n, {}), self._shown[n])
+                    for n, rows in similar.items()
+                })
                 for i, evidence in enumerate(self._finder.find(texts, vectors))
             ]
 
@@ -97,20 +102,26 @@ class ContextFinder:
     def _context(
         self, evidence: Evidence, examples: list[dict[str, Any]], similar: dict[str, list[str]]
     ) -> Context:
-        return assemble(self._task, self._catalogue, evidence, examples=examples, similar=similar)
+        return assemble(
+            self._task, self._catalogue, evidence, examples=examples, similar=similar, spelling=self._spellings
+        )
 
 
 def assemble(
     task: Task, catalogue: Sequence[Item], evidence: Evidence, *, examples: Sequence[Mapping[str, Any]],
-    similar: Mapping[str, Sequence[str]],
+    similar: Mapping[str, Sequence[str]], spelling: Mapping[str, Spellings],
 ) -> Context:
-    """The context of a query from what was found for it: the kinds that the task wants, cut to `context_tokens`."""
+    """The context of a query from what was found for it: the kinds that the task wants, cut to `context_tokens`.
+
+    Args:
+        spelling: See `spellings_of`.
+    """
     settings = task.teacher.openai
     bought = sorted(evidence.conversions.items(), key=lambda x: (-x[1], x[0]))
     found: dict[str, Any] = {
         "examples": list(examples),
         "bought": [catalogue[r].title for r, _ in bought[: SHOWN["bought"]]],
-        "converted": _converted(task, catalogue, evidence),
+        "converted": _converted(task, catalogue, evidence, spelling),
         "similar": dict(similar),
         "items": [catalogue[h.row].title for h in evidence.items[: SHOWN["items"]]],
         "neighbours": [q for q, _ in evidence.neighbours[: SHOWN["neighbours"]]],
@@ -119,7 +130,18 @@ def assemble(
     return cut(chosen, settings.context_tokens)
 
 
-def _converted(task: Task, catalogue: Sequence[Item], evidence: Evidence) -> dict[str, list[str]]:
+def spellings_of(task: Task, catalogue: Sequence[Item]) -> dict[str, Spellings]:
+    """Role → spellings of its values in the catalogue.
+
+    Of open roles only: each value of a closed role is asked for and answered as it is written.
+    """
+    normalise = remembering(normaliser(task.normaliser))
+    return {r.name: spellings(r.catalogue, catalogue, normalise) for r in task.open_roles if r.catalogue}
+
+
+def _converted(
+    task: Task, catalogue: Sequence[Item], evidence: Evidence, spelling: Mapping[str, Spellings]
+) -> dict[str, list[str]]:
     """Role → values of the items bought after the query and its neighbours, most purchases first."""
     out: dict[str, list[str]] = {}
     own = sum(evidence.conversions.values())
@@ -136,8 +158,8 @@ def _converted(task: Task, catalogue: Sequence[Item], evidence: Evidence) -> dic
                         continue  # a candidate that could not be the answer
                     votes[value] += scale * count  # type: ignore[assignment]
         if votes:
-            best = sorted(votes.items(), key=lambda x: (-x[1], x[0]))[: shown_values(role, "converted")]
-            out[role.name] = [v for v, _ in best]
+            best = [v for v, _ in sorted(votes.items(), key=lambda x: (-x[1], x[0]))]
+            out[role.name] = once(best, spelling.get(role.name, {}), shown_values(role, "converted"))
     return out
 
 

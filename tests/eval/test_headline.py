@@ -65,5 +65,27 @@ def test_a_yes_says_that_no_latency_objective_was_judged() -> None:
     assert "gates.slo" in answer(estimate(0.02), teacher_margin=0.01)[1]
 
 
+def test_a_baseline_that_is_better_is_among_the_reasons_with_its_figure_whatever_the_answer() -> None:
+    beaten = {"a": "student", "b": "dictionary", "f1": estimate(-0.218, 0.02)}
+    better = beaten | {"f1": estimate(0.218, 0.02)}
+    why = "ΔF1 against the dictionary is -21.8 [-23.8, -19.8] points: train longer"
+    for difference, teacher, expected in (
+        (beaten, None, "not shown"), (beaten, estimate(0.02), "yes"), (better, None, "not shown"),
+    ):
+        differences = [*([{"a": "student", "b": "teacher", "f1": teacher}] if teacher else []), difference]
+        found = headline([], differences, ["imported labels"])  # type: ignore[arg-type]
+        assert found["answer"] == expected
+        assert any(x.startswith(why) for x in found["why"]) == (difference is beaten)
+        assert "imported labels" in found["why"]
+
+
+def test_a_no_says_what_to_do_where_there_is_no_teacher() -> None:
+    remarks = ("the labels were imported. Set gates.min_f1",)
+    found, why = answer(None, remarks, min_f1=0.9, measured={"f1": estimate(0.5)})
+    assert found == "no"
+    assert why.startswith("F1 50.00 %")
+    assert "Set gates.min_f1" in why
+
+
 def test_why_there_is_no_teacher_is_said() -> None:
     assert answer(None, ("the labels were imported",)) == ("not shown", "the labels were imported")

@@ -6,15 +6,19 @@ import contextlib
 import io
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from limbeck.cli import main
+from task.errors import InputError, own_error
 
 
 def limbeck(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -48,6 +52,69 @@ def test_ctrl_c_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("limbeck.commands.run.opened", interrupted)
     done = in_process("ledger", "configs/market.yaml")
     assert (done.returncode, "stopped; run the same command to resume" in done.stderr) == (130, True)
+
+
+@pytest.mark.parametrize("handler", [signal.default_int_handler, signal.SIG_IGN])  # ignored: in the background
+def test_sigterm_ends_a_command_as_ctrl_c_does(monkeypatch: pytest.MonkeyPatch, handler: Any) -> None:
+    cleaned: list[bool] = []
+
+    @contextlib.contextmanager
+    def opened(*_: object, **__: object) -> Iterator[None]:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            yield
+        finally:
+            cleaned.append(True)
+
+    monkeypatch.setattr("limbeck.commands.run.opened", opened)
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        done = in_process("ledger", "configs/market.yaml")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (done.returncode, "stopped; run the same command to resume" in done.stderr) == (143, True)
+    assert cleaned == [True]
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+class OfAWorkerError(Exception):
+    """What Ray makes of an exception: the text is a traceback, and the class may be that of the cause, too."""
+
+    def __init__(self, cause: Exception | None = None, **failures: Exception) -> None:
+        super().__init__("Traceback (most recent call last):")
+        self.cause, self.worker_failures = cause, failures
+
+
+class OfAWorkerAndOursError(OfAWorkerError, InputError):
+    def __init__(self, cause: Exception) -> None:
+        OfAWorkerError.__init__(self, cause)
+
+
+OURS = InputError("no such layer", field="student.lora.targets")
+
+
+@pytest.mark.parametrize("error", [OURS, OfAWorkerAndOursError(OURS), OfAWorkerError(a=OfAWorkerError(OURS))])
+def test_an_input_error_of_a_worker_is_an_error_and_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def failing(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("limbeck.commands.run.opened", failing)
+    done = in_process("ledger", "configs/market.yaml")
+    assert (done.returncode, done.stderr) == (2, "limbeck: student.lora.targets: no such layer\n")
+
+
+def test_our_error_is_found_in_what_ray_raises() -> None:
+    from ray.exceptions import RayTaskError
+
+    assert own_error(OfAWorkerError(a=OfAWorkerError(OURS))) is OURS
+    assert own_error(OfAWorkerError(a=ValueError("x"))) is None
+    ours, bug = RayTaskError("f", "Traceback", None), RuntimeError("a bug")
+    ours.__cause__ = bug.__cause__ = OURS
+    assert own_error(ours) is OURS
+    assert own_error(RayTaskError("f", "Traceback", OURS).as_instanceof_cause()) is OURS
+    assert own_error(bug) is None
 
 
 def test_help_teaches_every_command() -> None:

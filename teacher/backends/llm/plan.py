@@ -43,6 +43,7 @@ def plan_calls(
     revalidate: list[str] = []
     reasons: dict[str, int] = {}
     unchanged = 0
+    requests: set[str] = set()
     likely = ByPurpose()
     job.progress.begin("comparing with the ledger", len(job.queries))
     for block in blocks(job):
@@ -53,6 +54,7 @@ def plan_calls(
             groups = [[*g, f] if f is not None else g for g, f in zip(groups, follow, strict=True)]
         answered = ledger.answered(r.key for group in groups for r in group)
         took = prompt_tokens(ledger, list(answered))
+        answered |= job.planned
         rows = ledger.rows(query.query for query, _ in block)
         for (query, _), group in zip(block, groups, strict=True):
             missing = [r for r in group if r.key not in answered]
@@ -62,6 +64,7 @@ def plan_calls(
                     likely.compare(r.purpose, estimate.request(r), took[r.key])
             if missing:
                 ask.append(query.query)
+                requests.update(r.key for r in missing)
                 for r in missing:
                     likely.add(r.purpose, estimate.request(r))
                 if settings.verify and group[0] in missing:
@@ -79,7 +82,7 @@ def plan_calls(
     cost = None if price is None else price.of(prompt=tokens[0], completion=tokens[1])
     return LabellingPlan(
         ask=ask, revalidate=revalidate, unchanged=unchanged, calls=round(total.calls), tokens=tokens, cost=cost,
-        reasons=reasons,
+        reasons=reasons, requests=frozenset(requests),
     )
 
 

@@ -16,7 +16,7 @@ from task.labels import Example
 from task.spec import Task
 from teacher.backends.job import Sources
 from teacher.backends.llm.contexts import searches
-from teacher.retrieval.context import assemble, shown_example, shown_values, similar_values
+from teacher.retrieval.context import assemble, shown_example, shown_values, similar_values, spellings_of
 from teacher.retrieval.evidence import Evidence
 from teacher.retrieval.hybrid_search import Hit
 
@@ -38,7 +38,10 @@ def typical_contexts(task: Task, sources: Sources, queries: Sequence[Example]) -
     gold = [e for e in sources.calibration if e.query not in sources.held_out]
     examples = _Alike([e.query for e in gold], draw)
     few_shot = settings.few_shot if "examples" in settings.context else 0
-    values = similar_values(task, catalogue)
+    values, spelling = similar_values(task, catalogue), spellings_of(task, catalogue)
+    for name, same in spelling.items():  # each is shown once
+        if same and name in values:
+            values[name] = [v for v in values[name] if same.get(v, v) == v]
     retrieval = task.teacher.retrieval
 
     def context(query: str) -> Context:
@@ -51,7 +54,7 @@ def typical_contexts(task: Task, sources: Sources, queries: Sequence[Example]) -
             name: draw.sample(v, min(shown_values(task.role(name), "similar"), len(v))) for name, v in values.items()
         }
         shown = [shown_example(gold[i]) for i in examples.find(query, few_shot)]
-        return assemble(task, catalogue, evidence, examples=shown, similar=similar)
+        return assemble(task, catalogue, evidence, examples=shown, similar=similar, spelling=spelling)
 
     return [context(q.query) for q in queries]
 

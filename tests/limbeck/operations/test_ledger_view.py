@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -48,6 +49,29 @@ def test_any_text_is_printed_and_exported(text: str) -> None:
         view.print_overview(ledger)
         view.print_rows(ledger.all_rows(), 10)
         view.print_query(ledger, text)
+
+
+def test_a_partial_row_names_the_labels_that_were_rejected(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "250")
+    verdicts = [
+        {"role": "brand", "text": "Oatli", "verdict": "rejected", "reason": "catalogue: not a value"},
+        {"role": "size", "text": "1l", "verdict": "repaired", "reason": "span: moved"},
+        {"role": "sort", "text": "oat", "verdict": "rejected", "reason": "schema: unknown role"},
+    ]
+    why = "rejected brand: Oatli (catalogue: not a value); sort: oat (schema: unknown role)"
+    partial = replace(row("milk"), reason="catalogue: not a value", verdicts=verdicts)
+    doubtful = replace(partial, query="rye", status="uncertain", reason="confidence: brand is below the threshold")
+    with Ledger(Path(":memory:")) as ledger:
+        ledger.write_rows([partial, doubtful])
+        view.print_rows(ledger.all_rows(), 10)
+        view.export(ledger.all_rows(), tmp_path / "rows.csv")
+        view.export(ledger.all_rows(), tmp_path / "rows.parquet")
+        assert ledger.rows(["milk"])["milk"].reason == "catalogue: not a value"
+    assert why in capsys.readouterr().out
+    assert why in (tmp_path / "rows.csv").read_text(encoding="utf-8-sig")
+    assert [r["reason"] for r in pq.read_table(tmp_path / "rows.parquet").to_pylist()] == [why, doubtful.reason]
 
 
 def test_any_text_survives_the_export(tmp_path: Path) -> None:

@@ -25,3 +25,16 @@ def test_outliers_are_learned_without_labels_and_a_change_of_them_is_told(tmp_pa
     assert "curriculum stale: outliers changed" in " ".join(plan.stdout.split())
     missing = limbeck("curriculum", task, "--set", "data.outliers=none.jsonl", "--runs", tmp_path / "runs")
     assert (missing.returncode, "none.jsonl: no such file" in missing.stderr) == (2, True)
+
+
+def test_the_plan_has_the_rows_of_a_finished_curriculum_while_it_stands(tmp_path: Path) -> None:
+    label = {"role": "brand", "text": "oat"}
+    task = small_task(tmp_path, [{"query": f"oat milk {n}", "labels": [label]} for n in range(40)])
+    command = (task, "--runs", tmp_path / "runs")
+    assert "about 30 rows" in limbeck("plan", *command).stdout
+    done = limbeck("curriculum", *command)
+    assert done.returncode == 0, done.stderr
+    rows = len(read(tmp_path / "runs" / "small" / "curriculum", "train"))
+    assert rows != 30
+    assert f"{rows} rows in the curriculum" in limbeck("plan", *command).stdout
+    assert "about 30 rows" in limbeck("plan", *command, "--set", "curriculum.dev_fraction=0.4").stdout

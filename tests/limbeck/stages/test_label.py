@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -90,14 +91,19 @@ def test_calibration_rows_that_tell_nothing_are_told_on_the_terminal(task_file: 
     (tmp_path / "gold.jsonl").write_text("".join(
         json.dumps({"query": f"gold{i} milk", "labels": [{"role": "product", "text": "milk"}]}) + "\n" for i in range(5)
     ))
-    done = limbeck(
-        "label", task_file, "--set", "data.gold.calibration=gold.jsonl", "--set", "teacher.confidence.min_rows=5",
+    settings = (
+        task_file, "--set", "data.gold.calibration=gold.jsonl", "--set", "teacher.confidence.min_rows=5",
         "--runs", tmp_path / "runs",
     )
+    assert "to be calibrated" in limbeck("plan", *settings).stdout
+    done = limbeck("label", *settings)
     assert done.returncode == 0, done.stderr
-    said = " ".join(done.stderr.split())
-    assert "confidences are not calibrated: of 5 gold calibration queries" in said
-    assert "or their labels are all right or all wrong" in said
+    why = "all 5 labels of 5 answered gold calibration queries are right, so that nothing tells right ones from wrong"
+    assert f"confidences are not calibrated: {why}" in " ".join(done.stderr.split())
+    assert f"Not calibrated: {why}" in (tmp_path / "runs" / "shop" / "label" / "report.html").read_text()
+    planned = limbeck("plan", *settings).stdout
+    assert ("to be calibrated" in planned, "not calibrated" in planned) == (False, True)
+    assert "all 5 labels of 5 answered gold calibration queries are right" in planned
 
 
 def test_the_audit_says_what_context_is_worth(task_file: Path, api: FakeApi, tmp_path: Path) -> None:
@@ -107,11 +113,33 @@ def test_the_audit_says_what_context_is_worth(task_file: Path, api: FakeApi, tmp
     (tmp_path / "gold.jsonl").write_text(gold)
     settings = ("--set", "data.gold.calibration=gold.jsonl", "--set", "teacher.openai.context=[]")
     runs = ("--runs", tmp_path / "runs")
+    planned = limbeck(*documented("limbeck audit-context TASK --plan", TASK=task_file), *settings, *runs)
+    assert "In all 5 calls, about " in planned.stdout
+    assert sum(api.calls.values()) == 0
     done = limbeck(*documented("limbeck audit-context TASK", TASK=task_file), *settings, *runs)
     assert done.returncode == 0, done.stderr
+    assert "to ask: 5 calls, about " in done.stderr
     assert "| all queries, 5 | all of it | 100.0" in done.stdout
     assert sum(api.calls.values()) == 5  # with no context to leave out all variants are one request
     assert (tmp_path / "runs" / "shop" / "audit" / "audit.html").exists()
+
+
+def test_an_audit_asks_what_its_plan_says(task_file: Path, api: FakeApi, tmp_path: Path) -> None:
+    """Variants whose contexts of a query are the same share its request."""
+    (tmp_path / "gold.jsonl").write_text("".join(
+        json.dumps({"query": q, "labels": [{"role": "product", "text": "milk"}]}) + "\n"
+        for q in ("gold milk", "maker0 milk", "milk")
+    ))
+    command = (
+        "audit-context", task_file, "--set", "data.gold.calibration=gold.jsonl", "--runs", tmp_path / "runs",
+    )
+    planned = limbeck(*command, "--plan")
+    found = re.search(r"In all (\d+) calls, about [\d,]+ tokens in and [\d,]+ out, about \d", planned.stdout)
+    assert found, planned.stdout + planned.stderr
+    done = limbeck(*command)
+    assert done.returncode == 0, done.stderr
+    assert sum(api.calls.values()) == int(found[1])
+    assert "In all 0 calls" in limbeck(*command, "--plan").stdout
 
 
 def test_an_audit_with_unanswered_queries_says_so_and_asks_them_again(

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import pytest
 
 from limbeck.stages.train import _tell_of_warm_up, adapter_card
 from task.errors import InputWarning
 from tests.conftest import make_task
+from tests.limbeck.test_cli import small_task
+from tests.processes import descendants, gone
 
 FIGURES = {
     "form": "read", "rows": 1_234, "steps": 40, "adapter_of_step": 30, "loss": 0.12345, "dev_f1": 0.912, "base": "x",
@@ -41,3 +49,29 @@ def test_a_training_that_max_steps_ends_within_its_warm_up_is_told_so(recwarn: p
     _tell_of_warm_up(make_task(student={"batch_size": 8, "warmup_steps": 20, "max_steps": 15}), 176)
     (found,) = [str(w.message) for w in recwarn if issubclass(w.category, InputWarning)]
     assert found.endswith("Raise student.max_steps, 15 now (22 steps without it), or lower warmup_steps")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_sigterm_ends_a_training_and_its_workers_with_the_words_of_ctrl_c(tmp_path: Path, tiny_llama: Path) -> None:
+    task = small_task(tmp_path, [
+        {"query": f"oat milk {n}", "labels": [{"role": "brand", "text": "oat"}]} for n in range(40)
+    ])
+    process = subprocess.Popen(
+        [sys.executable, "-m", "limbeck", "train", task, "--runs", tmp_path / "runs",
+         *(x for s in (f"base={tiny_llama}", "epochs=10000", "save_every=5", "warmup_steps=0", "cpus_per_worker=1")
+           for x in ("--set", f"student.{s}"))],
+        stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )
+    checkpoints = tmp_path / "runs" / "small" / ".train.tmp" / "checkpoints"
+    while not list(checkpoints.glob("step-*")):
+        assert process.poll() is None
+        time.sleep(0.1)
+    started = descendants(process.pid)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate()
+    assert said.endswith("limbeck: stopped; run the same command to resume\n")
+    assert "Traceback" not in said
+    assert process.returncode == 143
+    assert len(started) > 2
+    assert all(gone(pid) for pid in started)

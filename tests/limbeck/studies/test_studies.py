@@ -25,6 +25,7 @@ from task.files import read_json
 from task.load import load_task
 from tests.documented import documented
 from tests.limbeck.stages.test_cross_fit import labelled
+from tests.limbeck.test_cli import in_process, small_task
 
 
 def run_of(folder: Path, base: Path, progress: ProgressDisplay, *, name: str = "tiny") -> Run:
@@ -102,6 +103,22 @@ def test_a_sweep_recommends_and_is_not_run_twice(tiny_llama: Path, tmp_path: Pat
     assert found["recommended"] in trained
     assert f"**{found['recommended']}**" in render_sweep(page.with_name("sweep.json"))
     assert found["verdict"] in page.read_text()
+
+
+def test_a_sweep_over_layers_that_the_base_does_not_have_is_refused_before_anything_is_done(
+    tiny_llama: Path, tmp_path: Path
+) -> None:
+    task = small_task(tmp_path, [{"query": "oat milk", "labels": [{"role": "brand", "text": "oat"}]}])
+    options = ("--runs", tmp_path / "runs", "--set", f"student.base={tiny_llama}")
+    done = in_process("sweep", task, *options, "--rank", "4", "--targets", "attention", "--targets", "foo")
+    assert done.returncode == 2
+    assert "student.lora.targets: the base has no layer of this name: 'foo'" in done.stderr
+    assert "names of layers: down_proj, gate_proj" in done.stderr
+    assert not (tmp_path / "runs").exists()
+    for command in ("check", "plan"):
+        said = in_process(command, task, *options, "--set", "student.lora.targets=[foo]").stdout
+        assert "✗ student.base: " in said
+        assert "no layer of this name: 'foo'" in said
 
 
 @pytest.mark.slow

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from task.labels import Label
 from task.settings import Confidence
-from teacher.guardrails.confidence import apply, calibrate, fit, rightness
+from teacher.guardrails.confidence import apply, calibrate, fit, obstacle, rightness
 from teacher.ledger.records import LedgerRow
 from tests.conftest import make_task
 
@@ -104,6 +105,21 @@ def test_too_little_gold_gives_no_calibration_and_nothing_is_marked() -> None:
     judged = apply(rows, None, TASK.teacher.confidence)
     assert all(r.status == "accepted" for r in judged)
     assert all(0 <= (x.confidence or 0) <= 1 for r in judged for x in r.labels)
+
+
+def test_what_keeps_confidences_from_being_calibrated_is_said() -> None:
+    rows, gold = population(60)
+    for judged, truth, why in (
+        (rows[:20], gold, "20 of 60 gold calibration queries have an answer, and teacher.confidence.min_rows is 50"),
+        (rows, {r.query: r.labels for r in rows}, "of 60 answered gold calibration queries are right, so that"),
+        (rows, dict.fromkeys(gold, ()), "of 60 answered gold calibration queries are wrong, so that"),
+        ([replace(r, labels=(), label_signals=()) for r in rows], gold, "60 gold calibration queries have no label"),
+    ):
+        found = obstacle(TASK, judged, truth)
+        assert found is not None
+        assert why in found.why
+        assert calibrate(TASK, judged, truth) is None
+    assert obstacle(TASK, *population(600)) is None
 
 
 def test_each_gold_label_counts_once() -> None:
