@@ -20,10 +20,9 @@ $(STAMP): tools/bootstrap.py requirements/cpu.txt requirements/cuda.txt pyprojec
 demo: $(STAMP)
 	$(BIN)/limbeck run configs/market.yaml
 
-# Two processes with a thread each: most of a slow test waits for an engine, for Ray or for a process that it killed.
-# Three take no less time on two cores (557 s against 534), and a test of a load generator fails.
+# Three processes with a thread each: most of a slow test waits for an engine, for Ray or for a process that it killed.
 test: $(STAMP)
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m "not gpu and not alone" -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m "not gpu and not alone" -n 3 --dist loadfile --no-loadscope-reorder
 	$(BIN)/python -m pytest -m "alone and not gpu"
 
 unit: $(STAMP)
