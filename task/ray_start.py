@@ -45,10 +45,10 @@ def ray_running(
     options["runtime_env"] = {"env_vars": dict(variables)}
     if address is None or not address.startswith("ray://"):  # Ray's client does not give workers its folder
         options["runtime_env"]["worker_process_setup_hook"] = _ours_first(str(PACKAGES))
-    with _short_folder() if address is None else contextlib.nullcontext() as folder:
+    with _own_sigterm(always=True), _short_folder() if address is None else contextlib.nullcontext() as folder:
         here = {**local, **({} if folder is None else {"_temp_dir": str(folder)})} if address is None else {}
         try:
-            with _own_sigterm():
+            with _own_sigterm(always=False):
                 ray.init(address=address or "local", **options, **here)
         except Exception as error:
             raise explained(error, address, field) from error
@@ -59,13 +59,18 @@ def ray_running(
 
 
 @contextlib.contextmanager
-def _own_sigterm() -> Iterator[None]:
-    """Keep the handler of SIGTERM that a program has set: Ray (2.60) replaces it by one that says nothing."""
+def _own_sigterm(*, always: bool) -> Iterator[None]:
+    """Put back how SIGTERM was handled: Ray (2.60) sets a handler of its own, which says nothing, and leaves it.
+
+    Args:
+        always: Also where the program has no handler, and Ray's shall end what Ray has started.
+    """
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield
     finally:
-        if callable(before) and threading.current_thread() is threading.main_thread():
+        put_back = callable(before) or (always and before is not None)  # None: not set by Python
+        if put_back and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)
 
 

@@ -68,13 +68,15 @@ def test_sigterm_ends_a_command_as_ctrl_c_does(monkeypatch: pytest.MonkeyPatch, 
 
     monkeypatch.setattr("limbeck.commands.run.opened", opened)
     before = signal.signal(signal.SIGINT, handler)
+    ended_by = signal.signal(signal.SIGTERM, signal.SIG_DFL)  # as a command begins, whatever other tests have started
     try:
         done = in_process("ledger", "configs/market.yaml")
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     finally:
         signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGTERM, ended_by)
     assert (done.returncode, "stopped; run the same command to resume" in done.stderr) == (143, True)
     assert cleaned == [True]
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 class OfAWorkerError(Exception):

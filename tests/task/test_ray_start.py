@@ -14,7 +14,7 @@ from task.python_process import environment, python
 from task.ray_start import _check_answers, explained, ray_running
 
 SCRIPT = """
-import os, sys
+import signal
 import ray
 from student.ray_connection import connected
 from tests.conftest import make_task
@@ -30,6 +30,7 @@ def main():
             print("imported", ray.get(work.remote()))
 
 main()
+assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL, "Ray's handler is left"
 """
 
 
