@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,11 @@ def draft(folder: Path, out: Path, prompt: Path | None = None) -> Drafted:
     copies_in = out.with_name(f"{out.stem}-data")
     for path in (out, copies_in):
         if path.exists():
-            raise InputError("this is there already, and nothing is overwritten", file=path, fix="Choose another --out")
+            what = "this" if path == out else "the folder for tables with our names of the columns"
+            raise InputError(
+                f"{what} is there already, and nothing is overwritten", file=path,
+                fix=f"Choose another --out than {out.name}: the folder's name is made of it",
+            )
     if prompt is not None and not prompt.is_file():
         raise InputError(
             "no such file", file=prompt, field="--prompt", expected="a Jinja template, such as configs/prompts/label.j2"
@@ -89,7 +93,10 @@ def draft(folder: Path, out: Path, prompt: Path | None = None) -> Drafted:
 
 
 def _uses(found: Sequence[Table], unused: Sequence[Unknown]) -> tuple[dict[str, Table], list[Unknown]]:
-    """Key of the task file → table; of two tables for one key the first is taken, gold by the words in its name."""
+    """Key of the task file → table; of two tables for one key the first is taken, gold by the words in its name.
+
+    Of two logs that with more of the labelled queries is taken: only queries of the log are labelled.
+    """
     uses: dict[str, Table] = {}
     left = list(unused)
     gold = [t for t in found if t.kind == "labels"]
@@ -97,10 +104,15 @@ def _uses(found: Sequence[Table], unused: Sequence[Unknown]) -> tuple[dict[str, 
         key = _gold_key(table, alone=len(gold) == 1)
         key = key if key not in uses else next((k for k in _GOLD_KEYS if k not in uses), key)
         _take(uses, left, key, table)
-    for table in found:
+    labelled = {str(t.ours(r)["query"]) for t in (uses.get("data.labels"),) if t is not None for r in t.rows}
+    for table in sorted(found, key=lambda t: -_labelled_in(t, labelled)):
         if table.kind != "labels":
             _take(uses, left, f"data.{table.kind}", table)
     return uses, left
+
+
+def _labelled_in(table: Table, labelled: Collection[str]) -> int:
+    return len({str(table.ours(r)["query"]) for r in table.rows} & set(labelled)) if table.kind == "queries" else 0
 
 
 _GOLD_KEYS = ("data.gold.test", "data.gold.calibration", "data.labels")
@@ -248,7 +260,8 @@ def render(drafted: Drafted, out: Path) -> str:
         if table.attributes:
             lines.append(f"    attributes: {', '.join(table.attributes)}")
         if unread := table.unread:
-            lines.append(f"    not read: {', '.join(unread)}")
+            why = " (no short texts that items have in common)" if key == "data.catalogue" else ""
+            lines.append(f"    not read: {', '.join(unread)}{why}")
         if key in ("data.queries", "data.conversions") and "count" not in table.columns:
             lines.append("    no column of counts was found: every row counts once. Name yours `count` if it has one")
         if table.path in drafted.copies:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,9 +22,13 @@ _LOOKED_AT = 20_000  # rows of a file
 _COUNT: Final = (
     "count", "searches", "search count", "frequency", "freq", "volume", "impressions", "hits", "cnt", "n", "traffic",
 )
-_ITEM: Final = ("item id", "product id", "sku", "asin", "article id", "product", "item", "article", "id")
-_BOUGHT: Final = ("count", "purchases", "orders", "conversions", "clicks", "quantity", "qty", "cnt", "n")
-_ID: Final = ("id", "item id", "product id", "sku", "asin", "article id", "code")
+_NUMBERED: Final = tuple(
+    f"{a} {b}" for a in ("item", "product", "article", "part") for b in ("no", "nr", "number", "code")
+)
+_SURELY_ITEM: Final = ("item id", "product id", "sku", "asin", "article id", *_NUMBERED, "ean", "gtin", "upc")
+_ITEM: Final = (*_SURELY_ITEM, "product", "item", "article")
+_BOUGHT: Final = ("count", "purchases", "orders", "conversions", "clicks", "quantity", "qty", "units", "cnt", "n")
+_ID: Final = ("id", *_SURELY_ITEM, "code")
 _TITLE: Final = ("title", "name", "product name", "product title", "item name", "description")
 _BRAND: Final = ("brand", "brand name", "manufacturer", "maker", "vendor")
 _CATEGORY: Final = ("category", "category path", "categories", "product type", "taxonomy", "department", "type")
@@ -118,7 +124,7 @@ def _table(path: Path) -> Table | Unknown:
     head = list(itertools.islice((row for _, row in rows_of(path)), _LOOKED_AT + 1))
     rows, more = head[:_LOOKED_AT], len(head) > _LOOKED_AT
     names = _column_names(rows)
-    query, item = named(QUERY, names), named(_ITEM[:-1], names)
+    query, item = named(QUERY, names), named(_ITEM, names)
     labels, title, id_ = named(_LABELS, names), named(_TITLE, names), named(_ID, names)
     whole = [n for n in names if _is_whole(n, rows)]
     if labels and query:
@@ -137,7 +143,11 @@ def _table(path: Path) -> Table | Unknown:
     if query:
         columns = _known({"query": query, "count": named(_COUNT, whole)})
         return Table(path, "queries", columns, "a column of queries, none of items or labels", rows, more)
-    wanted = f"none of queries ({', '.join(QUERY[:3])}, …), and not an id with a title"
+    items = "not an id with a title"
+    if title or id_:
+        has, lacks, known = ("title", "id", _ID) if title else ("id", "title", _TITLE)
+        items = f"{title or id_!r} is a {has} of items, but none is their {lacks} ({', '.join(known[:6])}, …)"
+    wanted = f"none of queries ({', '.join(QUERY[:3])}, …), and {items}"
     return Unknown(path, f"its columns are {', '.join(names)}: {wanted}")
 
 
@@ -160,5 +170,13 @@ def _is_attribute(name: str, rows: Sequence[Mapping[str, Any]]) -> bool:
     values = [str(r[name]) for r in rows if r.get(name) not in (None, "") and not isinstance(r[name], list | dict)]
     if len(values) * 20 < len(rows) or not values:
         return False
-    wordy = [v for v in values if re.search(r"[^\W\d_]", v) and "://" not in v and len(v) <= 40]
-    return len(wordy) * 2 > len(values) and len(set(values)) * 2 <= len(values)
+    texts = [v for v in values if not _is_quantity(v) and "://" not in v and len(v) <= 40]
+    return len(texts) * 2 > len(values) and len(set(values)) * 2 <= len(values)
+
+
+def _is_quantity(text: str) -> bool:
+    """Whether a text is a number, a price or a date; `010-046` and `3m` are none."""
+    with contextlib.suppress(ValueError):
+        datetime.datetime.fromisoformat(text.strip())
+        return True
+    return re.fullmatch(r"[^\w\d]*[\d.,\s]+[^\w\d]*", text) is not None

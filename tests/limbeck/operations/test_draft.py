@@ -177,6 +177,40 @@ def test_a_log_that_lacks_labelled_queries_is_left_out_and_that_is_said(tmp_path
     assert "queries.csv is not used: 1 of 2 labelled queries are not in it" in shown
 
 
+def test_of_two_logs_the_one_with_the_labelled_queries_is_taken(tmp_path: Path) -> None:
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    write_csv(folder / "asked.csv", [{"query": "oat milk", "orders": 9}])
+    write_csv(folder / "searches.csv", [{"Search Phrase": q, "searches": 3} for q in ("oat milk", "rye")])
+    write_jsonl(folder / "train.jsonl", (
+        {"query": q, "labels": [{"role": "product", "text": q}]} for q in ("oat milk", "rye")
+    ))
+    shown = render(draft(folder, tmp_path / "task.yaml"), tmp_path / "task.yaml")
+    assert "searches.csv is data.queries" in shown
+    assert "asked.csv is not used: searches.csv is taken for data.queries already" in shown
+
+
+def test_numbers_of_articles_are_ids_and_odd_sizes_are_attributes(tmp_path: Path) -> None:
+    sizes = ["010-046", "3m", "61 keys", "009-042"]
+    rows = [
+        {"Article No": f"00{i}", "Item Name": f"cable {i}", "Size": sizes[i % 4], "Price": f"{9 + i % 3},50 €",
+         "Since": f"2026-0{1 + i % 3}-11", "Stock": i % 3} for i in range(12)
+    ]
+    write_csv(tmp_path / "catalogue.csv", rows)
+    write_csv(tmp_path / "sold.csv", [{"Search Phrase": "cable", "Article No": "003", "Units": 2}])
+    catalogue, sold = tables_in(tmp_path)[0]
+    assert (catalogue.kind, sold.kind) == ("catalogue", "conversions")
+    assert catalogue.columns == {"id": "Article No", "title": "Item Name"}
+    assert (catalogue.attributes, catalogue.unread) == (["Size"], ["Price", "Since", "Stock"])
+    assert sold.columns == {"query": "Search Phrase", "item_id": "Article No", "count": "Units"}
+
+
+def test_a_catalogue_that_lacks_its_ids_is_told_so(tmp_path: Path) -> None:
+    write_csv(tmp_path / "catalogue.csv", [{"Item Name": "cable", "Artikel": "1"}])
+    with pytest.raises(InputError, match="'Item Name' is a title of items, but none is their id"):
+        tables_in(tmp_path)
+
+
 @pytest.mark.parametrize("there", ["task.yaml", "task-data"])
 def test_nothing_is_overwritten(shop: Path, tmp_path: Path, there: str) -> None:
     (tmp_path / there).write_text("mine")
