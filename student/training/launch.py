@@ -87,7 +87,12 @@ class _HistoryProgress:
         """Report the new steps."""
         steps = self._history.read_new()
         self._score = _score(steps, self._score)
-        if not steps or steps[-1]["step"] <= self._seen:
+        if not steps or steps[-1]["step"] == self._seen:
+            return
+        if steps[-1]["step"] < self._seen:  # a worker went on from an earlier checkpoint, or from none
+            self._seen, self._begun = steps[-1]["step"], True
+            again = f"training again from step {self._seen}, for there is no later checkpoint"
+            self._progress.begin(again, steps[-1]["of"], done=self._seen)
             return
         if not self._begun:
             self._progress.begin("training", steps[-1]["of"], done=self._seen)

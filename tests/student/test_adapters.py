@@ -97,7 +97,7 @@ def test_what_peft_refuses_is_an_error_before_workers_start(
 
 
 def test_layers_that_the_base_does_not_have_are_an_error(tiny_llama: Path) -> None:
-    with pytest.raises(InputError, match=r"student\.lora: .*c_attn"):
+    with pytest.raises(InputError, match=r"student\.lora\.targets: .*c_attn"):
         check(tiny_llama, Student(lora=Lora(targets=("c_attn",))))
 
 

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 from student.training.history import HistoryReader, append, read_history, truncate_after
+from student.training.launch import _HistoryProgress
 
 
 def test_a_reader_reads_every_line_once_and_no_half_one(tmp_path: Path) -> None:
@@ -45,3 +46,27 @@ def test_forgetting_keeps_a_loss_that_is_no_number_and_drops_what_is_torn(tmp_pa
     assert math.isnan(read_history(path)[0]["loss"])
     assert [x["step"] for x in read_history(path)] == [1, 2]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["history.jsonl"]
+
+
+def test_progress_follows_a_run_that_went_on_from_an_earlier_step(tmp_path: Path) -> None:
+    said: list[tuple[str, int]] = []
+
+    class Shown:
+        def begin(self, what: str, total: int | None = None, done: int = 0) -> None:
+            said.append((what, done))
+
+        def advance(self, count: int = 1, note: str = "") -> None:
+            said.append(("", count))
+
+    path = tmp_path / "history.jsonl"
+    for step in (1, 2, 3, 4):
+        append(path, {"step": step, "of": 9, "loss": 1.0})
+    progress = _HistoryProgress(path, Shown())
+    truncate_after(path, 0)  # killed before its first checkpoint
+    append(path, {"step": 1, "of": 9, "loss": 1.0})
+    progress.poll()
+    for step in (2, 3):
+        append(path, {"step": step, "of": 9, "loss": 1.0})
+    progress.poll()
+    again = "training again from step 1, for there is no later checkpoint"
+    assert said == [("starting Ray workers", 0), (again, 1), ("", 2)]
