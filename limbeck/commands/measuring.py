@@ -262,7 +262,7 @@ def _print_bench(found: LatencyBench) -> None:
     said += [f"✗ {invalid:,} of {steady['requests']:,} answers are invalid: they have no labels"] if invalid else []
     if found["sweep"]:
         said.append(f"highest sustained rate: {found['sweep']['sustained'] or 'none'}/s")
-    if found["slo"]:
+    if found["slo"] and not steady["problem"]:
         said.append(slo_line(found["slo"], steady["requests"]))
     screen.print("\n".join(said), highlight=False)
 

@@ -219,6 +219,9 @@ def _operator(url: str, body: dict[str, Any] | None = None) -> Any:
             message = str(json.loads(body_text)["error"]["message"])
         except (ValueError, LookupError, TypeError):
             message = f"HTTP {error.code}: {body_text[:200]}"
+        else:
+            if error.code != 404:  # the right port, which says what is wrong
+                raise InputError(message) from error
         raise InputError(
             message, field="--admin", found=url, fix="--admin takes the operators' port, which `limbeck serve` prints"
         ) from error

@@ -41,8 +41,8 @@ def teacher_remarks(run: Run, gold: Sequence[Example]) -> list[VerdictLine]:
     """Why the student is not compared with the teacher, or on how many rows the teacher has no answer."""
     if run.task.teacher.backend == "labels":
         text = (
-            "not compared with a teacher: the labels were imported (teacher.backend `labels`). Set gates.min_f1 to "
-            "what the student must reach, or give `limbeck gate` the teacher's answers to the gold queries (--teacher)"
+            "not compared with a teacher: the labels were imported (teacher.backend: labels). Set gates.min_f1 to "
+            "what the student must reach, or give limbeck gate the teacher's answers to the gold queries (--teacher)"
         )
         return [{"rule": None, "ok": False, "text": text}]
     rows = len({g.query for g in gold})

@@ -101,6 +101,7 @@ def test_a_bundle_is_gated_released_served_and_rolled_back(desk: Path) -> None:
         assert source_of(url, "oat milk 1") == "cache"
         slip = limbeck("purge", "--label", "brnd=acme", "--admin", admin)
         assert (slip.returncode, "no task that is served has the role 'brnd'" in slip.stderr) == (2, True)
+        assert "--admin" not in slip.stderr
         succeeds(*documented("limbeck purge --older-than 86400"), "--admin", admin)
         succeeds("purge", "--label", "product=milk", "--admin", admin)
         assert source_of(url, "oat milk 1") == "student"
