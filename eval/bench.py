@@ -223,7 +223,9 @@ def _answers(samples: Samples, target: Target) -> None:
         status = int(samples.status[0])
         raise InputError(
             "no request was answered", field="URL", found=target.url if not status else f"{target.url}: HTTP {status}",
-            expected="a server that answers 200", fix="Is it running, and is this its port? Does it need --key?",
+            expected="a server that answers 200",
+            fix="Give its address without a path, such as http://127.0.0.1:8080" if status == 404
+            else "Is it running, and is this its port? Does it need --key?",
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,16 +40,24 @@ def dots(width: float, systems: Mapping[str, Mapping[str, Estimate]], names: Seq
     return svg(figure)
 
 
-def differences(width: float, rows: Sequence[tuple[str, Estimate]], what: str) -> str:
+def differences(
+    width: float, rows: Sequence[tuple[str, Estimate]], what: str, few: Collection[str] = ()
+) -> str:
     """Paired differences in points with their intervals, one line each; zero is marked, and is always on the axis.
 
     Green: the whole interval is above zero; red: below. A difference that is not defined is left out.
+
+    Args:
+        few: Names of rows that rest on too few queries: resampling two alike gives an interval without width.
     """
     figure, axes = canvas(width, 0.7 + 0.26 * max(1, len(rows)))
-    for at, (_, difference) in enumerate(rows):
+    for at, (name, difference) in enumerate(rows):
         if difference["value"] is None:
             continue
         value, low, high = _percentages(difference)
+        if name in few:
+            axes.plot(value, at, marker="o", markersize=5, color=INK, fillstyle="none")
+            continue
         colour = COLOURS[2] if low > 0 else COLOURS[3] if high < 0 else INK
         axes.plot([low, high], [at, at], color=colour, linewidth=1.5)
         axes.plot(value, at, marker="o", markersize=5, color=colour)

@@ -29,6 +29,7 @@ from task.files import write_json, write_text
 _HALF = 4.6  # inches of a plot that has another beside it
 _HEADINGS = re.compile(r'<h2 id="([\w-]+)">([^<]+)</h2>')
 _CONTENTS = "<!-- contents -->"  # where a page has its links to its headings
+_FEW = 10  # queries of a slice; resampling fewer tells nothing of its interval
 _POINTS = 4_000  # points per curve; more would only make the page larger
 
 
@@ -76,7 +77,9 @@ def _quality_plots(report: Report) -> dict[str, Any]:
     what = f"ΔF1 against the {first['b']}, points"
     rows = [("all queries", first["f1"]), *((role, d["f1"]) for role, d in first["roles"].items())]
     return {"roles": both_widths(plots.differences, rows, what), "slices": {
-        d: both_widths(plots.differences, [(p, cut[p]) for p in parts(d, cut)], what)
+        d: both_widths(plots.differences, [(p, cut[p]) for p in parts(d, cut)], what, few=[
+            p for p in cut if cuts[d][p]["rows"] < _FEW
+        ])
         for d in cuts if (cut := first.get("slices", {}).get(d))
     }}
 

@@ -29,7 +29,8 @@ app = typer.Typer(
     help="Distil an expensive labelling LLM into a small student that answers in milliseconds.\n\n"
     "Start with `limbeck plan configs/market.yaml`, then `limbeck run configs/market.yaml`.",
     epilog="Exit codes: 0 done; 1 a gate failed, a component failed, or less was done than was given: the same command "
-    "does the rest; 2 usage or bad input; 3 the measurement is invalid; 130 stopped by Ctrl-C; 143 by SIGTERM.",
+    "does the rest; 2 usage or bad input; 3 the measurement is invalid; 130 stopped by Ctrl-C; 143 by SIGTERM. "
+    "`limbeck serve` is ended by either, with 0.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,

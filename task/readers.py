@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +220,12 @@ def _label_rows(f: Fields) -> list[Any]:
         fix = "The cell is not JSON: write it with json.dumps, not with str" if written else None
         if tags is not None and tags != "labels":
             fix = f"`tokens` and `{tags}` are read where there is no `query`: leave that column out"
+        elif "labels" not in f.row:
+            near = get_close_matches("labels", map(str, f.row), 1)
+            fix = f"Rename the column {near[0]!r} to 'labels'" if near else None
+            raise f.error(
+                "labels", "field is missing", 'a list of {"role", "text"}', found=sorted(map(str, f.row)), fix=fix
+            )
         raise f.error("labels", "not a list", 'a list of {"role", "text"}', fix=fix)
     return labels
 

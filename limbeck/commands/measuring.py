@@ -299,8 +299,8 @@ def slo_line(slo: SloCheck, requests: int) -> str:
     high = slo["measured"]["high"]
     bound = "which these requests do not bound" if high is None else f"{high:.1f} ms"
     return (
-        f"{mark} {name} {milliseconds(slo['measured'])} ms, objective: at most {slo['ms']:g} ms, judged by the upper "
-        f"bound of the interval, {bound}"
+        f"{mark} {name} of all requests {milliseconds(slo['measured'])} ms, objective: at most {slo['ms']:g} ms, "
+        f"judged by the upper bound of the interval, {bound}"
     )
 
 

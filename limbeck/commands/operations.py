@@ -133,11 +133,13 @@ def rollback(pointer: PointerFile) -> None:
 
 
 @app.command(rich_help_panel=PANEL)
-def verify(folder: BundleFolder) -> None:
+def verify(
+    source: Annotated[Path, typer.Argument(metavar="BUNDLE|POINTER", help="A bundle folder, or the pointer to one")],
+) -> None:
     """Check a bundle's hashes and everything that `limbeck serve` checks; exit code 2 if anything is wrong."""
-    from serving.release.bundle import open_bundle
+    from serving.release.pointer import open_source
 
-    bundle = open_bundle(folder)
+    bundle = open_source(source)
     print(f"{bundle.id}: {len(bundle.manifest['files'])} files, {bundle.model_name}, form {bundle.codec.form}, intact")
 
 

@@ -85,6 +85,7 @@ def test_a_bundle_is_gated_released_served_and_rolled_back(desk: Path) -> None:
     assert "<testsuite" in Path("gate.xml").read_text()
     succeeds(*release)
     succeeds(*documented("limbeck verify BUNDLE", BUNDLE=first))
+    assert open_bundle(first).id in succeeds("verify", "live.json")
 
     _, source, *workers = documented("limbeck serve live.json --workers 2")
     port = free_port()
