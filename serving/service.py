@@ -32,7 +32,7 @@ def serve(source: Path, *, state: Path, override: Callable[[Serving], Serving]) 
             Traces(settings.traces).close()  # fails here, where the operator sees it, rather than in every worker
         with _listening(settings.host, settings.port) as listener:
             if settings.admin_port:
-                with _listening(LOOPBACK, settings.admin_port, field="serving.admin_port"):
+                with _listening(LOOPBACK, settings.admin_port, field="--admin-port or serving.admin_port"):
                     pass
             address = "http://{}:{}".format(*listener.getsockname()[:2])
             _print(f"starting the engine; its log, all others and status.json are in {state}")

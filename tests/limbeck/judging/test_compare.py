@@ -55,12 +55,13 @@ def test_the_command_writes_its_pages(tmp_path: Path, files: dict[str, Path]) ->
     assert (tmp_path / "out" / "comparison.html").exists()
 
 
+@pytest.mark.alone
 def test_bench_measures_a_server_and_says_by_its_exit_code_what_came_of_it(tmp_path: Path) -> None:
     from tests.eval.known_server import known
 
     queries = tmp_path / "queries.jsonl"
     queries.write_text("".join(json.dumps({"query": f"oat milk {i}"}) + "\n" for i in range(200)))
-    common = ("--queries", queries, "--rate", "50", "--seconds", "1", "--repeats", "2", "--percentile", "p50")
+    common = ("--queries", queries, "--rate", "80", "--seconds", "0.7", "--repeats", "2", "--percentile", "p50")
     with known("constant", 0.01) as url:
         good = in_process("bench", url, *common, "--slo-ms", "200", "--out", tmp_path / "out")
         missed = in_process("bench", url, *common, "--slo-ms", "5")
