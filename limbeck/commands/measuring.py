@@ -261,7 +261,11 @@ def _print_bench(found: LatencyBench) -> None:
     invalid = steady.get("invalid_answers", 0)
     said += [f"✗ {invalid:,} of {steady['requests']:,} answers are invalid: they have no labels"] if invalid else []
     if found["sweep"]:
-        said.append(f"highest sustained rate: {found['sweep']['sustained'] or 'none'}/s")
+        limit = found["sweep"]["limit"]
+        said.append(
+            f"highest sustained rate: {found['sweep']['sustained'] or 'none'}/s"
+            + (f", limited by the {limit}" if limit else "")
+        )
     if found["slo"] and not steady["problem"]:
         said.append(slo_line(found["slo"], steady["requests"]))
     screen.print("\n".join(said), highlight=False)
