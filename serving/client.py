@@ -111,8 +111,7 @@ def answer_all(
             raise EngineError(f"the service answered {error.code} to {len(part)} queries: {text}") from error
         except (OSError, ValueError, http.client.HTTPException) as error:
             raise EngineError(
-                f"the service did not answer {len(part)} queries after {at:,} of {len(rows):,}: "
-                f"{cause_of(error)}"
+                f"the service did not answer {len(part)} queries after {at:,} of {len(rows):,}: {cause_of(error)}"
             ) from error
         if len(results) < len(part):
             raise EngineError(f"the service answered {len(results)} of {len(part)} queries and ended the answer")

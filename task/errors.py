@@ -95,6 +95,9 @@ class IncompleteError(Exception):
     exit_code = 1
 
 
+_OWN = (InputError, GateError, IncompleteError, ComponentError)
+
+
 def own_error(error: BaseException) -> InputError | GateError | IncompleteError | ComponentError | None:
     """The error for a person in what Ray has made of an exception in a worker; None if there is none.
 
@@ -114,9 +117,6 @@ def own_error(error: BaseException) -> InputError | GateError | IncompleteError 
             inner.append(e.__cause__)
         waiting += [x for x in inner if isinstance(x, BaseException)]
     return None
-
-
-_OWN = (InputError, GateError, IncompleteError, ComponentError)
 
 
 def _short(value: object, limit: int = 120) -> str:

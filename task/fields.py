@@ -28,14 +28,15 @@ class Fields:
             problem, file=self.source, line=self.line, field=name, found=found, expected=expected, **more
         )
 
+    def missing(self, name: str, expected: str, fix: str | None = None) -> InputError:
+        """An error at a field that the row does not have; `found` are those that it has."""
+        return self.error(name, "field is missing", expected, found=sorted(map(str, self.row)), fix=fix)
+
     def text(self, name: str) -> str:
         """A text that must be there."""
         value = self.row.get(name)
         if value is None:
-            raise self.error(
-                name, "field is missing", "a text", found=sorted(map(str, self.row)),
-                fix=rename_to_query(self.row) if name == "query" else None,
-            )
+            raise self.missing(name, "a text", rename_to_query(self.row) if name == "query" else None)
         if not isinstance(value, str):
             raise self.error(name, "not a text", "a text")
         return self.whole(name, value)

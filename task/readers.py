@@ -87,10 +87,7 @@ def _with_queries(source: Path | str, rows: Iterator[LocatedRow]) -> Iterator[Lo
         if column is None:
             column = query_column(row)
             if column is None:
-                raise InputError(
-                    "field is missing", file=file, line=line, field="query", found=sorted(map(str, row)),
-                    expected=EXPECTED_QUERY, fix=rename_to_query(row),
-                )
+                raise Fields(file, line, row).missing("query", EXPECTED_QUERY, rename_to_query(row))
             if column != "query":
                 warn(f"the queries are those of the column {column!r}", file=source, field="query")
         renamed = row if column == "query" else {"query" if k == column else k: v for k, v in row.items()}
@@ -223,9 +220,7 @@ def _label_rows(f: Fields) -> list[Any]:
         elif "labels" not in f.row:
             near = get_close_matches("labels", map(str, f.row), 1)
             fix = f"Rename the column {near[0]!r} to 'labels'" if near else None
-            raise f.error(
-                "labels", "field is missing", 'a list of {"role", "text"}', found=sorted(map(str, f.row)), fix=fix
-            )
+            raise f.missing("labels", 'a list of {"role", "text"}', fix)
         raise f.error("labels", "not a list", 'a list of {"role", "text"}', fix=fix)
     return labels
 
@@ -283,7 +278,7 @@ def read_catalogue(source: Path | str) -> list[Item]:
             raise f.error("attributes", "not a mapping", "{name: value}")
         id_ = f.optional("id")
         if id_ is None:
-            raise f.error("id", "field is missing", "a unique id", found=sorted(map(str, f.row)))
+            raise f.missing("id", "a unique id")
         ids.add(id_, f)
         plain = {
             f.whole("attributes", str(k)): f.plain(f"attributes.{k}", v)
@@ -306,7 +301,7 @@ def read_conversions(source: Path | str, items: Mapping[str, Any]) -> list[Conve
     for f in _rows(source, "query", "item_id", "count"):
         item_id = f.optional("item_id")
         if item_id is None:
-            raise f.error("item_id", "field is missing", "an item's id", found=sorted(map(str, f.row)))
+            raise f.missing("item_id", "an item's id")
         if item_id in items:
             out.append(Conversion(f.text("query"), item_id, total.count(f)))
             odd.see(out[-1].query, f.line)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,8 +111,8 @@ def _uses(found: Sequence[Table], unused: Sequence[Unknown]) -> tuple[dict[str, 
     return uses, left
 
 
-def _labelled_in(table: Table, labelled: Collection[str]) -> int:
-    return len({str(table.ours(r)["query"]) for r in table.rows} & set(labelled)) if table.kind == "queries" else 0
+def _labelled_in(table: Table, labelled: Set[str]) -> int:
+    return len({str(table.ours(r)["query"]) for r in table.rows} & labelled) if table.kind == "queries" else 0
 
 
 _GOLD_KEYS = ("data.gold.test", "data.gold.calibration", "data.labels")
