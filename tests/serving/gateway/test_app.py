@@ -12,6 +12,7 @@ import pytest
 from serving.gateway.admission import Callers
 from serving.gateway.api_keys import KeyRow, make_key, read_keys
 from serving.routing.task_routes import Choice, Routes
+from tests import simulated_time
 from tests.serving.conftest import Harness, Open
 
 
@@ -250,7 +251,7 @@ def test_a_caller_may_have_so_many_at_a_time(harness: Open, tmp_path: Any) -> No
             assert sorted(x.status_code for x in found) == [200, 200, 429, 429, 429]
             assert (await h.label("later")).status_code == 200  # those that ended were given back
 
-    asyncio.run(run())
+    simulated_time.run(run())
 
 
 def test_a_request_carries_its_id_through(harness: Open) -> None:
