@@ -70,7 +70,7 @@ def main() -> None:
         }
         result = {
             "size": options.size, "steps": options.steps, "batch": options.batch,
-            "matmul_tflops": round(matmul_rate(options.device) / 1e12, 1), "kinds": found, "versions": versions(),
+            "matmul_tflops": round(matmul_rate(options.device) / 1e12, 4), "kinds": found, "versions": versions(),
             "device": machine(), "git": git_commit(),
         }
     for value in found.values():
