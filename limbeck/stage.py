@@ -4,7 +4,8 @@ A stage is written under a temporary name and renamed when it is complete, so an
 complete. The temporary folder survives a kill: the same stage with the same fingerprint resumes in it.
 
 A stage may end with less than it was given, such as queries without an answer. It is then not finished: the next
-execution does what is missing, in a copy of its folder.
+execution does what is missing, in a copy of its folder. So does one for which only the gates changed that the result
+is judged by: what was made is judged again, not made again.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import datetime
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -21,7 +22,7 @@ from limbeck import __version__
 from limbeck.environment import device, git_commit, versions
 from limbeck.run import Run, Shortfall
 from limbeck.staleness import FIRST, Ingredients, Rules, reasons
-from task.files import read_json, sha256_file, sha256_json, write_json, write_text
+from task.files import link_or_copy, read_json, sha256_file, sha256_json, write_json, write_text
 from task.spec import Task
 
 # Written while any stage runs: different every time, and read by no later stage.
@@ -66,6 +67,8 @@ class Stage:
             figures for the manifest.
         headline: The figures that a person wants to see at once, as text.
         scratch: Names of files and folders in its folder on which nothing may depend: they differ in every run.
+        judged_by: Keys of `config` that change nothing in what is made and only decide whether it passes. With others,
+            the work is given what it made before, as links: it may replace files there and must not write into them.
         wanted: Whether a task has this stage at all.
         phase: What its time is counted as in the report's cost: nothing, labelling or training.
     """
@@ -78,6 +81,7 @@ class Stage:
     work: Callable[[Run, Path], Figures]
     headline: Callable[[Figures], str] = str
     scratch: frozenset[str] = frozenset()
+    judged_by: frozenset[str] = frozenset()
     wanted: Callable[[Task], bool] = lambda _task: True
     phase: Literal["label", "train"] | None = None
 
@@ -94,22 +98,29 @@ def execute(stage: Stage, run: Run) -> Result:
     staged = final.with_name(f".{final.name}.tmp")
     fingerprint = _fingerprint(stage, now)
     manifest = final / "manifest.json"
-    left = None
+    again = ""  # why what was made is gone on with
+    copy: Callable[[str, str], object] = shutil.copy2
     if manifest.exists():
         found = read_json(manifest)
-        if not reasons(found, now):
+        changed = reasons(found, now)
+        if not changed:
             left = stage.missing(run, found["figures"])
             if left is None:
                 return Result(stage.name, final, found, skipped=True)
+            again = f"not finished: {left.text}"
+        elif not reasons(found, _judged_as_before(stage, now, found["config"])):
+            again, copy = f"judged again: {', '.join(changed)}", _link
     note = staged / "fingerprint"
     if staged.exists() and (not note.exists() or note.read_text() != fingerprint):
         shutil.rmtree(staged)
-    if left is not None:
-        run.progress.begin(f"not finished: {left.text}")
+    if again:
+        run.progress.begin(again)
         if not staged.exists():  # the work finds what it did, as after a kill, and does the rest
             copied = final.with_name(f".{final.name}.copy")
             shutil.rmtree(copied, ignore_errors=True)
-            shutil.copytree(final, copied, symlinks=True, ignore=shutil.ignore_patterns("manifest.json"))
+            shutil.copytree(
+                final, copied, symlinks=True, ignore=shutil.ignore_patterns("manifest.json"), copy_function=copy
+            )
             copied.rename(staged)
     staged.mkdir(parents=True, exist_ok=True)
     write_text(note, fingerprint)
@@ -136,10 +147,24 @@ def execute(stage: Stage, run: Run) -> Result:
     return Result(stage.name, final, content, skipped=False, shortfall=stage.missing(run, figures))
 
 
+def _judged_as_before(stage: Stage, now: Ingredients, before: object) -> Ingredients:
+    """The ingredients with the gates of the manifest."""
+    if not stage.judged_by or not isinstance(now.config, dict) or not isinstance(before, dict):
+        return now
+    return replace(now, config={k: before.get(k, v) if k in stage.judged_by else v for k, v in now.config.items()})
+
+
+def _link(source: str, target: str) -> None:
+    link_or_copy(Path(source), target=Path(target))
+
+
 def _fingerprint(stage: Stage, now: Ingredients) -> str:
     """What an interrupted attempt is recognised by; rules that are as they were first are left out, as they were."""
     changed = {k: v for k, v in now.rules.items() if v != FIRST[k]}
-    content = {"stage": stage.name, "version": __version__, "config": now.config, "inputs": now.inputs}
+    config = now.config
+    if stage.judged_by and isinstance(config, dict):
+        config = {k: v for k, v in config.items() if k not in stage.judged_by}
+    content = {"stage": stage.name, "version": __version__, "config": config, "inputs": now.inputs}
     return sha256_json(content | ({"rules": changed} if changed else {}))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -11,7 +12,7 @@ from limbeck.run import Run
 from limbeck.stage import Figures, Stage
 from limbeck.staleness import Rules
 from task.errors import GateError
-from task.files import write_json
+from task.files import read_json, write_json
 from task.spec import Task
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def stage(name: str = "merge", *, trained: str = "train") -> Stage:
         rules=_rules,
         work=lambda run, folder: _work(run, TrainFolder(run.finished(trained)), MergeFolder(folder)),
         headline=lambda f: f"max |Δlogit| {f['max_logit_delta']:.3g}, {f['label_agreement']:.2%} of labels agree",
-        phase="train",
+        phase="train", judged_by=frozenset({"gates"}),
     )
 
 
@@ -57,26 +58,29 @@ def _work(run: Run, trained: TrainFolder, files: MergeFolder) -> Figures:
 
     task = run.task
     base, codec = fetch(task.student.base), load_codec(trained.folder)
-    run.progress.begin("merging")
-    matrices = merge(base=base, adapter=trained.adapter, out=files.model, settings=task.student)
-    write_json(files.codec, codec.to_json())
-    run.progress.begin("checking that the merged model gives the adapter's answers")
-    examples = parity_rows(run.finished("curriculum"), codec)
     tokenizer = load_tokenizer(base)
-    report = parity(
-        base=base, adapter=trained.adapter, merged=files.model, codec=codec, tokenizer=tokenizer,
-        examples=examples, settings=task.student,
-    )
-    write_json(files.parity, report)
-    _check(report, task)
-    run.progress.begin("measuring catastrophic forgetting")
-    kept = forgetting(
-        base=base, merged=files.model, tokenizer=tokenizer, dtype=task.serving.dtype, device=accelerator()
-    )
-    write_json(files.forgetting, kept)
+    if not files.parity.exists():  # else it is merged already, and other gates judge it
+        run.progress.begin("merging")
+        merge(base=base, adapter=trained.adapter, out=files.model, settings=task.student)
+        write_json(files.codec, codec.to_json())
+        run.progress.begin("checking that the merged model gives the adapter's answers")
+        report = parity(
+            base=base, adapter=trained.adapter, merged=files.model, codec=codec, tokenizer=tokenizer,
+            examples=parity_rows(run.finished("curriculum"), codec), settings=task.student,
+        )
+        _check_matrices(report)
+        write_json(files.parity, report)
+    report = read_json(files.parity)
+    _check_answers(report, task)
+    if not files.forgetting.exists():
+        run.progress.begin("measuring catastrophic forgetting")
+        write_json(files.forgetting, forgetting(
+            base=base, merged=files.model, tokenizer=tokenizer, dtype=task.serving.dtype, device=accelerator()
+        ))
     if codec.answer_form.token_classifier:
+        shutil.rmtree(files.classifier, ignore_errors=True)  # of an attempt that was killed
         export_classifier(files.model, codec.symbol_ids, files.classifier)
-    return {"matrices": matrices, **report, "perplexity_ratio": kept["perplexity"]["ratio"]}
+    return {**report, "perplexity_ratio": read_json(files.forgetting)["perplexity"]["ratio"]}
 
 
 def parity_rows(curriculum: Path, codec: Codec) -> list[Example]:
@@ -90,17 +94,21 @@ def parity_rows(curriculum: Path, codec: Codec) -> list[Example]:
     return []
 
 
-def _check(report: Mapping[str, Any], task: Task) -> None:
-    """Raise `GateError` where the merged model differs from the adapter by more than the task's gates allow.
-
-    A figure that is no number (NaN) is no pass.
-    """
-    gates = task.gates
+def _check_matrices(report: Mapping[str, Any]) -> None:
+    """Raise `GateError` where a matrix is not the sum of base and adapter. A figure that is no number is no pass."""
     if not report["matrix_error"] <= 1:
         raise GateError(
             f"merged ≠ trained: {report['worst_tensor']} differs from base + adapter by {report['matrix_error']} times "
             "what rounding explains; nothing is served. Run the same command again; if it fails again, this is a bug"
         )
+
+
+def _check_answers(report: Mapping[str, Any], task: Task) -> None:
+    """Raise `GateError` where the merged model's answers differ from the adapter's by more than the gates allow.
+
+    A figure that is no number (NaN) is no pass.
+    """
+    gates = task.gates
     if not report["max_logit_delta"] <= gates.merge_max_logit_delta:
         raise GateError(
             f"merged ≠ trained: max |Δlogit| is {report['max_logit_delta']}, the gate "

@@ -11,7 +11,8 @@ from limbeck.inputs import Inputs
 from limbeck.progress_display import ProgressDisplay
 from limbeck.run import Run
 from limbeck.stage import Result, Stage, execute
-from task.errors import InputError
+from task.errors import GateError, InputError
+from task.files import read_json
 from tests.conftest import make_task
 
 
@@ -65,6 +66,40 @@ def test_a_killed_stage_goes_on_and_nothing_half_done_is_seen(tmp_path: Path) ->
     other = Work()
     run_stage(tmp_path, "s", config=3, inputs={}, work=other)
     assert other.found == ""  # remains of another fingerprint are not gone on with
+
+
+def test_what_was_made_is_judged_by_changed_gates_and_not_made_again(tmp_path: Path) -> None:
+    run = Run(make_task(), RunFolder(tmp_path), Inputs(make_task(), tmp_path / "sample"), ProgressDisplay())
+    made: list[int] = []
+
+    def stage(least: int, seed: int = 0) -> Result:
+        def work(_run: Run, folder: Path) -> Mapping[str, Any]:
+            if not (folder / "out.txt").exists():
+                made.append(seed)
+                (folder / "out.txt").write_text(f"{seed}")
+            if least > 5:
+                raise GateError("5 is too few")
+            return {"found": 5}
+
+        return execute(Stage(
+            name="s", config=lambda _run: {"gates": {"least": least}, "seed": seed}, inputs=lambda _run: {}, work=work,
+            judged_by=frozenset({"gates"}),
+        ), run)
+
+    with pytest.raises(GateError):
+        stage(6)  # an attempt that missed its gate is judged by the lower one
+    first = stage(4)
+    with pytest.raises(GateError):
+        stage(7)
+    assert read_json(tmp_path / "s" / "manifest.json") == first.manifest
+    again = stage(5)
+    assert (made, again.skipped, again.digest) == ([0], False, first.digest)
+    assert again.manifest["config"] == {"gates": {"least": 5}, "seed": 0}
+    assert stage(5).skipped
+    with pytest.raises(GateError):
+        stage(6, seed=1)
+    assert made == [0, 1]
+    assert (tmp_path / "s" / "out.txt").read_text() == "0"  # links are replaced, not written into
 
 
 def test_scratch_files_do_not_change_the_digest_and_others_do(tmp_path: Path) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from limbeck.stages.merge import _check
+from limbeck.stages.merge import _check_answers, _check_matrices
 from serving.release.bundle import build
 from student.adapters import add_adapter, load_adapter, write_adapter
 from student.merging.matrix_check import compare_tensors
@@ -49,6 +51,11 @@ def adapter(base: Path, tmp_path: Path) -> Path:
     return tmp_path / "adapter"
 
 
+def judge(report: Mapping[str, Any]) -> None:
+    _check_matrices(report)
+    _check_answers(report, make_task())
+
+
 def test_a_wrong_scale_in_one_layer_fails_the_merge(base: Path, adapter: Path, tmp_path: Path) -> None:
     def report() -> dict[str, object]:
         model = load_adapter(load_base(base, torch.float32), adapter)
@@ -59,19 +66,19 @@ def test_a_wrong_scale_in_one_layer_fails_the_merge(base: Path, adapter: Path, t
     merge(base=base, adapter=adapter, out=merged, settings=SETTINGS)
     right = report()
     assert right["matrix_error"] <= 1.0  # type: ignore[operator]
-    _check(right, make_task())
+    judge(right)
     for figure in ("max_logit_delta", "label_agreement", "matrix_error"):
         with pytest.raises(GateError):
-            _check(right | {figure: float("nan")}, make_task())
+            judge(right | {figure: float("nan")})
     with pytest.raises(GateError, match=r"on 24 rows 97\.37% of the labels are the adapter's, .* lower the gate"):
-        _check(right | {"label_agreement": 0.973684}, make_task())
+        judge(right | {"label_agreement": 0.973684})
     tensors, plain = (load_file(p / "model.safetensors") for p in (merged, base))
     name = "model.layers.1.self_attn.q_proj.weight"
     twice = plain[name].float() + 2 * (tensors[name].float() - plain[name].float())  # alpha / r instead of alpha / r_m
     save_file(tensors | {name: twice.to(torch.bfloat16)}, merged / "model.safetensors", metadata={"format": "pt"})
     assert report()["worst_tensor"] == name
     with pytest.raises(GateError, match=r"merged ≠ trained: model\.layers\.1\.self_attn\.q_proj\.weight differs"):
-        _check(report(), make_task())
+        judge(report())
     norm = "model.norm.weight"  # not adapted, so it must be as it was
     save_file(tensors | {norm: tensors[norm] * 1.01}, merged / "model.safetensors", metadata={"format": "pt"})
     assert report()["worst_tensor"] == norm

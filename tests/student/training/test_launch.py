@@ -28,12 +28,15 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.usefixture
 def unbroken(
     tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path, tokenizer: FastTokenizer, shared_ray: None
 ) -> dict[int, TrainingJob]:
-    """Uninterrupted runs, by their number of workers."""
+    """Uninterrupted runs, by their number of workers: one in this process, two under Ray."""
     out = {}
     for workers in (1, 2):
         folder = tmp_path_factory.mktemp(f"workers-{workers}")
         out[workers] = job(tiny_llama, folder, tokenizer, max_steps=50, workers=workers, cpus_per_worker=1)
-        launch(out[workers])
+        if workers == 1:
+            train(out[workers], threads=1)
+        else:
+            launch(out[workers])
     return out
 
 
