@@ -7,9 +7,7 @@ from collections.abc import Callable
 from typing import Any, Concatenate, Final, Literal, ParamSpec
 
 import matplotlib as mpl
-
-mpl.use("svg")
-import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 COLOURS: Final = ("#2563eb", "#f59e0b", "#10b981", "#ef4444", "#8b5cf6", "#64748b", "#ec4899")
 INK: Final = "#64748b"
@@ -35,8 +33,8 @@ def both_widths(plot: Callable[Concatenate[float, _P], str], *args: _P.args, **k
 
 def canvas(width: float, height: float, layout: Literal["constrained"] | None = "constrained") -> tuple[Any, Any]:
     """A figure of exactly this size in inches, and its axes."""
-    figure, axes = plt.subplots(figsize=(width, height), layout=layout)
-    return figure, axes
+    figure = Figure(figsize=(width, height), layout=layout)  # pyplot would keep it for the whole process
+    return figure, figure.subplots()
 
 
 def label(axes: Any, x: str, y: str) -> None:
@@ -61,6 +59,5 @@ def svg(figure: Any, *, salt: str = "", **options: Any) -> str:
     buffer = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": salt or f"limbeck {figure.get_figwidth()}"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None}, **options)
-    plt.close(figure)
     text = buffer.getvalue()
     return text[text.index("<svg") :]

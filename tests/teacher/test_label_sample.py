@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -70,16 +71,33 @@ def test_context_by_role_is_shown_with_its_values_and_examples_as_text(ledger: L
     ]
 
 
+def page_of(folder: Path, rows: int, sample: Any, **spent: float) -> str:
+    write_labels(folder, {
+        "task": MARKUP, "backend": "openai", "rows": rows, "statuses": dict.fromkeys(STATUSES, 200),
+        "spent": {"attempts": 1, "prompt_tokens": 0, "completion_tokens": 0, "cost": 0.0, **spent}, "confidence": None,
+        "verdicts": [{"role": "brand", "verdict": "rejected", "reason": MARKUP, "count": 1, "examples": [MARKUP]}],
+        "sample": sample, "level": 0.95, "finished": "now",
+    })
+    return (folder / "report.html").read_text()
+
+
+@pytest.mark.parametrize(("spent", "said"), [
+    ({}, "No LLM was asked: nothing was spent."),  # of labels from a file or from the catalogue
+    ({"prompt_tokens": 2_000, "completion_tokens": 3}, "1 attempts, 2,000 prompt tokens, 3 completion tokens, 0.00"),
+    ({"cost": 0.5}, "1 attempts, 0 prompt tokens, 0 completion tokens, 0.50 dollars."),
+])
+def test_the_page_says_what_an_llm_was_asked_and_only_then(
+    tmp_path: Path, spent: dict[str, float], said: str
+) -> None:
+    page = page_of(tmp_path, 1_000, [], **spent)
+    assert said in page
+    assert ("No LLM" in page) != (" attempts, " in page)
+
+
 def test_the_page_shows_markup_as_text_and_fetches_nothing(ledger: Ledger, tmp_path: Path) -> None:
     rows = list(ledger.all_rows())
     shown = sample(rows, ["brand"], ledger, [Item("1", MARKUP)])
-    write_labels(tmp_path, {
-        "task": MARKUP, "backend": "openai", "rows": len(rows), "statuses": dict.fromkeys(STATUSES, 200),
-        "spent": {"attempts": 1, "prompt_tokens": 2, "completion_tokens": 3, "cost": 0.5}, "confidence": None,
-        "verdicts": [{"role": "brand", "verdict": "rejected", "reason": MARKUP, "count": 1, "examples": [MARKUP]}],
-        "sample": shown, "level": 0.95, "finished": "now",
-    })
-    page = (tmp_path / "report.html").read_text()
+    page = page_of(tmp_path, len(rows), shown, prompt_tokens=2, completion_tokens=3, cost=0.5)
     assert "<img" not in page
     assert page.count("<script>") == 1  # the page's own filter
     assert not re.search(r'(src|href)="(?!#)', page)
