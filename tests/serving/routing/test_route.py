@@ -121,8 +121,8 @@ def test_what_would_be_late_is_refused_at_once(harness: Open) -> None:
             found = await asyncio.gather(*(h.route.answer(f"then {i}") for i in range(60)), return_exceptions=True)
             refused = [x for x in found if isinstance(x, RefusedError)]
             assert {x.reason for x in refused} == {"busy"}
-            assert len(refused) > 20
-            assert all(not isinstance(x, Exception) for x in found[:5])
+            assert len(refused) > 35  # a second's worth, 20, is taken in
+            assert all(not isinstance(x, Exception) for x in found[:19])
             await asyncio.sleep(0.1)
             assert (await h.route.answer("later")).source == "student"
 
