@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from limbeck import __version__
+from task.processor import cpuinfo
 
 if TYPE_CHECKING:
     from eval.report_schema import Device
@@ -31,9 +32,8 @@ def versions() -> dict[str, str]:
 
 def device() -> Device:
     """Processor, cores, memory in GiB and, where there are any, GPUs."""
-    cpu = next(
-        (x.split(":", 1)[1].strip() for x in _lines("/proc/cpuinfo") if x.startswith("model name")), platform.machine()
-    )
+    model = cpuinfo("model name")
+    cpu = model.split(":", 1)[1].strip() if model else platform.machine()
     kib = next((int(x.split()[1]) for x in _lines("/proc/meminfo") if x.startswith("MemTotal")), 0)
     out: Device = {"cpu": cpu, "cores": os.cpu_count(), "memory_gib": round(kib / 1024**2, 1)}
     if shutil.which("nvidia-smi"):

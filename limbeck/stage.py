@@ -108,7 +108,9 @@ def execute(stage: Stage, run: Run) -> Result:
             if left is None:
                 return Result(stage.name, final, found, skipped=True)
             again = f"not finished: {left.text}"
-        elif not reasons(found, _judged_as_before(stage, now, found["config"])):
+        elif not reasons(
+            {**found, "config": _unjudged(stage, found["config"])}, replace(now, config=_unjudged(stage, now.config))
+        ):
             again, copy = f"judged again: {', '.join(changed)}", _link
     note = staged / "fingerprint"
     if staged.exists() and (not note.exists() or note.read_text() != fingerprint):
@@ -147,11 +149,9 @@ def execute(stage: Stage, run: Run) -> Result:
     return Result(stage.name, final, content, skipped=False, shortfall=stage.missing(run, figures))
 
 
-def _judged_as_before(stage: Stage, now: Ingredients, before: object) -> Ingredients:
-    """The ingredients with the gates of the manifest."""
-    if not stage.judged_by or not isinstance(now.config, dict) or not isinstance(before, dict):
-        return now
-    return replace(now, config={k: before.get(k, v) if k in stage.judged_by else v for k, v in now.config.items()})
+def _unjudged(stage: Stage, config: object) -> object:
+    """The part of a config on which it depends what is made."""
+    return {k: v for k, v in config.items() if k not in stage.judged_by} if isinstance(config, dict) else config
 
 
 def _link(source: str, target: str) -> None:
@@ -161,9 +161,7 @@ def _link(source: str, target: str) -> None:
 def _fingerprint(stage: Stage, now: Ingredients) -> str:
     """What an interrupted attempt is recognised by; rules that are as they were first are left out, as they were."""
     changed = {k: v for k, v in now.rules.items() if v != FIRST[k]}
-    config = now.config
-    if stage.judged_by and isinstance(config, dict):
-        config = {k: v for k, v in config.items() if k not in stage.judged_by}
+    config = _unjudged(stage, now.config)
     content = {"stage": stage.name, "version": __version__, "config": config, "inputs": now.inputs}
     return sha256_json(content | ({"rules": changed} if changed else {}))
 

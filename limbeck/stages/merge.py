@@ -73,13 +73,13 @@ def _work(run: Run, trained: TrainFolder, files: MergeFolder) -> Figures:
     report = read_json(files.parity)
     _check_answers(report, task)
     if not files.forgetting.exists():
+        if codec.answer_form.token_classifier:
+            shutil.rmtree(files.classifier, ignore_errors=True)  # of an attempt that was killed
+            export_classifier(files.model, codec.symbol_ids, files.classifier)
         run.progress.begin("measuring catastrophic forgetting")
         write_json(files.forgetting, forgetting(
             base=base, merged=files.model, tokenizer=tokenizer, dtype=task.serving.dtype, device=accelerator()
         ))
-    if codec.answer_form.token_classifier:
-        shutil.rmtree(files.classifier, ignore_errors=True)  # of an attempt that was killed
-        export_classifier(files.model, codec.symbol_ids, files.classifier)
     return {**report, "perplexity_ratio": read_json(files.forgetting)["perplexity"]["ratio"]}
 
 

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from task.model_store import home
+from task.processor import cpuinfo
 
 _LOG = logging.getLogger(__name__)
 _SOURCES = Path(__file__).parent
@@ -229,5 +230,4 @@ def _compile(compiler: str, flags: tuple[str, ...], library: Path) -> bool:
 
 def _processor() -> str:
     """What a compiled library depends on (`-march=native`, libc): a home folder may be shared by different machines."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return " ".join([*platform.libc_ver(), *[x for x in lines if x.startswith(("flags", "Features"))][:1]])
+    return " ".join(filter(None, [*platform.libc_ver(), cpuinfo("flags", "Features")]))

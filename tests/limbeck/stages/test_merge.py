@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 from limbeck.artefacts import RunFolder
 from limbeck.inputs import Inputs
@@ -15,8 +14,6 @@ from limbeck.progress_display import ProgressDisplay
 from limbeck.run import Run
 from limbeck.stage import execute
 from limbeck.stages.merge import STAGE, parity_rows
-from student.adapters import add_adapter, write_adapter
-from student.model import load_base
 from task.codec import Codec
 from task.errors import GateError
 from task.files import read_json
@@ -25,6 +22,7 @@ from task.tokenizer import FastTokenizer
 from task.training_row import TrainingRow
 from teacher.curriculum.rows import Curriculum, write
 from tests.conftest import make_task
+from tests.student.merging.test_matrix_check import write_noisy_adapter
 
 TRAIN, DEV = (Example(q, (Label("product", q, 0, len(q)),)) for q in ("milk", "tea"))
 
@@ -52,12 +50,7 @@ def run(tmp_path: Path, tokenizer: FastTokenizer, tiny_llama: Path) -> Run:
     write(Curriculum(rows, rows, left_out={}), task, tmp_path / "curriculum")
     codec = Codec.compile(task, [TRAIN, DEV], tokenizer)
     (tmp_path / "train" / "codec.json").write_text(json.dumps(codec.to_json()))
-    torch.manual_seed(0)
-    model = add_adapter(load_base(tiny_llama, torch.float32), task.student)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data += 0.02 * torch.randn_like(parameter)
-    write_adapter(model, tmp_path / "train" / "adapter")
+    write_noisy_adapter(tiny_llama, task.student, tmp_path / "train" / "adapter")
     return Run(task, RunFolder(tmp_path), Inputs(task, tmp_path / "sample"), ProgressDisplay())
 
 

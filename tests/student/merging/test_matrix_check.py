@@ -40,15 +40,20 @@ def base(tiny_llama: Path, tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture
-def adapter(base: Path, tmp_path: Path) -> Path:
+def write_noisy_adapter(base: Path, settings: Student, folder: Path) -> Path:
+    """An adapter that changes every layer that it is on, as a training would."""
     torch.manual_seed(0)
-    model = add_adapter(load_base(base, torch.float32), SETTINGS)
+    model = add_adapter(load_base(base, torch.float32), settings)
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data += 0.02 * torch.randn_like(parameter)
-    write_adapter(model, tmp_path / "adapter")
-    return tmp_path / "adapter"
+    write_adapter(model, folder)
+    return folder
+
+
+@pytest.fixture
+def adapter(base: Path, tmp_path: Path) -> Path:
+    return write_noisy_adapter(base, SETTINGS, tmp_path / "adapter")
 
 
 def judge(report: Mapping[str, Any]) -> None:

@@ -62,7 +62,7 @@ def test_scores_are_those_of_transformers_at_every_length_and_batch(
     assert model.scores([]) == []
 
 
-@pytest.mark.parametrize("limit", [weight_limit(), 63])
+@pytest.mark.parametrize("limit", sorted({weight_limit(), 63}))
 def test_8_bits_change_scores_a_little_and_halve_the_matrices(
     classifier: Path, tmp_path: Path, limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -77,6 +77,17 @@ def test_8_bits_change_scores_a_little_and_halve_the_matrices(
     stored = (tmp_path / "exported" / "model.bin").stat().st_size
     export(classifier, tmp_path / "halves")
     assert stored < (tmp_path / "halves" / "model.bin").stat().st_size
+
+
+@pytest.mark.parametrize(("line", "limit"), [
+    ("flags : fma avx2", 63), ("flags : fma avx2 avx_vnni", 127), ("flags : avx512f avx512_vnni", 127),
+    ("flags : avx2 amx_int8", 127), ("", 127),
+])
+def test_weights_leave_room_where_sums_of_two_products_saturate(
+    line: str, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openvino_int8, "cpuinfo", lambda _field: line)
+    assert weight_limit.__wrapped__() == limit
 
 
 def test_a_matrix_with_outliers_stays_in_16_bits() -> None:
