@@ -51,7 +51,7 @@ from student.kernels.fused_lora import fuse
 from student.kernels.packed_llama import pack
 from student.merging.merge import merge
 from student.merging.token_classifier import export_classifier
-from student.model import DTYPES, TargetLogits, collate, load_base
+from student.model import TargetLogits, collate, dtype_on, load_base
 from student.training.objective import Supervised, batch, supervise, weighted_loss
 from student.training.order import learning_rate, plan_batches, total_steps
 from task.codec import Codec, Encoded, Tokenizer
@@ -217,7 +217,8 @@ def train(
     steps = total_steps(len(rows), s.batch_size, s.epochs, None)
     plan = plan_batches([len(r.encoded.ids) for r in rows], batch_size=s.batch_size, steps=steps, reshuffle=True,
                         window=s.length_window, seed=s.seed)
-    model = add_adapter(load_base(base, DTYPES[s.dtype], s), s)
+    dtype = dtype_on("cpu", s.dtype)
+    model = add_adapter(load_base(base, dtype, s), s)
     fuse(model)
     pack(model)
     logits = Logits(model, codec.symbol_ids, trained=way.head)
@@ -233,7 +234,7 @@ def train(
                                         schedule=s.schedule)
         part: list[Supervised] = [rows[i] for i in numbers]
         ids, of, columns, targets, weights = batch(part, "cpu")
-        with torch.autocast("cpu", dtype=DTYPES[s.dtype]):
+        with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
             scores = logits(ids, of, columns)
         wanted = torch.tensor([index[int(t)] for t in targets])
         loss = weighted_loss(scores, wanted, weights) / weights.sum()

@@ -105,9 +105,9 @@ def learn(
 def scores_of(task: Task, codec: Codec, folder: Path, base: Path, queries: Sequence[str]) -> list[Scores]:
     """Scores of a student that `learn` trained, as `student.inference.all_scores`."""
     from student.adapters import load_adapter
-    from student.model import DTYPES, load_base
+    from student.model import dtype_on, load_base
 
-    model = load_adapter(load_base(base, DTYPES[task.student.dtype], task.student), folder / "adapter")
+    model = load_adapter(load_base(base, dtype_on("cpu", task.student.dtype), task.student), folder / "adapter")
     return all_scores(model, codec, load_tokenizer(base), queries)
 
 

@@ -42,7 +42,7 @@ from student.adapters import load_adapter
 from student.estimate import KNOWN, training_flops
 from student.inference import predict
 from student.kernels.native import Kernels, kernels
-from student.model import DTYPES, TargetLogits, collate, load_base
+from student.model import TargetLogits, collate, dtype_on, load_base
 from student.training.history import read_history
 from student.training.job import TrainingJob
 from student.training.train import train
@@ -181,7 +181,7 @@ def _limbeck(job: TrainingJob, *, profile: bool) -> float:
         from torch.profiler import ProfilerActivity
         from torch.profiler import profile as profiler
 
-        _name_kernels(kernels(DTYPES[job.task.student.dtype]))
+        _name_kernels(kernels(dtype_on("cpu", job.task.student.dtype)))
         with profiler(activities=[ProfilerActivity.CPU]) as found:
             train(job, threads=torch.get_num_threads())
         print(found.key_averages().table(sort_by="self_cpu_time_total", row_limit=25))

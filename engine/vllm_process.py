@@ -28,6 +28,7 @@ from engine.warm_start import (
     warm_start_process,
 )
 from task.forms import is_token_classifier
+from task.processor import computed_in
 from task.python_process import environment, python
 from task.serving_settings import Adapters
 from task.settings import EngineSettings
@@ -42,8 +43,9 @@ def arguments(
     """The server's arguments; `runs_as` is `Servable.runs_as`."""
     out = [
         "--model", str(model),
-        "--host", LOOPBACK, "--port", str(port), "--served-model-name", name, "--dtype", settings.dtype,
-        "--max-model-len", str(settings.max_model_len), "--max-num-seqs", str(settings.max_num_seqs),
+        "--host", LOOPBACK, "--port", str(port), "--served-model-name", name,
+        "--dtype", computed_in(settings.dtype, gpu=has_gpu()), "--max-model-len", str(settings.max_model_len),
+        "--max-num-seqs", str(settings.max_num_seqs),
         "--disable-uvicorn-access-log", "--no-enable-prefix-caching",
     ]
     if settings.enforce_eager:

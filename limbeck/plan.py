@@ -13,6 +13,7 @@ from student.training.order import total_steps
 from task.codec import is_tagged
 from task.errors import InputError
 from task.load import LoadedTask
+from task.processor import computed_in
 from task.role import Role
 from task.spec import Task
 from task.value_tree import tree_of
@@ -214,9 +215,10 @@ def _student(task: Task, shape: estimate.Architecture, t: Training, *, known: bo
 
 def _serving(task: Task, shape: estimate.Architecture, read_tokens: int) -> list[Line]:
     s = task.serving
-    memory = estimate.serving_memory(shape, s.dtype, s.max_num_seqs * read_tokens)
-    width = 4 if s.dtype == "float32" else 2
     gpu = task.student.use_gpu
+    dtype = computed_in(s.dtype, gpu=gpu)
+    memory = estimate.serving_memory(shape, dtype, s.max_num_seqs * read_tokens)
+    width = 4 if dtype == "float32" else 2
     bandwidth = 3.35e12 if gpu else 20e9
     seconds = shape.body * width / bandwidth
     return [

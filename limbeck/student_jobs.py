@@ -44,10 +44,10 @@ def make_job(
 def trained(job: TrainingJob) -> tuple[Any, str]:
     """The trained student of a finished job, on the base that it was trained against, and its device."""
     from student.adapters import load_adapter
-    from student.model import DTYPES, accelerator, load_base, on_device
+    from student.model import accelerator, dtype_on, load_base, on_device
 
     s, device = job.task.student, accelerator()
-    model = load_adapter(load_base(job.base, DTYPES[s.dtype], s), TrainFolder(job.folder).adapter)
+    model = load_adapter(load_base(job.base, dtype_on(device, s.dtype), s), TrainFolder(job.folder).adapter)
     return on_device(model, device), device
 
 

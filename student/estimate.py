@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from task.files import read_json
+from task.processor import computed_in
 from task.settings import Lora, Student
 
 
@@ -110,7 +111,8 @@ def training_memory(shape: Architecture, student: Student, tokens: int) -> dict[
     Args:
         tokens: Tokens of one micro-batch on one worker, padding included.
     """
-    width = {"bfloat16": 2.0, "float32": 4.0}[student.dtype]
+    dtype = computed_in(student.dtype, gpu=student.use_gpu)
+    width = 4.0 if dtype == "float32" else 2.0
     if student.quantization == "nf4":
         embeddings = shape.parameters - shape.body
         weights = shape.body * 0.516 + embeddings * width  # 4 bits + double-quantised scales (Dettmers et al. 2023)
@@ -118,7 +120,7 @@ def training_memory(shape: Architecture, student: Student, tokens: int) -> dict[
         weights = (shape.parameters - shape.body + shape.body / student.workers + shape.body / shape.layers) * width
     else:
         weights = shape.parameters * width
-        if _packed(student) and student.dtype == "bfloat16":
+        if _packed(student) and dtype == "bfloat16":
             weights += 2 * shape.body * width  # two reordered copies, see `student.kernels.frozen_linear`
     trained = adapter_parameters(shape, student.lora)
     if _packed(student):  # what `DecoderLayer.forward` saves beside its input; x Aᵀ is fp32

@@ -11,18 +11,24 @@ from torch import Tensor
 
 from task.codec import Codec, Encoded
 from task.errors import InputError
+from task.processor import Dtype, computed_in
 from task.settings import Student
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 PAD = 0
-DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
+_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
 
 
 def accelerator() -> str:
     """The device to compute on: cuda where there is a GPU, else cpu."""
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def dtype_on(device: str, wanted: Dtype) -> torch.dtype:
+    """The type to compute in on a device: the settings' `dtype`, or fp32 on a CPU that would only emulate it."""
+    return _DTYPES[computed_in(wanted, gpu=device.startswith("cuda"))]
 
 
 def on_device(model: Any, device: str) -> Any:

@@ -16,6 +16,7 @@ from limbeck.openvino_model import is_wanted
 from student import estimate
 from student.estimate import GIB
 from task.model_store import stored
+from task.processor import computed_in
 
 _COPIES = 2  # of the base's weights in 16 bits: merged model and classifier; the bundle has links to them
 _CHECKPOINTS = 3  # of adapter and moments
@@ -87,6 +88,16 @@ def memory(s: Subject) -> Iterator[Finding]:
     yield ok("memory", text) if needed < has else bad(
         "memory", text, "Raise student.accumulation, lower student.batch_size, or set student.gradient_checkpointing"
     )
+
+
+def precision(s: Subject) -> Iterator[Finding]:
+    """What the student is computed in; a cluster's processors are not known here."""
+    student = s.task.student
+    if student.ray_address is not None:
+        return
+    dtype = computed_in(student.dtype, gpu=student.use_gpu)
+    why = f", because this processor has no products in {student.dtype}" if dtype != student.dtype else ""
+    yield ok("student.dtype", f"computed in {dtype}{why}")
 
 
 def _gpu_gib() -> float | None:

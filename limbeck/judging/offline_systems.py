@@ -34,7 +34,7 @@ def offline(run: Run, gold: Sequence[Example]) -> tuple[dict[str, list[Example]]
     from eval.dictionary_baseline import Dictionary
     from student.adapters import load_adapter
     from student.inference import predict
-    from student.model import DTYPES, accelerator, load_base, on_device
+    from student.model import accelerator, dtype_on, load_base, on_device
     from student.packed_scores import packed_predict
     from task.codec import load_codec
     from task.model_store import fetch
@@ -53,9 +53,9 @@ def offline(run: Run, gold: Sequence[Example]) -> tuple[dict[str, list[Example]]
         out[TEACHER] = teacher
     codec, base = load_codec(run.files.merge.folder), fetch(task.student.base)
     tokenizer = load_tokenizer(base)
-    dtype = DTYPES[task.serving.dtype]
     reference = gold[: task.eval.reference_rows]
     device = accelerator()
+    dtype = dtype_on(device, task.serving.dtype)
 
     words = run.files.bundle.items
     items = WordIndex.open(words) if words.exists() else None

@@ -51,13 +51,13 @@ def calibrate_student(run: Run, model: Path, codec: Codec) -> tuple[Calibrator, 
 
 def _predicted(run: Run, model: Path, codec: Codec, rows: Sequence[Example]) -> list[Decoded]:
     from student.inference import all_scores
-    from student.model import DTYPES, accelerator, load_base
+    from student.model import accelerator, dtype_on, load_base
     from task.tokenizer import load_tokenizer
 
     run.progress.begin("calibrating the student", len(rows))
     device = accelerator()
     scores = all_scores(
-        load_base(model, DTYPES[run.task.serving.dtype]).to(device), codec, load_tokenizer(model),
+        load_base(model, dtype_on(device, run.task.serving.dtype)).to(device), codec, load_tokenizer(model),
         [r.query for r in rows], device=device, progress=run.progress.advance,
     )
     return [codec.decode(r.query, s, run.task) for r, s in zip(rows, scores, strict=True)]

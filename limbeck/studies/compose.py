@@ -96,12 +96,12 @@ def _measure(
     """Predictions of an adapter on every task, decoded with the task's own codec."""
     from student.adapters import load_adapter
     from student.inference import predict
-    from student.model import DTYPES, accelerator, load_base
+    from student.model import accelerator, dtype_on, load_base
     from task.codec import load_codec
     from task.tokenizer import load_tokenizer
 
     place = accelerator()
-    model = load_adapter(load_base(base, DTYPES[runs[0].task.student.dtype]), adapter).to(place)
+    model = load_adapter(load_base(base, dtype_on(place, runs[0].task.student.dtype)), adapter).to(place)
     found = {}
     for run in runs:
         rows = gold[run.task.name]

@@ -13,8 +13,9 @@ from typing import Any, Final
 
 import torch
 
-from student.model import DTYPES, load_base
+from student.model import dtype_on, load_base
 from task.codec import Tokenizer
+from task.processor import Dtype
 
 TEXT: Final = Path(__file__).with_name("general.txt")
 QUESTIONS: Final[Sequence[tuple[str, tuple[str, ...]]]] = (
@@ -31,7 +32,7 @@ _WINDOW, _ANSWER_TOKENS = 256, 32
 
 
 def forgetting(
-    *, base: Path, merged: Path, tokenizer: Tokenizer, dtype: str = "float32", device: str = "cpu"
+    *, base: Path, merged: Path, tokenizer: Tokenizer, dtype: Dtype = "float32", device: str = "cpu"
 ) -> dict[str, Any]:
     """Base and merged model on the same text and questions.
 
@@ -41,7 +42,7 @@ def forgetting(
     """
     found = {}
     for name, folder in (("base", base), ("merged", merged)):
-        model = load_base(folder, DTYPES[dtype]).to(device).eval()
+        model = load_base(folder, dtype_on(device, dtype)).to(device).eval()
         text = TEXT.read_text(encoding="utf-8")
         found[name] = (perplexity(model, tokenizer, text, device), answers(model, base, device))
         del model

@@ -26,7 +26,7 @@ from student.adapters import add_adapter, load_adapter, write_adapter
 from student.inference import predict
 from student.kernels.fused_lora import fuse
 from student.kernels.packed_llama import pack
-from student.model import DTYPES, TargetLogits, alphabet_of, load_base
+from student.model import TargetLogits, alphabet_of, dtype_on, load_base
 from student.training import checkpoint, reporters
 from student.training.history import append, read_history, truncate_after
 from student.training.job import TrainingJob
@@ -79,7 +79,7 @@ def train(
         [len(r.encoded.ids) for r in rows], batch_size=s.batch_size, steps=steps, reshuffle=job.reshuffle,
         window=s.length_window, seed=s.seed,
     )
-    dtype = DTYPES[s.dtype]
+    dtype = dtype_on(device, s.dtype)
     start = checkpoint.newest(job.folder / "checkpoints")
     model = _model(job, start, rows, dtype=dtype, device=device, world=world)
     parameters = [p for p in model.parameters() if p.requires_grad]

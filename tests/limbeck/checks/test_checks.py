@@ -79,6 +79,7 @@ def test_a_sound_task_passes_and_nothing_is_written_or_paid(
         "data.queries", "data.catalogue", "data.conversions", "data.gold.calibration", "data.gold.test", "roles",
         "teacher.openai.prompt", "teacher.openai: price", f"key in {KEY}", "teacher.openai.base_url", "student.base",
         "student: symbols", "teacher.retrieval.embedder", "disk", "memory",
+        "student.dtype",
     }
     assert (api.events, api.bodies) == (["models", "models"], [])  # with the key, and without it
     assert not (tmp_path / "runs").exists()
