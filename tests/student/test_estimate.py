@@ -13,6 +13,7 @@ from student.adapters import add_adapter
 from student.estimate import GIB, KNOWN, architecture, training_memory
 from student.kernels.packed_llama import pack
 from student.model import load_base
+from task import processor
 from tests.conftest import make_task
 
 SHAPE = KNOWN["SmolLM2-135M-Instruct"]
@@ -22,6 +23,12 @@ def weights(**student: Any) -> float:
     return training_memory(SHAPE, make_task(student=student).student, 100)["weights"] * GIB
 
 
+@pytest.fixture
+def with_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processor, "cpuinfo", lambda *_fields: "flags : avx512bw avx512vl avx512dq")
+
+
+@pytest.mark.usefixtures("with_bf16")
 @pytest.mark.parametrize("student", [
     {"use_gpu": True}, {"gradient_checkpointing": True}, {"lora": {"dora": True}}, {"lora": {"dropout": 0.1}},
     {"peft": {"peft_type": "LOHA"}},
@@ -30,9 +37,18 @@ def test_weights_lie_there_once_where_peft_computes(student: dict[str, Any]) -> 
     assert weights(**student) == pytest.approx(2 * SHAPE.parameters)
 
 
+@pytest.mark.usefixtures("with_bf16")
 def test_weights_are_laid_out_twice_more_where_rows_are_packed() -> None:
     assert weights() == pytest.approx(2 * SHAPE.parameters + 4 * SHAPE.body)
     assert weights(dtype="float32") == pytest.approx(4 * SHAPE.parameters)
+
+
+def test_without_16_bit_products_weights_take_twice_the_memory_and_are_not_laid_out_again(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processor, "cpuinfo", lambda *_fields: "flags : avx2")
+    assert weights() == weights(gradient_checkpointing=True) == pytest.approx(4 * SHAPE.parameters)
+    assert weights(use_gpu=True) == pytest.approx(2 * SHAPE.parameters)
 
 
 def test_what_packed_layers_keep_is_what_was_planned(tiny_llama: Path) -> None:
