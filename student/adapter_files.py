@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 
 from task.errors import InputError
 from task.model_folder import read_config, shapes_in
+from task.model_imports import import_peft
 
 CONFIG: Final = "adapter_config.json"
 WEIGHTS: Final = "adapter_model.safetensors"
@@ -60,6 +61,7 @@ def scale_of(module: str, config: Mapping[str, Any], rank: int) -> float:
         config: `adapter_config.json`; its `alpha_pattern` names modules with another alpha.
         rank: Rows of the module's A, which differ where a `rank_pattern` says so.
     """
+    import_peft()
     from peft.utils.other import get_pattern_key
 
     patterns = config.get("alpha_pattern") or {}

@@ -16,6 +16,7 @@ from student.peft_options import check_options
 from task.errors import InputError
 from task.files import read_json
 from task.model_folder import read_config
+from task.model_imports import import_peft
 from task.settings import Student
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def add_adapter(base: PreTrainedModel, settings: Student) -> Any:
         InputError: PEFT refuses the configuration, the adapter could not be merged, or `init_adapter` does not match
             the settings.
     """
+    import_peft()
     from peft import get_peft_model
 
     if settings.init_adapter is not None:
@@ -72,6 +74,7 @@ def sort_targets(folder: Path) -> None:
 
 def load_adapter(base: PreTrainedModel, folder: Path, *, trainable: bool = False) -> Any:
     """Wrap a base with a saved adapter."""
+    import_peft()
     from peft import PeftModel
 
     return PeftModel.from_pretrained(base, str(folder), is_trainable=trainable)
@@ -88,6 +91,7 @@ def adapted_layers(model: Any) -> Iterator[tuple[str, Any]]:
 
 def adapter_config(base: PreTrainedModel, settings: Student) -> PeftConfig:
     """The settings as a PEFT configuration."""
+    import_peft()
     from peft import LoraConfig
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
     from peft.utils import PeftType

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from task.codec import Codec, Encoded
 from task.errors import InputError
+from task.model_imports import import_bitsandbytes, import_transformers
 from task.processor import Dtype, computed_in
 from task.settings import Student
 
@@ -45,6 +46,7 @@ def load_base(path: Path, dtype: torch.dtype, settings: Student | None = None) -
     Raises:
         InputError: The folder lacks weights of the model, which transformers would draw at random.
     """
+    import_transformers()
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
     from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
@@ -52,6 +54,7 @@ def load_base(path: Path, dtype: torch.dtype, settings: Student | None = None) -
     disable_progress_bar()
     extra: dict[str, Any] = {}
     if settings and settings.quantization == "nf4":
+        import_bitsandbytes()
         extra["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
         )
@@ -85,6 +88,7 @@ def _keep_layout(model: Any) -> None:
 
 def empty_model(path: Path) -> PreTrainedModel:
     """A causal LM of a local folder without weights (on the device `meta`), for its shapes and module names."""
+    import_transformers()
     from transformers import AutoConfig, AutoModelForCausalLM
 
     with torch.device("meta"):

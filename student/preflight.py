@@ -20,6 +20,7 @@ from student.target_layers import check_targets
 from task.errors import InputError, warn
 from task.forms import FORMS
 from task.model_folder import read_config, tensor_shapes, weight_files
+from task.model_imports import import_peft
 from task.settings import Student
 from task.tokenizer import load_tokenizer
 
@@ -179,6 +180,7 @@ def _has_known_head(model: Any, shapes: Shapes) -> bool:
 
 def _check_adapter(base: Path, model: Any, shapes: Shapes, settings: Student) -> None:
     """Create the adapter around the empty base; every layer that it adapts must be one that the merge can change."""
+    import_peft()
     from peft import PeftConfig, get_peft_model
 
     folder = None if settings.init_adapter is None else earlier(Path(settings.init_adapter), settings)

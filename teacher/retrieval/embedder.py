@@ -8,6 +8,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from task.model_imports import import_transformers
+from task.processor import computed_in
+
 Vectors = npt.NDArray[np.float32]
 
 
@@ -17,13 +20,16 @@ class Embedder:
     def __init__(self, path: Path, max_tokens: int = 64) -> None:
         import torch
         from tokenizers import Tokenizer
+
+        import_transformers()
         from transformers import AutoModel
         from transformers.utils import logging
 
         logging.disable_progress_bar()
         self._torch = torch
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._model = AutoModel.from_pretrained(str(path), dtype=torch.bfloat16).to(self._device).eval()
+        dtype = getattr(torch, computed_in("bfloat16", gpu=self._device == "cuda"))
+        self._model = AutoModel.from_pretrained(str(path), dtype=dtype).to(self._device).eval()
         self._tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_tokens)
