@@ -35,6 +35,7 @@ from task.files import write_json
 from task.serving_settings import Serving
 
 _STATUS_S = 0.5  # between two looks at whether `status.json` is out of date
+_DAY_CHANGE_S = 60.0  # between two looks at whether a new day has begun
 
 
 class Supervisor:
@@ -72,6 +73,7 @@ class Supervisor:
             raise InputError(
                 "another service runs from this folder", file=state, field="--state", fix="Give each its own folder"
             ) from None
+        _ = self.state.kept.key  # made before the workers need it
         for name in ("bundles", "metrics"):
             shutil.rmtree(self.state.path / name, ignore_errors=True)
         self.state.metrics.mkdir()
@@ -113,7 +115,7 @@ class Supervisor:
             await asyncio.sleep(0)  # each has set its routes, which the workers read when they start
             helpers += [
                 opening, asyncio.create_task(self._workers.run(listener)), asyncio.create_task(self._publish()),
-                asyncio.create_task(self._keep_status()),
+                asyncio.create_task(self._keep_status()), asyncio.create_task(self._expire()),
             ]
             if admin is not None:
                 helpers.append(asyncio.ensure_future(admin(self)))
@@ -211,6 +213,19 @@ class Supervisor:
         while True:
             self._write_status()
             await asyncio.sleep(_STATUS_S)
+
+    async def _expire(self) -> None:
+        """Remove what is kept of clients' queries after `serving.capture.days`: at the start, and when a day begins."""
+        done = None
+        while True:
+            now = datetime.datetime.now(datetime.UTC)
+            if now.date() != done:
+                done = now.date()
+                with contextlib.suppress(OSError):  # a full disk: the next day
+                    await asyncio.to_thread(
+                        self.state.kept.expire, days=self.settings.capture.days, now=now.timestamp()
+                    )
+            await asyncio.sleep(_DAY_CHANGE_S)
 
     def _restore_copies(self) -> None:
         for rollout in self.rollouts.values():
