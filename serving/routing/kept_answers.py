@@ -183,13 +183,11 @@ class Store:
         Raises:
             sqlite3.Error: It could not be written.
         """
-        same = NORMALISERS["v1"]
-        text = same(query)
         self._db.execute("pragma secure_delete = on")
         self._db.execute("pragma busy_timeout = 10000")  # workers write; nobody waits for this process
         self._db.execute("insert or ignore into forgotten values (?)", (keyed_hash,))
         time.sleep(2 * _REFRESH_S)  # until every worker has seen it, so that none keeps an answer that is on its way
-        self._db.create_function("same", 1, lambda x: x is not None and same(x) == text, deterministic=True)
+        _define_same(self._db, query)
         removed = self._db.execute("delete from answer where same(text) or same(query)").rowcount
         self._db.execute("delete from purge where same(text)")
         self._db.execute("vacuum")
@@ -227,6 +225,20 @@ class Store:
             found.before = max(found.before, before or 0.0)
         found.forgotten.update(h for (h,) in self._db.execute("select keyed_hash from forgotten"))
         return found
+
+
+def kept_of(path: Path, query: str) -> int:
+    """How many kept answers a file has for a query and all that v1 of the normaliser takes for equal; only reads."""
+    with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as db:
+        _define_same(db, query)
+        return int(db.execute("select count(*) from answer where same(text) or same(query)").fetchone()[0])
+
+
+def _define_same(db: sqlite3.Connection, query: str) -> None:
+    """Let SQL ask whether a text is a query."""
+    normalise = NORMALISERS["v1"]
+    text = normalise(query)
+    db.create_function("same", 1, lambda x: x is not None and normalise(x) == text, deterministic=True)
 
 
 def has_label(labels: Labelling, purged: set[tuple[str, str]], normalise: Callable[[str], str]) -> bool:

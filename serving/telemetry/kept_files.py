@@ -87,6 +87,8 @@ class KeptFiles:
     def note_forgotten(self, query: str, *, now: float) -> None:
         """Let processes that have this query in memory leave it out; from here on no row of before `now` is written."""
         with self._locked():
+            for left in self.folder.glob(f".{self._forgotten.name}.*.tmp"):  # of a process that was killed
+                left.unlink()
             recent = [f for f in self._noted() if f["at"] >= now - DAY_S]  # no row is in memory for so long
             write_jsonl(self._forgotten, [*recent, {"keyed_hash": self.key.hash(query), "at": now}])
 
