@@ -20,6 +20,7 @@ from serving.telemetry.kept_files import KeptFiles
 from task.errors import InputError
 from task.files import write_jsonl
 from teacher.curriculum.rows import read
+from tests.documented import documented
 from tests.limbeck.test_cli import in_process, small_task
 
 SECRET = "Zofia  Quux"
@@ -209,6 +210,20 @@ def test_the_command_shows_and_forgets_and_refuses_what_is_no_folder_of_ours(tmp
     all_runs = in_process("forget", "--query", "oat milk 3", "--runs", tmp_path / "runs")
     assert f"1 {run / 'label' / 'labels.jsonl'}" in all_runs.stdout
     assert "nothing is kept of it" in in_process("forget", "--query", SECRET, run, "--state", state).stdout
+
+
+def test_the_documented_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_state(tmp_path / "limbeck-serve")
+    write_run(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    dry, both, runs = (
+        documented('limbeck forget --query "oat milk" --state limbeck-serve TASK --dry-run', TASK="task.yaml"),
+        documented('limbeck forget --query "oat milk" --state limbeck-serve TASK', TASK="task.yaml"),
+        documented('limbeck forget --query "oat milk" --runs runs'),
+    )
+    for command, said in ((dry, "would be removed"), (both, "'oat milk': removed"), (runs, "nothing is kept of it")):
+        done = in_process(*command)
+        assert (done.returncode, said in done.stdout) == (0, True), (done.stdout, done.stderr)
 
 
 @pytest.mark.parametrize(("arguments", "said"), [
