@@ -97,8 +97,8 @@ class UncertainLog:
 
     def flush(self) -> None:
         """Write a line for each query since the last flush; those that cannot be written are counted and dropped."""
+        since, self._since = self._since, time.time()  # before the next query is counted
         counts, self._counts = self._counts, {}
-        since, self._since = self._since, time.time()
         rows = []
         for (bundle, query), row in counts.items():
             text = {"query": query} if row.keep == "query" else {"keyed_hash": self._files.key.hash(query)}

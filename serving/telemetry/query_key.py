@@ -6,7 +6,6 @@ the state folder; without it a hash says only whether two queries are equal.
 
 from __future__ import annotations
 
-import contextlib
 import hmac
 import os
 import secrets
@@ -61,7 +60,10 @@ def _make(path: Path) -> None:
             file.write(secrets.token_bytes(_BYTES))
             file.flush()
             os.fsync(file.fileno())
-        with contextlib.suppress(FileExistsError):
+        try:
             path.hardlink_to(temporary)  # never replaces a key that is there
+        except OSError:
+            if not path.exists():  # a file system without links
+                temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

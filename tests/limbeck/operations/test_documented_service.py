@@ -95,6 +95,9 @@ def test_a_bundle_is_gated_released_served_and_rolled_back(desk: Path) -> None:
     succeeds(*documented("limbeck verify BUNDLE", BUNDLE=first))
     assert open_bundle(first).id in succeeds("verify", "live.json")
 
+    old = desk / "state" / "captures" / "2020-01-01.jsonl"
+    old.parent.mkdir(parents=True)
+    old.write_text("{}\n")
     _, source, *workers = documented("limbeck serve live.json --workers 2")
     port = free_port()
     admin = f"http://127.0.0.1:{port}"
@@ -118,7 +121,7 @@ def test_a_bundle_is_gated_released_served_and_rolled_back(desk: Path) -> None:
         assert source_of(url, "oat milk 1") == "cache"
         say(url, "oat milk 1", verdict="right")
         say(url, "oat milk 2", verdict="wrong")
-        assert f"1 {desk / 'state' / 'feedback'}" in succeeds("forget", "--query", "OAT milk 1", "--state", "state")
+        assert "1 state/feedback" in succeeds("forget", "--query", "OAT milk 1", "--state", "state")
         assert source_of(url, "oat milk 2") == "cache"
         assert source_of(url, "oat milk 1") == "student"
 
@@ -130,6 +133,7 @@ def test_a_bundle_is_gated_released_served_and_rolled_back(desk: Path) -> None:
         succeeds(*documented("limbeck rollback live.json"))
         until(admin, lambda s: any("the pointer points to another bundle now" in n["text"] for n in s["news"]))
         assert status(admin)["tasks"]["toy"]["active"]["bundle"] == open_bundle(first).id
+    assert not old.exists()
     # Two workers have written their last windows, without the query that was asked before it was forgotten.
     captured = list(read_captures(desk / "state" / "captures"))
     assert {c.bundle for c in captured} <= {open_bundle(first).id, open_bundle(new).id}
