@@ -38,12 +38,22 @@ class Purges:
         labels: Role and normalised value; any labelling with such a label is purged.
         before: Bundles made before this time (seconds since 1970) have no cache.
         forgotten: Keyed hashes of queries whose texts nothing may hold any more, not even a purge.
+        hashed: The keyed hash of a query; without it nothing is known to be forgotten.
     """
 
     texts: set[str] = field(default_factory=set)
     labels: set[tuple[str, str]] = field(default_factory=set)
     before: float = 0.0
     forgotten: set[str] = field(default_factory=set)
+    hashed: Callable[[str], str] | None = None
+
+    def have(self, text: str) -> bool:
+        """Whether no cache may answer a normalised query."""
+        return text in self.texts or self.have_forgotten(text)
+
+    def have_forgotten(self, text: str) -> bool:
+        """Whether a normalised query was forgotten."""
+        return bool(self.forgotten) and self.hashed is not None and self.hashed(text) in self.forgotten
 
     def __bool__(self) -> bool:
         return bool(self.texts or self.labels or self.before or self.forgotten)
@@ -64,7 +74,7 @@ class Store:
         Args:
             ttl_s: How long an answer is kept; 0 keeps none.
             max_rows: How many are kept; beyond that the oldest are removed.
-            hashed: The keyed hash of a query; without it nothing is known to be forgotten.
+            hashed: As of `Purges`.
         """
         self._path, self._ttl, self._max_rows, self._hashed = path, ttl_s, max_rows, hashed
         self.problems = 0
@@ -110,7 +120,7 @@ class Store:
 
         Every 1,000 writes the expired ones and those beyond `max_rows` are removed.
         """
-        if not self._ttl or self._is_forgotten(text):
+        if not self._ttl or self.purges.have_forgotten(text):
             return
         now = time.time()
         try:
@@ -164,14 +174,6 @@ class Store:
             rows = db.execute("select query, labels from answer where expires > ?", (time.time(),))
             return sum(has_label(Hit(*row).decoded(), {label}, normalise) for row in rows)
 
-    def purged(self, text: str) -> bool:
-        """Whether no cache may answer a normalised text, because it was purged or forgotten."""
-        return text in self.purges.texts or self._is_forgotten(text)
-
-    def _is_forgotten(self, text: str) -> bool:
-        forgotten = self.purges.forgotten
-        return bool(forgotten) and self._hashed is not None and self._hashed(text) in forgotten
-
     def forget(self, query: str, *, keyed_hash: str) -> int:
         """Remove all of a query, and let no cache answer it; returns how many kept answers were removed.
 
@@ -216,7 +218,7 @@ class Store:
         return self._purges
 
     def _read(self) -> Purges:
-        found = Purges()
+        found = Purges(hashed=self._hashed)
         for text, role, value, before in self._db.execute("select text, role, value, before from purge"):
             if text is not None:
                 found.texts.add(text)

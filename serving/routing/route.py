@@ -122,7 +122,7 @@ class Route:
         """The answer from the head cache or the kept answers, None where neither has one."""
         text = self.cache.normalise(query)
         purges = self._store.purges if self._store is not None else None
-        if purges and self._store is not None and self._store.purged(text):
+        if purges and purges.have(text):
             return None
         hit: Hit | None = None
         source: Source = "cache"

@@ -92,12 +92,12 @@ def test_a_running_service_no_longer_answers_it_from_a_cache(tmp_path: Path) -> 
     assert worker.get("b1", text="oat milk")
     forget("oat MILK", states=[state], runs=[])
     assert worker.get("b1", text="oat milk") is None
-    assert worker.purged("oat milk")
-    assert not worker.purged("rice milk")
+    assert worker.purges.have("oat milk")
+    assert not worker.purges.have("rice milk")
     worker.put("b1", text="oat milk", query="oat milk", labels=b"[]")  # an answer that was on its way
     assert worker.get("b1", text="oat milk") is None
     worker.restore()
-    assert worker.purged("oat milk")
+    assert worker.purges.have("oat milk")
     worker.close()
 
 
