@@ -30,12 +30,12 @@ from serving.supervisor.rollout import Rollout, RolloutContext
 from serving.supervisor.state import StateFolder
 from serving.supervisor.worker_pool import POLL_S, WorkerPool
 from serving.telemetry.metrics import EngineState
+from serving.telemetry.retention import expire_daily
 from task.errors import InputError
 from task.files import write_json
 from task.serving_settings import Serving
 
 _STATUS_S = 0.5  # between two looks at whether `status.json` is out of date
-_DAY_CHANGE_S = 60.0  # between two looks at whether a new day has begun
 
 
 class Supervisor:
@@ -115,7 +115,8 @@ class Supervisor:
             await asyncio.sleep(0)  # each has set its routes, which the workers read when they start
             helpers += [
                 opening, asyncio.create_task(self._workers.run(listener)), asyncio.create_task(self._publish()),
-                asyncio.create_task(self._keep_status()), asyncio.create_task(self._expire()),
+                asyncio.create_task(self._keep_status()),
+                asyncio.create_task(expire_daily(self.state.kept, days=self.settings.capture.days)),
             ]
             if admin is not None:
                 helpers.append(asyncio.ensure_future(admin(self)))
@@ -213,19 +214,6 @@ class Supervisor:
         while True:
             self._write_status()
             await asyncio.sleep(_STATUS_S)
-
-    async def _expire(self) -> None:
-        """Remove what is kept of clients' queries after `serving.capture.days`: at the start, and when a day begins."""
-        done = None
-        while True:
-            now = datetime.datetime.now(datetime.UTC)
-            if now.date() != done:
-                done = now.date()
-                with contextlib.suppress(OSError):  # a full disk: the next day
-                    await asyncio.to_thread(
-                        self.state.kept.expire, days=self.settings.capture.days, now=now.timestamp()
-                    )
-            await asyncio.sleep(_DAY_CHANGE_S)
 
     def _restore_copies(self) -> None:
         for rollout in self.rollouts.values():

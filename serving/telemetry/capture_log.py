@@ -26,7 +26,6 @@ _MOST_KEYS: Final = 20_000  # different answers in memory before they are sample
 _MOST_PARTS: Final = 8  # of so many answers that wait for the thread; a disk that hangs must not fill the memory
 _POLL_S: Final = 0.25
 
-
 Key = tuple[str, str, str, str]  # bundle, query, source, status
 
 
@@ -98,12 +97,13 @@ class CaptureLog:
             if len(self._seen) >= self._most_keys:
                 self._part(None)
 
-    def turn(self, *, end: bool = False) -> None:
-        """End the window if its time is over, or in any case; in the thread that adds."""
+    def turn(self, *, end: bool = False) -> bool:
+        """End the window if its time is over, or in any case, in the thread that adds; is anything to be written?"""
         now = self._clock()
         if end or not 0 <= now - self._began < self._window_s:  # negative: somebody has set the clock back
             self._began = now
             self._part(now)
+        return bool(self._parts)
 
     def _part(self, ended: float | None) -> None:
         seen, self._seen = self._seen, {}
@@ -149,8 +149,8 @@ async def keep_capturing(log: CaptureLog) -> None:
     try:
         while True:
             await asyncio.sleep(_POLL_S)
-            log.turn()
-            await asyncio.to_thread(log.write)
+            if log.turn():
+                await asyncio.to_thread(log.write)
     finally:
         log.turn(end=True)
         log.write()

@@ -13,6 +13,7 @@ import pytest
 from serving.telemetry.capture_log import CaptureLog, keep_capturing
 from serving.telemetry.kept_files import KeptFiles
 from task.captures import Capture, read_captures
+from tests import simulated_time
 
 LABELS = json.dumps([{"role": "brand", "text": "a"}, {"role": "brand", "text": "b"}, {"role": "aisle", "text": "c"}])
 BEGAN = 1_767_268_800.0
@@ -146,6 +147,22 @@ def test_what_the_thread_cannot_follow_is_lost_instead_of_filling_the_memory(tmp
     log.turn(end=True)
     log.write()
     assert (len(captures(tmp_path)), log.lost) == (16, 24)
+
+
+def test_a_window_is_written_when_its_time_is_over(tmp_path: Path) -> None:
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        log = CaptureLog(KeptFiles(tmp_path), rows=10, window_s=4.0, clock=lambda: BEGAN + loop.time())
+        task = asyncio.create_task(keep_capturing(log))
+        for window in range(1, 3):
+            add(log, "oat milk")
+            await asyncio.sleep(3.0)
+            assert len(captures(tmp_path)) == window - 1
+            await asyncio.sleep(2.0)
+            assert len(captures(tmp_path)) == window
+        task.cancel()
+
+    simulated_time.run(run())
 
 
 def test_the_last_window_is_written_when_the_service_ends(tmp_path: Path) -> None:
