@@ -108,7 +108,7 @@ def _forget_state(state: Path, query: str, same: Same, out: Forgotten, *, dry_ru
     drop = _is_about(query, same, hashed)
     for path in files.files():
         place = path if path.parent == state else path.parent
-        out.remove(str(place), _count_rows(path, drop) if dry_run else files.remove(path, drop))
+        out.remove(str(place), files.count(path, drop) if dry_run else files.remove(path, drop))
     store = state / "store.sqlite"
     if store.exists():
         try:

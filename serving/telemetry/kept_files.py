@@ -92,6 +92,12 @@ class KeptFiles:
             recent = [f for f in self._noted() if f["at"] >= now - DAY_S]  # no row is in memory for so long
             write_jsonl(self._forgotten, [*recent, {"keyed_hash": self.key.hash(query), "at": now}])
 
+    @staticmethod
+    def count(path: Path, drop: Callable[[Row], bool]) -> int:
+        """How many rows `remove` would take out of a file."""
+        with path.open("rb") as file:
+            return sum(dropped for _, dropped in _judged(file, drop))
+
     def remove(self, path: Path, drop: Callable[[Row], bool]) -> int:
         """Take rows out of a file; returns how many. What cannot be read as a row stays; a file without rows goes.
 
@@ -102,17 +108,15 @@ class KeptFiles:
                 return 0
             temporary = path.with_name(f".{path.name}.tmp")
             temporary.unlink(missing_ok=True)  # of a process that was killed
-            with path.open("rb") as file:
-                removed = sum(1 for _, dropped in _judged(file, drop) if dropped)
-                if not removed:
-                    return 0
-                file.seek(0)
-                with temporary.open("wb") as left:
-                    os.fchmod(left.fileno(), path.stat().st_mode & 0o777)
-                    left.writelines(line for line, dropped in _judged(file, drop) if not dropped)
-                    left.flush()
-                    os.fsync(left.fileno())
-                    size = left.tell()
+            removed = self.count(path, drop)
+            if not removed:
+                return 0
+            with path.open("rb") as file, temporary.open("wb") as left:
+                os.fchmod(left.fileno(), path.stat().st_mode & 0o777)
+                left.writelines(line for line, dropped in _judged(file, drop) if not dropped)
+                left.flush()
+                os.fsync(left.fileno())
+                size = left.tell()
             if size:
                 temporary.replace(path)
             else:
