@@ -26,8 +26,8 @@ class Capture:
 
     Attributes:
         query: Its text; None where only its hash is kept, or nothing.
-        keyed_hash: HMAC-SHA-256 of the text; equal queries have equal hashes, and nobody without the key can tell
-            which. None where the text is kept, or nothing.
+        keyed_hash: HMAC-SHA-256 of the normalised text; equal queries have equal hashes, and nobody without the key
+            can tell which. None where the text is kept, or nothing.
         count: How often it was seen, at least 1.
         weight: How many requests it stands for, at least `count`.
         source: Where the answer came from: `cache`, `kept`, `student` or `teacher`.
@@ -76,14 +76,20 @@ def read_captures(folder: Path, *, since: float = 0.0, until: float = float("inf
     Raises:
         InputError: A line is not what a service writes.
     """
+    for fields in rows_between(folder, since=since, until=until):
+        capture = _capture(fields)
+        if since <= capture.at < until:
+            yield capture
+
+
+def rows_between(folder: Path, *, since: float, until: float) -> Iterator[Fields]:
+    """The rows of a folder with one file a day, of the days that `[since, until)` touches, in their order."""
     days = {file: day for file in folder.glob("*.jsonl") if (day := day_of(file)) is not None}
     for file in sorted(days, key=lambda f: days[f]):
         midnight = datetime.datetime.combine(days[file], datetime.time(), datetime.UTC).timestamp()
         if since < midnight + 86_400 and midnight < until:
             for line, row in rows_of(file):
-                capture = _capture(Fields(file, line, row))
-                if since <= capture.at < until:
-                    yield capture
+                yield Fields(file, line, row)
 
 
 def _capture(fields: Fields) -> Capture:

@@ -30,8 +30,9 @@ Origin = Annotated[str, AfterValidator(_origin)]
 class Certain(Strict):
     """Thresholds on a labelling's probability of being right: below `uncertain` it is marked, below `abstain` withheld.
 
-    `keep` is what `uncertain.jsonl`, input of the next labelling round, records of an uncertain query: its text, a hash
-    that allows counting only, or nothing; `sample` is the share of distinct queries that are recorded.
+    `keep` is what is recorded of a client's query in `uncertain.jsonl`, in captures and in feedback: its text, a hash
+    with the state folder's key that allows counting only, or nothing. `sample` is the share of distinct uncertain
+    queries that are recorded.
     """
 
     uncertain: Fraction = 0.5
@@ -46,6 +47,18 @@ class Certain(Strict):
                 f"`abstain` is {self.abstain:g}; expected at most `uncertain`, which is {self.uncertain:g}"
             )
         return self
+
+
+class Capturing(Strict):
+    """The sample of answered queries that a service keeps for the next round (`captures/` in its state folder).
+
+    For each window of `window_s` seconds at most `rows` are written, by all workers together, each with the number of
+    requests that it stands for; 0 writes none. Captures, feedback and uncertain queries are removed after `days`.
+    """
+
+    rows: Annotated[int, Field(ge=0)] = 100
+    window_s: Annotated[float, Field(ge=1.0, le=3_600.0)] = 60.0
+    days: Positive = 90
 
 
 class WriteBack(Strict):
@@ -149,6 +162,8 @@ class Serving(EngineSettings):
     hang_s: Annotated[float, Field(gt=0.0)] = 10.0
     self_check: Fraction = 0.9
     certain: Certain = Certain()
+    # Left out at its defaults: bundles and stages of before have no such section, and are not to be made again for it.
+    capture: Capturing = Field(default=Capturing(), exclude_if=lambda value: value == Capturing())
     write_back: WriteBack = WriteBack()
     consult: Consult = Consult()
     change: Change = Change()

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from limbeck.commands.options import RUNS
+
 app = typer.Typer()
 PANEL = "Operations"
 
@@ -195,6 +197,35 @@ def purge(
     removed = found["removed"]
     caches = "".join(f"{n:,} of the head cache of {bundle}, " for bundle, n in removed["head_cache"].items())
     print(f"{what}: caches no longer answer ({caches}{removed['kept_answers']:,} kept answers); --nothing undoes this")
+
+
+@app.command(rich_help_panel=PANEL)
+def forget(
+    query: Annotated[str, typer.Option(help="The query; letters, spaces and typography do not matter")],
+    targets: Annotated[
+        list[Path] | None, typer.Argument(metavar="[TASK|RUN]...", help="Runs: a task file, or a run folder")
+    ] = None,
+    state: Annotated[
+        list[Path] | None, typer.Option("--state", metavar="DIR", help="State folder of a service; repeatable")
+    ] = None,
+    runs: Annotated[
+        list[Path] | None,
+        typer.Option("--runs", metavar="DIR", help="Where run folders are kept; without TASK, all of them; repeatable"),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be removed")] = False,
+) -> None:
+    """Take a query out of what services and runs keep, and say what was made from it and must be made again.
+
+    That is captures, uncertain queries, feedback and kept answers; the ledger with all replies, labels and curriculum.
+    Services may run on; runs may not.
+    """
+    from limbeck.operations.forget import forget as forget_query
+    from limbeck.operations.forget import shown
+    from limbeck.operations.forget_targets import targets_of
+
+    folders, tables = targets_of(targets or (), runs or (), states=state or (), default=RUNS)
+    found = forget_query(query, states=state or (), runs=folders, tables=tables, dry_run=dry_run)
+    print(shown(query, found, dry_run=dry_run))
 
 
 @app.command(rich_help_panel=PANEL)

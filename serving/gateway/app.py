@@ -17,6 +17,7 @@ from typing import Any
 from engine.interface import EngineUnavailableError
 from serving.gateway import cross_origin, openai_api, openapi
 from serving.gateway.admission import admit
+from serving.gateway.feedback import feedback
 from serving.gateway.http_exchange import ClientGoneError, Exchange, HttpError, lifespan
 from serving.gateway.labelling import Labelling
 from serving.routing.route import RefusedError
@@ -175,6 +176,7 @@ PATHS: Mapping[str, tuple[str, Handler]] = {
     "/v1/label:batch": ("POST", Gateway.batch),
     "/v1/understand": ("POST", Gateway.understand),
     "/v1/chat/completions": ("POST", Gateway.chat),
+    "/v1/feedback": ("POST", feedback),
     "/v1/models": ("GET", Gateway.models),
     _MODEL + "{id}": ("GET", Gateway.model),
     "/healthz": ("GET", Gateway.healthz),

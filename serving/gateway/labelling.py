@@ -18,6 +18,8 @@ from serving.gateway.shadowing import Shadows
 from serving.gateway.understanding import Part, Understanding, grouped, part_json, understood
 from serving.routing.route import Answer, RefusedError, Route
 from serving.routing.task_routes import Choice, Routes
+from serving.telemetry.capture_log import CaptureLog
+from serving.telemetry.kept_files import KeptFiles
 from serving.telemetry.metrics import Metrics
 from task.serving_settings import Serving
 from task.text import one_line_bytes
@@ -37,6 +39,8 @@ class Labelling:
     _: KW_ONLY
     metrics: Metrics = field(default_factory=Metrics)
     callers: Callers = field(default_factory=lambda: Callers(None))
+    captures: CaptureLog | None = None
+    kept: KeptFiles | None = None
     _shadows: Shadows = field(init=False)
     _understanding: Understanding = field(default_factory=Understanding)
 
@@ -50,8 +54,8 @@ class Labelling:
         due = exchange.deadline(self.settings.request_timeout_s)
         with admit(self.callers, exchange) as admission:
             request = await parsed(exchange, LabelRequest, limit=self.settings.max_body_bytes, due=due)
-            choice = self._choice(request.task)
-            self._check(choice, [request.query])
+            choice = self.choice(request.task)
+            self.check_lengths(choice, [request.query])
             admission.charge(1)
             route, answer = await self._answer(exchange, choice, request.query, use_cache=request.use_cache, due=due)
             await exchange.answer(answer_json(answer, route) + b"}")
@@ -69,9 +73,19 @@ class Labelling:
             except (RefusedError, EngineUnavailableError, TimeoutError) as error:
                 raise unavailable(exchange, error) from error
             self._shadows.compare(choice, route, answer)
-        self.metrics.count(self.metrics.answers, route.bundle.id, answer.source, answer.status)
+        self._count(route, answer)
         exchange.notes |= {"bundle": route.bundle.id, "source": answer.source, "result": answer.status}
         return route, answer
+
+    def _count(self, route: Route, answer: Answer) -> None:
+        """Count an answer that a client is given: in the metrics and in the captures."""
+        bundle = route.bundle
+        self.metrics.count(self.metrics.answers, bundle.id, answer.source, answer.status)
+        if self.captures is not None:
+            self.captures.add(
+                bundle=bundle.id, task=bundle.task.name, query=answer.query, source=answer.source, status=answer.status,
+                probability=answer.probability, labels=answer.labels, keep=route.keep,
+            )
 
     async def batch(self, exchange: Exchange) -> None:
         """`POST /v1/label:batch`: a line for each query, in order of completion."""
@@ -84,8 +98,8 @@ class Labelling:
                     400, kind="invalid_request_error", param="queries",
                     message=f"{len(queries)} queries; at most {self.settings.max_batch} in one request",
                 )
-            choice = self._choice(request.task)
-            self._check(choice, queries)
+            choice = self.choice(request.task)
+            self.check_lengths(choice, queries)
             admission.charge(len(queries))
             exchange.notes["queries"] = len(queries)
             await exchange.start(200, _NDJSON)
@@ -95,7 +109,7 @@ class Labelling:
         counts: dict[str, int] = {}
 
         def line(index: int, answer: Answer, route: Route) -> bytes:
-            self.metrics.count(self.metrics.answers, route.bundle.id, answer.source, answer.status)
+            self._count(route, answer)
             counts[answer.source] = counts.get(answer.source, 0) + 1
             return one_line_bytes(answer_json(answer, route)) + b',"index":%d}\n' % index
 
@@ -132,16 +146,16 @@ class Labelling:
         due = exchange.deadline(self.settings.request_timeout_s)
         with admit(self.callers, exchange) as admission:
             request = await parsed(exchange, UnderstandRequest, limit=self.settings.max_body_bytes, due=due)
-            choices = {name: self._choice(name) for name in request.tasks or self.routes.tasks}
+            choices = {name: self.choice(name) for name in request.tasks or self.routes.tasks}
             if not choices:
-                self._choice(None)  # raises: nothing is served yet
+                self.choice(None)  # raises: nothing is served yet
             if stray := request.timeout_ms.keys() - choices:
                 raise HttpError(
                     422, kind="invalid_request_error", param="timeout_ms",
                     message=f"task {min(stray)!r} is not asked; asked: {', '.join(choices)}",
                 )
             for choice in choices.values():
-                self._check(choice, [request.query])
+                self.check_lengths(choice, [request.query])
             admission.charge(len(choices))
             parts = self._understanding.parts(
                 request.query, choices, use_cache=request.use_cache, due=due,
@@ -164,7 +178,7 @@ class Labelling:
         """A part in JSON; updates metrics and notes, and compares the answer with that of a bundle on trial."""
         name, problem = part.route.bundle.task.name, None
         if isinstance(part.outcome, Answer):
-            self.metrics.count(self.metrics.answers, part.route.bundle.id, part.outcome.source, part.outcome.status)
+            self._count(part.route, part.outcome)
             if part.outcome.source in ("student", "teacher"):
                 self._shadows.compare(part.choice, part.route, part.outcome)
             result = part.outcome.source
@@ -182,7 +196,7 @@ class Labelling:
             request = await parsed(exchange, ChatRequest, limit=self.settings.max_body_bytes, due=due)
             choice = openai_api.choice(self.routes, request.model)
             query = openai_api.query(request)
-            self._check(choice, [query], "messages")
+            self.check_lengths(choice, [query], "messages")
             admission.charge(1)
             route, answer = await self._answer(exchange, choice, query, use_cache=True, due=due)
             if request.stream:
@@ -193,7 +207,8 @@ class Labelling:
             else:
                 await exchange.answer(openai_api.completion(exchange.id.decode(), route, answer))
 
-    def _choice(self, task: str | None) -> Choice:
+    def choice(self, task: str | None) -> Choice:
+        """The task of a request; raises `HttpError` (400, 404) where none of this name is served."""
         found = self.routes.of(task)
         if found is None:
             names = ", ".join(self.routes.tasks) or "none yet"
@@ -204,7 +219,7 @@ class Labelling:
         return found
 
     @staticmethod
-    def _check(choice: Choice, queries: list[str], param: str = "query") -> None:
+    def check_lengths(choice: Choice, queries: list[str], param: str = "query") -> None:
         """Raise `HttpError` (422) for a query that is too long."""
         limit = choice.active.bundle.task.data.max_query_chars
         for number, query in enumerate(queries):

@@ -6,10 +6,11 @@ test checks them against the schema.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from task.fields import MOST
 from task.validation import FAULTS, FaultKind
 
 TaskName = Annotated[str | None, Field(description="Which task, where several are served")]
@@ -50,6 +51,48 @@ class UnderstandRequest(Body):
     ] = {}
     use_cache: Annotated[bool, Field(description="If false, the students answer even if a cache has the answer")] = True
     stream: Annotated[bool, Field(description="Whether each task's part is sent as soon as it is there")] = False
+
+
+class GivenLabel(Body):
+    """A label that the client gives."""
+
+    role: str
+    text: str
+    start: Annotated[
+        int | None, Field(ge=0, description="First character (code point); by default the first place of the text")
+    ] = None
+
+
+class FeedbackRequest(Body):
+    """What came of an answer; exactly one of `verdict`, `labels` and `item`."""
+
+    query: str
+    task: TaskName = None
+    bundle: Annotated[str | None, Field(min_length=1, max_length=64, description="`bundle` of the answer")] = None
+    verdict: Annotated[Literal["right", "wrong"] | None, Field(description="Whether the answer was right")] = None
+    labels: Annotated[
+        list[GivenLabel] | None, Field(max_length=64, description="What the labels should have been; may be empty")
+    ] = None
+    item: Annotated[
+        str | None, Field(min_length=1, max_length=256, description="Id of an item that was bought after this query")
+    ] = None
+    count: Annotated[int, Field(ge=1, le=MOST, description="How often it was bought")] = 1
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if sum(x is not None for x in (self.verdict, self.labels, self.item)) != 1:
+            raise ValueError("give exactly one of: verdict, labels, item")
+        if self.item is None and "count" in self.model_fields_set:
+            raise ValueError("`count` belongs to `item`")
+        return self
+
+
+class FeedbackResponse(BaseModel):
+    """The feedback is kept: written to a file, which a failure of the service does not undo."""
+
+    kept: Literal[True] = True
+    kind: Literal["right", "wrong", "labels", "item"]
+    task: str
 
 
 class Label(BaseModel):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel
@@ -13,16 +14,19 @@ from serving.gateway import messages as m
 from task.serving_settings import Serving
 
 _REF = "#/components/schemas/{model}"
-_BODIES: tuple[type[BaseModel], ...] = (m.LabelRequest, m.BatchRequest, m.UnderstandRequest, m.ChatRequest)
+_BODIES: tuple[type[BaseModel], ...] = (
+    m.LabelRequest, m.BatchRequest, m.UnderstandRequest, m.ChatRequest, m.FeedbackRequest,
+)
 _ANSWERS: tuple[type[BaseModel], ...] = (
     m.LabelResponse, m.BatchLine, m.UnderstandResponse, m.UnderstandLine, m.ChatResponse, m.ModelList, m.Model,
-    m.ErrorResponse,
+    m.FeedbackResponse, m.ErrorResponse,
 )
 _REFUSALS = {
     "400": "A header, the number of queries or the task is not valid",
     "401": "No valid API key, where keys are required",
     "404": "No such task or model",
     "408": "The body did not come in time",
+    "409": "The service keeps no feedback of this kind",
     "413": "The body is too large",
     "415": "A content encoding other than gzip and deflate",
     "422": "The body does not match the schema, or a query is too long",
@@ -30,6 +34,8 @@ _REFUSALS = {
     "431": "The headers are too large",
     "503": "The student is busy, down or too slow; see Retry-After",
 }
+
+_OF_BODIES = tuple(status for status in _REFUSALS if status != "409")
 
 
 def document(settings: Serving) -> bytes:
@@ -62,6 +68,10 @@ def _document(max_batch: int, *, needs_key: bool) -> bytes:
                 "Label one query in OpenAI's format; the content of the response is JSON",
                 body=m.ChatRequest, answer=m.ChatResponse,
             )},
+            "/v1/feedback": {"post": _with_body(
+                "Say whether an answer was right, what the labels should have been, or what was bought after a query",
+                body=m.FeedbackRequest, answer=m.FeedbackResponse, done="Kept", refusals=(*_OF_BODIES, "409"),
+            )},
             "/v1/models": {"get": _without_body("The models that can be asked", m.ModelList, guarded=True)},
             "/v1/models/{id}": {"get": _with_name(_without_body("One of them", m.Model, guarded=True))},
             "/healthz": {"get": _without_body("This process is alive")},
@@ -93,7 +103,7 @@ def _refusals(*statuses: str) -> dict[str, Any]:
 
 def _with_body(
     summary: str, *, body: type[BaseModel], answer: type[BaseModel], kind: str = "application/json",
-    streamed: type[BaseModel] | None = None,
+    streamed: type[BaseModel] | None = None, done: str = "Labelled", refusals: Sequence[str] = _OF_BODIES,
 ) -> dict[str, Any]:
     """An operation with a body; `streamed` is a line of the answer where the request asks for a stream."""
     content = _content(kind, _ref(answer))
@@ -110,7 +120,7 @@ def _with_body(
             **_content("application/json", _ref(body)),
         },
         "responses": {
-            "200": {"description": "Labelled", **content}, **_refusals(*_REFUSALS),
+            "200": {"description": done, **content}, **_refusals(*refusals),
         },
     }
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from serving.release.head_cache import Hit
 from task.labels import Labelling
+from task.normalize import NORMALISERS
 
 _SCHEMA = """
 create table if not exists answer (
@@ -23,6 +24,7 @@ create table if not exists answer (
 ) without rowid;
 create index if not exists answer_expires on answer (expires);
 create table if not exists purge (id integer primary key, text text, role text, value text, before real);
+create table if not exists forgotten (keyed_hash text primary key) without rowid;
 """
 _REFRESH_S = 0.1
 
@@ -35,14 +37,26 @@ class Purges:
         texts: Normalised queries.
         labels: Role and normalised value; any labelling with such a label is purged.
         before: Bundles made before this time (seconds since 1970) have no cache.
+        forgotten: Keyed hashes of queries whose texts nothing may hold any more, not even a purge.
+        hashed: The keyed hash of a query; without it nothing is known to be forgotten.
     """
 
     texts: set[str] = field(default_factory=set)
     labels: set[tuple[str, str]] = field(default_factory=set)
     before: float = 0.0
+    forgotten: set[str] = field(default_factory=set)
+    hashed: Callable[[str], str] | None = None
+
+    def have(self, text: str) -> bool:
+        """Whether no cache may answer a normalised query."""
+        return text in self.texts or self.have_forgotten(text)
+
+    def have_forgotten(self, text: str) -> bool:
+        """Whether a normalised query was forgotten."""
+        return bool(self.forgotten) and self.hashed is not None and self.hashed(text) in self.forgotten
 
     def __bool__(self) -> bool:
-        return bool(self.texts or self.labels or self.before)
+        return bool(self.texts or self.labels or self.before or self.forgotten)
 
 
 class Store:
@@ -52,14 +66,17 @@ class Store:
         problems: Reads and writes that failed.
     """
 
-    def __init__(self, path: Path, *, ttl_s: float, max_rows: int) -> None:
+    def __init__(
+        self, path: Path, *, ttl_s: float, max_rows: int, hashed: Callable[[str], str] | None = None
+    ) -> None:
         """Open, or make again where the file is damaged.
 
         Args:
             ttl_s: How long an answer is kept; 0 keeps none.
             max_rows: How many are kept; beyond that the oldest are removed.
+            hashed: As of `Purges`.
         """
-        self._path, self._ttl, self._max_rows = path, ttl_s, max_rows
+        self._path, self._ttl, self._max_rows, self._hashed = path, ttl_s, max_rows, hashed
         self.problems = 0
         self._purges, self._version, self._refreshed = Purges(), (-1, -1), 0.0
         self._writes = 0
@@ -99,8 +116,11 @@ class Store:
         return Hit(row[0], row[1]) if row else None
 
     def put(self, bundle: str, *, text: str, query: str, labels: bytes) -> None:
-        """Keep an answer; every 1,000 writes the expired ones and those beyond `max_rows` are removed."""
-        if not self._ttl:
+        """Keep an answer, unless its query was forgotten.
+
+        Every 1,000 writes the expired ones and those beyond `max_rows` are removed.
+        """
+        if not self._ttl or self.purges.have_forgotten(text):
             return
         now = time.time()
         try:
@@ -154,8 +174,31 @@ class Store:
             rows = db.execute("select query, labels from answer where expires > ?", (time.time(),))
             return sum(has_label(Hit(*row).decoded(), {label}, normalise) for row in rows)
 
+    def forget(self, query: str, *, keyed_hash: str) -> int:
+        """Remove all of a query, and let no cache answer it; returns how many kept answers were removed.
+
+        Its text is gone from the file as well, where no other process reads it at this moment; else with a later write.
+
+        Args:
+            query: Those that v1 of the normaliser takes for equal are removed with it.
+
+        Raises:
+            sqlite3.Error: It could not be written.
+        """
+        self._db.execute("pragma secure_delete = on")
+        self._db.execute("pragma busy_timeout = 10000")  # workers write; nobody waits for this process
+        self._db.execute("insert or ignore into forgotten values (?)", (keyed_hash,))
+        time.sleep(2 * _REFRESH_S)  # until every worker has seen it, so that none keeps an answer that is on its way
+        _define_same(self._db, query)
+        removed = self._db.execute("delete from answer where same(text) or same(query)").rowcount
+        self._db.execute("delete from purge where same(text)")
+        self._db.execute("vacuum")
+        self._db.execute("pragma wal_checkpoint(truncate)")
+        self._refreshed = 0.0
+        return removed
+
     def restore(self) -> int:
-        """Undo every purge; returns how many there were."""
+        """Undo every purge; returns how many there were. What was forgotten stays so."""
         self._refreshed = 0.0
         return self._db.execute("delete from purge").rowcount
 
@@ -175,14 +218,29 @@ class Store:
         return self._purges
 
     def _read(self) -> Purges:
-        found = Purges()
+        found = Purges(hashed=self._hashed)
         for text, role, value, before in self._db.execute("select text, role, value, before from purge"):
             if text is not None:
                 found.texts.add(text)
             if role is not None:
                 found.labels.add((role, value))
             found.before = max(found.before, before or 0.0)
+        found.forgotten.update(h for (h,) in self._db.execute("select keyed_hash from forgotten"))
         return found
+
+
+def kept_of(path: Path, query: str) -> int:
+    """How many kept answers a file has for a query and all that v1 of the normaliser takes for equal; only reads."""
+    with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as db:
+        _define_same(db, query)
+        return int(db.execute("select count(*) from answer where same(text) or same(query)").fetchone()[0])
+
+
+def _define_same(db: sqlite3.Connection, query: str) -> None:
+    """Let SQL ask whether a text is a query."""
+    normalise = NORMALISERS["v1"]
+    text = normalise(query)
+    db.create_function("same", 1, lambda x: x is not None and normalise(x) == text, deterministic=True)
 
 
 def has_label(labels: Labelling, purged: set[tuple[str, str]], normalise: Callable[[str], str]) -> bool:

@@ -17,7 +17,7 @@ def taken_out(cache: HeadCache, *, made: float, before: Purges, after: Purges) -
     if before.before > made:
         return 0
     whole = after.before > made
-    if whole and not before.texts and not before.labels:
+    if whole and not (before.texts or before.labels or before.forgotten):
         return len(cache)
     entries: Iterable[Hit]
     if whole or after.labels - before.labels:
@@ -31,6 +31,6 @@ def taken_out(cache: HeadCache, *, made: float, before: Purges, after: Purges) -
 
 
 def _answers(hit: Hit, purges: Purges, normalise: Callable[[str], str]) -> bool:
-    if normalise(hit.query) in purges.texts:
+    if purges.have(normalise(hit.query)):
         return False
     return not (purges.labels and has_label(hit.decoded(), purges.labels, normalise))

@@ -91,6 +91,11 @@ class Route:
         self._throughput = Throughput()
 
     @property
+    def keep(self) -> Literal["query", "hash", "nothing"]:
+        """What may be kept of a client's query."""
+        return self._settings.certain.keep
+
+    @property
     def timeout_s(self) -> float:
         """Seconds that the student may take for a request."""
         return self._settings.request_timeout_s
@@ -117,7 +122,7 @@ class Route:
         """The answer from the head cache or the kept answers, None where neither has one."""
         text = self.cache.normalise(query)
         purges = self._store.purges if self._store is not None else None
-        if purges and text in purges.texts:
+        if purges and purges.have(text):
             return None
         hit: Hit | None = None
         source: Source = "cache"

@@ -51,7 +51,9 @@ class Admin:
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
         back = supervisor.settings.write_back
-        self._store = Store(supervisor.state.store, ttl_s=back.ttl_s, max_rows=back.rows)
+        self._store = Store(
+            supervisor.state.store, ttl_s=back.ttl_s, max_rows=back.rows, hashed=supervisor.state.kept.key.hash
+        )
 
     async def __call__(self, scope: Mapping[str, Any], receive: Any, send: Any) -> None:
         """Answer one request."""

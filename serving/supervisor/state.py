@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Literal
 
+from serving.telemetry.kept_files import KeptFiles
 from serving.telemetry.metrics import EngineState
 from task.files import write_text
 from task.serving_settings import Serving
@@ -65,7 +66,8 @@ class StateFolder:
         self.store = path / "store.sqlite"
         self.metrics = path / "metrics"
         self.access = path / "access.jsonl"
-        self.uncertain = path / "uncertain.jsonl"
+        self.kept = KeptFiles(path)
+        self.uncertain = self.kept.uncertain
         self.desired = path / "wanted.json"
         self.connections = path / "connections"
 

@@ -30,6 +30,7 @@ from serving.supervisor.rollout import Rollout, RolloutContext
 from serving.supervisor.state import StateFolder
 from serving.supervisor.worker_pool import POLL_S, WorkerPool
 from serving.telemetry.metrics import EngineState
+from serving.telemetry.retention import expire_daily
 from task.errors import InputError
 from task.files import write_json
 from task.serving_settings import Serving
@@ -72,6 +73,7 @@ class Supervisor:
             raise InputError(
                 "another service runs from this folder", file=state, field="--state", fix="Give each its own folder"
             ) from None
+        _ = self.state.kept.key  # made before the workers need it
         for name in ("bundles", "metrics"):
             shutil.rmtree(self.state.path / name, ignore_errors=True)
         self.state.metrics.mkdir()
@@ -114,6 +116,7 @@ class Supervisor:
             helpers += [
                 opening, asyncio.create_task(self._workers.run(listener)), asyncio.create_task(self._publish()),
                 asyncio.create_task(self._keep_status()),
+                asyncio.create_task(expire_daily(self.state.kept, days=self.settings.capture.days)),
             ]
             if admin is not None:
                 helpers.append(asyncio.ensure_future(admin(self)))

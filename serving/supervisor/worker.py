@@ -30,6 +30,7 @@ from serving.routing.live_teacher import LiveTeacher
 from serving.routing.route import Route
 from serving.routing.task_routes import Choice, Routes
 from serving.supervisor.state import DesiredRoute, DesiredState, StateFolder, WorkerReport
+from serving.telemetry.capture_log import CaptureLog, keep_capturing
 from serving.telemetry.logs import LineLog, UncertainLog, keep_flushing
 from serving.telemetry.metrics import Metrics
 from serving.telemetry.traces import Traces
@@ -47,19 +48,29 @@ class Worker:
         self.state, self.number = state, number
         self.settings: Serving = state.read_desired().settings
         self.log = LineLog(state.access)
-        self._uncertain_lines = LineLog(state.uncertain)
-        self.uncertain = UncertainLog(self._uncertain_lines)
+        self.uncertain = UncertainLog(state.kept)
         self.metrics = Metrics()
-        back = self.settings.write_back
-        self.store = Store(state.store, ttl_s=back.ttl_s, max_rows=back.rows)
+        back, key = self.settings.write_back, state.kept.key
+        self.store = Store(state.store, ttl_s=back.ttl_s, max_rows=back.rows, hashed=key.hash)
+        self.captures = self._capturing()
         self.gateway = Gateway(
             Routes(), self.settings, metrics=self.metrics, callers=Callers(None, self.settings.workers),
-            access=self.log if self.settings.access_log else None,
+            access=self.log if self.settings.access_log else None, captures=self.captures, kept=state.kept,
             traces=Traces(self.settings.traces, self.settings.trace_share) if self.settings.traces else None,
         )
         self._open: dict[tuple[Path, str], Route] = {}
         self._stamp = self._keys_stamp = -1
         self._generation = -1
+
+    def _capturing(self) -> CaptureLog | None:
+        """The captures of this worker: its share of the rows of a window."""
+        wanted = self.settings.capture
+        if not wanted.rows:
+            return None
+        return CaptureLog(
+            self.state.kept, rows=max(1, wanted.rows // self.settings.workers), window_s=wanted.window_s,
+            on_written=lambda bundle, rows: self.metrics.captured.labels(bundle).inc(rows),
+        )
 
     async def follow(self) -> None:
         """Follow the desired state and report, until cancelled."""
@@ -147,7 +158,8 @@ class Worker:
         routes = self._open.values()
         self.metrics.waiting.set(sum(r.waiting for r in routes))
         self.metrics.lost.labels("access log").set(self.log.dropped)
-        self.metrics.lost.labels("uncertain log").set(self._uncertain_lines.dropped)
+        self.metrics.lost.labels("uncertain log").set(self.uncertain.dropped)
+        self.metrics.lost.labels("captures").set(self.captures.lost if self.captures is not None else 0)
         self.metrics.lost.labels("kept answers").set(self.store.problems)
         with contextlib.suppress(OSError):  # a full disk: the supervisor sees an old report of a live process
             self.state.write_report(self.number, WorkerReport(
@@ -174,6 +186,8 @@ class Worker:
         background = [
             asyncio.create_task(self.follow()), asyncio.create_task(keep_flushing(self.log, self.uncertain)),
         ]
+        if self.captures is not None:
+            background.append(asyncio.create_task(keep_capturing(self.captures)))
         for task in background:
             task.add_done_callback(_end_process)
         try:

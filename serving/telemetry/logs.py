@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from serving.telemetry.kept_files import KeptFiles
 from task.serving_settings import Certain
 from task.text import one_line
 
@@ -68,11 +69,16 @@ class UncertainLog:
     """Queries with uncertain labels, and how often they came: candidates for the next labelling round.
 
     Sampling is by the query's hash, so that all processes sample the same queries.
+
+    Attributes:
+        dropped: Lines that were not written: too many queries at once, or a full disk.
     """
 
-    def __init__(self, log: LineLog) -> None:
-        self._log = log
+    def __init__(self, files: KeptFiles) -> None:
+        self._files = files
         self._counts: dict[tuple[str, str], _Uncertain] = {}
+        self._since = time.time()
+        self.dropped = 0
 
     def add(self, *, bundle: str, query: str, probability: float, settings: Certain) -> None:
         """Count a query, where the settings of its bundle ask for it; `bundle` is the id."""
@@ -87,20 +93,20 @@ class UncertainLog:
         elif len(self._counts) < _MAX_BUFFERED:
             self._counts[bundle, query] = _Uncertain(probability, settings.keep)
         else:
-            self._log.dropped += 1
+            self.dropped += 1
 
     def flush(self) -> None:
-        """Write a line for each query since the last flush."""
+        """Write a line for each query since the last flush; those that cannot be written are counted and dropped."""
+        since, self._since = self._since, time.time()  # before the next query is counted
         counts, self._counts = self._counts, {}
-        at = round(time.time(), 3)
+        rows = []
         for (bundle, query), row in counts.items():
-            text = {"query": query} if row.keep == "query" else {
-                "sha256": hashlib.sha256(query.encode()).hexdigest()
-            }
-            self._log.add({
-                **text, "count": row.count, "probability": row.probability, "bundle": bundle, "at": at,
+            text = {"query": query} if row.keep == "query" else {"keyed_hash": self._files.key.hash(query)}
+            rows.append({
+                **text, "count": row.count, "probability": row.probability, "bundle": bundle,
+                "at": round(self._since, 3),
             })
-        self._log.flush()
+        self.dropped += self._files.append(self._files.uncertain, rows, since=min(since, self._since))
 
 
 async def keep_flushing(

@@ -82,11 +82,16 @@ class Metrics:
         self.shadowed = Counter(
             "limbeck_shadow", "Queries sent to the bundle on trial as well", ["bundle", "result"], registry=r
         )
+        self.captured = Counter("limbeck_captured", "Rows of captures written", ["bundle"], registry=r)
+        self.feedback = Counter(
+            "limbeck_feedback", "Feedback kept, by the bundle whose answer is meant (`other`: none that is served)",
+            ["bundle", "kind"], registry=r,
+        )
         self.waiting = Gauge(
             "limbeck_waiting", "Queries that wait for the student", multiprocess_mode="livesum", registry=r
         )
         self.lost = Gauge(
-            "limbeck_lost", "Log lines and kept answers that could not be written", ["what"],
+            "limbeck_lost", "Log lines, captures and kept answers that could not be written", ["what"],
             multiprocess_mode="livesum", registry=r,
         )
 

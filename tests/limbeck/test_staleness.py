@@ -191,6 +191,7 @@ def test_a_setting_that_did_not_exist_had_its_default() -> None:
     ({"serving": {"engine": "vllm"}}, 'serving.engine "vllm" → "auto"'),
     ({"data": {"dir": ".", "labels": "labels.jsonl", "conflicts": "first"}}, 'data.conflicts "first" → "last"'),
     ({"data": {"dir": ".", "labels": "labels.jsonl", "outliers": "x.jsonl"}}, 'data.outliers "x.jsonl" → null'),
+    ({"serving": {"capture": {"rows": 0}}}, 'serving.capture.rows 0 → 100'),
     ({"serving": {"consult": {"extra_body": {"seed": 1}}}}, 'serving.consult.extra_body {"seed": 1} → {}'),
 ])
 def test_a_setting_that_is_set_back_to_its_default_is_a_change(set_: dict[str, Any], reason: str) -> None:

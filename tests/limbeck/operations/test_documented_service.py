@@ -16,6 +16,8 @@ import pytest
 from engine.loopback import free_port
 from serving.client import served
 from serving.release.bundle import build, open_bundle, stamp
+from task.captures import read_captures
+from task.feedback import read_feedback
 from task.files import write_jsonl
 from task.labels import Example, Label
 from task.tokenizer import FastTokenizer
@@ -71,6 +73,12 @@ def source_of(url: str, query: str, **more: str) -> str:
         return str(json.load(response)["source"])
 
 
+def say(url: str, query: str, **feedback: str) -> None:
+    body = json.dumps({"query": query, **feedback}).encode()
+    with urllib.request.urlopen(urllib.request.Request(f"{url}/v1/feedback", body), timeout=60) as response:
+        assert json.load(response)["kept"] is True
+
+
 def test_a_bundle_is_gated_released_served_and_rolled_back(desk: Path) -> None:
     first, new = Path("runs", "market", "bundle", "bundle"), Path("new", "bundle")
     release = documented("limbeck release runs/market/bundle/bundle live.json")
@@ -87,6 +95,9 @@ def test_a_bundle_is_gated_released_served_and_rolled_back(desk: Path) -> None:
     succeeds(*documented("limbeck verify BUNDLE", BUNDLE=first))
     assert open_bundle(first).id in succeeds("verify", "live.json")
 
+    old = desk / "state" / "captures" / "2020-01-01.jsonl"
+    old.parent.mkdir(parents=True)
+    old.write_text("{}\n")
     _, source, *workers = documented("limbeck serve live.json --workers 2")
     port = free_port()
     admin = f"http://127.0.0.1:{port}"
@@ -108,6 +119,11 @@ def test_a_bundle_is_gated_released_served_and_rolled_back(desk: Path) -> None:
         assert source_of(url, "oat milk 1") == "student"
         succeeds(*documented("limbeck purge --nothing"), "--admin", admin)
         assert source_of(url, "oat milk 1") == "cache"
+        say(url, "oat milk 1", verdict="right")
+        say(url, "oat milk 2", verdict="wrong")
+        assert "1 state/feedback" in succeeds("forget", "--query", "OAT milk 1", "--state", "state")
+        assert source_of(url, "oat milk 2") == "cache"
+        assert source_of(url, "oat milk 1") == "student"
 
         succeeds(*documented("limbeck gate NEW --gold gold.jsonl --released live.json", NEW=new), *more)
         succeeds(*documented(
@@ -117,6 +133,14 @@ def test_a_bundle_is_gated_released_served_and_rolled_back(desk: Path) -> None:
         succeeds(*documented("limbeck rollback live.json"))
         until(admin, lambda s: any("the pointer points to another bundle now" in n["text"] for n in s["news"]))
         assert status(admin)["tasks"]["toy"]["active"]["bundle"] == open_bundle(first).id
+    assert not old.exists()
+    # Two workers have written their last windows, without the query that was asked before it was forgotten.
+    captured = list(read_captures(desk / "state" / "captures"))
+    assert {c.bundle for c in captured} <= {open_bundle(first).id, open_bundle(new).id}
+    assert "oat milk 2" in {c.query for c in captured}
+    assert sum(c.weight for c in captured) >= 40
+    assert "oat milk 1" not in {c.query for c in captured if c.source == "cache"}
+    assert [f.query for f in read_feedback(desk / "state" / "feedback")] == ["oat milk 2"]
 
 
 def test_a_student_is_asked_as_the_page_about_own_data_says(desk: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from serving.telemetry.kept_files import KeptFiles
 from serving.telemetry.logs import LineLog, UncertainLog
 from task.serving_settings import Certain
 
@@ -39,27 +40,37 @@ def test_a_full_disk_costs_lines_and_nothing_else(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("keep", ["query", "hash", "nothing"])
 def test_uncertain_queries_are_counted_and_written_as_configured(tmp_path: Path, keep: str) -> None:
-    log, settings = UncertainLog(LineLog(tmp_path / "u.jsonl")), Certain.model_validate({"keep": keep})
+    log, settings = UncertainLog(KeptFiles(tmp_path)), Certain.model_validate({"keep": keep})
     for _ in range(3):
         log.add(bundle="b", query="oat milk", probability=0.2, settings=settings)
     log.add(bundle="b", query="secret name", probability=0.1, settings=settings)
     log.flush()
     if keep == "nothing":
-        assert not (tmp_path / "u.jsonl").exists()
+        assert not (tmp_path / "uncertain.jsonl").exists()
         return
-    found = rows(tmp_path / "u.jsonl")
+    found = rows(tmp_path / "uncertain.jsonl")
     assert [(r["count"], r["probability"]) for r in found] == [(3, 0.2), (1, 0.1)]
     assert [r.get("query") for r in found] == (["oat milk", "secret name"] if keep == "query" else [None, None])
-    assert ("secret" in (tmp_path / "u.jsonl").read_text()) == (keep == "query")
+    assert ("secret" in (tmp_path / "uncertain.jsonl").read_text()) == (keep == "query")
+    key = KeptFiles(tmp_path).key
+    assert found[0].get("keyed_hash") == (None if keep == "query" else key.hash("oat milk"))
+
+
+def test_a_full_disk_costs_uncertain_queries_which_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "uncertain.jsonl").symlink_to("/dev/full")
+    log = UncertainLog(KeptFiles(tmp_path))
+    log.add(bundle="b", query="oat milk", probability=0.2, settings=Certain())
+    log.flush()
+    assert log.dropped == 1
 
 
 def test_a_query_is_sampled_always_or_never(tmp_path: Path) -> None:
-    log, settings = UncertainLog(LineLog(tmp_path / "u.jsonl")), Certain(sample=0.5)
+    log, settings = UncertainLog(KeptFiles(tmp_path)), Certain(sample=0.5)
     for _ in range(2):
         for number in range(200):
             log.add(bundle="b", query=f"query {number}", probability=0.2, settings=settings)
         log.flush()
-    found = [r["query"] for r in rows(tmp_path / "u.jsonl")]
+    found = [r["query"] for r in rows(tmp_path / "uncertain.jsonl")]
     assert found[: len(found) // 2] == found[len(found) // 2 :]
     assert 70 < len(found) / 2 < 130
 

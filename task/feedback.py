@@ -1,0 +1,82 @@
+"""What clients said of answers (`POST /v1/feedback`): right, wrong, other labels, what was bought; one file a day."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from task.captures import rows_between
+from task.errors import InputError
+from task.fields import Fields
+from task.labels import Label, Labelling
+
+FOLDER: Final = "feedback"
+"""In a service's state folder."""
+
+Kind = Literal["right", "wrong", "labels", "item"]
+KINDS: Final[tuple[Kind, ...]] = ("right", "wrong", "labels", "item")
+
+
+@dataclass(frozen=True, slots=True)
+class Feedback:
+    """What one request said of one query.
+
+    Attributes:
+        query: Its text; None where only its hash is kept.
+        keyed_hash: HMAC-SHA-256 of the normalised text, as in captures; None where the text is kept.
+        kind: `right` or `wrong`: the answer; `labels`: it should have been these; `item`: was bought after the query.
+        task: Name of the task.
+        bundle: Id of the bundle whose answer is meant; None where the client did not say.
+        labels: Of the kind `labels`, with spans; they may be none. None for other kinds.
+        item: Id of the item, of the kind `item`.
+        count: How often that was so, at least 1.
+        at: When it came, in seconds since 1970.
+    """
+
+    query: str | None
+    keyed_hash: str | None
+    kind: Kind
+    task: str
+    bundle: str | None
+    labels: Labelling | None
+    item: str | None
+    count: int
+    at: float
+
+    def row(self) -> dict[str, Any]:
+        """The line of the file; what is None is left out."""
+        row = {name: getattr(self, name) for name in self.__slots__}
+        if self.labels is not None:
+            row["labels"] = [x.to_json() for x in self.labels]
+        return {name: value for name, value in row.items() if value is not None}
+
+
+def read_feedback(folder: Path, *, since: float = 0.0, until: float = float("inf")) -> Iterator[Feedback]:
+    """The feedback of a folder that came in `[since, until)`, day by day.
+
+    Raises:
+        InputError: A line is not what a service writes.
+    """
+    for fields in rows_between(folder, since=since, until=until):
+        found = _feedback(fields)
+        if since <= found.at < until:
+            yield found
+
+
+def _feedback(fields: Fields) -> Feedback:
+    row = fields.row
+    try:
+        kind: Kind = KINDS[KINDS.index(row["kind"])]
+        labels = tuple(map(Label.from_json, row["labels"])) if kind == "labels" else None
+        return Feedback(
+            query=row.get("query"), keyed_hash=row.get("keyed_hash"), kind=kind, task=str(row["task"]),
+            bundle=row.get("bundle"), labels=labels, item=str(row["item"]) if kind == "item" else None,
+            count=int(row["count"]), at=float(row["at"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            "not feedback", file=fields.source, line=fields.line, found=f"{type(error).__name__}: {error}",
+            expected="a line that limbeck serve wrote", fix="Remove the line",
+        ) from error
