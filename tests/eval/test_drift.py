@@ -23,7 +23,8 @@ def week(rng: np.random.Generator, shares: Floats = ZIPF) -> Floats:
 
 def embeddings(seed: int = 0) -> npt.NDArray[np.float32]:
     found = np.random.default_rng(seed).normal(size=(UNITS, 16))
-    return (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float32)
+    unit: npt.NDArray[np.float32] = (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float32)
+    return unit
 
 
 def test_a_change_of_a_share_is_the_difference_of_weighted_means() -> None:
