@@ -16,6 +16,7 @@ from limbeck.rounds.drift import TooFewError
 from task.captures import FOLDER, Capture, file_of
 from task.errors import InputError
 from task.files import write_jsonl
+from tests.documented import documented
 
 DAY = 86_400.0
 RELEASE = datetime.datetime(2026, 11, 2, tzinfo=datetime.UTC).timestamp()
@@ -64,7 +65,9 @@ def asked(task_file: Path, state: Path, *more: str) -> Any:
 
 
 def test_calm_weeks_are_no_drift(task_file: Path, tmp_path: Path) -> None:
-    done = asked(task_file, weeks(tmp_path / "s"), "--fail")
+    words = documented("limbeck drift TASK --since 2026-11-16", TASK=task_file)
+    state = weeks(tmp_path / "s")
+    done = CliRunner().invoke(app, [*words, "--state", str(state), "--runs", str(tmp_path / "runs"), "--fail"])
     assert done.exit_code == 0, (done.output, done.exception)
     assert "Nothing has moved beyond what weeks of the same market differ by." in done.output
 
