@@ -12,10 +12,13 @@ import yaml
 from typer.testing import CliRunner
 
 from limbeck.cli import app
-from limbeck.rounds.drift import TooFewError
+from limbeck.progress_display import ProgressDisplay
+from limbeck.rounds.drift import TooFewError, unseen_words
+from limbeck.run import Run
 from task.captures import FOLDER, Capture, file_of
 from task.errors import InputError
 from task.files import write_jsonl
+from task.load import load_task
 from tests.documented import documented
 
 DAY = 86_400.0
@@ -50,7 +53,7 @@ def weeks(state: Path, *, new: bool = False, texts: bool = True, size: int = 1_0
     for begin, later in ((RELEASE, False), (RELEASE + 14 * DAY, True)):
         for i in range(size):
             number = rng.randrange(len(KNOWN))
-            query = KNOWN[number] if not (new and later and i % 10 == 0) else f"{KNOWN[number]} zog{number}"
+            query = KNOWN[number] if not (new and later and i % 10 == 0) else f"{KNOWN[number]} zog"
             kept = capture(query, begin + i * 7 * DAY / size, **(now if later else {}))
             found.append(kept if texts else replace(kept, query=None, keyed_hash=f"h{number}"))
     for file in {file_of(state / FOLDER, c.at) for c in found}:
@@ -82,6 +85,13 @@ def test_new_words_and_doubt_call_for_a_round(task_file: Path, tmp_path: Path) -
     assert found["round"] is True
     assert set(found["figures"]) == {"cache", "role product", "expected error", "unseen words", "queries"}
     assert asked(task_file, state, "--fail").exit_code == 1
+
+
+def test_words_of_one_query_each_are_slips_and_no_drift(task_file: Path, tmp_path: Path) -> None:
+    run = Run.of(load_task(task_file).task, tmp_path / "runs", ProgressDisplay())
+    texts = ["oat milk", "oat mlik", "soy zog", "nut zog", "rice zog"]
+    assert unseen_words(run, texts) == [False, False, True, True, True]
+    assert unseen_words(run, texts[:4]) == [False] * 4
 
 
 def test_a_service_that_keeps_hashes_only_is_judged_by_its_answers(task_file: Path, tmp_path: Path) -> None:
