@@ -18,6 +18,9 @@ from task.role import Role
 from task.serving_settings import Serving
 from task.settings import Curriculum, Eval, Gates, Positive, Strict, Student, Teacher
 
+MOST_MONTHS: Final = 24
+"""The last month of a generated market."""
+
 TEXT_FORMS: Final = ("write", "json")
 """The answer forms that can give the values of text roles."""
 
@@ -52,6 +55,7 @@ class Data(Strict):
     """Where the data is. Paths are relative to `dir`; `hub` names a `datasets` repository instead of a folder.
 
     `sample: market` generates a synthetic market (from `seed`) into the run folder; the paths are then its files.
+    `sample_month` is the month of it: 0 is the market as it opens, and later months have moved.
     `conflicts` is for queries that `labels` holds with different labels: all their rows get the labels of the `last` or
     `first` one, are left out (`leave-out`), or are an error (`refuse`). `outliers` are queries of other domains, which
     the student learns to give no labels.
@@ -61,6 +65,8 @@ class Data(Strict):
     seed: int = 0
     sample_queries: Annotated[int, Field(ge=200)] = 20_000
     sample_items: Annotated[int, Field(ge=500)] = 6_000
+    # Not dumped as long as it is the default, as `conflicts` below.
+    sample_month: Annotated[int, Field(ge=0, le=MOST_MONTHS, exclude_if=lambda value: value == 0)] = 0
     dir: Path | None = None
     hub: str | None = None
     queries: str | None = None
@@ -79,6 +85,8 @@ class Data(Strict):
             raise ValueError("`sample` generates its own data: leave out `dir` and `hub`")
         if self.sample and self.outliers:
             raise ValueError("`sample` generates its own data: `outliers` needs `dir` or `hub`")
+        if self.sample_month and not self.sample:
+            raise ValueError("`sample_month` is a month of a generated market: it needs `sample: market`")
         if not (self.sample or self.dir or self.hub):
             raise ValueError("name a source: `dir` (a folder), `hub` (a datasets repository) or `sample: market`")
         if not (self.sample or self.queries or self.labels):

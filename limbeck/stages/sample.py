@@ -11,7 +11,8 @@ from task.files import sha256_file, sha256_json
 
 def _settings(run: Run) -> dict[str, int]:
     data = run.task.data
-    return {"seed": data.seed, "queries": data.sample_queries, "items": data.sample_items}
+    settings = {"seed": data.seed, "queries": data.sample_queries, "items": data.sample_items}
+    return settings | ({"month": data.sample_month} if data.sample_month else {})
 
 
 def _inputs(_run: Run) -> dict[str, str]:
@@ -24,9 +25,9 @@ def _inputs(_run: Run) -> dict[str, str]:
 
 
 def _work(run: Run, folder: Path) -> Figures:
-    from samples.market.generate import generate
+    from samples.market.months import write_month
 
-    return generate(folder, **_settings(run))
+    return write_month(folder, **{"month": 0, **_settings(run)})
 
 
 STAGE = Stage(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from bisect import bisect
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -22,6 +23,7 @@ from task.files import write_jsonl
 BRANDS, UNSEEN_BRANDS = 300, 60
 CALIBRATION, TEST = 600, 2_000
 WRONG_PURCHASE: Final = 0.13
+HEAD_END, TORSO_END = 0.05, 0.30  # places of the query log
 FILES: Final = {
     "queries": "queries.jsonl", "catalogue": "catalogue.jsonl", "conversions": "conversions.jsonl",
     "calibration": "gold_calibration.jsonl", "test": "gold_test.jsonl",
@@ -58,13 +60,19 @@ class Market:
         shelves = departments()
         self.shelves = {d.name: d for d in shelves}
         self.brands = invent(self.rng, {d.name: list(d.types) for d in shelves}, brands, UNSEEN_BRANDS)
-        self.items = stock(self.rng, shelves, self.brands, items)
-        popularity = list(range(len(self.items)))
-        self.rng.shuffle(popularity)
-        self.weights = list(accumulate(1.0 / (p + 20) for p in popularity))
+        sold = stock(self.rng, shelves, self.brands, items)
+        ranks = list(range(len(sold)))
+        self.rng.shuffle(ranks)
+        self.sell(sold, [popularity(r) for r in ranks])
+
+    def sell(self, items: list[MarketItem], popularities: Sequence[float]) -> None:
+        """Sell these items from now on, each in proportion to its popularity."""
+        self.items, self.popularities = items, popularities
+        self.weights = list(accumulate(popularities))
+        self.sold = {item.id for item in items}
         self.by_type: dict[str, list[MarketItem]] = {}
         self.by_brand: dict[str, list[MarketItem]] = {}
-        for item in self.items:
+        for item in items:
             self.by_type.setdefault(item.type, []).append(item)
             self.by_brand.setdefault(item.brand, []).append(item)
 
@@ -72,14 +80,14 @@ class Market:
         """An item, popular ones more often."""
         return self.items[bisect(self.weights, self.rng.random() * self.weights[-1])]
 
-    def ask(self, noise: Noise, length: float, empty_handed: float) -> Ask:
-        """One shopper's query."""
+    def ask(self, noise: Noise, length: float, empty_handed: float, item: MarketItem | None = None) -> Ask:
+        """One shopper's query, for this item or one that the shopper picks."""
         rng = self.rng
-        if rng.random() < empty_handed:
+        if item is None and rng.random() < empty_handed:
             text = rng.choice(EMPTY_HANDED)
             tail = f" {rng.choice(['please', 'today', 'now', 'online', 'this week'])}" if rng.random() < 0.6 else ""
             return Ask(text + tail, (Part(None, text + tail),), None, None)
-        item = self.pick()
+        item = item or self.pick()
         shelf = self.shelves[item.department]
         if rng.random() < noise.brand_alone:
             parts = disturb(rng, [Part("brand", item.brand)], noise, shelf)
@@ -101,14 +109,15 @@ class Market:
         return [Part(None, "and"), *disturb(self.rng, [Part("product", other)], noise, shelf)]
 
     def fitting(self, ask: Ask) -> list[MarketItem]:
-        """The items that a query can mean: those that carry everything it names, else the one in mind."""
+        """The items that a query can mean: those that carry everything it names, else the one in mind if it is sold."""
         if ask.item is None:
             return []
         named = {p.role for p in ask.parts}
         fields = {"product": "type", **{r: r for r in ("brand", "flavour", "dietary", "size", "pack", "colour")}}
         wanted = [(f, getattr(ask.item, f)) for role, f in fields.items() if role in named]
-        pool = self.by_type[ask.item.type] if "product" in named else self.by_brand[ask.item.brand]
-        return [i for i in pool if all(getattr(i, f) == v for f, v in wanted)] or [ask.item]
+        pool = self.by_type.get(ask.item.type, []) if "product" in named else self.by_brand.get(ask.item.brand, [])
+        found = [i for i in pool if all(getattr(i, f) == v for f, v in wanted)]
+        return found or ([ask.item] if ask.item.id in self.sold else [])
 
     def buys(self, fitting: list[MarketItem]) -> str:
         """What one shopper ends up buying: a fitting item, or something else."""
@@ -119,14 +128,32 @@ class Market:
 
 def generate(folder: Path, *, seed: int, queries: int, items: int) -> dict[str, int]:
     """Write the market's files into `folder`; returns the number of rows of each."""
+    return write(folder, *opening(seed, queries=queries, items=items))
+
+
+def opening(seed: int, *, queries: int, items: int) -> tuple[Market, list[Ask], list[int]]:
+    """The market, its query log, most frequent first, and how often each query is asked."""
     market = Market(seed, items)
-    log = _query_log(market, queries)
-    counts = _zipf(queries, total=queries * 20)
+    return market, _query_log(market, queries), zipf(queries)
+
+
+def write(
+    folder: Path, market: Market, log: Sequence[Ask], counts: Sequence[int],
+    recorded: Callable[[str], bool] = lambda _item: True,
+) -> dict[str, int]:
+    """Draw what is bought and what gold holds, and write the files; returns the number of rows of each.
+
+    Args:
+        counts: How often each query of the log is asked.
+        recorded: Whether a purchase of the item with this id gets into the conversions.
+    """
     conversions: Counter[tuple[str, str]] = Counter()
     for ask, count in zip(log, counts, strict=True):
         fitting = market.fitting(ask)
         for _ in range(min(40, int(count * 0.3 + market.rng.random()))):
-            conversions[ask.query, market.buys(fitting)] += 1
+            item = market.buys(fitting)
+            if recorded(item):
+                conversions[ask.query, item] += 1
     calibration, test = _gold(market.rng, log, counts)
     rows: dict[str, list[dict[str, Any]]] = {
         "catalogue": [i.row() for i in market.items],
@@ -138,32 +165,42 @@ def generate(folder: Path, *, seed: int, queries: int, items: int) -> dict[str, 
     return {name: write_jsonl(folder / FILES[name], part) for name, part in rows.items()}
 
 
+def popularity(rank: int) -> float:
+    """How popular the item of a rank is, from 0."""
+    return 1.0 / (rank + 20)
+
+
 def _query_log(market: Market, count: int) -> list[Ask]:
     """Distinct queries, most frequent first: short and clean at the head, long and noisy in the tail."""
     log: dict[str, Ask] = {}
     while len(log) < count:
-        share = len(log) / count
-        if share < 0.05:
-            ask = market.ask(HEAD, 0.25, 0.01)
-        elif share < 0.30:
-            ask = market.ask(TORSO, 0.45, 0.01)
-        else:
-            ask = market.ask(TAIL, 0.65, 0.03)
+        ask = asked(market, len(log) / count)
         log.setdefault(ask.query, ask)
     return list(log.values())
 
 
-def _zipf(count: int, total: int) -> list[int]:
-    """Traffic by rank, exponent 1."""
-    scale = total / sum(1.0 / r for r in range(1, count + 1))
+def asked(market: Market, place: float, item: MarketItem | None = None) -> Ask:
+    """A query, for this item or any, as it is asked at a place of the log, from 0 (the most frequent one) to 1."""
+    if place < HEAD_END:
+        return market.ask(HEAD, 0.25, 0.01, item)
+    if place < TORSO_END:
+        return market.ask(TORSO, 0.45, 0.01, item)
+    return market.ask(TAIL, 0.65, 0.03, item)
+
+
+def zipf(count: int) -> list[int]:
+    """Traffic by rank, exponent 1: 20 requests a query on average."""
+    scale = count * 20 / sum(1.0 / r for r in range(1, count + 1))
     return [max(1, round(scale / r)) for r in range(1, count + 1)]
 
 
-def _gold(rng: random.Random, log: list[Ask], counts: list[int]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def _gold(
+    rng: random.Random, log: Sequence[Ask], counts: Sequence[int]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Calibration and test rows: a quarter head, 30 % torso, the rest tail."""
     size = len(log)
     wanted = min(CALIBRATION + TEST, size // 2)
-    bands = [(0.0, 0.05, 0.25), (0.05, 0.30, 0.30), (0.30, 1.0, 0.45)]
+    bands = [(0.0, HEAD_END, 0.25), (HEAD_END, TORSO_END, 0.30), (TORSO_END, 1.0, 0.45)]
     chosen: list[int] = []
     for low, high, share in bands:
         pool = range(int(low * size), int(high * size))

@@ -1,0 +1,1 @@
+"""Rounds: whether the traffic has moved so far that labelling and training again are worth their money."""
