@@ -10,11 +10,11 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from engine.interface import EngineError
 from engine.loopback import LOOPBACK, free_port, open_url
@@ -25,6 +25,7 @@ from task.labels import Example, Label
 from task.python_process import ended, environment, python
 from task.validation import FaultKind
 
+_FEWER = 4  # times fewer queries go in a request that asks again
 _START_S = 600.0  # an 8B model takes minutes to load
 
 
@@ -93,6 +94,8 @@ def answer_all(
     """The student's answers to the rows' queries, in order.
 
     The cache is not used; `batch` queries go in a request. `done` is called with the number of queries answered.
+    What is wanted are labels, not their latency: queries that a slow machine does not answer by the service's deadline
+    are asked again, a quarter of them at a time, down to one.
 
     Raises:
         EngineError: The service answered with an error, which is in the message, or not at all. Answers to the queries
@@ -101,30 +104,48 @@ def answer_all(
     out: list[ServedAnswer] = []
     for at in range(0, len(rows), batch):
         part = rows[at : at + batch]
-        body = json.dumps({"queries": [r.query for r in part], "use_cache": False}).encode()
-        request = urllib.request.Request(f"{url}/v1/label:batch", body, {"Content-Type": "application/json"})
-        try:
-            with open_url(request, timeout_s=timeout_s) as response:
-                results = sorted(map(json.loads, response), key=lambda x: int(x["index"]))
-        except urllib.error.HTTPError as error:
-            text = error.read().decode(errors="replace")[:500]
-            raise EngineError(f"the service answered {error.code} to {len(part)} queries: {text}") from error
-        except (OSError, ValueError, http.client.HTTPException) as error:
-            raise EngineError(
-                f"the service did not answer {len(part)} queries after {at:,} of {len(rows):,}: {cause_of(error)}"
-            ) from error
-        if len(results) < len(part):
-            raise EngineError(f"the service answered {len(results)} of {len(part)} queries and ended the answer")
-        for row, result in zip(part, results, strict=True):
-            if "error" in result:
-                raise EngineError(f"no labels for {row.query!r}: {result['error']['message']}")
-            labels = tuple(Label.from_json(x) for x in result["labels"])
-            fault: FaultKind | None = None
-            if result["status"] == "invalid":
-                fault = result.get("fault", "rule")
-            out.append(ServedAnswer(replace(row, labels=labels), result["probability"], fault))
+        out += _answers(url, part, where=f"after {at:,} of {len(rows):,}", timeout_s=timeout_s)
         done(len(part))
     return out
+
+
+def _answers(url: str, part: Sequence[Example], *, where: str, timeout_s: float) -> list[ServedAnswer]:
+    """The answers to one request's queries; those that were late or refused are asked again, fewer at a time."""
+    results = _asked(url, part, where=where, timeout_s=timeout_s)
+    failed = [row for row, result in zip(part, results, strict=True) if "error" in result]
+    if failed and len(part) == 1:
+        raise EngineError(f"no labels for {failed[0].query!r}: {results[0]['error']['message']}")
+    fewer = max(1, len(part) // _FEWER)
+    again = iter([
+        answer for at in range(0, len(failed), fewer)
+        for answer in _answers(url, failed[at : at + fewer], where=where, timeout_s=timeout_s)
+    ])
+    return [
+        next(again) if "error" in result else _answer(row, result) for row, result in zip(part, results, strict=True)
+    ]
+
+
+def _asked(url: str, part: Sequence[Example], *, where: str, timeout_s: float) -> list[dict[str, Any]]:
+    """The lines of a response, in the order of the queries."""
+    body = json.dumps({"queries": [r.query for r in part], "use_cache": False}).encode()
+    request = urllib.request.Request(f"{url}/v1/label:batch", body, {"Content-Type": "application/json"})
+    try:
+        with open_url(request, timeout_s=timeout_s) as response:
+            results = sorted(map(json.loads, response), key=lambda x: int(x["index"]))
+    except urllib.error.HTTPError as error:
+        text = error.read().decode(errors="replace")[:500]
+        raise EngineError(f"the service answered {error.code} to {len(part)} queries: {text}") from error
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise EngineError(f"the service did not answer {len(part)} queries {where}: {cause_of(error)}") from error
+    if len(results) < len(part):
+        raise EngineError(f"the service answered {len(results)} of {len(part)} queries and ended the answer")
+    return results
+
+
+def _answer(row: Example, result: Mapping[str, Any]) -> ServedAnswer:
+    labels = tuple(Label.from_json(x) for x in result["labels"])
+    fault: FaultKind | None = result.get("fault", "rule") if result["status"] == "invalid" else None
+    return ServedAnswer(replace(row, labels=labels), result["probability"], fault)
 
 
 def _wait_ready(process: subprocess.Popen[bytes], url: str, log: Path, on_wait: Callable[[float], None]) -> None:
