@@ -7,13 +7,13 @@ many requests of that kind there were (`serving.telemetry.sampling`).
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol, TypeVar
 
 from task.errors import InputError
-from task.fields import Fields
+from task.fields import Row
 from task.table_files import rows_of
 
 FOLDER: Final = "captures"
@@ -76,33 +76,49 @@ def read_captures(folder: Path, *, since: float = 0.0, until: float = float("inf
     Raises:
         InputError: A line is not what a service writes.
     """
-    for fields in rows_between(folder, since=since, until=until):
-        capture = _capture(fields)
-        if since <= capture.at < until:
-            yield capture
+    yield from entries_between(folder, _capture, "a capture", since=since, until=until)
 
 
-def rows_between(folder: Path, *, since: float, until: float) -> Iterator[Fields]:
-    """The rows of a folder with one file a day, of the days that `[since, until)` touches, in their order."""
+class _Timed(Protocol):
+    @property
+    def at(self) -> float: ...
+
+
+T = TypeVar("T", bound=_Timed)
+
+
+def entries_between(
+    folder: Path, parse: Callable[[Row], T], what: str, *, since: float, until: float
+) -> Iterator[T]:
+    """The entries of a folder with one file a day whose time is in `[since, until)`, day by day.
+
+    Args:
+        what: What a line is, for the error.
+
+    Raises:
+        InputError: `parse` refuses a line.
+    """
     days = {file: day for file in folder.glob("*.jsonl") if (day := day_of(file)) is not None}
     for file in sorted(days, key=lambda f: days[f]):
         midnight = datetime.datetime.combine(days[file], datetime.time(), datetime.UTC).timestamp()
-        if since < midnight + 86_400 and midnight < until:
-            for line, row in rows_of(file):
-                yield Fields(file, line, row)
+        if not (since < midnight + 86_400 and midnight < until):
+            continue
+        for line, row in rows_of(file):
+            try:
+                found = parse(row)
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                raise InputError(
+                    f"not {what}", file=file, line=line, found=f"{type(error).__name__}: {error}",
+                    expected="a line that limbeck serve wrote", fix="Remove the line",
+                ) from error
+            if since <= found.at < until:
+                yield found
 
 
-def _capture(fields: Fields) -> Capture:
-    row = fields.row
-    try:
-        return Capture(
-            query=row.get("query"), keyed_hash=row.get("keyed_hash"), count=int(row["count"]),
-            weight=float(row["weight"]), source=str(row["source"]), status=str(row["status"]),
-            bundle=str(row["bundle"]), task=str(row["task"]), probability=row.get("probability"),
-            roles={str(k): int(v) for k, v in row["roles"].items()}, at=float(row["at"]),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(
-            "not a capture", file=fields.source, line=fields.line, found=f"{type(error).__name__}: {error}",
-            expected="a line that limbeck serve wrote", fix="Remove the line",
-        ) from error
+def _capture(row: Row) -> Capture:
+    return Capture(
+        query=row.get("query"), keyed_hash=row.get("keyed_hash"), count=int(row["count"]),
+        weight=float(row["weight"]), source=str(row["source"]), status=str(row["status"]),
+        bundle=str(row["bundle"]), task=str(row["task"]), probability=row.get("probability"),
+        roles={str(k): int(v) for k, v in row["roles"].items()}, at=float(row["at"]),
+    )

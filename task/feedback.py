@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from task.captures import rows_between
-from task.errors import InputError
-from task.fields import Fields
+from task.captures import entries_between
+from task.fields import Row
 from task.labels import Label, Labelling
 
 FOLDER: Final = "feedback"
@@ -59,24 +58,14 @@ def read_feedback(folder: Path, *, since: float = 0.0, until: float = float("inf
     Raises:
         InputError: A line is not what a service writes.
     """
-    for fields in rows_between(folder, since=since, until=until):
-        found = _feedback(fields)
-        if since <= found.at < until:
-            yield found
+    yield from entries_between(folder, _feedback, "feedback", since=since, until=until)
 
 
-def _feedback(fields: Fields) -> Feedback:
-    row = fields.row
-    try:
-        kind: Kind = KINDS[KINDS.index(row["kind"])]
-        labels = tuple(map(Label.from_json, row["labels"])) if kind == "labels" else None
-        return Feedback(
-            query=row.get("query"), keyed_hash=row.get("keyed_hash"), kind=kind, task=str(row["task"]),
-            bundle=row.get("bundle"), labels=labels, item=str(row["item"]) if kind == "item" else None,
-            count=int(row["count"]), at=float(row["at"]),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(
-            "not feedback", file=fields.source, line=fields.line, found=f"{type(error).__name__}: {error}",
-            expected="a line that limbeck serve wrote", fix="Remove the line",
-        ) from error
+def _feedback(row: Row) -> Feedback:
+    kind: Kind = KINDS[KINDS.index(row["kind"])]
+    labels = tuple(map(Label.from_json, row["labels"])) if kind == "labels" else None
+    return Feedback(
+        query=row.get("query"), keyed_hash=row.get("keyed_hash"), kind=kind, task=str(row["task"]),
+        bundle=row.get("bundle"), labels=labels, item=str(row["item"]) if kind == "item" else None,
+        count=int(row["count"]), at=float(row["at"]),
+    )
