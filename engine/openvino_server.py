@@ -30,9 +30,15 @@ from task.openvino_runtime import TokenClassifier
 Scores = npt.NDArray[np.float32]
 Forward = Callable[[Sequence[Sequence[int]]], list[Scores]]
 
-_TOKENS_AT_ONCE: Final = 512
-"""Tokens of a forward pass, padding included: enough for the processor's matrix units, and little enough that a query
-which comes meanwhile waits some 100 ms on two cores."""
+_MOST_TOKENS: Final = 512
+"""Tokens of a forward pass, padding included: enough for the processor's matrix units."""
+_LEAST_TOKENS: Final = 64
+"""So many take hardly longer than one, which reads all weights too."""
+_PASS_S: Final = 0.25
+"""What a pass may take, because a query that comes meanwhile waits for its end. 512 tokens of SmolLM2-135M take some
+0.1 s on two cores with bf16 products, and 1.2 s on two with AVX2 only, where 128 at a time are as many tokens a second
+(427 and 433). Where other programs share those, the watchdog's probe would wait so long that a busy engine was taken
+for one that hangs."""
 
 
 class RequestError(ValueError):
@@ -60,6 +66,7 @@ class Batches:
         self._forward, self._rows = forward, rows
         self._requests: deque[_Request] = deque()
         self._wake = asyncio.Event()
+        self._pass_tokens = _MOST_TOKENS
         self._thread = ThreadPoolExecutor(1)
         self.registry = CollectorRegistry()
         self._seconds = Histogram(
@@ -94,6 +101,7 @@ class Batches:
                 await self._wake.wait()
                 continue
             prompts = [p for _, _, p in batch]
+            started = loop.time()
             try:
                 with self._seconds.time():
                     found = await loop.run_in_executor(self._thread, self._forward, prompts)
@@ -103,6 +111,7 @@ class Batches:
                     if not request.done.done():
                         request.done.set_exception(error)
                 continue
+            self._adapt(tokens=len(prompts) * max(map(len, prompts)), seconds=loop.time() - started)
             self._prompts.inc(len(prompts))
             self._tokens.inc(sum(map(len, prompts)))
             for (request, number, _), scores in zip(batch, found, strict=True):
@@ -110,6 +119,13 @@ class Batches:
             for request, _, _ in batch:
                 if not request.waiting and not request.done.done():
                     request.done.set_result(None)
+
+    def _adapt(self, *, tokens: int, seconds: float) -> None:
+        """Let the next pass be as large as this one's speed allows; half a step, as a single pass may be disturbed."""
+        if tokens > _LEAST_TOKENS // 2:  # what is not full tells how long the weights take, not the tokens
+            fitting = tokens * _PASS_S / max(seconds, 1e-9)
+            limit = (self._pass_tokens + min(fitting, _MOST_TOKENS)) / 2 if fitting > self._pass_tokens else fitting
+            self._pass_tokens = int(min(_MOST_TOKENS, max(_LEAST_TOKENS, limit)))
 
     def _taken(self) -> Iterator[tuple[_Request, int, Sequence[int]]]:
         """The next batch: of each request in turn a prompt, until rows or tokens are enough."""
@@ -120,7 +136,7 @@ class Batches:
                 self._requests.popleft()
                 continue
             longest = max(longest, len(request.waiting[0][1]))
-            if count and longest * (count + 1) > _TOKENS_AT_ONCE:
+            if count and longest * (count + 1) > self._pass_tokens:
                 return
             number, prompt = request.waiting.popleft()
             self._requests.rotate(-1)

@@ -26,6 +26,8 @@ from task.python_process import ended, environment, python
 from task.validation import FaultKind
 
 _FEWER = 4  # times fewer queries go in a request that asks again
+_TRIES = 3  # for a query that is asked alone
+_PAUSE_S = 1.0  # before asking again: what the service says in Retry-After where it knows nothing better
 _START_S = 600.0  # an 8B model takes minutes to load
 
 
@@ -94,12 +96,14 @@ def answer_all(
     """The student's answers to the rows' queries, in order.
 
     The cache is not used; `batch` queries go in a request. `done` is called with the number of queries answered.
-    What is wanted are labels, not their latency: queries that a slow machine does not answer by the service's deadline
-    are asked again, a quarter of them at a time, down to one.
+    What is wanted are labels, not their latency: queries that a slow machine does not answer by the service's deadline,
+    or whose engine is restarted meanwhile, are asked again once the service is ready, a quarter of them at a time, down
+    to one.
 
     Raises:
-        EngineError: The service answered with an error, which is in the message, or not at all. Answers to the queries
-            before are lost: a figure of a part of the rows would be no figure of the student.
+        EngineError: The service answered with an error, which is in the message, or not at all; a query had none of
+            three tries answered; or the service is not ready any more. Answers to the queries before are lost: a figure
+            of a part of the rows would be no figure of the student.
     """
     out: list[ServedAnswer] = []
     for at in range(0, len(rows), batch):
@@ -109,16 +113,22 @@ def answer_all(
     return out
 
 
-def _answers(url: str, part: Sequence[Example], *, where: str, timeout_s: float) -> list[ServedAnswer]:
+def _answers(
+    url: str, part: Sequence[Example], *, where: str, timeout_s: float, tries: int = _TRIES
+) -> list[ServedAnswer]:
     """The answers to one request's queries; those that were late or refused are asked again, fewer at a time."""
     results = _asked(url, part, where=where, timeout_s=timeout_s)
     failed = [row for row, result in zip(part, results, strict=True) if "error" in result]
-    if failed and len(part) == 1:
-        raise EngineError(f"no labels for {failed[0].query!r}: {results[0]['error']['message']}")
+    left = tries - 1 if len(part) == 1 else tries
+    if failed:
+        if not left:
+            raise EngineError(f"no labels for {failed[0].query!r}: {results[0]['error']['message']}")
+        time.sleep(_PAUSE_S)
+        _wait_ready_again(url)
     fewer = max(1, len(part) // _FEWER)
     again = iter([
         answer for at in range(0, len(failed), fewer)
-        for answer in _answers(url, failed[at : at + fewer], where=where, timeout_s=timeout_s)
+        for answer in _answers(url, failed[at : at + fewer], where=where, timeout_s=timeout_s, tries=left)
     ])
     return [
         next(again) if "error" in result else _answer(row, result) for row, result in zip(part, results, strict=True)
@@ -157,9 +167,24 @@ def _wait_ready(process: subprocess.Popen[bytes], url: str, log: Path, on_wait: 
         if code is not None or waited > _START_S:
             how = f"it did not answer within {_START_S:.0f} s" if code is None else f"it {ended(code)}"
             raise EngineError(f"the service did not start: {how}; {see_log(log)}")
-        try:
-            with open_url(f"{url}/readyz", timeout_s=5) as response:
-                if response.status == 200:
-                    return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.5)
+        if _is_ready(url):
+            return
+        time.sleep(0.5)
+
+
+def _wait_ready_again(url: str) -> None:
+    """Wait until a service that has answered before is ready: its engine may just be restarted."""
+    until = time.monotonic() + _START_S
+    while not _is_ready(url):
+        if time.monotonic() > until:
+            raise EngineError(f"the service at {url} was ready, and has not been for {_START_S:.0f} s")
+        time.sleep(0.5)
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        with open_url(f"{url}/readyz", timeout_s=5) as response:
+            ready: bool = response.status == 200
+            return ready
+    except OSError:
+        return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -67,6 +68,33 @@ def test_prompts_are_batched_by_tokens_with_their_padding() -> None:
     recorder = Recorder()
     asyncio.run(answered(recorder, [[[1] * 300, [1] * 2, [1] * 2, [1] * 200]], rows=64))
     assert [[len(p) for p in batch] for batch in recorder.batches] == [[2, 2], [200], [300]]
+
+
+def test_on_a_slow_processor_a_pass_is_small_so_that_a_query_which_comes_meanwhile_waits_less() -> None:
+    class Slow(Recorder):
+        def forward(self, prompts: Sequence[Sequence[int]]) -> list[Scores]:
+            time.sleep(0.002 * sum(map(len, prompts)))  # at most 500 tokens a second
+            return super().forward(prompts)
+
+    recorder = Slow()
+    asyncio.run(answered(recorder, [[[1] * 10 for _ in range(100)]], rows=64))
+    tokens = [10 * len(batch) for batch in recorder.batches]
+    assert tokens[0] == 510
+    assert min(tokens[1:-1]) >= 60
+    assert max(tokens[1:]) <= 125  # a quarter of a second
+
+
+def test_on_a_processor_that_is_fast_again_passes_grow() -> None:
+    class Disturbed(Recorder):
+        def forward(self, prompts: Sequence[Sequence[int]]) -> list[Scores]:
+            time.sleep(0.0 if self.batches else 2.0)
+            return super().forward(prompts)
+
+    recorder = Disturbed()
+    asyncio.run(answered(recorder, [[[1] * 10 for _ in range(400)]], rows=64))
+    tokens = [10 * len(batch) for batch in recorder.batches]
+    assert tokens[1] <= 70
+    assert tokens[-2] >= 500
 
 
 def test_an_error_fails_its_requests_and_not_the_server() -> None:

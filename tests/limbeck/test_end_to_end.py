@@ -147,7 +147,7 @@ def test_a_bundle_is_judged_beside_the_released_one(run: Path, tmp_path: Path) -
     done = subprocess.run(
         command(*common, "--released", released, "--junit", xml), capture_output=True, text=True, check=False
     )
-    assert done.returncode == 1, done.stderr[-3000:]
+    assert (done.returncode, xml.exists()) == (1, True), done.stderr[-3000:]
     cases = {case.attrib["name"]: case for case in ElementTree.parse(xml).iter("testcase")}
     assert [name for name, case in cases.items() if case.find("failure") is not None] == ["min_f1: F1"]
     for rule in ("released_margin", "max_slower", "slice_margin", "engine_label_agreement"):

@@ -1,4 +1,4 @@
-"""Queries that a service did not answer in time are asked again, fewer at a time: labels are wanted, not latency."""
+"""Queries that a service did not answer are asked again once it is ready, fewer at a time: labels are wanted."""
 
 from __future__ import annotations
 
@@ -12,26 +12,49 @@ from typing import Any
 import pytest
 
 from engine.interface import EngineError
+from serving import client
 from serving.client import label_all
 from task.labels import Example, Label
 
 ROWS = [Example(f"tea {i}") for i in range(40)]
 
 
+@pytest.fixture(autouse=True)
+def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "_PAUSE_S", 0.0)
+
+
 @contextmanager
-def slow(most: int) -> Iterator[tuple[str, list[int]]]:
-    """A service that answers the first `most` queries of a request in time; gives its URL and the requests' sizes."""
+def slow(most: int, *, down_from: int | None = None) -> Iterator[tuple[str, list[int]]]:
+    """A service that answers the first `most` queries of a request in time; gives its URL and the requests' sizes.
+
+    Args:
+        down_from: Number of the request at which the engine dies: everything is refused until somebody has seen twice
+            that the service is not ready.
+    """
     sizes: list[int] = []
+    down: list[int] = []
 
     def line(index: int, query: str) -> dict[str, Any]:
         if index >= most:
             return {"index": index, "query": query, "error": {"message": "not answered by the deadline"}}
+        if down:
+            return {"index": index, "query": query, "error": {"message": "the student is being started"}}
         label = {"role": "product", "text": query, "start": 0, "end": len(query)}
         return {"index": index, "labels": [label], "status": "ok", "probability": 0.5}
 
     class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            status = 503 if down else 200
+            down[:] = down[1:]
+            self.send_response(status)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
         def do_POST(self) -> None:
             queries = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["queries"]
+            if len(sizes) == down_from:
+                down[:] = [0, 0]
             sizes.append(len(queries))
             body = b"".join(json.dumps(line(i, q)).encode() + b"\n" for i, q in enumerate(queries))
             self.send_response(200)
@@ -61,6 +84,21 @@ def test_every_query_gets_its_own_answer_in_order(most: int) -> None:
     assert (sizes == [16, 16, 8]) == (most == 40)
 
 
-def test_a_query_that_is_late_alone_is_an_error() -> None:
-    with slow(0) as (url, _), pytest.raises(EngineError, match="no labels for 'tea 0': not answered by the deadline"):
+def test_while_the_engine_is_started_again_nothing_is_asked() -> None:
+    with slow(40, down_from=1) as (url, sizes):
+        found = label_all(url, ROWS, batch=16, done=lambda _: None)
+    assert [x.query for x in found] == [x.query for x in ROWS]
+    assert sizes == [16, 16, 4, 4, 4, 4, 8]
+
+
+def test_a_service_that_stays_down_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "_START_S", 0.0)
+    with slow(40, down_from=1) as (url, _), pytest.raises(EngineError, match="was ready, and has not been for"):
         label_all(url, ROWS, batch=16, done=lambda _: None)
+
+
+def test_a_query_that_is_late_alone_three_times_is_an_error() -> None:
+    said = "no labels for 'tea 0': not answered by the deadline"
+    with slow(0) as (url, sizes), pytest.raises(EngineError, match=said):
+        label_all(url, ROWS, batch=16, done=lambda _: None)
+    assert sizes == [16, 4, 1, 1, 1]
