@@ -90,6 +90,24 @@ def spending(task: Task, run: Run) -> Spending | None:
     return Spending(cost, price.of(prompt=ahead.most[0], completion=ahead.most[1]))
 
 
+def cost_of(task: Task, run: Run, queries: Sequence[Example]) -> float | None:
+    """What asking the teacher for labels of these queries is likely to cost: 0 where no provider is paid.
+
+    None where no price is known, or the data that prompts are made of is not here.
+    """
+    from llm_client.prices import price_of
+    from teacher.backends.backend import backend_of
+
+    backend, sources = backend_of(task), sources_here(task, run)
+    if backend.local or not backend.asks_llm:
+        return 0.0
+    price = price_of(task.teacher.openai, batch=backend.batch)
+    if sources is None or price is None:
+        return None
+    likely = _with_ledger(task, sources, queries, run).likely
+    return price.of(prompt=round(likely.prompt), completion=round(likely.completion))
+
+
 def teacher_lines(
     task: Task, queries: int, source: str, run: Run | None = None, standing: Standing = NOTHING
 ) -> list[Line]:

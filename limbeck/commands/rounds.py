@@ -1,17 +1,22 @@
-"""Commands of rounds: whether another one is worth its money."""
+"""Commands of rounds: whether another one is worth its money, and which queries to label for it."""
 
 from __future__ import annotations
 
 import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from limbeck.commands.options import RUNS, Overrides, Runs, TaskFile, opened
 
+if TYPE_CHECKING:
+    from limbeck.rounds.picks import Picks
+    from limbeck.run import Run
+
 app = typer.Typer()
 _DATES = ["%Y-%m-%d"]
+_SHOWN = 15
 
 
 @app.command(rich_help_panel="Operations")
@@ -36,8 +41,7 @@ def drift(
     from limbeck.rounds.drift import drift as measure
     from task.files import write_json
 
-    begin = since.replace(tzinfo=datetime.UTC).timestamp()
-    end = float("inf") if until is None else until.replace(tzinfo=datetime.UTC).timestamp()
+    begin, end = _period(since, until)
     with opened(task, set_, runs) as run:
         prepare_inputs(run)
         found = measure(run, state, since=begin, until=end)
@@ -46,3 +50,92 @@ def drift(
     print(table(found))
     if fail and found["drifted"]:
         raise typer.Exit(1)
+
+
+@app.command(rich_help_panel="Operations")
+def pick(
+    task: TaskFile,
+    budget: Annotated[int, typer.Option(help="New labels to pay for", min=1)],
+    out: Annotated[Path, typer.Option(help="Write the picks here, a query a line")] = Path("picks.jsonl"),
+    random: Annotated[
+        float, typer.Option(help="Share of the budget drawn by traffic, to estimate quality with", min=0.0, max=1.0)
+    ] = 0.25,
+    since: Annotated[datetime.datetime | None, typer.Option(formats=_DATES, help="First day of the captures, UTC")]
+    = None,
+    until: Annotated[
+        datetime.datetime | None, typer.Option(formats=_DATES, help="The day after the last; default: all captures")
+    ] = None,
+    state: Annotated[Path, typer.Option(help="State folder of `limbeck serve`")] = Path("limbeck-serve"),
+    seed: Annotated[int, typer.Option(help="Seed of the random draws")] = 0,
+    set_: Overrides = None,
+    runs: Runs = RUNS,
+) -> None:
+    """Pick the captured queries that are worth a label, with reasons and the estimated cost; nothing is labelled.
+
+    A share is drawn by traffic: only those rows may estimate quality. The others are where the student is expected to
+    be wrong most often, one for many that are alike.
+    """
+    from limbeck.pipeline import prepare_inputs
+    from limbeck.rounds.picks import pick as choose
+    from task.files import write_jsonl
+
+    begin, end = _period(since, until)
+    with opened(task, set_, runs) as run:
+        prepare_inputs(run)
+        found = choose(run, state, budget=budget, random=random, seed=seed, since=begin, until=end)
+        cost = _cost(run, found)
+    write_jsonl(out, (p.row() for p in (*found.random, *found.errors)))
+    _print_picks(found)
+    print(f"{cost}\nPicks: {out}")
+
+
+def _period(since: datetime.datetime | None, until: datetime.datetime | None) -> tuple[float, float]:
+    """First and last moment in seconds since 1970."""
+    return (
+        0.0 if since is None else since.replace(tzinfo=datetime.UTC).timestamp(),
+        float("inf") if until is None else until.replace(tzinfo=datetime.UTC).timestamp(),
+    )
+
+
+def _cost(run: Run, found: Picks) -> str:
+    from limbeck.labelling_plan import cost_of
+    from task.labels import Example
+
+    cost = cost_of(run.task, run, [Example(p.candidate.query) for p in found.new])
+    if cost is None:
+        return (
+            "Cost: unknown; set teacher.openai.price_input_per_million and price_output_per_million, and have the "
+            "task's data on this machine."
+        )
+    return f"Cost: about {cost:,.2f} for {len(found.new):,} labels by the teacher {run.task.teacher.backend!r}."
+
+
+def _print_picks(found: Picks) -> None:
+    from limbeck.rounds.picks import MOST_CANDIDATES
+
+    print(f"{found.candidates:,} distinct queries stand for {found.requests:,.0f} requests.")
+    count = sum(p.draws for p in found.random)
+    known = sum(p.draws for p in found.random if p.candidate.known)
+    print(f"Random draws: {count:,} requests, {known:,} of queries that the run has already.")
+    share = f" ({found.covered / found.expected_errors:.0%})" if found.expected_errors else ""
+    print(
+        f"Expected errors: {len(found.errors):,} picks cover {found.covered:,.1f} of {found.expected_errors:,.1f}"
+        f"{share} of the queries that the run lacks."
+    )
+    if found.considered is not None:
+        print(
+            f"The {MOST_CANDIDATES:,} queries with the most expected errors were candidates; they have "
+            f"{found.considered:,.1f} of these."
+        )
+    if found.errors:
+        print("\n| query | requests | error | expected errors | covers | alike |\n|---|---|---|---|---|---|")
+    for p in found.errors[:_SHOWN]:
+        c = p.candidate
+        said = f", {c.judged} verdicts" if c.judged else ""
+        print(
+            f"| {c.query} | {c.requests:,.0f} | {c.error:.0%}{said} | {c.expected_errors:,.1f} | "
+            f"{p.covers or 0.0:,.1f} | {p.alike} |"
+        )
+    if len(found.errors) > _SHOWN:
+        print(f"… and {len(found.errors) - _SHOWN:,} more")
+    print()
