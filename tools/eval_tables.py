@@ -70,3 +70,30 @@ def gate(result: Path) -> str:
     stopped = ", ".join(f"{k} {n}" for k, n in a["stopped"].items() if n) or "none"
     said = f"A/A: {a['passed']} of {a['repetitions']} repetitions pass (stopped by: {stopped})."
     return "\n".join([*lines, "", said])
+
+
+def drift(result: Path) -> str:
+    """The tables of `benchmarks/drift.py`."""
+    r = read(result)
+
+    def share(found: dict[str, float]) -> str:
+        value, low, high = (100 * found[k] for k in ("value", "low", "high"))
+        return f"{value:.1f} [{low:.1f}, {high:.1f}]"
+
+    def by(found: dict[str, int]) -> str:
+        return ", ".join(f"{name} {count}" for name, count in found.items()) or "–"
+
+    same = r["same"]
+    head = ["| weeks compared | pairs | alarms, % | that call for a round, % | what moved |", "|---|---|---|---|---|"]
+    calm = (
+        f"| of one month | {same['alarms']['of']} | {share(same['alarms'])} | {share(same['rounds'])} "
+        f"| {by(same['by'])} |"
+    )
+    lines = [
+        "| the month's change | noticed after a week, % | two | three | four | by, after four weeks |",
+        "|---|---|---|---|---|---|",
+    ]
+    for change in r["changes"]:
+        cells = " | ".join(share(week["noticed"]) for week in change["weeks"])
+        lines.append(f"| {change['change']} | {cells} | {by(change['weeks'][-1]['by'])} |")
+    return "\n".join([*head, calm, "", *lines])

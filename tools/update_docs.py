@@ -175,6 +175,7 @@ BENCHMARKS = {
     "taxonomy-teacher": ("taxonomy.json", student.taxonomy_teacher),
     "rewrites": ("rewrites.json", rewrites.worth),
     "rewrites-guardrails": ("rewrites.json", rewrites.guardrails),
+    "drift": ("drift.json", evaluation.drift),
     "noise": ("noise.json", student.noise),
     "qlora-merge": ("qlora_merge.json", student.qlora_merge),
     "engines": ("engines.json", serving.engines),

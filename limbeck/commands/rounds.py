@@ -11,6 +11,7 @@ import typer
 from limbeck.commands.options import RUNS, Overrides, Runs, TaskFile, opened
 
 if TYPE_CHECKING:
+    from eval.drift_verdict import Verdict
     from limbeck.rounds.picks import Picks
     from limbeck.run import Run
 
@@ -34,17 +35,20 @@ def drift(
 ) -> None:
     """Say whether the traffic has moved since the first week of the served bundle, and whether a round is worth it.
 
-    Compare whole weeks: days of the week differ. Exit code 3: a period has too few captures.
+    Compare whole weeks: days of the week differ. The verdict is left in the state folder, for the service's /metrics.
+    Exit code 3: a period has too few captures.
     """
     from eval.drift_verdict import table
     from limbeck.pipeline import prepare_inputs
     from limbeck.rounds.drift import drift as measure
+    from serving.telemetry.drift_gauges import verdict_file
     from task.files import write_json
 
     begin, end = _period(since, until)
     with opened(task, set_, runs) as run:
         prepare_inputs(run)
         found = measure(run, state, since=begin, until=end)
+        _publish(found, verdict_file(state, run.task.name))
     if out:
         write_json(out, found)
     print(table(found))
@@ -87,6 +91,21 @@ def pick(
     write_jsonl(out, (p.row() for p in (*found.random, *found.errors)))
     _print_picks(found)
     print(f"{cost}\nPicks: {out}")
+
+
+def _publish(found: Verdict, file: Path) -> None:
+    """Leave the verdict where the service's metrics find it; a folder that cannot be written to costs only that."""
+    from task.errors import warn
+    from task.files import write_json
+
+    try:
+        file.parent.mkdir(exist_ok=True)
+        write_json(file, found)
+    except OSError as error:
+        warn(
+            f"the verdict cannot be left for the service's metrics: {error}", file=file, field="--state",
+            fix="Run the command as the service's user",
+        )
 
 
 def _period(since: datetime.datetime | None, until: datetime.datetime | None) -> tuple[float, float]:

@@ -72,7 +72,8 @@ class Admin:
             case "GET", "/status":
                 await exchange.answer(json.dumps(self._supervisor.status(), indent=2).encode() + b"\n")
             case "GET", "/metrics":
-                text = all_processes(str(self._supervisor.state.metrics), self._supervisor.engines())
+                state = self._supervisor.state
+                text = all_processes(str(state.metrics), self._supervisor.engines(), state=state.path)
                 await exchange.answer(text, kind=b"text/plain; version=0.0.4")
             case "GET", "/engine/log":
                 await exchange.answer(self._log(self._watchdog(exchange)), kind=b"text/plain; charset=utf-8")

@@ -49,7 +49,7 @@ class Worker:
         self.settings: Serving = state.read_desired().settings
         self.log = LineLog(state.access)
         self.uncertain = UncertainLog(state.kept)
-        self.metrics = Metrics()
+        self.metrics = Metrics(state.path)
         back, key = self.settings.write_back, state.kept.key
         self.store = Store(state.store, ttl_s=back.ttl_s, max_rows=back.rows, hashed=key.hash)
         self.captures = self._capturing()

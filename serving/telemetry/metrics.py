@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
+
+from serving.telemetry.drift_gauges import DriftGauges
 
 BUCKETS = (
     0.0005, 0.001, 0.0015, 0.002, 0.003, 0.004, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.06, 0.075,
@@ -54,11 +57,15 @@ class _Engines(Collector):
 class Metrics:
     """The metrics of one process.
 
+    Args:
+        state: The service's state folder; None where there is none.
+
     Attributes:
         engines: The engines of the bundles that are served, and of one on trial.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, state: Path | None = None) -> None:
+        self._state = state
         self.engines: tuple[EngineState, ...] = ()
         r = self._registry = CollectorRegistry()
         self._series: dict[tuple[Any, ...], Any] = {}
@@ -112,12 +119,20 @@ class Metrics:
     def text(self) -> bytes:
         """Prometheus' text format: all processes where they share a folder, else this one."""
         folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
-        return generate_latest(self._registry) if folder is None else all_processes(folder, self.engines)
+        if folder is None:
+            return generate_latest(self._registry)
+        return all_processes(folder, self.engines, state=self._state)
 
 
-def all_processes(folder: str, engines: Iterable[EngineState]) -> bytes:
-    """The metrics of all processes that share a folder, and of the engines, in Prometheus' text format."""
+def all_processes(folder: str, engines: Iterable[EngineState], *, state: Path | None = None) -> bytes:
+    """The metrics of all processes that share a folder, of the engines and of drift, in Prometheus' text format.
+
+    Args:
+        state: The service's state folder, with the verdicts on drift.
+    """
     registry = CollectorRegistry()
     MultiProcessCollector(registry, folder)  # type: ignore[no-untyped-call]
     registry.register(_Engines(engines))
+    if state is not None:
+        registry.register(DriftGauges(state))
     return generate_latest(registry)

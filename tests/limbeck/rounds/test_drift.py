@@ -9,14 +9,16 @@ from typing import Any
 
 import pytest
 import yaml
+from prometheus_client import CollectorRegistry, generate_latest
 from typer.testing import CliRunner
 
 from limbeck.cli import app
 from limbeck.progress_display import ProgressDisplay
 from limbeck.rounds.drift import TooFewError, unseen_words
 from limbeck.run import Run
+from serving.telemetry.drift_gauges import DriftGauges
 from task.captures import FOLDER, Capture, file_of
-from task.errors import InputError
+from task.errors import InputError, InputWarning
 from task.files import write_jsonl
 from task.load import load_task
 from tests.documented import documented
@@ -67,12 +69,19 @@ def asked(task_file: Path, state: Path, *more: str) -> Any:
     ])
 
 
+def gauges(state: Path) -> CollectorRegistry:
+    registry = CollectorRegistry()
+    registry.register(DriftGauges(state))
+    return registry
+
+
 def test_calm_weeks_are_no_drift(task_file: Path, tmp_path: Path) -> None:
     words = documented("limbeck drift TASK --since 2026-11-16", TASK=task_file)
     state = weeks(tmp_path / "s")
     done = CliRunner().invoke(app, [*words, "--state", str(state), "--runs", str(tmp_path / "runs"), "--fail"])
     assert done.exit_code == 0, (done.output, done.exception)
     assert "Nothing has moved beyond what weeks of the same market differ by." in done.output
+    assert b'limbeck_drifted{task="t"} 0.0' in generate_latest(gauges(state))
 
 
 def test_new_words_and_doubt_call_for_a_round(task_file: Path, tmp_path: Path) -> None:
@@ -85,6 +94,15 @@ def test_new_words_and_doubt_call_for_a_round(task_file: Path, tmp_path: Path) -
     assert found["round"] is True
     assert set(found["figures"]) == {"cache", "role product", "expected error", "unseen words", "queries"}
     assert asked(task_file, state, "--fail").exit_code == 1
+
+
+def test_a_state_folder_that_cannot_be_written_to_costs_only_the_gauges(task_file: Path, tmp_path: Path) -> None:
+    state = weeks(tmp_path / "s")
+    (state / "drift").write_text("in the way")
+    with pytest.warns(InputWarning, match="cannot be left for the service's metrics"):
+        done = asked(task_file, state, "--json", str(tmp_path / "out.json"))
+    assert done.exit_code == 0
+    assert json.loads((tmp_path / "out.json").read_text())["drifted"] is False
 
 
 def test_words_of_one_query_each_are_slips_and_no_drift(task_file: Path, tmp_path: Path) -> None:
