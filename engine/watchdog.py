@@ -4,7 +4,8 @@ Models with the same weights share the engine; each may bring an adapter, which 
 loaded again after each restart. Before clients may ask a model, it is checked against the trained student
 (`engine.startup`).
 
-An engine hangs when queries wait and none is answered for `serving.hang_s`: a long queue alone is no fault.
+An engine hangs when queries wait, and for `serving.hang_s` none is answered and nothing more is computed: a long queue
+alone is no fault, nor are large requests on a processor that other programs use as well.
 While no client asks, the watchdog sends a query every two minutes; not more often, because vLLM spins for a second
 after every request.
 """
@@ -23,6 +24,7 @@ from typing import Literal
 from engine.interface import Engine, EngineError, EngineUnavailableError, StudentClient
 from engine.kind import engine_kind
 from engine.loopback import LOOPBACK, free_port
+from engine.progress import ProgressCheck
 from engine.servable import Servable, StartupQueries
 from engine.startup import TIMEOUT_S, start_engine, warm_up_and_check
 from task.serving_settings import Serving
@@ -180,6 +182,7 @@ class Watchdog:
         # `waiting_since`: the start of the time in which queries wait and none is answered
         last_answer, waiting_since, answered = now, None, self._sum(self.answered)
         probe: asyncio.Task[bool] | None = None
+        computing = ProgressCheck(self.url, timeout_s=self.settings.hang_s)
         try:
             while True:
                 await asyncio.sleep(0.2)
@@ -196,6 +199,8 @@ class Watchdog:
                 suspect = waiting_since is not None and now - waiting_since > self.settings.hang_s / 2
                 if probe is None and self.hosted and (suspect or now - last_answer > _IDLE_PROBE_S):
                     probe = asyncio.create_task(self._probe(self.hosted[0]))
+                if computing.rose(suspect=suspect):
+                    waiting_since = None  # though no answer is complete
                 if waiting_since is not None and now - waiting_since > self.settings.hang_s:
                     waited = f"{self.settings.hang_s:.0f} s"
                     raise EngineError(f"the engine has answered nothing for {waited}; see {self.log}")
@@ -203,6 +208,7 @@ class Watchdog:
                 if engine.adapters - names or any(h.checked_in != self._run for h in self.hosted):
                     await self._update_hosted(engine)
         finally:
+            await computing.close()
             if probe is not None:
                 probe.cancel()
                 await asyncio.gather(probe, return_exceptions=True)

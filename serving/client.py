@@ -27,7 +27,9 @@ from task.validation import FaultKind
 
 _FEWER = 4  # times fewer queries go in a request that asks again
 _TRIES = 3  # for a query that is asked alone
+_LINES = 3  # of a service's log, in an error
 _PAUSE_S = 1.0  # before asking again: what the service says in Retry-After where it knows nothing better
+_READY_S = 10.0  # more than the 5 s after which the service itself calls its engine not ready
 _START_S = 600.0  # an 8B model takes minutes to load
 
 
@@ -43,7 +45,8 @@ def served(
         options: More options of the command line.
 
     Raises:
-        EngineError: The service did not become ready.
+        EngineError: The service did not become ready; or the work with it raised one, to which the last lines of the
+            service's output are added.
     """
     port = free_port()
     command = python(
@@ -59,7 +62,12 @@ def served(
     try:
         url = f"http://{LOOPBACK}:{port}"
         _wait_ready(process, url, log, on_wait)
-        yield url
+        told = log.stat().st_size
+        try:
+            yield url
+        except EngineError as error:  # its state folder is often a temporary one
+            since = log.read_bytes()[told:].decode(errors="replace").splitlines()
+            raise EngineError("; ".join([str(error), *since[-_LINES:]])) from error
     finally:
         process.send_signal(signal.SIGTERM)
         try:
@@ -182,9 +190,9 @@ def _wait_ready_again(url: str) -> None:
 
 
 def _is_ready(url: str) -> bool:
+    """Whether the service's engine answers; while it does not, a service that was ready is `degraded`."""
     try:
-        with open_url(f"{url}/readyz", timeout_s=5) as response:
-            ready: bool = response.status == 200
-            return ready
-    except OSError:
+        with open_url(f"{url}/readyz", timeout_s=_READY_S) as response:
+            return bool(json.load(response)["status"] == "ready")
+    except (OSError, ValueError, LookupError, TypeError, http.client.HTTPException):
         return False

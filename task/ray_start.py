@@ -19,6 +19,8 @@ from task.python_process import PACKAGES
 # Of a path `TMPDIR/ray/session_2026-01-02_03-04-05_678901_1234567/sockets/plasma_store`; Linux allows 107 in all.
 _LONGEST_TMPDIR = 107 - len("/ray/session_2026-01-02_03-04-05_678901_1234567/sockets/plasma_store")
 _ANSWERS_WITHIN_S = 10.0
+# Ray (2.60) gives its processes a fixed 30 s; on a busy machine they take longer, once: their files are in memory then.
+_TOO_SLOW = "timed out during startup"
 _SHORT = Path("/tmp")  # noqa: S108 (nothing but a folder with a random name is made there)
 
 
@@ -29,7 +31,7 @@ def ray_running(
     """Connect to the cluster at an address, or start Ray on this machine, and shut the connection down afterwards.
 
     Args:
-        address: Of a cluster; None starts Ray here, whatever `RAY_ADDRESS` says.
+        address: Of a cluster; None starts Ray here, whatever `RAY_ADDRESS` says, and once more if that takes too long.
         field: The setting with the address.
         variables: Environment variables of the workers.
         local: Options of `ray.init` for a local start only.
@@ -47,11 +49,15 @@ def ray_running(
         options["runtime_env"]["worker_process_setup_hook"] = _ours_first(str(PACKAGES))
     with _own_sigterm(always=True), _short_folder() if address is None else contextlib.nullcontext() as folder:
         here = {**local, **({} if folder is None else {"_temp_dir": str(folder)})} if address is None else {}
-        try:
-            with _own_sigterm(always=False):
-                ray.init(address=address or "local", **options, **here)
-        except Exception as error:
-            raise explained(error, address, field) from error
+        for last in (address is not None, True):
+            try:
+                with _own_sigterm(always=False):
+                    ray.init(address=address or "local", **options, **here)
+                break
+            except Exception as error:
+                if last or _TOO_SLOW not in str(error):
+                    raise explained(error, address, field) from error
+                ray.shutdown()
         try:
             yield
         finally:
@@ -111,6 +117,11 @@ def explained(error: Exception, address: str | None, field: str) -> InputError:
             f"Ray's sockets cannot be made: {text}", field="the environment variable TMPDIR",
             found=os.environ.get("TMPDIR"), expected=f"a path of at most {_LONGEST_TMPDIR} bytes",
             fix="Set TMPDIR=/tmp",
+        )
+    if _TOO_SLOW in text:
+        return InputError(
+            f"Ray cannot start on this machine, which may be too busy: {text}",
+            fix="Run the same command again when other programs leave it some time",
         )
     return InputError(f"Ray cannot start on this machine: {text}")
 

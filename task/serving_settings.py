@@ -131,9 +131,10 @@ class Serving(EngineSettings):
     student; more are refused. `keys` names the file of API keys that `limbeck key` writes; without it no key is
     required. `cors_origins` are the origins, such as `https://shop.example`, whose web pages may send requests (CORS);
     `"*"` are all; by default there are none. `traces` is the OTLP/HTTP address of an OpenTelemetry collector; of the
-    requests without a trace the share `trace_share` is traced. An engine that does not answer for `hang_s` seconds is
-    killed and started again. At each start an engine labels queries that are stored in the bundle, and must reproduce
-    at least the share `self_check` of the labels that the trained student gave in transformers.
+    requests without a trace the share `trace_share` is traced. An engine that for `hang_s` seconds answers none of the
+    queries that wait, and computes nothing, is killed and started again. At each start an engine labels queries that
+    are stored in the bundle, and must reproduce at least the share `self_check` of the labels that the trained student
+    gave in transformers.
     """
 
     # `auto` is not dumped: stages of before there were these choices are not to be made again for them.

@@ -27,7 +27,8 @@ from task.validation import violation
 from tests.processes import gone, group
 from tests.serving.bundles import HITS, MISSES, TASK, made
 
-pytestmark = pytest.mark.timeout(600)
+# Alone: beside other test processes on two cores Ray's proxies need longer than a request's deadline for its body.
+pytestmark = [pytest.mark.timeout(600), pytest.mark.alone]
 
 
 def test_settings_that_cannot_be_are_refused(tmp_path: Path) -> None:
