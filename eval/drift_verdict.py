@@ -19,7 +19,7 @@ ALPHA: Final = 0.05
 ROLE: Final = "role "
 """Before the name of a role: the share of answers that have it."""
 
-Kind = Literal["queries", "unseen words", "cache", "role", "expected error"]
+Kind = Literal["queries", "unseen words", "cache", "role", "expected error", "called wrong"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,8 @@ class Rule:
 # tasks): a change that concerns a smaller share of the traffic cannot take it there. Roles may move by twice that,
 # because a role that is asked for more often is not answered worse. The cache costs latency and engines, not quality,
 # and a new one needs no training: five points of coverage are a twentieth more work for the engines at most coverages.
-# A distance of 0.03 is as if 3 % of the traffic were unlike everything before.
+# A distance of 0.03 is as if 3 % of the traffic were unlike everything before. Clients judge what they choose to: five
+# points of their verdicts may be one of them who has begun to complain.
 RULES: Final[Mapping[Kind, Rule]] = {
     "queries": Rule(0.03, 1, False, "the queries differ from those of the release as if {now} were of another kind"),
     "unseen words": Rule(0.01, 1, True, "{now} of the traffic has words that the student has not seen ({before} at the "
@@ -52,6 +53,8 @@ RULES: Final[Mapping[Kind, Rule]] = {
     "cache": Rule(0.05, -1, False, "the head cache answers {now} of the traffic ({before} at the release)"),
     "role": Rule(0.02, 0, False, "{now} of the answers have the {name} ({before} at the release)"),
     "expected error": Rule(0.01, 1, True, "the student's expected error went from {before} to {now}"),
+    "called wrong": Rule(0.05, 1, True, "clients call {now} of the answers that they judge wrong ({before} at the "
+                         "release)"),
 }
 
 

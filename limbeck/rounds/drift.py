@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
 from eval.drift import Shift, distance, random_features
 from eval.drift_verdict import Verdict, verdict
-from limbeck.rounds.traffic import Traffic, answer_shifts, word_shift
+from limbeck.rounds.traffic import Traffic, answer_shifts, verdict_shift, word_shift
 from limbeck.run import Run
 from task.captures import FOLDER, read_captures
 from task.errors import InputError
+from task.feedback import FOLDER as FEEDBACK
+from task.feedback import Feedback, read_feedback
 from task.near_duplicates import words_of
 from task.normalize import normaliser
 
 WEEK: Final = 7 * 86_400.0
 LEAST: Final = 100
 """Distinct queries of a period: with fewer, random signs are too few and no share is known to a point."""
+VERDICTS: Final = 30
+"""Of clients in a period: with fewer the share of wrong ones is known to 20 points at best."""
 RECURS: Final = 3
 """Distinct queries, of both periods together, that have a word before it counts as one that the student lacks."""
 
@@ -53,16 +57,32 @@ def drift(run: Run, state: Path, *, since: float, until: float) -> Verdict:
         )
     traffic = Traffic.of([c for c in own if c.at < end], [c for c in own if c.at >= since])
     _require_enough(folder, traffic)
-    found = measured(run, traffic)
+    said = [
+        f for f in read_feedback(state / FEEDBACK, until=until)
+        if f.task == run.task.name and f.bundle in {None, bundle} and f.kind != "item"
+    ]
+    begin = end - WEEK
+    found = measured(run, traffic, [f for f in said if begin <= f.at < end], [f for f in said if f.at >= since])
     last = max(c.at for c in own)
     found["about"] = {"bundle": bundle, "since": since, "last": last, "reference": [end - WEEK, end]}
     return found
 
 
-def measured(run: Run, traffic: Traffic) -> Verdict:
-    """Every figure that can be measured of this traffic, and the verdict."""
+def measured(
+    run: Run, traffic: Traffic, reference: Sequence[Feedback] = (), current: Sequence[Feedback] = ()
+) -> Verdict:
+    """Every figure that can be measured of this traffic, and the verdict.
+
+    Args:
+        reference: Verdicts of clients on answers of the reference period.
+        current: The same of the current period.
+    """
     found = answer_shifts(traffic, [r.name for r in run.task.roles])
     left: dict[str, str] = {}
+    if min(sum(f.count for f in period) for period in (reference, current)) < VERDICTS:
+        left["called wrong"] = f"a period has fewer than {VERDICTS} verdicts of clients"
+    else:
+        found["called wrong"] = verdict_shift(reference, current)
     if "expected error" not in found:
         left["expected error"] = "a period has no answer with a probability"
     if traffic.texts is None:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from eval.drift import Shift, Totals, shifts
 from eval.drift_verdict import ROLE
 from task.captures import Capture
+from task.feedback import Feedback
 
 Floats = npt.NDArray[np.float64]
 
@@ -82,6 +83,26 @@ def answer_shifts(traffic: Traffic, roles: Sequence[str]) -> dict[str, Shift]:
 
     found = dict(zip(names, shifts(totals(traffic.reference), totals(traffic.current)), strict=True))
     return {name: s for name, s in found.items() if s.change["value"] is not None}
+
+
+def verdict_shift(reference: Sequence[Feedback], current: Sequence[Feedback]) -> Shift:
+    """The share of the answers that clients call wrong; other labels than the answer's are a wrong.
+
+    The unit of chance is the query; all verdicts without text and hash are one unit.
+    """
+    rows: dict[str | None, int] = {}
+    for f in (*reference, *current):
+        rows.setdefault(f.query or f.keyed_hash, len(rows))
+
+    def totals(verdicts: Sequence[Feedback]) -> Totals:
+        weights, values = np.zeros((len(rows), 1)), np.zeros((len(rows), 1))
+        for f in verdicts:
+            row = rows[f.query or f.keyed_hash]
+            weights[row] += f.count
+            values[row] += f.count * (f.kind != "right")
+        return Totals(weights, values)
+
+    return shifts(totals(reference), totals(current))[0]
 
 
 def word_shift(traffic: Traffic, unseen: Sequence[bool]) -> Shift:

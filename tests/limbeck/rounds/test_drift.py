@@ -19,6 +19,7 @@ from limbeck.run import Run
 from serving.telemetry.drift_gauges import DriftGauges
 from task.captures import FOLDER, Capture, file_of
 from task.errors import InputError, InputWarning
+from task.feedback import Feedback, Kind
 from task.files import write_jsonl
 from task.load import load_task
 from tests.documented import documented
@@ -103,6 +104,36 @@ def test_a_state_folder_that_cannot_be_written_to_costs_only_the_gauges(task_fil
         done = asked(task_file, state, "--json", str(tmp_path / "out.json"))
     assert done.exit_code == 0
     assert json.loads((tmp_path / "out.json").read_text())["drifted"] is False
+
+
+def judged(state: Path, *, wrong: int, size: int = 200) -> None:
+    """Of the verdicts in the reference week a tenth are wrong, of those a fortnight later one in `wrong`."""
+    found: list[Feedback] = []
+    for begin, every in ((RELEASE, 10), (RELEASE + 14 * DAY, wrong)):
+        kinds: list[Kind] = ["right" if i % every else ("wrong", "labels")[i % 2] for i in range(size)]
+        found += [
+            Feedback(KNOWN[i % len(KNOWN)], None, kind, "t", (None, "b")[i % 2], () if kind == "labels" else None, None,
+                     1, begin + i * 7 * DAY / size)
+            for i, kind in enumerate(kinds)
+        ]
+        # Of other bundles, or no verdicts at all.
+        found.append(Feedback("oat milk", None, "wrong", "t", "earlier", None, None, 500, begin))
+        found.append(Feedback("oat milk", None, "item", "t", "b", None, "1", 500, begin))
+    for file in {file_of(state / "feedback", f.at) for f in found}:
+        write_jsonl(file, (f.row() for f in found if file_of(state / "feedback", f.at) == file))
+
+
+def test_clients_that_call_more_answers_wrong_call_for_a_round(task_file: Path, tmp_path: Path) -> None:
+    state = weeks(tmp_path / "s")
+    judged(state, wrong=3)
+    done = asked(task_file, state)
+    assert "A round is worth its money: clients call 33.5 % of the answers that they judge wrong (10.0 %" in done.output
+    judged(state, wrong=9)
+    assert "Nothing has moved" in asked(task_file, state).output
+    judged(state, wrong=3, size=25)
+    assert "Not measured: called wrong (a period has fewer than 30 verdicts of clients)" in asked(
+        task_file, state
+    ).output
 
 
 def test_words_of_one_query_each_are_slips_and_no_drift(task_file: Path, tmp_path: Path) -> None:
