@@ -1,11 +1,14 @@
 """How far traffic has moved between two periods, with the distinct query as the unit of chance.
 
 The requests of one query are no independent draws: a dish that is on television is asked for by thousands. So chance is
-modelled by random signs, one for each distinct query: what a query adds to a difference between two periods has the
-mean zero if nothing has moved, whatever its own variance is (wild bootstrap, Wu 1986, with Rademacher weights, Liu
-1988; for clusters Cameron, Gelbach and Miller 2008; where the periods are equally long this is the exact test of
-exchanged periods). Shuffling requests instead would take every burst for drift. The periods may have different sizes,
-and the weights of a sample (Horvitz and Thompson 1952) need no model of their own.
+modelled by exchanges, one for each distinct query: if nothing has moved, its requests of one period might as well have
+been those of the other. Each draw exchanges a random half of the queries and computes the figure anew, shares and all
+(a permutation test by clusters). Shuffling requests instead would take every burst for drift; and so would an exchange
+of shares, because the burst of one query lowers those of all others together. So the periods are first brought to the
+scale on which the queries without a burst are asked for equally often (`_scale`). The periods may have different sizes,
+and the weights of a sample (Horvitz and Thompson 1952) need no model of their own. Intervals are those of a wild
+bootstrap, with random signs by query about the observed difference (Wu 1986; Liu 1988; for clusters Cameron, Gelbach
+and Miller 2008).
 """
 
 from __future__ import annotations
@@ -25,6 +28,8 @@ Floats = npt.NDArray[np.float64]
 DRAWS: Final = 1_999
 LEVEL: Final = 0.95
 _BLOCK: Final = 1 << 23  # signs in memory at a time
+_BURSTS, _TRIMS = 0.02, 3
+_EMPTY: Final = 1e-6  # of a period's size: what is left of it are rounding errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,15 +82,60 @@ def shifts(reference: Totals, current: Totals, *, draws: int = DRAWS, seed: int 
     sizes = [t.weights.sum(axis=0) for t in (reference, current)]
     with np.errstate(invalid="ignore", divide="ignore"):
         before, after = (t.values.sum(axis=0) / s for t, s in zip((reference, current), sizes, strict=True))
-        common = (reference.values + current.values).sum(axis=0) / (sizes[0] + sizes[1])
-        # What a unit adds to the difference if both means are the common one; and about each period's own mean.
-        null = _parts(current, sizes[1], common) - _parts(reference, sizes[0], common)
+        # What a unit adds to the difference about each period's own mean; and what of it an exchange moves.
         own = _parts(current, sizes[1], after) - _parts(reference, sizes[0], before)
-    figures = null.shape[1]
-    drawn = flipped(np.nan_to_num(np.hstack([null, own])), draws=draws, seed=seed)
+    figures = own.shape[1]
+    scale = np.array([_scale(reference.weights[:, k], current.weights[:, k]) for k in range(figures)])
+    weights = (current.weights - scale * reference.weights) / 2
+    values = (current.values - scale * reference.values) / 2
+    drawn = flipped(np.nan_to_num(np.hstack([weights, values, own])), draws=draws, seed=seed)
+    null = _exchanged(
+        drawn[:, figures : 2 * figures], drawn[:, :figures],
+        total=(current.values + scale * reference.values).sum(axis=0) / 2, size=(sizes[1] + scale * sizes[0]) / 2,
+    )
     return [
-        _shift(float(before[k]), float(after[k]), drawn[:, k], drawn[:, figures + k]) for k in range(figures)
+        _shift(float(before[k]), float(after[k]), null[:, k], drawn[:, 2 * figures + k]) for k in range(figures)
     ]
+
+
+def _scale(reference: Floats, current: Floats) -> float:
+    """How many times as often queries are asked for in the current period, those with the largest bursts left out.
+
+    The ratio of both sums without the `_BURSTS` of the units whose difference is largest at the ratio before: a trimmed
+    ratio, as for counts of genes, of which a few that are very active must not make all others look less so (Robinson
+    and Oshlack 2010).
+
+    Args:
+        reference: Requests of each unit, shape (units,).
+        current: The same of the current period.
+    """
+    left_out = max(1, round(_BURSTS * len(reference)))
+    kept = np.arange(len(reference))
+    found = 1.0
+    for _ in range(_TRIMS + 1):
+        sums = float(reference[kept].sum()), float(current[kept].sum())
+        if min(sums) <= 0:  # nothing in common: any scale is as good
+            break
+        found = sums[1] / sums[0]
+        kept = np.argsort(np.abs(current - found * reference))[:-left_out]
+    return found
+
+
+def _exchanged(moved: Floats, of_size: Floats, *, total: Floats, size: Floats | float) -> Floats:
+    """The difference of the means of both periods after exchanges of units, by draw.
+
+    Args:
+        moved: Half of what exchanges leave of the difference of the sums.
+        of_size: The same of the sizes.
+        total: The mean of both sums.
+        size: The mean of both sizes.
+
+    Returns:
+        NaN where the exchanges leave a period without any unit.
+    """
+    first, second = (np.where(np.abs(s) < _EMPTY * size, np.nan, s) for s in (size + of_size, size - of_size))
+    found: Floats = (total + moved) / first - (total - moved) / second
+    return found
 
 
 def _parts(period: Totals, size: Floats, mean: Floats) -> Floats:
@@ -97,7 +147,7 @@ def _shift(before: float, after: float, null: Floats, own: Floats) -> Shift:
     if np.isnan(change):
         return Shift(before, after, estimate(np.nan, np.nan, np.nan), 1.0, None)
     low, high = percentile(change + own, LEVEL)
-    p = _p_value(np.abs(null), abs(change))
+    p = _p_value(np.nan_to_num(np.abs(null), nan=np.inf), abs(change))  # what is not known may be as large
     return Shift(before, after, estimate(change, low, high), p, detectable(own, LEVEL))
 
 
@@ -118,12 +168,14 @@ def distance(
     Returns:
         `current` is the effect and `change` the effect with its interval.
     """
-    shares = [w / w.sum() for w in (reference, current)]
-    difference = shares[1] - shares[0]
-    mu, nu = (s @ features for s in shares)
-    # Signs do not keep the sum of the differences at zero, as two distributions do; centred features make up for it.
-    parts = difference[:, None] * (features - (mu + nu) / 2)
-    drawn = flipped(parts, draws=draws, seed=seed)
+    mu, nu = (w @ features / w.sum() for w in (reference, current))
+    scaled = reference * _scale(reference, current)
+    half = (current - scaled)[:, None] / 2
+    moved = flipped(np.hstack([half * features, half]), draws=draws, seed=seed)
+    drawn = np.nan_to_num(_exchanged(
+        moved[:, :-1], moved[:, -1:], total=(current + scaled) @ features / 2,
+        size=float((current + scaled).sum()) / 2,
+    ))
     seen, null = float(((nu - mu) ** 2).sum()), (drawn**2).sum(axis=1)
     expected, scale = float(null.mean()), float(np.sqrt((mu**2).sum() + (nu**2).sum()))
 

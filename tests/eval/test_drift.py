@@ -45,6 +45,25 @@ def test_weights_of_a_sample_count_as_requests() -> None:
     assert once.p == pytest.approx(tenfold.p, abs=0.05)
 
 
+@pytest.mark.parametrize("bursts", [0.0, 0.5, 1.0])
+def test_weeks_of_one_market_in_which_queries_burst_are_no_drift(bursts: float) -> None:
+    """Each query's share varies by itself; the first one, a seventh of the traffic, moves those of all others.
+
+    Of 120 pairs of weeks six are expected below 0.05, and with probability 0.999 at most 14.
+    """
+    rng, features = np.random.default_rng(5), random_features(embeddings())
+    rare = np.r_[np.ones(40), np.zeros(360)]
+    found = []
+    for seed in range(120):
+        before, now = (ZIPF * rng.lognormal(0.0, bursts, UNITS) for _ in range(2))
+        a, b = (week(rng, shares / shares.sum()) for shares in (before, now))
+        found.append((
+            distance(features, a, b, draws=199, seed=seed).p,
+            shifts(totals(a, rare), totals(b, rare), draws=199, seed=seed)[0].p,
+        ))
+    assert (np.array(found) <= 0.05).sum(axis=0).max() <= 14
+
+
 def test_a_burst_of_one_query_is_no_drift_and_a_move_of_many_is() -> None:
     """Both move the same share of the traffic; shuffled requests would call both certain."""
     unseen = np.r_[np.zeros(200), np.ones(200)]
