@@ -7,13 +7,16 @@ from collections.abc import Callable
 from typing import Any, Concatenate, Final, Literal, ParamSpec
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 COLOURS: Final = ("#2563eb", "#f59e0b", "#10b981", "#ef4444", "#8b5cf6", "#64748b", "#ec4899")
 INK: Final = "#64748b"
 # Inches, 96 pixels each: text has about its nominal size on a screen of 1,280 and on one of 400 pixels.
 WIDE: Final = 9.5
 NARROW: Final = 3.9
+_EVENLY, _POWERS = 0.7, 2.0  # decades
 _P = ParamSpec("_P")
 mpl.rcParams.update({
     "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9, "axes.spines.top": False,
@@ -42,6 +45,28 @@ def label(axes: Any, x: str, y: str) -> None:
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.grid(alpha=0.2)
+
+
+def logarithmic(axis: Any) -> None:
+    """Make an axis logarithmic, with at most some six numbers written out.
+
+    Matplotlib writes `2 × 10^1` at each step where an axis spans less than a decade; on a narrow screen they overlap.
+    """
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    axis.set_major_locator(_FewTicks())
+    axis.set_major_formatter(lambda value, _: f"{value:,.6g}")
+    axis.set_minor_locator(NullLocator())
+
+
+class _FewTicks(LogLocator):
+    """Ticks of a logarithmic axis: at 1, 2 and 5, at powers of ten alone over many, evenly in less than a decade."""
+
+    def tick_values(self, vmin: float, vmax: float) -> Any:
+        decades = np.log10(vmax / vmin) if vmin > 0 else np.inf
+        if decades < _EVENLY:
+            return MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(vmin, vmax)
+        self.set_params(subs=(1.0, 2.0, 5.0) if decades < _POWERS else (1.0,), numticks=7)
+        return super().tick_values(vmin, vmax)
 
 
 def legend_above(axes: Any, width: float) -> None:

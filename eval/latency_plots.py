@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from eval.drawing import COLOURS, canvas, label, legend_above, svg
+from eval.drawing import COLOURS, canvas, label, legend_above, logarithmic, svg
 from eval.latency_schema import SweepRate, percentile_of
 
 
@@ -18,7 +18,7 @@ def latency_cdf(width: float, groups: Mapping[str, Sequence[float]]) -> str:
         if len(values):
             share = np.arange(1, len(values) + 1) / max(1, len(seconds)) * 100
             axes.step(values, share, where="post", color=COLOURS[number], label=f"{name} ({len(seconds)})")
-    axes.set_xscale("log")
+    logarithmic(axes.xaxis)
     label(axes, "milliseconds from the scheduled departure", "% of requests")
     legend_above(axes, width)
     return svg(figure)
@@ -43,7 +43,7 @@ def latency_over_time(
             values = [1e3 * np.quantile(latency[(bins == b) & np.isfinite(latency)], quantile) for b in seconds]
             which = f"{name}, {'p50' if quantile == 0.5 else 'p99'}"
             axes.plot([s * every_s for s in seconds], values, style, color=COLOURS[number], linewidth=1, label=which)
-    axes.set_yscale("log")
+    logarithmic(axes.yaxis)
     label(axes, "seconds from the start", "milliseconds")
     legend_above(axes, width)
     return svg(figure)
@@ -60,8 +60,8 @@ def latency_by_rate(width: float, rates: Sequence[SweepRate]) -> str:
             for rate, value, holds in points:
                 face = COLOURS[number] if holds else "none"
                 axes.plot(rate, value, "o", markersize=4, markerfacecolor=face, markeredgecolor=COLOURS[number])
-    axes.set_xscale("log")
-    axes.set_yscale("log")
+    logarithmic(axes.xaxis)
+    logarithmic(axes.yaxis)
     label(axes, "requests per second", "milliseconds")
     axes.legend(loc="upper left")
     return svg(figure)

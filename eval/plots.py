@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.drawing import COLOURS, INK, canvas, label, legend_above, svg
+from eval.drawing import COLOURS, INK, canvas, label, legend_above, logarithmic, svg
 from eval.page_schema import SweepVariant
 from eval.quality_schema import Estimate, ReliabilityBin, RiskPoint
 from eval.report_schema import CacheSize
@@ -76,7 +76,7 @@ def cache_sizes(width: float, sizes: Sequence[CacheSize], now: int) -> str:
               markersize=3)
     if now:
         axes.axvline(now, color=INK, linewidth=0.8, linestyle="--")
-    axes.set_xscale("log")
+    logarithmic(axes.xaxis)
     axes.set_ylim(bottom=0)
     label(axes, "cached queries", "$ per million queries")
     return svg(figure)
@@ -103,7 +103,7 @@ def pareto(width: float, systems: Sequence[ParetoPoint]) -> str:
         axes.plot([x, x], [y_low, y_high], color=colour, linewidth=1)
         axes.plot(x, y, "o", markersize=6, markeredgecolor=colour, markerfacecolor=colour if p.best else "none",
                   label=p.name)
-    axes.set_xscale("log")
+    logarithmic(axes.xaxis)
     label(axes, "median latency, milliseconds", "F1, %")
     legend_above(axes, width)
     return svg(figure)
@@ -154,7 +154,7 @@ def f1_by_parameters(width: float, variants: Sequence[SweepVariant], chosen: str
         axes.plot([v["trained"]] * 2, [low, high], color=colour, linewidth=1.2)
         axes.plot(v["trained"], value, marker="o", markersize=4, color=colour)
         axes.annotate(v["name"], (v["trained"], value), xytext=(4, 2), textcoords="offset points", fontsize=7)
-    axes.set_xscale("log")
+    logarithmic(axes.xaxis)
     label(axes, "trained parameters", "dev F1, %")
     return svg(figure)
 
@@ -165,7 +165,7 @@ def learning_curve(width: float, history: Sequence[Mapping[str, Any]]) -> str:
     axes.plot([h["step"] for h in history], [h["loss"] for h in history], color=COLOURS[0], linewidth=0.9)
     axes.set_xlabel("step")
     axes.set_ylabel("training loss, nats per symbol", color=COLOURS[0])
-    axes.set_yscale("log")
+    logarithmic(axes.yaxis)
     points = [(h["step"], 100 * h["dev_f1"]) for h in history if "dev_f1" in h]
     if points:
         right = axes.twinx()
