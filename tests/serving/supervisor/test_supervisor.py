@@ -33,7 +33,8 @@ from tests.limbeck.test_cli import limbeck
 from tests.processes import descendants, gone, parent
 from tests.serving.bundles import HITS, MISSES, TASK, made
 
-pytestmark = pytest.mark.slow
+# Alone: beside other test processes on two cores queries miss their deadline, which is refused as it should be.
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 _INJECTIONS = json.loads((Path(__file__).parents[1] / "gateway" / "injections.json").read_text())
 INJECTIONS = [q for family in _INJECTIONS.values() for q in family]
 
@@ -242,7 +243,7 @@ def test_a_release_and_a_rollback_lose_no_request(stage: Stage, service: Service
         rollback(service.pointer)
         found = service.until(lambda s, b=bundle: s["active"]["bundle"] == b.id and s["kept"] is not None, 60)
         assert found["active"]["pid"] == pid
-    assert {x.status for x in load.outcomes} == {200}
+    assert {x.status for x in load.outcomes} == {200}, [x.body for x in load.outcomes if x.status != 200][:3]
     assert "limbeck_engine_" in engine_metrics(service)
     assert load.broken == 0
     texts = [n["text"] for n in service.status()["news"]]
@@ -287,7 +288,7 @@ def test_a_bundle_whose_engine_says_something_else_than_its_student_is_refused(
     assert found["active"]["bundle"] == stage.first.id
     service.pointer.write_text(before)
     time.sleep(0.5)
-    assert {x.status for x in load.outcomes} == {200}
+    assert {x.status for x in load.outcomes} == {200}, [x.body for x in load.outcomes if x.status != 200][:3]
 
 
 def test_operators_can_purge_and_look(service: Service) -> None:
