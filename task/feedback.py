@@ -44,6 +44,15 @@ class Feedback:
     count: int
     at: float
 
+    def judges(self, bundle: str | None) -> bool:
+        """Whether it is a verdict on answers of this bundle, or on no particular bundle's."""
+        return self.kind != "item" and self.bundle in {None, bundle}
+
+    @property
+    def wrong(self) -> bool:
+        """Of a verdict: whether the answer was wrong; other labels than the answer's are a wrong."""
+        return self.kind != "right"
+
     def row(self) -> dict[str, Any]:
         """The line of the file; what is None is left out."""
         row = {name: getattr(self, name) for name in self.__slots__}

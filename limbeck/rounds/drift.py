@@ -58,8 +58,7 @@ def drift(run: Run, state: Path, *, since: float, until: float) -> Verdict:
     traffic = Traffic.of([c for c in own if c.at < end], [c for c in own if c.at >= since])
     _require_enough(folder, traffic)
     said = [
-        f for f in read_feedback(state / FEEDBACK, until=until)
-        if f.task == run.task.name and f.bundle in {None, bundle} and f.kind != "item"
+        f for f in read_feedback(state / FEEDBACK, until=until) if f.task == run.task.name and f.judges(bundle)
     ]
     begin = end - WEEK
     found = measured(run, traffic, [f for f in said if begin <= f.at < end], [f for f in said if f.at >= since])

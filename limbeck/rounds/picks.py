@@ -210,10 +210,10 @@ def _verdicts(said: Iterable[Feedback], bundle: str | None, normalise_with: str)
     normalise = normaliser(normalise_with)
     found: dict[str, tuple[int, int]] = {}
     for f in said:
-        if f.query is not None and f.bundle in {None, bundle} and f.kind != "item":
+        if f.query is not None and f.judges(bundle):
             text = normalise(f.query)
             wrong, right = found.get(text, (0, 0))
-            found[text] = (wrong, right + f.count) if f.kind == "right" else (wrong + f.count, right)
+            found[text] = (wrong + f.count, right) if f.wrong else (wrong, right + f.count)
     return found
 
 

@@ -99,7 +99,7 @@ def verdict_shift(reference: Sequence[Feedback], current: Sequence[Feedback]) ->
         for f in verdicts:
             row = rows[f.query or f.keyed_hash]
             weights[row] += f.count
-            values[row] += f.count * (f.kind != "right")
+            values[row] += f.count * f.wrong
         return Totals(weights, values)
 
     return shifts(totals(reference), totals(current))[0]

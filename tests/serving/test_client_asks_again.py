@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -15,6 +13,7 @@ from engine.interface import EngineError
 from serving import client
 from serving.client import label_all
 from task.labels import Example, Label
+from tests.serving.local_http import Handler, listening
 
 ROWS = [Example(f"tea {i}") for i in range(40)]
 
@@ -43,35 +42,21 @@ def slow(most: int, *, down_from: int | None = None) -> Iterator[tuple[str, list
         label = {"role": "product", "text": query, "start": 0, "end": len(query)}
         return {"index": index, "labels": [label], "status": "ok", "probability": 0.5}
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
+    class Service(Handler):
+        def get(self) -> None:
             body = b'{"status": "degraded"}' if down else b'{"status": "ready"}'  # hits are answered meanwhile
             down[:] = down[1:]
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+            self.reply(body)
 
-        def do_POST(self) -> None:
-            queries = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["queries"]
+        def post(self) -> None:
+            queries = json.loads(self.body())["queries"]
             if len(sizes) == down_from:
                 down[:] = [0, 0]
             sizes.append(len(queries))
-            body = b"".join(json.dumps(line(i, q)).encode() + b"\n" for i, q in enumerate(queries))
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+            self.reply(b"".join(json.dumps(line(i, q)).encode() + b"\n" for i, q in enumerate(queries)))
 
-        def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}", sizes
-        finally:
-            server.shutdown()
+    with listening(Service) as url:
+        yield url, sizes
 
 
 @pytest.mark.parametrize("most", [1, 3, 7, 40])

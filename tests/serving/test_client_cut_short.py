@@ -2,39 +2,28 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from engine.interface import EngineError
 from serving.client import label_all
 from task.labels import Example
+from tests.serving.local_http import Handler, listening
 
 
 @contextmanager
 def service(body: bytes, *, promised: int | None = None) -> Iterator[str]:
     """Answers every request with `body`; `promised` is the length that it announces."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
-            self.send_response(200)
-            self.send_header("Content-Length", str(promised or len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    class Service(Handler):
+        def post(self) -> None:
+            self.body()
+            self.reply(body, promised=promised)
 
-        def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
+    with listening(Service) as url:
+        yield url
 
 
 LINE = b'{"index": 0, "labels": [], "probability": null}\n'

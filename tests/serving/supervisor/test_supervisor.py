@@ -33,8 +33,7 @@ from tests.limbeck.test_cli import limbeck
 from tests.processes import descendants, gone, parent
 from tests.serving.bundles import HITS, MISSES, TASK, made
 
-# Alone: beside other test processes on two cores queries miss their deadline, which is refused as it should be.
-pytestmark = [pytest.mark.slow, pytest.mark.alone]
+pytestmark = [pytest.mark.slow, pytest.mark.alone]  # beside other tests on two cores queries miss their deadline
 _INJECTIONS = json.loads((Path(__file__).parents[1] / "gateway" / "injections.json").read_text())
 INJECTIONS = [q for family in _INJECTIONS.values() for q in family]
 
