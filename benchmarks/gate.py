@@ -159,7 +159,7 @@ def refused(folder: Path, gold: Path, released: Bundle) -> dict[str, Any]:
     try:
         checks = gate(folder, gold, quiet, released_from=released.folder, pairs=WINDOW, overrides=[
             f"gates.{rule}=null" for rule in ("min_f1", "teacher_margin", "slice_margin")
-        ])
+        ]).checks
     except InputError as error:
         return {"ok": False, "rules": ["verification"], "found": [error.problem]}
     return told(checks)

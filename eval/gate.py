@@ -57,6 +57,7 @@ class GateEvidence:
         teacher: Differences to the teacher.
         teacher_slices: The same by traffic slice.
         released: Differences to the bundle that is released now; None where there is none.
+        traffic: Differences to it on requests drawn from the traffic; None where none were drawn.
         slower: Relative latency difference to the released bundle (`eval.latency.times_as_slow`).
         ece: Expected calibration error of the probability that a whole labelling is right.
         latency: Latency of cache misses.
@@ -72,6 +73,7 @@ class GateEvidence:
     teacher: Margins | None = None
     teacher_slices: Mapping[str, Margins] | None = None
     released: Margins | None = None
+    traffic: Margins | None = None
     slower: Estimate | None = None
     ece: Estimate | None = None
     latency: Percentiles | None = None
@@ -130,6 +132,8 @@ def judge(gates: Gates, e: GateEvidence) -> list[Check]:
             out += [replace(check, what=f"difference to {whom}") for check in checks]
     if gates.released_margin is not None and not e.first_release:
         out += _margin("released_margin", e.released, gates.released_margin, "the released bundle")
+    if gates.traffic_margin is not None and e.traffic is not None:
+        out.append(_not_shown_lower(e.traffic, gates.traffic_margin))
     if gates.max_slower is not None and not e.first_release:
         out.append(_at_most(
             "max_slower", e.slower, gates.max_slower, "latency against the released bundle (paired median)", 100, "%"
@@ -224,6 +228,15 @@ def _at_most(rule: str, found: Estimate | None, most: float, what: str, scale: f
     # An upper bound of None is infinite.
     ok = found["high"] is not None and high <= most
     return Check(rule, ok, f"{what} {scale * found['value']:.1f}{bounds} {unit}", asked, dict(found), what=what)
+
+
+def _not_shown_lower(found: Margins, margin: float) -> Check:
+    """F1 on few rows: they may leave open whether it is lower, and must not show it."""
+    what, difference = "ΔF1 against the released bundle on drawn requests", found["f1"]
+    ok = difference["high"] is not None and difference["high"] >= -margin
+    said = f"{what} ({found['rows']:,}) {points(difference)}"
+    asked = "not shown to be lower" + (f" by more than {100 * margin:g} points" if margin else "")
+    return Check("traffic_margin", ok, said, asked, dict(difference), what=what)
 
 
 def _margin(rule: str, found: Margins | None, margin: float, whom: str) -> list[Check]:

@@ -202,3 +202,57 @@ class LabelReport(TypedDict):
     sample: Sequence[LabelledQuery]
     level: float
     finished: str
+
+
+class RoundRow(TypedDict):
+    """A round of labelling and training.
+
+    Attributes:
+        student: Id of the bundle that was released when it began.
+        ending: `released`, `refused` or `not worth it`; of one that is not finished, after which stage it stands.
+        why: A sentence.
+        bundle: Id of the student that it made.
+        drift: The verdict on the traffic before it.
+        labels: How many queries were labelled: `picked` to learn from, `random` ones, and those judged `again`, of
+            which `changed` got other labels.
+        cost: Paid for labels, in dollars.
+        minutes: Of all stages.
+        begins_from: What the training began from: `adapter` or `base`.
+        gold: F1 of the new student on gold; `gold_before`: of the released one; `gold_difference`: paired.
+        drawn: The same on requests drawn from the traffic, against the teacher's labels.
+        failed: The gates that did not hold.
+    """
+
+    number: int
+    opened: str
+    student: str
+    ending: str
+    why: str
+    bundle: str | None
+    drift: str
+    labels: int
+    picked: int
+    random: int
+    again: int
+    changed: int
+    cost: float
+    minutes: float
+    begins_from: str
+    gold: Estimate | None
+    gold_before: Estimate | None
+    gold_difference: Estimate | None
+    gold_rows: int
+    drawn: Estimate | None
+    drawn_before: Estimate | None
+    drawn_difference: Estimate | None
+    drawn_rows: int
+    failed: list[str]
+
+
+class RoundsPage(TypedDict):
+    """All rounds of a task; `cost` is what their labels cost together, in dollars."""
+
+    task: str
+    level: float
+    rounds: list[RoundRow]
+    cost: float

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from eval.drawing import COLOURS, INK, canvas, label, legend_above, logarithmic, svg
-from eval.page_schema import SweepVariant
+from eval.page_schema import RoundRow, SweepVariant
 from eval.quality_schema import Estimate, ReliabilityBin, RiskPoint
 from eval.report_schema import CacheSize
 
@@ -172,6 +172,32 @@ def learning_curve(width: float, history: Sequence[Mapping[str, Any]]) -> str:
         right.plot(*zip(*points, strict=True), color=COLOURS[1], marker="o", markersize=3)
         right.set_ylabel("dev F1, %", color=COLOURS[1])
         right.set_ylim(0, 100)
+    return svg(figure)
+
+
+def f1_by_round(width: float, rounds: Sequence[RoundRow]) -> str:
+    """F1 on gold of the student that each round began with and of the one that it made, with intervals.
+
+    A full dot is a student that was released, an empty one a student that was refused.
+    """
+    figure, axes = canvas(width, 2.8)
+    numbers = [r["number"] for r in rounds if r["gold"] is not None]
+    for r in rounds:
+        for shift, colour, name, found in (
+            (-0.08, COLOURS[2], "released before", r["gold_before"]), (0.08, COLOURS[0], "new", r["gold"]),
+        ):
+            if found is None:
+                continue
+            value, low, high = _percentages(found)
+            full = found is not r["gold"] or r["ending"] == "released"
+            axes.errorbar(
+                [r["number"] + shift], [value], yerr=[[max(0.0, value - low)], [max(0.0, high - value)]], fmt="o",
+                color=colour, markersize=5, markerfacecolor=colour if full else "none", elinewidth=1,
+                label=name if r["number"] == numbers[0] else None,
+            )
+    axes.set_xticks(numbers)
+    label(axes, "round", "F1 on gold, %")
+    legend_above(axes, width)
     return svg(figure)
 
 

@@ -19,7 +19,7 @@ from eval.formatting import cell, dollars, milliseconds, p_value, percent, plain
 from eval.latency_schema import LatencyBench, RateSweep
 from eval.load_samples import Samples
 from eval.matching import SCHEMES
-from eval.page_schema import STUDIES, Ablation, Audit, Comparison, Composition, LabelReport, Sweep
+from eval.page_schema import STUDIES, Ablation, Audit, Comparison, Composition, LabelReport, RoundsPage, Sweep
 from eval.pareto import pareto_front
 from eval.quality_schema import Calibration
 from eval.report_schema import FormResult, Report
@@ -231,6 +231,13 @@ def write_composition(folder: Path, content: Composition) -> None:
     ]
     plot = both_widths(plots.differences, rows, "ΔF1 against the task's own adapter, points")
     write_text(folder / "composition.html", _page("composition.html.j2", r=content, plot=plot))
+
+
+def write_rounds(file: Path, content: RoundsPage) -> None:
+    """Write the page of all rounds of a task."""
+    judged = any(r["gold"] for r in content["rounds"])
+    plot = both_widths(plots.f1_by_round, content["rounds"]) if judged else ""
+    write_text(file, _page("rounds.html.j2", r=content, plot=plot))
 
 
 def _page(template: str, **values: Any) -> str:

@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 from limbeck.labelling_plan import Standing
 from limbeck.run import Run
-from limbeck.stage import Figures, Result, Stage, execute, ingredients
+from limbeck.stage import Figures, Result, Stage, execute, execute_shown, ingredients
 from limbeck.stages import bundle, cross_fit, curriculum, evaluate, label, merge, sample, train
 from limbeck.staleness import reasons
 from task.errors import InputError
@@ -30,18 +30,10 @@ def run_up_to(run: Run, last: str) -> Result:
     """
     names = [s.name for s in STAGES]
     stages = [s for s in STAGES[: names.index(last) + 1] if s.wanted(run.task)]
-    run.files.folder.mkdir(parents=True, exist_ok=True)
     if train.STAGE in stages:
         fetch_ahead(run.task.student.base)
     for number, stage in enumerate(stages, 1):
-        run.progress.stage(stage.name, number, len(stages))
-        result = execute(stage, run)
-        state = "unchanged, not run again" if result.skipped else f"done in {result.manifest['wall_s']:,.0f} s"
-        short = result.shortfall
-        headline = stage.headline(result.figures) + (f" · not finished: {short.text}" if short else "")
-        run.progress.finished(f"{state} · {headline}")
-        if short is not None:
-            run.note(short)
+        result = execute_shown(stage, run, number=number, of=len(stages))
     return result
 
 

@@ -149,6 +149,24 @@ def execute(stage: Stage, run: Run) -> Result:
     return Result(stage.name, final, content, skipped=False, shortfall=stage.missing(run, figures))
 
 
+def execute_shown(stage: Stage, run: Run, *, number: int, of: int) -> Result:
+    """The same as one of several, with its progress and its headline shown and its shortfall noted.
+
+    Raises:
+        IncompleteError: It did so little that the next one would make no sense.
+    """
+    run.files.folder.mkdir(parents=True, exist_ok=True)
+    run.progress.stage(stage.name, number, of)
+    result = execute(stage, run)
+    state = "unchanged, not run again" if result.skipped else f"done in {result.manifest['wall_s']:,.0f} s"
+    short = result.shortfall
+    headline = stage.headline(result.figures) + (f" · not finished: {short.text}" if short else "")
+    run.progress.finished(f"{state} · {headline}")
+    if short is not None:
+        run.note(short)
+    return result
+
+
 def _unjudged(stage: Stage, config: object) -> object:
     """The part of a config on which it depends what is made."""
     return {k: v for k, v in config.items() if k not in stage.judged_by} if isinstance(config, dict) else config

@@ -327,6 +327,8 @@ class Gates(Strict):
     Non-inferiority to the teacher and to the released bundle, in F1 and in recall: the whole interval of the paired
     difference must lie above minus the margin. `slice_margin` is the same for traffic slices with at least `slice_rows`
     rows. `max_slower` is the share by which the median latency may exceed the released bundle's, measured alternately.
+    In a round, F1 on requests drawn from the traffic must not be shown to be lower by more than `traffic_margin`: the
+    interval of the paired difference must reach minus the margin.
     """
 
     merge_max_logit_delta: Annotated[float, Field(gt=0.0)] = 1.0
@@ -335,6 +337,8 @@ class Gates(Strict):
     min_f1: Fraction | None = None
     teacher_margin: Fraction | None = None
     released_margin: Fraction | None = 0.005
+    # Left out at its default, so that bundles and runs of before stay as they are.
+    traffic_margin: Annotated[Fraction | None, Field(exclude_if=lambda value: value == 0.0)] = 0.0
     slice_margin: Fraction | None = None
     slice_rows: Positive = 100
     max_slower: Annotated[float, Field(ge=0.0)] | None = 0.1

@@ -15,6 +15,7 @@ from pydantic import Field, field_validator, model_validator
 from task.conflicts import Conflicts
 from task.normalize import NORMALISERS, normaliser
 from task.role import Role
+from task.round_settings import Rounds
 from task.serving_settings import Serving
 from task.settings import Curriculum, Eval, Gates, Positive, Strict, Student, Teacher
 
@@ -110,6 +111,8 @@ class Task(Strict):
     serving: Serving = Serving()
     eval: Eval = Eval()
     gates: Gates = Gates()
+    # Left out at its defaults: bundles and runs of before have no such section.
+    rounds: Rounds = Field(default=Rounds(), exclude_if=lambda value: value == Rounds())
 
     @field_validator("normaliser")
     @classmethod
@@ -146,6 +149,7 @@ class Task(Strict):
                     raise ValueError(f"examples.{number}: {problem}")
         self._check_texts()
         self._check_teacher()
+        self.rounds.student_of(self.student)
         for name in self.curriculum.pattern_roles:
             if name not in names:
                 valid = ", ".join(names)

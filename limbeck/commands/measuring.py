@@ -177,7 +177,7 @@ def gate(
         checks = judge(
             folder, gold, progress, overrides=set_ or (), teacher_file=teacher, log_file=log, released_from=released,
             pairs=pairs,
-        )
+        ).checks
     if xml:
         write_text(xml, junit(checks, f"gate of {folder}"))
     _print_checks(checks)

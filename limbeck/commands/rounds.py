@@ -1,4 +1,4 @@
-"""Commands of rounds: whether another one is worth its money, and which queries to label for it."""
+"""Commands of rounds: whether one is worth its money, what it would label, one round, and rounds by themselves."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import typer
 from limbeck.commands.options import RUNS, Overrides, Runs, TaskFile, opened
 
 if TYPE_CHECKING:
-    from eval.drift_verdict import Verdict
     from limbeck.rounds.picks import Picks
     from limbeck.run import Run
 
@@ -41,14 +40,14 @@ def drift(
     from eval.drift_verdict import table
     from limbeck.pipeline import prepare_inputs
     from limbeck.rounds.drift import drift as measure
-    from serving.telemetry.drift_gauges import verdict_file
+    from serving.telemetry.drift_gauges import publish
     from task.files import write_json
 
     begin, end = _period(since, until)
     with opened(task, set_, runs) as run:
         prepare_inputs(run)
         found = measure(run, state, since=begin, until=end)
-        _publish(found, verdict_file(state, run.task.name))
+        publish(state, run.task.name, found)
     if out:
         write_json(out, found)
     print(table(found))
@@ -93,19 +92,98 @@ def pick(
     print(f"{cost}\nPicks: {out}")
 
 
-def _publish(found: Verdict, file: Path) -> None:
-    """Leave the verdict where the service's metrics find it; a folder that cannot be written to costs only that."""
-    from task.errors import warn
+Pointer = Annotated[Path, typer.Option(help="The release pointer that the service follows")]
+State = Annotated[Path, typer.Option(help="State folder of `limbeck serve`")]
+LIVE, STATE = Path("live.json"), Path("limbeck-serve")
+
+
+@app.command("round", rich_help_panel="Operations")
+def round_(
+    task: TaskFile,
+    pointer: Pointer = LIVE,
+    state: State = STATE,
+    if_worth: Annotated[
+        bool, typer.Option("--if-worth", help="End after drift unless that says that a round is worth its money")
+    ] = False,
+    set_: Overrides = None,
+    runs: Runs = RUNS,
+) -> None:
+    """Label what the service doubts, train the student again, and release it if it passes its gate and its canary.
+
+    Stopped anywhere, the same command goes on; two at once, the second is refused. Labels cost at most `rounds.labels`
+    calls. Exit code 1: the new student was refused, and the old one stays.
+    """
+    from limbeck.rounds.round import run_round
+
+    with opened(task, set_, runs) as run:
+        done = run_round(run, pointer=pointer, state=state, if_worth=if_worth)
+        _write_page(run)
+        run.end()
+    assert done.outcome is not None
+    print(f"Round {done.number}: {done.outcome.ending}. {done.outcome.why}")
+    if done.outcome.ending == "refused":
+        raise typer.Exit(1)
+
+
+@app.command(rich_help_panel="Operations")
+def rounds(
+    task: TaskFile,
+    out: Annotated[Path | None, typer.Option("--json", help="Write all figures here")] = None,
+    set_: Overrides = None,
+    runs: Runs = RUNS,
+) -> None:
+    """List the rounds of a task: drift, labels, money, F1 before and after, and how each ended; writes their page."""
+    from limbeck.rounds.history import rounds_of
+    from limbeck.rounds.view import page_of, table
     from task.files import write_json
 
-    try:
-        file.parent.mkdir(exist_ok=True)
-        write_json(file, found)
-    except OSError as error:
-        warn(
-            f"the verdict cannot be left for the service's metrics: {error}", file=file, field="--state",
-            fix="Run the command as the service's user",
-        )
+    with opened(task, set_, runs) as run:
+        page = _write_page(run)
+        content = page_of(run.task, rounds_of(run.files.folder))
+    if out:
+        write_json(out, content)
+    print(table(content["rounds"]) if content["rounds"] else "There was no round yet: `limbeck round TASK` runs one.")
+    if page is not None:
+        print(f"Page: {page}")
+
+
+@app.command(rich_help_panel="Operations")
+def watch(
+    task: TaskFile,
+    pointer: Pointer = LIVE,
+    state: State = STATE,
+    every: Annotated[float, typer.Option(help="Hours between two looks at the traffic", min=0.001)] = 24.0,
+    set_: Overrides = None,
+    runs: Runs = RUNS,
+) -> None:
+    """Run rounds by itself: where drift says that one is worth its money, and `rounds.every_days` after the last one.
+
+    Stays until it is stopped. What keeps one round from ending is told, and tried again at the next look.
+    """
+    from limbeck.rounds.watch import watch as stay
+
+    with opened(task, set_, runs) as run:
+        stay(run, pointer=pointer, state=state, every_s=every * 3600, tell=_told, ended=lambda: _write_page(run))
+
+
+def _told(text: str) -> None:
+    at = datetime.datetime.now(datetime.UTC)
+    print(f"{at:%Y-%m-%d %H:%M:%S} {text}", flush=True)
+
+
+def _write_page(run: Run) -> Path | None:
+    """Write the page of all rounds, beside them; None where there are none."""
+    from eval.report import write_rounds
+    from limbeck.rounds.folders import ROUNDS
+    from limbeck.rounds.history import rounds_of
+    from limbeck.rounds.view import page_of
+
+    found = rounds_of(run.files.folder)
+    if not found:
+        return None
+    page = run.files.folder / ROUNDS / "rounds.html"
+    write_rounds(page, page_of(run.task, found))
+    return page
 
 
 def _period(since: datetime.datetime | None, until: datetime.datetime | None) -> tuple[float, float]:

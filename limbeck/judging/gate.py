@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from limbeck.judging.gate_evidence import advise, agreement_on, evidence_of, student_confidence
+from limbeck.judging.gate_evidence import advise, agreement_on, evidence_of, margins, student_confidence
 from limbeck.judging.gate_sources import merged_answers, sources_of
 from limbeck.judging.served import UNCHECKED, Served, ask
 from task.errors import InputError, warn
@@ -16,18 +17,48 @@ from task.labels import Example
 from task.progress import Progress
 
 if TYPE_CHECKING:
-    from eval.gate import Agreement, Check
+    from eval.gate import Agreement, Check, Margins
+    from eval.quality_schema import Estimate
     from serving.release.bundle import Bundle
     from task.spec import Task
 
 _WARM_UP, _BATCH = 20, 64
 
 
+@dataclass(frozen=True, slots=True)
+class F1:
+    """F1 on some queries, by value.
+
+    Attributes:
+        rows: Number of queries; drawn ones count as often as they were drawn.
+        released: Of the bundle that is released now; None where there is none.
+        difference: To that.
+    """
+
+    rows: int
+    new: Estimate
+    released: Estimate | None
+    difference: Estimate | None
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What a gate found.
+
+    Attributes:
+        drawn: On requests drawn from the traffic; None where none were given.
+    """
+
+    checks: list[Check]
+    gold: F1
+    drawn: F1 | None
+
+
 def gate(
-    folder: Path, gold_file: Path, progress: Progress, *, overrides: Sequence[str] = (),
+    folder: Path, gold_file: Path | str, progress: Progress, *, overrides: Sequence[str] = (),
     teacher_file: Path | None = None, log_file: Path | None = None, released_from: Path | None = None,
-    pairs: int = 300,
-) -> list[Check]:
+    pairs: int = 300, drawn: Sequence[Example] = (),
+) -> Judgement:
     """Judge a bundle and record the verdict in its manifest.
 
     Args:
@@ -36,6 +67,8 @@ def gate(
         log_file: The query log, for slices by traffic; None takes that of the run.
         released_from: The bundle that is released now, or a pointer to it.
         pairs: Number of queries that both bundles answer alternately, for `gates.max_slower`.
+        drawn: Requests drawn from the traffic, with the teacher's labels, for `gates.traffic_margin`; their `count` is
+            how often each was drawn.
 
     Raises:
         InputError: The bundle is damaged, a file is malformed, or a rule needs one that is missing.
@@ -57,9 +90,10 @@ def gate(
     if merged is None:
         _check_measurable(bundle, task, reference)
     _check_latency_run(task)
-    served, said, before, slower = _measured(
-        bundle, other, gold=gold, reference=reference, task=task, pairs=pairs, progress=progress
+    found_by = _measured(
+        bundle, other, gold=gold, reference=reference, drawn=drawn, task=task, pairs=pairs, progress=progress
     )
+    served, said, before = found_by.new, found_by.reference, found_by.released
     if merged is not None:
         agreement = agreement_on(merged, served.rows, kind="gold")
     elif reference:
@@ -67,22 +101,67 @@ def gate(
     else:
         agreement = _engine_agreement(bundle)
     found = quality(gold, served.rows, task, invalid=served.invalid)
+    on_gold = _f1(gold, served.rows, before, task)
+    on_drawn = _f1_of_draws(drawn, found_by, task) if drawn else None
     checks = judge(task.gates, evidence_of(
         task, gold, served, found, student_confidence(task, gold, served), teacher=found_for.teacher,
         teacher_rows=found_for.rows,
-        traffic=found_for.traffic, agreement=agreement, released=before, slower=slower,
+        traffic=found_for.traffic, agreement=agreement, released=before,
+        drawn=on_drawn and on_drawn[1], slower=found_by.slower,
         constrained=bundle.codec.answer_form.constrained,
     ))
     advise(checks, task, bundle.folder)
     stamp(bundle.folder, [c.to_json() for c in checks])
-    return checks
+    return Judgement(checks, on_gold, on_drawn and on_drawn[0])
+
+
+def _f1(
+    gold: Sequence[Example], new: Sequence[Example], released: Sequence[Example] | None, task: Task
+) -> F1:
+    from eval.quality import paired_difference, quality
+
+    def of(rows: Sequence[Example]) -> Estimate:
+        return quality(gold, rows, task)["value"]["f1"]
+
+    if released is None:
+        return F1(len(gold), of(new), None, None)
+    return F1(len(gold), of(new), of(released), paired_difference(gold, new, released, task))
+
+
+def _f1_of_draws(drawn: Sequence[Example], found: _Measured, task: Task) -> tuple[F1, Margins | None]:
+    """F1 of the requests: each query as often as it was drawn, for draws with replacement are independent."""
+    times = [i for i, row in enumerate(drawn) for _ in range(row.count)]
+    truth, new = ([rows[i] for i in times] for rows in (drawn, found.drawn))
+    released = None if found.released_drawn is None else [found.released_drawn[i] for i in times]
+    return _f1(truth, new, released, task), None if released is None else margins(truth, new, released, task)
+
+
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """What both bundles answered.
+
+    Attributes:
+        new: The bundle's answers to the gold queries.
+        reference: Those to its reference queries.
+        drawn: Those to the drawn requests.
+        released: The released bundle's answers to the gold queries.
+        released_drawn: Those to the drawn requests.
+        slower: The latency difference.
+    """
+
+    new: Served
+    reference: list[Example]
+    drawn: list[Example]
+    released: list[Example] | None = None
+    released_drawn: list[Example] | None = None
+    slower: Estimate | None = None
 
 
 def _measured(
-    bundle: Bundle, other: Bundle | None, *, gold: Sequence[Example], reference: Sequence[Example], task: Task,
-    pairs: int, progress: Progress,
-) -> tuple[Served, list[Example], list[Example] | None, Any]:
-    """The bundle's answers, those to its reference queries, the released bundle's, and the latency difference."""
+    bundle: Bundle, other: Bundle | None, *, gold: Sequence[Example], reference: Sequence[Example],
+    drawn: Sequence[Example], task: Task, pairs: int, progress: Progress,
+) -> _Measured:
+    """Serve the bundle, and the released one beside it, and ask both."""
     from eval.endpoint import Target
     from eval.latency import times_as_slow
     from eval.load_generator import in_turns
@@ -95,16 +174,21 @@ def _measured(
         if reference:
             progress.begin("reference answers", len(reference))
         said = label_all(url, reference, batch=_BATCH, done=progress.advance)
+        if drawn:
+            progress.begin("drawn requests", len(drawn))
+        sampled = label_all(url, drawn, batch=_BATCH, done=progress.advance)
         if other is None:
-            return new, said, None, None
+            return _Measured(new, said, sampled)
         progress.begin("starting the released bundle")
         beside = stack.enter_context(served(other.folder, state=Path(state) / "released"))
         progress.begin("the released bundle", len(gold))
         before = label_all(beside, gold, batch=_BATCH, done=progress.advance)
+        theirs_drawn = label_all(beside, drawn, batch=_BATCH, done=progress.advance)
         queries = [gold[i % len(gold)].query for i in range(pairs + _WARM_UP)]
         progress.begin("both bundles alternately", len(queries))
         mine, theirs = in_turns([Target(url), Target(beside)], queries, use_cache=False, on_done=progress.advance)
-        return new, said, before, times_as_slow(mine.latency[_WARM_UP:], theirs.latency[_WARM_UP:])
+        slower = times_as_slow(mine.latency[_WARM_UP:], theirs.latency[_WARM_UP:])
+        return _Measured(new, said, sampled, before, theirs_drawn, slower)
 
 
 def _released(source: Path | None, bundle: Bundle) -> Bundle | None:

@@ -21,7 +21,7 @@ def evidence_of(
     task: Task, gold: Sequence[Example], served: Served, quality: Quality, confidence: Calibration | None, *,
     teacher: Sequence[Example] | None = None, teacher_rows: Sequence[int] | None = None,
     traffic: Sequence[str] | None = None, agreement: Agreement | None = None, released: Sequence[Example] | None = None,
-    slower: Estimate | None = None, constrained: bool = False,
+    drawn: Margins | None = None, slower: Estimate | None = None, constrained: bool = False,
 ) -> GateEvidence:
     """Evidence for `eval.gate.judge`.
 
@@ -33,17 +33,16 @@ def evidence_of(
         traffic: `head`, `torso` or `tail` of each gold query.
         agreement: On how many labels engine and merged model agree (`agreement_on`).
         released: Answers of the bundle that is released now.
+        drawn: Differences to it on requests drawn from the traffic (`margins`).
         slower: Relative latency difference to that bundle (`eval.latency.times_as_slow`).
         constrained: Whether the student's answer form gives only labels that the task allows.
     """
     from eval.gate import GateEvidence
-    from eval.quality import paired_difference
     from eval.slices import parts
 
     def difference(other: Sequence[Example], rows: Sequence[int]) -> Margins:
         truth, ours, theirs = ([x[i] for i in rows] for x in (gold, served.rows, other))
-        f1, recall = (paired_difference(truth, ours, theirs, task, s) for s in ("f1", "recall"))
-        return {"rows": len(rows), "f1": f1, "recall": recall}
+        return margins(truth, ours, theirs, task)
 
     everywhere = range(len(gold))
     asked = everywhere if teacher_rows is None else teacher_rows
@@ -56,10 +55,19 @@ def evidence_of(
         f1=quality["value"]["f1"], engine_agreement=agreement,
         invalid=quality.get("invalid"), invalid_kinds=quality.get("invalid_kinds"), constrained=constrained,
         teacher=difference(teacher, asked) if teacher and asked else None,
-        teacher_slices=by_slice, released=difference(released, everywhere) if released else None, slower=slower,
+        teacher_slices=by_slice, released=difference(released, everywhere) if released else None, traffic=drawn,
+        slower=slower,
         ece=confidence.get("ece") if confidence else None, latency=steady.get("miss") if steady else None,
         latency_valid=bool(steady and steady["valid"]), first_release=released is None,
     )
+
+
+def margins(truth: Sequence[Example], ours: Sequence[Example], theirs: Sequence[Example], task: Task) -> Margins:
+    """Paired differences, ours minus theirs, on the same queries in the same order."""
+    from eval.quality import paired_difference
+
+    f1, recall = (paired_difference(truth, ours, theirs, task, s) for s in ("f1", "recall"))
+    return {"rows": len(truth), "f1": f1, "recall": recall}
 
 
 def agreement_on(one: Sequence[Example], other: Sequence[Example], *, kind: str) -> Agreement | None:

@@ -24,9 +24,11 @@ def _inputs(run: Run) -> dict[str, str]:
 
 
 def _config(run: Run) -> object:
-    """The whole task, which the bundle holds, less what only judges it, where its data lies, and what has no effect."""
+    """The whole task, which the bundle holds, less what judges or follows it, what has no effect, and data's places."""
     places = {"sample", "dir", "hub", "queries", "labels", "catalogue", "conversions", "gold"}
-    return run.task.model_dump(mode="json", exclude={"gates": True, "eval": True, "data": places, **NO_EFFECT})
+    return run.task.model_dump(mode="json", exclude={
+        "gates": True, "eval": True, "rounds": True, "data": places, **NO_EFFECT,
+    })
 
 
 def _rules(run: Run) -> Rules:

@@ -6,12 +6,15 @@ The service itself measures no drift: it takes embeddings and the query log, whi
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+
+from task.errors import warn
+from task.files import write_json
 
 FOLDER: Final = "drift"
 """In a service's state folder."""
@@ -20,6 +23,19 @@ FOLDER: Final = "drift"
 def verdict_file(state: Path, task: str) -> Path:
     """Where the last verdict on a task's traffic is."""
     return state / FOLDER / f"{task}.json"
+
+
+def publish(state: Path, task: str, verdict: Mapping[str, Any]) -> None:
+    """Leave a verdict where the service's metrics find it; a folder that cannot be written to costs only that."""
+    file = verdict_file(state, task)
+    try:
+        file.parent.mkdir(exist_ok=True)
+        write_json(file, verdict)
+    except OSError as error:
+        warn(
+            f"the verdict cannot be left for the service's metrics: {error}", file=file, field="--state",
+            fix="Run the command as the service's user",
+        )
 
 
 class DriftGauges(Collector):
