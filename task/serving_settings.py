@@ -86,19 +86,55 @@ class Consult(Strict):
     extra_body: ExtraBody = Field(default={}, exclude_if=lambda value: not value)
 
 
+class Bounds(Strict):
+    """How much worse than the released bundle a new one may be while clients are asked by it; null judges none.
+
+    All figures are of the student's answers, caches' left out, in the same time, each distinct query counted once.
+    `errors` is how much larger the share may be that failed: invalid answers, errors of the engine, refusals, answers
+    that were not there by their deadline; `abstained` the share without labels because they were too improbable.
+    `slower` is how many times as long the answers may take at the 95th percentile. `probability` is how much lower the
+    mean probability of the labellings may be. Nothing is judged on fewer than `least` answers of either bundle.
+    """
+
+    errors: Fraction | None = 0.01
+    slower: Annotated[float, Field(ge=1.0)] | None = 1.5
+    abstained: Fraction | None = 0.05
+    probability: Fraction | None = 0.05
+    least: Positive = 200
+
+    @property
+    def judged(self) -> int:
+        """How many of the four are judged."""
+        return sum(bound is not None for bound in (self.errors, self.slower, self.abstained, self.probability))
+
+
 class Change(Strict):
     """How a new bundle replaces the released one: shadow traffic, then canary, then all traffic.
 
-    Both run in parallel. For `shadow_s` seconds the share `shadow` of the queries for the student also goes to the new
-    one, whose answers are compared and not returned; then it answers the share `canary` for `canary_s` seconds; then
-    all. The old engine keeps running for `keep_s` seconds, so that a rollback need not start it.
+    For `shadow_s` seconds the share `shadow` of the queries for the student also goes to the new one, whose answers are
+    compared and not returned; then it answers the share `canary` for `canary_s` seconds; then all. A new bundle that
+    leaves one of `bounds` in the canary, or in the `watch_s` seconds after it has taken over, is refused: the bundle
+    before it answers again. The old engine keeps running for `keep_s` seconds, and at least as long as the new bundle
+    is watched, so that a rollback need not start it.
     """
 
     shadow: Fraction = 0.0
     shadow_s: Seconds = 0.0
     canary: Fraction = 0.0
     canary_s: Seconds = 0.0
+    # Both left out at their defaults: bundles, stages and pointers of before have no such fields.
+    watch_s: Seconds = Field(default=0.0, exclude_if=lambda value: not value)
+    bounds: Bounds = Field(default=Bounds(), exclude_if=lambda value: value == Bounds())
     keep_s: Seconds = 120.0
+
+    @model_validator(mode="after")
+    def _watched_against_a_canary(self) -> Self:
+        if self.watch_s and not (self.canary and self.canary_s):
+            raise ValueError(
+                "`watch_s` needs `canary` and `canary_s`: the new bundle is compared with what the one before it did "
+                "during the canary"
+            )
+        return self
 
 
 class Adapters(Strict):

@@ -99,23 +99,34 @@ def release(
     folder: BundleFolder,
     pointer: PointerFile,
     shadow: Annotated[
-        float, typer.Option(help="Share of queries that the new bundle answers too, unseen by clients", min=0, max=1)
-    ] = 0.0,
-    shadow_s: Annotated[float, typer.Option(help="Duration in seconds", min=0)] = 0.0,
+        float | None, typer.Option(help="Share of queries that the new bundle answers too, unseen by clients",
+                                   min=0, max=1)
+    ] = None,
+    shadow_s: Annotated[float | None, typer.Option(help="Duration in seconds", min=0)] = None,
     canary: Annotated[
-        float, typer.Option(help="Share of queries that the new bundle answers before the switch", min=0, max=1)
-    ] = 0.0,
-    canary_s: Annotated[float, typer.Option(help="Duration in seconds", min=0)] = 0.0,
+        float | None, typer.Option(help="Share of queries that the new bundle answers before the switch", min=0, max=1)
+    ] = None,
+    canary_s: Annotated[float | None, typer.Option(help="Duration in seconds", min=0)] = None,
+    watch_s: Annotated[
+        float | None, typer.Option(help="Seconds after the switch in which the new bundle may still be refused", min=0)
+    ] = None,
     keep_s: Annotated[
-        float, typer.Option(help="Seconds for which the old engine keeps running, for a fast rollback", min=0)
-    ] = 120.0,
+        float | None, typer.Option(help="Seconds for which the old engine keeps running, for a fast rollback", min=0)
+    ] = None,
     ungated: Annotated[bool, typer.Option("--ungated", help="Release a bundle that has not passed a gate")] = False,
 ) -> None:
-    """Verify a bundle that passed its gate and point to it; services that follow the pointer switch to it."""
-    from serving.release.pointer import release as point
-    from task.serving_settings import Change
+    """Verify a bundle that passed its gate and point to it; services that follow the pointer switch to it.
 
-    change = Change(shadow=shadow, shadow_s=shadow_s, canary=canary, canary_s=canary_s, keep_s=keep_s)
+    What is not given here is as in the section `serving.change` of the bundle's task. A new bundle that in a canary
+    leaves the bounds which that section sets is refused: the one before it answers again, and the pointer names it.
+    """
+    from serving.release.pointer import release as point
+
+    given = {
+        "shadow": shadow, "shadow_s": shadow_s, "canary": canary, "canary_s": canary_s, "watch_s": watch_s,
+        "keep_s": keep_s,
+    }
+    change = {name: value for name, value in given.items() if value is not None}
     found = point(pointer, bundle=folder, change=change, ungated=ungated)
     before = found.previous.id if found.previous else "nothing"
     print(f"{pointer}: {found.current.id}, kept in {found.current.bundle}; before it {before}")

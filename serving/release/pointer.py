@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import datetime
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from serving.release import kept_bundles
 from serving.release.bundle import Bundle, gate_failure, open_bundle
@@ -29,14 +30,38 @@ class Release(Strict):
     id: str
 
 
+class Refused(Strict):
+    """A bundle that a service has taken out of service by itself.
+
+    Attributes:
+        id: The bundle.
+        why: The bound of `serving.change.bounds` that it left, with figures; its subject is the bundle.
+        at: When, in UTC as ISO 8601.
+    """
+
+    id: str
+    why: str
+    at: str
+
+    @classmethod
+    def now(cls, bundle: str, why: str) -> Refused:
+        """A bundle that is refused at this moment."""
+        return cls(id=bundle, why=why, at=_now())
+
+
 class Pointer(Strict):
-    """The content of the file; paths are relative to its folder."""
+    """The content of the file; paths are relative to its folder.
+
+    Attributes:
+        refused: The bundle that was released in place of `current`, and refused; the next release forgets it.
+    """
 
     format: int = FORMAT
     current: Release
     previous: Release | None = None
     change: Change = Change()
     at: str
+    refused: Refused | None = Field(default=None, exclude_if=lambda value: value is None)
 
 
 def read_pointer(path: Path) -> Pointer:
@@ -82,7 +107,9 @@ def open_source(source: Path) -> Bundle:
     return open_bundle(source) if source.is_dir() else open_released(read_pointer(source).current)
 
 
-def release(pointer: Path, *, bundle: Path, change: Change, ungated: bool = False) -> Pointer:
+def release(
+    pointer: Path, *, bundle: Path, change: Change | Mapping[str, float], ungated: bool = False
+) -> Pointer:
     """Keep a bundle beside the pointer and point to it, after its files have been verified and if it passed the gate.
 
     Bundles are removed that neither this pointer nor the one before it names. A process that is killed in the middle
@@ -91,14 +118,16 @@ def release(pointer: Path, *, bundle: Path, change: Change, ungated: bool = Fals
     Args:
         pointer: The file to write.
         bundle: The bundle's folder.
-        change: How running services change to it.
+        change: How running services change to it; or the fields in which that differs from the bundle's own
+            `serving.change`.
         ungated: Release it even if it has not passed the gate.
 
     Raises:
         InputError: The bundle is not fit to be served, has not passed, or is of another task than the one that is
-            released; the pointer stays as it was.
+            released, or a field of `change` is not valid; the pointer stays as it was.
     """
     opened = open_bundle(bundle)
+    wanted = change if isinstance(change, Change) else _changed(opened.task.serving.change, change, bundle)
     reason = gate_failure(opened)
     if reason is not None and not ungated:
         raise InputError(
@@ -120,7 +149,7 @@ def release(pointer: Path, *, bundle: Path, change: Change, ungated: bool = Fals
         if old is not None and old.current.id == current.id:
             new = old.model_copy(update={"current": current})
         else:
-            new = Pointer(current=current, previous=old.current if old else None, change=change, at=_now())
+            new = Pointer(current=current, previous=old.current if old else None, change=wanted, at=_now())
         if new != old:
             _write(pointer, new)
         kept_bundles.remove_others(pointer, {
@@ -135,13 +164,60 @@ def rollback(path: Path) -> Pointer:
     Raises:
         InputError: There is none, or it is damaged.
     """
-    now = read_pointer(path)
-    if now.previous is None:
-        raise InputError("nothing was released before", file=path, field="previous")
-    open_released(now.previous)
-    return _write(path, Pointer(
-        current=now.previous, previous=now.current, change=Change(keep_s=now.change.keep_s), at=_now()
-    ))
+    if not path.is_file():
+        read_pointer(path)  # raises; without a pointer no folder for its bundles is made
+    with kept_bundles.lock(path):
+        now = read_pointer(path)
+        if now.previous is None:
+            refused = None if now.refused is None else (
+                f"{now.refused.id} was refused, and {now.current.id} is served again. `limbeck release` releases any "
+                "bundle"
+            )
+            raise InputError("nothing was released before", file=path, field="previous", fix=refused)
+        open_released(now.previous)
+        return _write(path, Pointer(
+            current=now.previous, previous=now.current, change=Change(keep_s=now.change.keep_s), at=_now()
+        ))
+
+
+def refuse(path: Path, *, refused: Refused, back: Release) -> bool:
+    """Point to the bundle that was served before a refused one, so that every service and every restart serves it.
+
+    Nothing is `previous` then: a rollback would return to the refused bundle.
+
+    Args:
+        refused: The bundle that the pointer names, and why it is refused.
+        back: The bundle to serve; a service runs it, so that it is not verified again.
+
+    Returns:
+        Whether the pointer has been written: it stays where it names another bundle by now.
+
+    Raises:
+        InputError: There is no pointer any more.
+        OSError: It cannot be written.
+    """
+    if not path.is_file():
+        read_pointer(path)  # raises
+    with kept_bundles.lock(path):
+        now = read_pointer(path)
+        if now.current.id != refused.id:
+            return False
+        _write(path, Pointer(current=back, change=Change(keep_s=now.change.keep_s), at=refused.at, refused=refused))
+        return True
+
+
+def _changed(own: Change, given: Mapping[str, float], bundle: Path) -> Change:
+    """A bundle's own settings of a change with some fields replaced."""
+    try:
+        return Change.model_validate(own.model_dump() | dict(given))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise InputError(
+            first["msg"].removeprefix("Value error, "), file=bundle,
+            field=f"serving.change{'.' + where if where else ''}", found=dict(given) or None,
+            fix="Give the options of `limbeck release` that belong together",
+        ) from error
 
 
 def _task_name(release: Release) -> str | None:

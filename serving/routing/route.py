@@ -17,6 +17,7 @@ from serving.release.bundle import Bundle, made_at
 from serving.release.head_cache import HeadCache, Hit, encoded, moved
 from serving.routing.kept_answers import Store, has_label
 from serving.routing.live_teacher import LiveTeacher
+from serving.routing.student_tally import StudentTally
 from serving.routing.throughput import Throughput
 from task.forms import Decoded
 from task.labels import Labelling
@@ -89,6 +90,7 @@ class Route:
         self._tasks: set[asyncio.Task[None]] = set()
         self.waiting = self.answered = 0
         self._throughput = Throughput()
+        self.tally: StudentTally | None = None
 
     @property
     def keep(self) -> Literal["query", "hash", "nothing"]:
@@ -246,7 +248,7 @@ class Route:
             keep: Whether later requests may find the answer.
             due: The deadline, in the loop's time; a teacher is asked only where this is given.
         """
-        answer = await self._completed(query, self.ask([query])[query] if query.strip() else None, keep)
+        answer = await self._asked(query, keep, due)
         if self._teacher is None or due is None or not keep or answer.status == "ok":
             return answer
         left = due - asyncio.get_running_loop().time() - _RESERVE_S
@@ -254,6 +256,33 @@ class Route:
             query, timeout_s=left, keep=lambda found: self._keep(query, encoded(self._findable(found)))
         )
         return answer if labels is None else Answer(query, encoded(self._findable(labels)), "teacher")
+
+    async def _asked(self, query: str, keep: bool, due: float | None) -> Answer:
+        """The student's answer to one query; counted in the tally, as is what ends without one."""
+        if not query.strip():
+            return await self._completed(query, None, keep)
+        tally, loop = self.tally, asyncio.get_running_loop()
+        if tally is None:
+            return await self._completed(query, self.ask([query])[query], keep)
+        began = loop.time()
+        try:
+            answer = await self._completed(query, self.ask([query])[query], keep)
+        except (RefusedError, EngineUnavailableError):
+            tally.failed(query)
+            raise
+        except asyncio.CancelledError:
+            if due is not None and loop.time() >= due:  # else the service ends, which says nothing about the bundle
+                tally.failed(query, loop.time() - began)
+            raise
+        self._tell(tally, answer, loop.time() - began, late=due is not None and loop.time() >= due)
+        return answer
+
+    @staticmethod
+    def _tell(tally: StudentTally, answer: Answer, seconds: float, *, late: bool = False) -> None:
+        tally.answered(
+            answer.query, seconds, failed=late or answer.fault is not None, abstained=answer.status == "abstained",
+            probability=answer.probability,
+        )
 
     def _findable(self, labels: Labelling) -> Labelling:
         """Labels without the texts that have to find an item of the catalogue and find none."""
@@ -278,25 +307,36 @@ class Route:
         Args:
             due: The deadline, in the loop's time.
         """
+        tally, loop = self.tally, asyncio.get_running_loop()
+        began = loop.time()
         try:
             futures = self.ask(queries)
         except RefusedError as error:
             for query in queries:
+                if tally is not None:
+                    tally.failed(query)
                 yield query, error
             return
         waiting = {f: q for q, f in futures.items()}
         while waiting:
-            left = due - asyncio.get_running_loop().time()
+            left = due - loop.time()
             done, _ = await asyncio.wait(waiting, timeout=max(0.0, left), return_when=asyncio.FIRST_COMPLETED)
             if not done:
                 break
             for future in done:
                 query, failure = waiting.pop(future), future.exception()
                 if isinstance(failure, EngineUnavailableError):
+                    if tally is not None:
+                        tally.failed(query)
                     yield query, failure
                 else:
-                    yield query, self.judge(query, future.result(), keep=keep)
+                    answer = self.judge(query, future.result(), keep=keep)
+                    if tally is not None:
+                        self._tell(tally, answer, loop.time() - began)
+                    yield query, answer
         for query in waiting.values():
+            if tally is not None:
+                tally.failed(query, loop.time() - began)
             yield query, TimeoutError()
 
     async def close(self) -> None:

@@ -12,73 +12,27 @@ import contextlib
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from engine.interface import EngineError
-from engine.kind import kind_name
-from engine.pool import EnginePool, Placement
 from serving.release.bundle import Bundle, copy_small, gate_failure
 from serving.release.kept_bundles import hold
-from serving.release.pointer import Pointer, Release, open_released, read_pointer
+from serving.release.pointer import Pointer, Refused, Release, open_released, read_pointer, refuse
 from serving.release.startup_queries import startup_queries
 from serving.routing.live_teacher import check_environment
-from serving.supervisor.state import DesiredRoute, StateFolder
-from serving.supervisor.worker_pool import POLL_S, WorkerPool
+from serving.supervisor.canary import Harm
+from serving.supervisor.comparison import Comparison, PointerChangedError, unchanged
+from serving.supervisor.context import RolloutContext
+from serving.supervisor.deployed import Deployed
+from serving.supervisor.state import DesiredRoute
+from serving.supervisor.worker_pool import POLL_S
 from serving.telemetry.metrics import EngineState
 from task.errors import InputError
-from task.serving_settings import Change, Serving
+from task.serving_settings import Change
 
-
-@dataclass(frozen=True, slots=True)
-class Deployed:
-    """A bundle that has an engine, and the copy of its small files that the workers read.
-
-    Attributes:
-        held: Keeps the bundle on disk for as long as its engine may have to start again.
-    """
-
-    bundle: Bundle
-    copy: Path
-    placement: Placement
-    settings: Serving
-    held: int
-
-    def route(self, role: Any, *, canary: float = 0.0, shadow: float = 0.0) -> DesiredRoute:
-        """The route that workers are to serve it with."""
-        return DesiredRoute(
-            folder=self.copy, engine=self.placement.watchdog.url, role=role, canary=canary, shadow=shadow,
-            settings=self.settings, checked=self.placement.checked, restarts=self.placement.watchdog.restarts,
-        )
-
-    def status(self) -> dict[str, Any]:
-        """What `/status` shows of it."""
-        w = self.placement.watchdog
-        return {
-            "bundle": self.bundle.id, "folder": str(self.bundle.folder), "model": self.bundle.model_name,
-            "runs_on": kind_name(self.bundle, self.settings), "engine": w.state, "pid": w.pid,
-            "restarts": w.restarts, "log": str(w.log),
-            "why": (w.last_error or None) if w.state != "ready" else None,
-            "gate": gate_failure(self.bundle) or "passed",
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class RolloutContext:
-    """What the rollouts of a service share.
-
-    Attributes:
-        override: What the operator sets in place of a bundle's settings.
-        report: Called with what happens and, as `failed`, whether it is a failure.
-    """
-
-    state: StateFolder
-    engines: EnginePool
-    workers: WorkerPool
-    override: Callable[[Serving], Serving]
-    report: Callable[..., None]
+_LEAVE_S = 5.0  # for workers to send a trial no more queries; one that has ended meanwhile does not hold it up
 
 
 class Rollout:
@@ -95,10 +49,12 @@ class Rollout:
         self.active: Deployed | None = None
         self.trial: Deployed | None = None
         self.kept: Deployed | None = None
+        self.refused: Refused | None = None
         self._first, self._context = first, context
         self._keep_until = 0.0
         self._others: tuple[Callable[[], DesiredRoute], ...] = ()
         self._published: tuple[DesiredRoute, ...] = ()
+        self._comparison: Comparison | None = None
 
     async def open(self) -> None:
         """Serve the first bundle; its cache answers at once, its student once it has been checked.
@@ -144,7 +100,11 @@ class Rollout:
         """Write the workers' routes where they have changed: an engine that died must not be asked any more."""
         if self.active is None:
             return
-        routes = self.active.route("active"), *(route() for route in self._others)
+        tally = self._comparison.tally if self._comparison is not None else ""
+        routes = tuple(
+            route.model_copy(update={"tally": tally})
+            for route in (self.active.route("active"), *(route() for route in self._others))
+        )
         if routes != self._published:
             self._context.workers.set_routes(str(self.source), routes)
             self._published = routes
@@ -166,7 +126,10 @@ class Rollout:
         return {
             name: None if deployed is None else deployed.status()
             for name, deployed in (("active", self.active), ("trial", self.trial), ("kept", self.kept))
-        } | {"asked": bool(self._published) and self._published[0].checked}
+        } | {
+            "asked": bool(self._published) and self._published[0].checked,
+            "refused": None if self.refused is None else self.refused.model_dump(mode="json"),
+        }
 
     # -- a change -------------------------------------------------------------------------------------------------
 
@@ -190,33 +153,130 @@ class Rollout:
         assert self.active is not None
         try:
             pointer = read_pointer(self.source)
+            self.refused = pointer.refused
             if pointer.current.id != self.active.bundle.id:
                 await self._change(pointer)
         except (InputError, EngineError, OSError) as error:
             self._context.report(f"not changed: {error}", failed=True)
-            if self.trial is not None:
-                failed, self.trial = self.trial, None
-                self._set_routes()
-                await self._retire(failed)
+            await self._withdraw()
+        finally:
+            self._comparison = None
 
     async def _change(self, pointer: Pointer) -> None:
         """Start the new bundle beside the old one, try it, switch."""
+        assert self.active is not None
         change, started = pointer.change, time.monotonic()
         self._context.report(f"changing to {pointer.current.id}")
         if self.kept is not None and self.kept.bundle.id == pointer.current.id:
             self.trial, self.kept = self.kept, None
         else:
             self.trial = await self._started(pointer.current)
-        for phase, share, seconds in (
-            ("shadow", change.shadow, change.shadow_s), ("canary", change.canary, change.canary_s)
-        ):
-            if share and seconds:
-                self._set_routes(partial(self.trial.route, "trial", **{phase: share}))
-                self._context.report(f"{phase} of {share:.0%} for {seconds:g} s")
-                await self._wait_unchanged(pointer, seconds)
-        await self._wait_unchanged(pointer, 0.0)
-        await self._switch(change)
-        self._context.report(f"serving {pointer.current.id} after {time.monotonic() - started:.1f} s")
+        if change.shadow and change.shadow_s:
+            self._set_routes(partial(self.trial.route, "trial", shadow=change.shadow))
+            self._context.report(f"shadow of {change.shadow:.0%} for {change.shadow_s:g} s")
+            await unchanged(self.source, pointer, change.shadow_s)
+        comparison = self._comparison = Comparison(
+            change.bounds, released=self.active.bundle.id, new=pointer.current.id, state=self._context.state,
+            workers=self._context.workers,
+        )
+        try:
+            harm = await self._canary(pointer, comparison)
+            if harm is None:
+                await unchanged(self.source, pointer, 0.0)
+                await self._switch(change.keep_s)
+                self._context.report(f"serving {pointer.current.id} after {time.monotonic() - started:.1f} s")
+                harm = await self._watch(pointer, comparison)
+        finally:
+            comparison.end()
+        if harm is not None:
+            await self._refuse(pointer.current.id, harm)
+
+    async def _canary(self, pointer: Pointer, comparison: Comparison) -> Harm | None:
+        """Let the trial answer a share of the queries; returns the bound that it left, None where it left none."""
+        assert self.trial is not None
+        change = pointer.change
+        if not (change.canary and change.canary_s):
+            return None
+        counted = self._count(change, comparison)
+        self._set_routes(partial(self.trial.route, "trial", canary=change.canary))
+        self._context.report(f"canary of {change.canary:.0%} for {change.canary_s:g} s")
+        harm = await unchanged(self.source, pointer, change.canary_s, comparison if counted else None)
+        comparison.keep_released()
+        comparison.end()
+        if counted and harm is None:
+            self._context.report(f"canary of {pointer.current.id}: {comparison.outcome()}")
+        return harm
+
+    async def _watch(self, pointer: Pointer, comparison: Comparison) -> Harm | None:
+        """Compare what has taken over with what the bundle before it did during the canary.
+
+        Counted anew as often as the canary's time has passed: distinct queries of a longer time are rarer ones, which
+        students know less well, so that only equal times can be compared.
+        """
+        change, left = pointer.change, pointer.change.watch_s
+        while left > 0 and self._count(change, comparison):
+            self.publish()
+            seconds = min(left, change.canary_s)
+            try:
+                harm = await unchanged(self.source, pointer, seconds, comparison)
+            except PointerChangedError:  # which is followed next
+                return None
+            if harm is not None:
+                return harm
+            left -= seconds
+        if change.watch_s and not left:
+            self._context.report(f"watched {pointer.current.id} for {change.watch_s:g} s: {comparison.outcome()}")
+        return None
+
+    def _count(self, change: Change, comparison: Comparison) -> bool:
+        """Begin a counting; returns whether there is anything to judge and anywhere to count it."""
+        if not change.bounds.judged:
+            return False
+        try:
+            comparison.begin()
+        except OSError as error:
+            self._context.report(f"not judged: {error}", failed=True)
+            return False
+        return True
+
+    async def _refuse(self, bundle: str, harm: Harm) -> None:
+        """Let the bundle before it answer everything again, and point back to it."""
+        assert self.active is not None
+        took_over = self.trial is None
+        good = self.kept if took_over else self.active
+        assert good is not None
+        self.refused = Refused.now(bundle, harm.why)
+        self._context.report(f"{bundle} is refused: it {harm.why}. {good.bundle.id} answers in its place", failed=True)
+        if took_over:
+            self.trial, self.kept = good, None
+            await asyncio.gather(self._switch(0.0), self._point_back(self.refused, good))
+        else:
+            assert self.trial is not None
+            self._set_routes(partial(self.trial.route, "trial"))  # no query goes to it from now on
+            await self._point_back(self.refused, good)
+            await self._withdraw()
+
+    async def _point_back(self, refused: Refused, good: Deployed) -> None:
+        back = Release(bundle=good.bundle.folder, id=good.bundle.id)
+        try:
+            await asyncio.to_thread(refuse, self.source, refused=refused, back=back)
+        except (InputError, OSError) as error:
+            self._context.report(
+                f"{self.source} still points to {refused.id}, which the next start would serve: {error}. Run `limbeck "
+                "rollback` on it", failed=True,
+            )
+
+    async def _withdraw(self) -> None:
+        """End a trial; the queries that its student has are answered first."""
+        if self.trial is None:
+            return
+        if any(route.role == "trial" for route in self._published):  # workers have it open
+            self._set_routes(partial(self.trial.route, "trial"))
+            await self._context.workers.all_current(_LEAVE_S)
+            await self._drained(self.trial)
+        failed, self.trial = self.trial, None
+        self._set_routes()
+        await self._retire(failed)
 
     async def _started(self, release: Release) -> Deployed:
         """A verified bundle whose engine answers and has been warmed up."""
@@ -234,7 +294,7 @@ class Rollout:
             raise
         return deployed
 
-    async def _switch(self, change: Change) -> None:
+    async def _switch(self, keep_s: float) -> None:
         """Let all workers answer with the new bundle; the old one's requests are finished, its engine is kept a while.
 
         Workers open the new bundle before they take it into service, so both are open for a moment in each.
@@ -254,26 +314,13 @@ class Rollout:
         await workers.all_current()
         if self.kept is not None:
             await self._retire(self.kept)
-        self.kept, self._keep_until = old, time.monotonic() + change.keep_s
+        self.kept, self._keep_until = old, time.monotonic() + keep_s
 
     async def _drained(self, deployed: Deployed) -> None:
         """Wait until no request waits for the bundle's student, at most for the time-out of a request."""
         until = time.monotonic() + deployed.settings.request_timeout_s
         while time.monotonic() < until and self._context.workers.waiting(deployed.bundle.id):
             await asyncio.sleep(POLL_S)
-
-    async def _wait_unchanged(self, pointer: Pointer, seconds: float) -> None:
-        """Wait; raises `InputError` as soon as the pointer points to another bundle."""
-        found, until = "", time.monotonic() + seconds
-        while True:
-            with contextlib.suppress(OSError, InputError):
-                found = read_pointer(self.source).current.id
-                if found != pointer.current.id:
-                    break
-            if time.monotonic() >= until:
-                return
-            await asyncio.sleep(POLL_S)
-        raise InputError("the pointer points to another bundle now", file=self.source, found=found)
 
     async def _retire(self, deployed: Deployed) -> None:
         await self._context.engines.remove(deployed.placement)

@@ -7,9 +7,13 @@ others serve.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
+from pydantic import Field
+
+from serving.routing.student_tally import StudentFigures
 from serving.telemetry.kept_files import KeptFiles
 from serving.telemetry.metrics import EngineState
 from task.files import write_text
@@ -25,6 +29,7 @@ class DesiredRoute(Strict):
         engine: Base URL of the engine.
         checked: Whether the engine has passed the check against the trained student since it was last started.
         restarts: How often the engine was started again.
+        tally: The counting that the student's answers belong to (`StateFolder.counted`); empty where none is under way.
     """
 
     folder: Path
@@ -35,6 +40,7 @@ class DesiredRoute(Strict):
     restarts: int = 0
     canary: Fraction = 0.0
     shadow: Fraction = 0.0
+    tally: str = ""
 
     def engine_state(self) -> EngineState:
         """For the metrics; the folder is named after the bundle (`StateFolder.copy_of`)."""
@@ -50,12 +56,16 @@ class DesiredState(Strict):
 
 
 class WorkerReport(Strict):
-    """What a worker reports about itself several times a second; `waiting` and `answered` are by bundle."""
+    """What a worker reports about itself several times a second; `waiting` and `answered` are by bundle.
+
+    `figures` are by counting (`DesiredRoute.tally`) and bundle, since this process began with that counting.
+    """
 
     pid: int
     generation: int
     waiting: dict[str, int]
     answered: dict[str, int]
+    figures: Mapping[str, Mapping[str, StudentFigures]] = Field(default={})
 
 
 class StateFolder:
@@ -74,6 +84,10 @@ class StateFolder:
     def copy_of(self, bundle_id: str) -> Path:
         """Where the supervisor keeps its copy of a bundle's small files and cache."""
         return self.path / "bundles" / bundle_id
+
+    def counted(self, tally: str) -> Path:
+        """The file in which workers mark the queries that a counting has counted."""
+        return self.path / "counted" / tally
 
     def write_desired(self, desired: DesiredState) -> None:
         """Set what the workers are to serve."""

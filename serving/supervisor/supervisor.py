@@ -26,7 +26,8 @@ from engine.interface import EngineError
 from engine.pool import EnginePool
 from serving.release.bundle import Bundle
 from serving.release.pointer import open_source
-from serving.supervisor.rollout import Rollout, RolloutContext
+from serving.supervisor.context import RolloutContext
+from serving.supervisor.rollout import Rollout
 from serving.supervisor.state import StateFolder
 from serving.supervisor.worker_pool import POLL_S, WorkerPool
 from serving.telemetry.metrics import EngineState
@@ -74,7 +75,7 @@ class Supervisor:
                 "another service runs from this folder", file=state, field="--state", fix="Give each its own folder"
             ) from None
         _ = self.state.kept.key  # made before the workers need it
-        for name in ("bundles", "metrics"):
+        for name in ("bundles", "counted", "metrics"):
             shutil.rmtree(self.state.path / name, ignore_errors=True)
         self.state.metrics.mkdir()
         self.rollouts: dict[Path, Rollout] = {}

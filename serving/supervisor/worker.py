@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 import uvloop
@@ -28,6 +29,7 @@ from serving.release.head_cache import HeadCache
 from serving.routing.kept_answers import Store
 from serving.routing.live_teacher import LiveTeacher
 from serving.routing.route import Route
+from serving.routing.student_tally import CountedQueries, StudentFigures, StudentTally
 from serving.routing.task_routes import Choice, Routes
 from serving.supervisor.state import DesiredRoute, DesiredState, StateFolder, WorkerReport
 from serving.telemetry.capture_log import CaptureLog, keep_capturing
@@ -59,6 +61,8 @@ class Worker:
             traces=Traces(self.settings.traces, self.settings.trace_share) if self.settings.traces else None,
         )
         self._open: dict[tuple[Path, str], Route] = {}
+        self._counted: dict[str, CountedQueries] = {}
+        self._tallies: dict[tuple[str, str], StudentTally] = {}
         self._stamp = self._keys_stamp = -1
         self._generation = -1
 
@@ -95,6 +99,7 @@ class Worker:
             key = (wanted.folder, wanted.engine)
             opened[key] = self._open.get(key) or await self._opened(wanted)
             opened[key].set_engine_checked(wanted.checked)
+            opened[key].tally = self._tally(wanted.tally, opened[key].bundle.id)
         tasks: dict[str, Choice] = {}
         by_task: dict[str, dict[str, tuple[Route, DesiredRoute]]] = {}
         for wanted in desired.routes:
@@ -111,10 +116,27 @@ class Worker:
         self.gateway.ready |= bool(tasks) and all(c.active.engine_checked for c in tasks.values())
         self.metrics.engines = tuple(wanted.engine_state() for wanted in desired.routes)
         self.gateway.routes = Routes(tasks)  # from here on every new request sees the new state
+        self._end_tallies({wanted.tally for wanted in desired.routes})
         closed = [r for k, r in self._open.items() if k not in opened]
         self._open, self._generation = opened, desired.generation
         for route in closed:
             await route.close()
+
+    def _tally(self, name: str, bundle: str) -> StudentTally | None:
+        """A bundle's counters in a counting that is under way; None in none, or where its file cannot be opened."""
+        if not name:
+            return None
+        with contextlib.suppress(OSError):
+            if name not in self._counted:
+                self._counted[name] = CountedQueries(self.state.counted(name), self.state.kept.key.hash)
+            if (name, bundle) not in self._tallies:
+                self._tallies[name, bundle] = StudentTally(self._counted[name])
+        return self._tallies.get((name, bundle))
+
+    def _end_tallies(self, under_way: Collection[str]) -> None:
+        for name in [n for n in self._counted if n not in under_way]:
+            self._counted.pop(name).close()
+        self._tallies = {k: tally for k, tally in self._tallies.items() if k[0] in under_way}
 
     async def _opened(self, wanted: DesiredRoute) -> Route:
         def read() -> tuple[Bundle, HeadCache, FastTokenizer]:
@@ -154,6 +176,12 @@ class Worker:
                 if self.gateway.callers.rows is None:
                     self.gateway.callers.rows = {}
 
+    def _figures(self) -> dict[str, dict[str, StudentFigures]]:
+        found: dict[str, dict[str, StudentFigures]] = {}
+        for (name, bundle), tally in self._tallies.items():
+            found.setdefault(name, {})[bundle] = tally.figures()
+        return found
+
     def _report(self) -> None:
         routes = self._open.values()
         self.metrics.waiting.set(sum(r.waiting for r in routes))
@@ -164,7 +192,7 @@ class Worker:
         with contextlib.suppress(OSError):  # a full disk: the supervisor sees an old report of a live process
             self.state.write_report(self.number, WorkerReport(
                 pid=os.getpid(), generation=self._generation, waiting={r.bundle.id: r.waiting for r in routes},
-                answered={r.bundle.id: r.answered for r in routes},
+                answered={r.bundle.id: r.answered for r in routes}, figures=self._figures(),
             ))
 
     async def run(self, listener: socket.socket) -> None:

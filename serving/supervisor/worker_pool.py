@@ -78,13 +78,14 @@ class WorkerPool:
 
     def waiting(self, bundle_id: str) -> int:
         """How many queries wait for the student of a bundle."""
-        return sum(r.waiting.get(bundle_id, 0) for r in self._reports())
+        return sum(r.waiting.get(bundle_id, 0) for r in self.reports())
 
     def answered(self, bundle_id: str) -> int:
         """How many queries the student of a bundle has answered."""
-        return sum(r.answered.get(bundle_id, 0) for r in self._reports())
+        return sum(r.answered.get(bundle_id, 0) for r in self.reports())
 
-    def _reports(self) -> list[WorkerReport]:
+    def reports(self) -> list[WorkerReport]:
+        """The last report of each worker that has made one."""
         reports = (self._state.read_report(w.number) for w in self._workers)
         return [r for r in reports if r is not None]
 
