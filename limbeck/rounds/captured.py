@@ -28,8 +28,9 @@ def drift_stage(opening: Opening) -> Stage:
         try:
             found = drift(run, opening.state, since=since, until=opening.until)
         except InputError as error:
-            write_json(folder / _DRIFT, {"round": None, "sentence": f"not measured: {error}"})
-            return {"round": None, "sentence": f"drift is not measured: {error}"}
+            sentence = f"drift is not measured: {error.problem}"
+            write_json(folder / _DRIFT, {"round": None, "sentence": sentence})
+            return {"round": None, "sentence": sentence}
         write_json(folder / _DRIFT, found)
         publish(opening.state, run.task.name, found)
         return {"round": found["round"], "sentence": found["sentence"]}

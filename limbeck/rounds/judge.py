@@ -29,7 +29,7 @@ def drawn_requests(run: Run) -> list[Example]:
     normalise = normaliser(run.task.normaliser)
     known = {
         normalise(row.query): row.labels for table in (files.label.labels, files.label.random)
-        for _, line in rows_of(table) if (row := LedgerRow.from_json(line)).status not in UNANSWERED
+        if table.exists() for _, line in rows_of(table) if (row := LedgerRow.from_json(line)).status not in UNANSWERED
     }
     known |= {normalise(x.query): x.labels for x in (*run.inputs.calibration, *run.inputs.test)}
     spelled = {normalise(str(row["query"])): row for _, row in rows_of(files.picks) if row["why"] == "random"}

@@ -126,12 +126,15 @@ def _work(run: Run, folder: Path, paid_before: int) -> Figures:
         names = {q.query for q in these.all}
         found = {r.query: r for r in done.rows if r.query in names}
         cost = ledger.select("SELECT COALESCE(SUM(cost), 0) FROM attempts WHERE id > ?", [paid_before])[0][0]
-        write_jsonl(files.compared, (r.to_json() for r in done.compared))
+        compared = [r.to_json() for r in done.compared]
     again = {q.query for q in these.again}
     rows = [found.get(r.query, r) if r.query in again else r for r in old]
     rows += [found[q.query] for q in these.learned]
     write_jsonl(files.labels, (r.to_json() for r in rows))
-    write_jsonl(files.random, (found[q.query].to_json() for q in these.drawn))
+    for table, lines in ((files.random, [found[q.query].to_json() for q in these.drawn]), (files.compared, compared)):
+        table.unlink(missing_ok=True)  # of an attempt that was killed; a table without rows is an error to its readers
+        if lines:
+            write_jsonl(table, lines)
     write_json(files.verdicts, done.verdicts)
     _write_confidence(files, inputs.before, None if done.calibration is None else done.calibration.to_json())
     statuses = Counter(r.status for r in found.values())
