@@ -174,14 +174,14 @@ def _told(text: str) -> None:
 def _write_page(run: Run) -> Path | None:
     """Write the page of all rounds, beside them; None where there are none."""
     from eval.report import write_rounds
-    from limbeck.rounds.folders import ROUNDS
+    from limbeck.rounds.folders import rounds_page
     from limbeck.rounds.history import rounds_of
     from limbeck.rounds.view import page_of
 
     found = rounds_of(run.files.folder)
     if not found:
         return None
-    page = run.files.folder / ROUNDS / "rounds.html"
+    page = rounds_page(run.files.folder)
     write_rounds(page, page_of(run.task, found))
     return page
 

@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from limbeck.artefacts import RunFolder
-from limbeck.operations.rows_with_query import Same, count, holders, remove
+from limbeck.operations.rows_with_query import Same, count, holders, mentions, remove
+from limbeck.rounds.folders import ROUNDS, round_folders, rounds_page
 from task.errors import InputError
 from task.normalize import NORMALISERS
 
-_CLEANED: Final = ("label", "curriculum")  # stages of rows: the query can be taken out of what they wrote
+# Stages of rows: the query can be taken out of what they wrote.
+_CLEANED: Final = ("picks", "label", "curriculum")
 _LEARNED: Final = ("train", "merge")
 _TABLES: Final = frozenset({".jsonl", ".parquet"})
 
@@ -90,7 +92,7 @@ def forget(
 
 def is_run(folder: Path) -> bool:
     """Whether a folder is that of a run."""
-    return any((folder / name).exists() for name in ("ledger.sqlite", *_CLEANED))
+    return any((folder / name).exists() for name in ("ledger.sqlite", "label", "curriculum"))
 
 
 # -- a service ----------------------------------------------------------------------------------------------------
@@ -156,12 +158,32 @@ def _count_rows(path: Path, drop: Callable[[Mapping[str, Any]], bool]) -> int:
 def _forget_run(run: RunFolder, query: str, same: Same, out: Forgotten, *, dry_run: bool) -> None:
     if run.ledger.exists():
         _forget_ledger(run.ledger, same, out, dry_run=dry_run)
+    _forget_stages(run, query, same, out, command="limbeck run TASK", ended=False, dry_run=dry_run)
+    for one in round_folders(run.folder):
+        ended = one.outcome.exists()
+        _forget_stages(one, query, same, out, command="limbeck round TASK", ended=ended, dry_run=dry_run)
+    page = rounds_page(run.folder)
+    if page.exists() and mentions(page, query):
+        out.remove(str(page), 1)
+        if not dry_run:
+            page.unlink()
+
+
+def _forget_stages(
+    run: RunFolder, query: str, same: Same, out: Forgotten, *, command: str, ended: bool, dry_run: bool
+) -> None:
+    """Take the query out of the stages of a run, or of a round.
+
+    Args:
+        command: What makes a stage again.
+        ended: Nothing does: the next round goes on with the rows that are left.
+    """
     learned = False
     for stage in _CLEANED:
         folder = run.folder / stage
-        touched = _forget_stage(folder, query, same, out, dry_run=dry_run) if folder.exists() else False
-        if touched:
-            out.held[str(folder)] = "is unfinished now: `limbeck run TASK` makes it again, from the ledger at no cost"
+        touched = _forget_stage(folder, query, same, out, ended=ended, dry_run=dry_run) if folder.exists() else False
+        if touched and not ended:
+            out.held[str(folder)] = f"is unfinished now: `{command}` makes it again, from the ledger at no cost"
         learned |= touched and stage == "curriculum"
         for name in ("tmp", "old", "copy"):  # of an attempt that was stopped
             left = folder.with_name(f".{stage}.{name}")
@@ -169,8 +191,12 @@ def _forget_run(run: RunFolder, query: str, same: Same, out: Forgotten, *, dry_r
                 out.remove(str(left), rows)
                 if not dry_run:
                     shutil.rmtree(left)
-    for folder in sorted(p for p in run.folder.iterdir() if p.is_dir() and p.name not in _CLEANED):
-        _note_held(folder, query, same, out, learned=learned)
+    again = (
+        "the next `limbeck round TASK --set rounds.start=scratch` trains one without it" if ended
+        else f"`{command}` trains it again"
+    )
+    for folder in sorted(p for p in run.folder.iterdir() if p.is_dir() and p.name not in (*_CLEANED, ROUNDS)):
+        _note_held(folder, query, same, out, again=again if learned else None)
 
 
 def _forget_ledger(path: Path, same: Same, out: Forgotten, *, dry_run: bool) -> None:
@@ -187,16 +213,17 @@ def _forget_ledger(path: Path, same: Same, out: Forgotten, *, dry_run: bool) -> 
         )
 
 
-def _forget_stage(folder: Path, query: str, same: Same, out: Forgotten, *, dry_run: bool) -> bool:
-    """Take the query out of the tables of a stage; returns whether it is to be made again.
+def _forget_stage(folder: Path, query: str, same: Same, out: Forgotten, *, ended: bool, dry_run: bool) -> bool:
+    """Take the query out of the tables of a stage; returns whether it was in there.
 
-    Its manifest goes first: a stage whose files have changed must not look finished, wherever this is stopped.
+    Its manifest goes first: a stage whose files have changed must not look finished, wherever this is stopped. In a
+    round that has ended it stays: nothing makes the stage again, and the list of rounds reads its figures.
     """
     manifest = folder / "manifest.json"
     tables = [p for p in _tables(folder) if count(p, same)]
-    if not tables and manifest.exists():
+    if not tables and (manifest.exists() or ended):
         return False
-    if not dry_run:
+    if not dry_run and not ended:
         manifest.unlink(missing_ok=True)
     for path in tables:
         out.remove(str(path), count(path, same) if dry_run else remove(path, same))
@@ -212,10 +239,14 @@ def _tables(folder: Path) -> list[Path]:
     return sorted(p for p in folder.rglob("*") if p.suffix in _TABLES and p.is_file()) if folder.exists() else []
 
 
-def _note_held(folder: Path, query: str, same: Same, out: Forgotten, *, learned: bool) -> None:
-    """What else of a run holds the query, or was made from it."""
-    if folder.name in _LEARNED and learned:
-        out.held[str(folder)] = "the student was trained on it: `limbeck run TASK` trains it again"
+def _note_held(folder: Path, query: str, same: Same, out: Forgotten, *, again: str | None) -> None:
+    """What else of a run holds the query, or was made from it.
+
+    Args:
+        again: How a student is trained without it; None where none was trained on it.
+    """
+    if folder.name in _LEARNED and again is not None:
+        out.held[str(folder)] = f"the student was trained on it: {again}"
     elif folder.name == "index":
         out.held[str(folder)] = (
             "has embeddings and words of all queries: remove the folder, which the label stage makes again"

@@ -32,7 +32,7 @@ def holders(folder: Path, query: str, same: Same) -> Iterator[Path]:
         elif path.name == "cache.json":
             found = _cached(path.parent, query)
         else:
-            found = path.suffix in _DOCUMENTS and _mentions(path, query)
+            found = path.suffix in _DOCUMENTS and mentions(path, query)
         if found:
             yield path
 
@@ -93,7 +93,8 @@ def _cached(folder: Path, query: str) -> bool:
     return cache.find(cache.normalise(query)) is not None
 
 
-def _mentions(path: Path, query: str) -> bool:
+def mentions(path: Path, query: str) -> bool:
+    """Whether a document has the text of a query, in any letters, also within other words."""
     text = path.read_text(encoding="utf-8", errors="replace").casefold()
     wanted = query.casefold().strip()
     return any(form in text for form in (

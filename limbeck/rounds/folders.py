@@ -51,6 +51,11 @@ class RoundFolder(RunFolder):
         return RoundLabelFolder(self.folder / "label")
 
 
+def rounds_page(run: Path) -> Path:
+    """The page of all rounds of a run."""
+    return run / ROUNDS / "rounds.html"
+
+
 def round_folder(run: Path, number: int) -> RoundFolder:
     """The folder of a round.
 

@@ -44,6 +44,22 @@ def test_a_good_student_passes_every_rule() -> None:
     }
 
 
+@pytest.mark.parametrize(("f1", "margin", "ok"), [
+    (figure(-0.03, -0.08, 0.02), 0.0, True), (figure(-0.03, -0.05, -0.01), 0.0, False),
+    (figure(-0.03, -0.05, -0.01), 0.02, True), (figure(0.03, 0.01, 0.05), 0.0, True),
+    ({"value": None, "low": None, "high": None}, 0.0, False),
+])
+def test_few_drawn_requests_must_not_show_that_f1_is_lower(f1: dict[str, float], margin: float, ok: bool) -> None:
+    found = {**GOOD, "traffic": {"rows": 100, "f1": f1, "recall": f1}}
+    check = next(
+        c for c in judge(Gates(traffic_margin=margin), GateEvidence(**found))  # type: ignore[arg-type]
+        if c.rule == "traffic_margin"
+    )
+    assert check.ok is ok
+    assert "on drawn requests (100)" in check.text
+    assert not failing(Gates(traffic_margin=None), traffic={"rows": 100, "f1": f1, "recall": f1})
+
+
 @pytest.mark.parametrize(("changed", "rule"), [
     ({"f1": figure(0.89, 0.88, 0.95)}, "min_f1"),
     ({"engine_agreement": Agreement(0.98, 2_000, "900 gold queries")}, "engine_label_agreement"),

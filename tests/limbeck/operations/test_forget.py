@@ -6,6 +6,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import sqlite3
 from collections.abc import Callable
@@ -129,6 +130,32 @@ def test_a_run_has_it_only_where_it_says_so(tmp_path: Path) -> None:
     assert {r.example.query for r in read(run / "curriculum", "train")} <= {f"oat milk {n}" for n in range(30)}
     again = forget(SECRET, states=[], runs=[run], tables=[tmp_path / "labels.jsonl"])
     assert (again.removed, again.held) == ({}, found.held)
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_round_has_it_only_where_it_says_so(tmp_path: Path, ended: bool) -> None:
+    run = write_run(tmp_path)
+    one = run / "rounds" / "0001"
+    for stage in ("label", "curriculum", "train"):
+        shutil.copytree(run / stage, one / stage)
+    row = {"query": SECRET, "count": 1, "labels": [], "status": "accepted", "reason": "", "confidence": 1.0}
+    write_jsonl(one / "label" / "random.jsonl", [row])
+    write_jsonl(one / "picks" / "picks.jsonl", [{"query": SECRET}, {"query": "oat milk"}])
+    (one / "picks" / "manifest.json").write_text("{}")
+    (run / "rounds" / "rounds.html").write_text(f"<p>{SECRET}</p>")
+    if ended:
+        (one / "outcome.json").write_text("{}")
+    dry = forget(SECRET, states=[], runs=[run], dry_run=True)
+    found = forget(SECRET, states=[], runs=[run])
+    assert dry == found
+    assert [found.removed[str(one / name)] for name in (
+        "picks/picks.jsonl", "label/labels.jsonl", "label/random.jsonl",
+    )] == [1, 1, 1]
+    assert b"zofia" not in content(run / "rounds")
+    stages = ("picks", "label", "curriculum")
+    assert [(one / s / "manifest.json").exists() for s in stages] == [ended] * 3
+    assert [str(one / s) in found.held for s in stages] == [not ended] * 3
+    assert ("scratch" in found.held[str(one / "train")]) is ended
 
 
 def test_the_next_run_makes_what_was_made_from_it_again(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from task.files import read_json, write_jsonl
 from task.serving_settings import Change
 from task.table_files import rows_of
 from tests.conftest import FIXTURES
+from tests.documented import documented
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 DAY = 86_400.0
@@ -70,7 +71,7 @@ def market(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path, embedder_
     pointer = release(folder / "live.json", bundle=bundle, change=Change(), ungated=True)
     known = [str(r["query"]) for _, r in rows_of(folder / "runs" / "round-market" / "label" / "labels.jsonl")]
     new = [f"{q} {word}" for q in known[:60] for word in ("zog", "deluxe")]
-    captured(folder / "state", [*known[:40], *new], pointer.current.id)
+    captured(folder / "limbeck-serve", [*known[:40], *new], pointer.current.id)
     return folder
 
 
@@ -81,8 +82,11 @@ def copy(market: Path, tmp_path: Path) -> Path:
     return tmp_path / "copy"
 
 
+ROUND = documented("limbeck round TASK --pointer live.json --state limbeck-serve", TASK="task.yaml")
+
+
 def a_round(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    return limbeck("round", "task.yaml", "--state", "state", *more, folder=folder)
+    return limbeck(*ROUND, *more, folder=folder)
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
@@ -94,10 +98,7 @@ def ended(market: Path) -> Path:
     """The first round: killed after its labels and in the middle of its training, and then gone on with."""
     base, one = market / "runs" / "round-market", market / "runs" / "round-market" / "rounds" / "0001"
     for mark in (one / "label" / "manifest.json", one / ".train.tmp" / "history.jsonl"):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "limbeck", "round", "task.yaml", "--state", "state"], cwd=market,
-            start_new_session=True,
-        )
+        process = subprocess.Popen([sys.executable, "-m", "limbeck", *ROUND], cwd=market, start_new_session=True)
         until = time.monotonic() + 300
         while not mark.exists():
             assert process.poll() is None, "the round ended before it could be killed"
@@ -161,7 +162,7 @@ def test_both_students_are_judged_on_gold_and_on_each_draw_as_often_as_it_was_dr
 
 
 def test_the_rounds_are_listed_with_a_page(ended: Path) -> None:
-    done = limbeck("rounds", "task.yaml", "--json", "out.json", folder=ended)
+    done = limbeck(*documented("limbeck rounds TASK", TASK="task.yaml"), "--json", "out.json", folder=ended)
     assert done.returncode == 0, done.stderr
     assert "| 1 |" in done.stdout
     row = read_json(ended / "out.json")["rounds"][0]
@@ -175,7 +176,8 @@ def test_the_rounds_are_listed_with_a_page(ended: Path) -> None:
 def test_the_next_round_learns_from_the_draws_and_one_that_is_refused_leaves_the_old_student(ended: Path) -> None:
     released = read_pointer(ended / "live.json").current.id
     first = ended / "runs" / "round-market" / "rounds" / "0001"
-    captured(ended / "state", [f"{q['query']} fresh" for q in rows(first / "label" / "labels.jsonl")[:50]], released)
+    learned = rows(first / "label" / "labels.jsonl")[:50]
+    captured(ended / "limbeck-serve", [f"{q['query']} fresh" for q in learned], released)
     done = a_round(ended, "--set", "gates.min_f1=1.0", "--set", "rounds.start=scratch")
     assert done.returncode == 1, done.stderr[-3000:]
     assert "refused. gate: F1" in done.stdout

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from limbeck.artefacts import RunFolder
+from limbeck.rounds.folders import round_folder
+from limbeck.rounds.history import Ending, Opening, Outcome, Round, alone, open_round, rounds_of
+from limbeck.rounds.round import _origin
+from limbeck.rounds.view import page_of, rows_of_rounds, table
+from limbeck.rounds.watch import due
+from task.errors import InputError
+from task.files import write_json
+from tests.conftest import make_task
+
+NOW = datetime.datetime(2026, 11, 29, tzinfo=datetime.UTC).timestamp()
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    return RunFolder(tmp_path / "runs" / "toy")
+
+
+def opening(tmp_path: Path, student: str = "a", origin: int = 0) -> Opening:
+    return Opening(
+        opened="2026-11-01T00:00:00+00:00", since=0.0, until=NOW, student=student, origin=origin,
+        pointer=tmp_path / "live.json", state=tmp_path / "state", asked=True, attempt=0,
+    )
+
+
+def test_rounds_follow_each_other_and_are_read_back(run: RunFolder, tmp_path: Path) -> None:
+    assert rounds_of(run.folder) == []
+    first = open_round(run, opening(tmp_path))
+    assert rounds_of(run.folder) == [first]
+    done = first.end("refused", "F1 is lower", bundle="b")
+    round_folder(run.folder, 2).folder.mkdir()  # of a process that was killed before it could say what the round is
+    second = open_round(run, opening(tmp_path, "b", 1))
+    assert second.number == 2
+    assert rounds_of(run.folder) == [done, second]
+
+
+def test_a_damaged_file_names_itself_and_what_to_do(run: RunFolder, tmp_path: Path) -> None:
+    one = open_round(run, opening(tmp_path))
+    one.folder.opening.write_text('{"opened": "yesterday"}')
+    with pytest.raises(InputError, match=r"round\.json: not what a round writes: Field required\. Restore it"):
+        rounds_of(run.folder)
+
+
+def test_two_at_once_are_one_too_many(run: RunFolder) -> None:
+    with alone(run):
+        pass
+    with (
+        FileLock(run.folder / "rounds" / "lock"), pytest.raises(InputError, match="a round of this task is running"),
+        alone(run),
+    ):
+        pass
+
+
+def test_the_released_student_is_looked_for_in_the_run_and_its_rounds(run: RunFolder, tmp_path: Path) -> None:
+    run.bundle.bundle.mkdir(parents=True)
+    write_json(run.bundle.manifest, {"id": "a"})
+    rounds = [open_round(run, opening(tmp_path)).end("released", "served", bundle="b")]
+    rounds.append(open_round(run, opening(tmp_path, "b", 1)).end("refused", "worse", bundle="c"))
+    assert [_origin(run, rounds, s, tmp_path / "live.json") for s in ("a", "b", "c")] == [0, 1, 2]
+    with pytest.raises(InputError, match="neither this run's nor one of its rounds'"):
+        _origin(run, rounds, "d", tmp_path / "live.json")
+
+
+def ended(days_ago: float, ending: Ending = "released") -> Round:
+    at = datetime.datetime.fromtimestamp(NOW - days_ago * 86_400, datetime.UTC).isoformat(timespec="seconds")
+    return Round(1, round_folder(Path("x"), 1), opening(Path("x")), Outcome(ending=ending, why="", finished=at))
+
+
+@pytest.mark.parametrize(("rounds", "every", "why"), [
+    ([], None, None), ([], 30.0, "there was no round yet"), ([ended(10)], 30.0, None), ([ended(10)], None, None),
+    ([ended(31)], 30.0, "the last round ended 31.0 days ago"),
+    ([ended(31), ended(1, "not worth it")], 30.0, "the last round ended 31.0 days ago"),
+])
+def test_a_round_is_due_by_schedule(rounds: list[Round], every: float | None, why: str | None) -> None:
+    assert due(rounds, every, NOW) == why
+
+
+def test_a_round_that_was_stopped_is_always_due(run: RunFolder, tmp_path: Path) -> None:
+    assert due([open_round(run, opening(tmp_path))], None, NOW) == "round 1 is not finished"
+
+
+def test_the_list_says_where_an_unfinished_round_stands(run: RunFolder, tmp_path: Path) -> None:
+    one = open_round(run, opening(tmp_path))
+    assert rows_of_rounds([one])[0]["ending"] == "begun"
+    one.folder.folder.joinpath("drift").mkdir()
+    write_json(one.folder.folder / "drift" / "manifest.json", {
+        "figures": {"sentence": "Nothing has moved."}, "wall_s": 60, "inputs": {},
+    })
+    row = rows_of_rounds([one])[0]
+    assert (row["ending"], row["drift"], row["minutes"]) == ("after drift", "Nothing has moved.", 1.0)
+    assert "| 1 | 2026-11-01T00:00 | after drift | 0 | 0.00 | 1.0 | – | – | not finished" in table([row])
+    assert page_of(make_task(), [one])["cost"] == 0.0
