@@ -1,7 +1,8 @@
-"""Rounds with every real component but a service: the captures are written as one writes them."""
+"""Rounds with every real component; captures are written as a service writes them, and the last test has one."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -9,15 +10,20 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 from filelock import FileLock
 
+from serving.client import served
 from serving.release.pointer import read_pointer, release
 from task.captures import FOLDER, Capture, file_of
 from task.files import read_json, write_jsonl
@@ -154,7 +160,7 @@ def test_nothing_is_learned_from_the_draws(ended: Path) -> None:
 def test_both_students_are_judged_on_gold_and_on_each_draw_as_often_as_it_was_drawn(ended: Path) -> None:
     one = ended / "runs" / "round-market" / "rounds" / "0001"
     found = read_json(one / "gate" / "gate.json")
-    assert found["gold"]["rows"] == 60
+    assert found["gold"]["rows"] == len(rows(one / "sample" / "gold_test.jsonl"))
     assert found["drawn"]["rows"] == LABELS // 4
     for part in ("gold", "drawn"):
         assert all(found[part][k]["value"] is not None for k in ("new", "released", "difference"))
@@ -216,3 +222,47 @@ def test_a_student_of_no_round_is_refused_before_anything_is_done(copy: Path) ->
     assert done.returncode == 2
     assert "neither this run's nor one of its rounds'" in done.stderr
     assert Counter(p.name for p in (copy / "runs" / "round-market").rglob("round.json")) == before
+
+
+@contextmanager
+def traffic(url: str, queries: list[str]) -> Iterator[Counter[int]]:
+    """Requests, one after another, each query to the student; gives how many were answered with each status."""
+    statuses: Counter[int] = Counter()
+    ended = threading.Event()
+
+    def ask() -> None:
+        with httpx.Client(timeout=60) as client:
+            for query in itertools.cycle(queries):
+                if ended.is_set():
+                    return
+                body = {"query": query, "use_cache": False}
+                statuses[client.post(f"{url}/v1/label", json=body).status_code] += 1
+                time.sleep(0.02)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        yield statuses
+    finally:
+        ended.set()
+        thread.join()
+
+
+def test_a_service_refuses_one_student_and_changes_to_the_next_without_a_failed_request(ended: Path) -> None:
+    first = read_pointer(ended / "live.json").current.id
+    learned = [r["query"] for r in rows(ended / "runs" / "round-market" / "rounds" / "0001" / "label" / "labels.jsonl")]
+    canary = ["--set", "serving.change={canary: 0.5, canary_s: 30, bounds: {slower: null, least: 20}}"]
+    with served(ended / "live.json", state=ended / "limbeck-serve") as url, traffic(url, learned) as statuses:
+        done = a_round(ended, *canary, "--set", "serving.certain={abstain: 0.999, uncertain: 0.999}")
+        assert done.returncode == 1, done.stderr[-3000:]
+        assert "abstained on" in done.stdout
+        assert read_pointer(ended / "live.json").current.id == first
+        done = a_round(ended, *canary)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert "is served" in done.stdout
+        second = read_pointer(ended / "live.json").current.id
+        assert second != first
+        assert httpx.get(f"{url}/readyz").json()["status"] == "ready"
+        assert read_json(ended / "limbeck-serve" / "status.json")["tasks"]["round-market"]["active"]["bundle"] == second
+    assert statuses.keys() == {200}
+    assert statuses[200] > 200
