@@ -29,6 +29,7 @@ from serving.supervisor.deployed import Deployed
 from serving.supervisor.state import DesiredRoute
 from serving.supervisor.worker_pool import POLL_S
 from serving.telemetry.metrics import EngineState
+from serving.telemetry.refusal_counts import count_refusal
 from task.errors import InputError
 from task.serving_settings import Change
 
@@ -247,6 +248,8 @@ class Rollout:
         assert good is not None
         self.refused = Refused.now(bundle, harm.why)
         self._context.report(f"{bundle} is refused: it {harm.why}. {good.bundle.id} answers in its place", failed=True)
+        with contextlib.suppress(OSError):  # a full disk: the news have it
+            count_refusal(self._context.state.path, bundle, harm.kind)
         if took_over:
             self.trial, self.kept = good, None
             await asyncio.gather(self._switch(0.0), self._point_back(self.refused, good))
