@@ -49,11 +49,11 @@ class Judge:
     def __init__(self, bounds: Bounds) -> None:
         self.looks = 0
         self._bounds = bounds
-        self._next = bounds.least
+        self._next, self._looked = bounds.least, False
 
     def counts_anew(self) -> None:
         """The figures begin at zero again, as after the switch; the looks that were taken stay spent."""
-        self._next = self._bounds.least
+        self._next, self._looked = self._bounds.least, False
 
     def look(self, released: StudentFigures, new: StudentFigures, *, last: bool = False) -> Harm | None:
         """What is wrong with the new bundle, None where it is nothing or nothing is known yet.
@@ -67,7 +67,7 @@ class Judge:
             return None
         if new.answers < self._next and not last:
             return None
-        self._next = math.ceil(_GROWTH * new.answers)
+        self._next, self._looked = math.ceil(_GROWTH * new.answers), True
         self.looks += 1
         chance = ALPHA / (self.looks * (self.looks + 1)) / self._bounds.judged / 2
         found = (
@@ -111,8 +111,8 @@ class Judge:
         ))
 
     def unjudged(self, released: StudentFigures, new: StudentFigures) -> str | None:
-        """Why nothing could be judged, None where something was."""
-        if self.looks:
+        """Why nothing could be judged since the counting began, None where something was."""
+        if self._looked:
             return None
         return (
             f"{new.answers:,} answers of the new bundle's student and {released.answers:,} of the released one's, not "

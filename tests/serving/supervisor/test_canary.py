@@ -86,7 +86,7 @@ def test_the_reason_has_the_figures() -> None:
     slow = Judge(Bounds()).look(released, new.model_copy(update={"abstained": 0, "seconds": {step(0.4): 412}}))
     assert slow is not None
     assert slow.why.startswith(
-        "took 410 ms at the 95th percentile of 412 answers, 4.0 times the released bundle's 102 ms of 7,600; at most 1.5"
+        "took 410 ms at the 95th percentile of 412 answers, 4.0 times the released bundle's 102 ms of 7,600; at most"
     )
 
 
@@ -113,6 +113,8 @@ def test_a_look_is_taken_when_there_is_something_new_to_see() -> None:
     judge.counts_anew()
     judge.look(released, figures(rng, 100))
     assert judge.looks == 5  # what was spent stays spent
+    judge.counts_anew()
+    assert judge.unjudged(released, figures(rng, 7)) is not None  # of this counting nothing has been looked at
 
 
 def test_nothing_is_judged_without_bounds() -> None:
