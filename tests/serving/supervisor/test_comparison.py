@@ -71,7 +71,7 @@ def test_each_counting_has_its_own_figures(tmp_path: Path) -> None:
     one.keep_released()
     one.begin()
     one.look()
-    assert one.figures() == (of(1_000, 10), StudentFigures())  # a report of the counting before is not taken for one of this
+    assert one.figures() == (of(1_000, 10), StudentFigures())  # the report was of the one before
     workers.report(0, 100, one.tally, {OLD: of(7, 7), NEW: of(100, 90)})
     harm = one.look()
     assert harm is not None
