@@ -246,6 +246,8 @@ class Rollout:
         took_over = self.trial is None
         good = self.kept if took_over else self.active
         assert good is not None
+        if self.trial is not None:
+            self._set_routes(partial(self.trial.route, "trial"))  # no query goes to it from now on
         self.refused = Refused.now(bundle, harm.why)
         self._context.report(f"{bundle} is refused: it {harm.why}. {good.bundle.id} answers in its place", failed=True)
         with contextlib.suppress(OSError):  # a full disk: the news have it
@@ -254,8 +256,6 @@ class Rollout:
             self.trial, self.kept = good, None
             await asyncio.gather(self._switch(0.0), self._point_back(self.refused, good))
         else:
-            assert self.trial is not None
-            self._set_routes(partial(self.trial.route, "trial"))  # no query goes to it from now on
             await self._point_back(self.refused, good)
             await self._withdraw()
 

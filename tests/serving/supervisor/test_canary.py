@@ -52,14 +52,14 @@ def canary_of(
 
 def test_equal_bundles_are_refused_no_more_often_than_stated() -> None:
     """With no margin at all, where a bundle that is as good as the other one is just within its bounds."""
-    refused = sum(canary_of(seed, NONE_ALLOWED)[0] is not None for seed in range(200))
-    assert refused <= canary.ALPHA * 200
+    refused = sum(canary_of(seed, NONE_ALLOWED)[0] is not None for seed in range(100))
+    assert refused <= canary.ALPHA * 100
 
 
 def test_a_bundle_just_within_its_bounds_is_refused_no_more_often_than_stated() -> None:
     just = {"failed": 0.012, "abstained": 0.11, "slow": 1.5}
-    refused = sum(canary_of(1_000 + seed, Bounds(), **just)[0] is not None for seed in range(200))
-    assert refused <= canary.ALPHA * 200
+    refused = sum(canary_of(1_000 + seed, Bounds(), **just)[0] is not None for seed in range(100))
+    assert refused <= canary.ALPHA * 100
 
 
 @pytest.mark.parametrize(("harm", "kind", "soon"), [
