@@ -140,8 +140,8 @@ def test_what_abstains_after_the_switch_is_taken_back(stage: Stage, load: MixedL
 
 def test_an_equal_bundle_passes_and_clears_the_refusal(stage: Stage, load: MixedLoad) -> None:
     began = time.time()
-    stage.release(stage.equal, canary=0.5, canary_s=4.0, watch_s=2.0, bounds=BOUNDS)
-    said = stage.until(lambda text: text.startswith(f"watched {stage.equal.id} for 2 s"), began)
+    stage.release(stage.equal, canary=0.5, canary_s=6.0, watch_s=5.0, bounds=BOUNDS)
+    said = stage.until(lambda text: text.startswith(f"watched {stage.equal.id} for 5 s"), began)
     assert "within its bounds on" in said["text"]
     found = stage.service.status()
     assert (found["active"]["bundle"], found["refused"]) == (stage.equal.id, None)
