@@ -19,7 +19,7 @@ in bursts, as when an engine dies: whether a bundle is refused for them is then 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -31,6 +31,8 @@ ALPHA: Final = 0.01
 """How often at most a new bundle is refused that is just within all its bounds, over all looks of a change."""
 QUANTILE: Final = 0.95
 _GROWTH: Final = 1.2
+_LEAST_FOR_VARIANCE: Final = 2
+_HALVINGS: Final = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +49,11 @@ class Judge:
     def __init__(self, bounds: Bounds) -> None:
         self.looks = 0
         self._bounds = bounds
-        self._next = bounds.least
+        self._next, self._looked = bounds.least, False
 
     def counts_anew(self) -> None:
         """The figures begin at zero again, as after the switch; the looks that were taken stay spent."""
-        self._next = self._bounds.least
+        self._next, self._looked = self._bounds.least, False
 
     def look(self, released: StudentFigures, new: StudentFigures, *, last: bool = False) -> Harm | None:
         """What is wrong with the new bundle, None where it is nothing or nothing is known yet.
@@ -65,7 +67,7 @@ class Judge:
             return None
         if new.answers < self._next and not last:
             return None
-        self._next = math.ceil(_GROWTH * new.answers)
+        self._next, self._looked = math.ceil(_GROWTH * new.answers), True
         self.looks += 1
         chance = ALPHA / (self.looks * (self.looks + 1)) / self._bounds.judged / 2
         found = (
@@ -79,14 +81,12 @@ class Judge:
         return _larger_share("errors", "failed on", *sides, allowed=self._bounds.errors, chance=chance)
 
     def _abstained(self, released: StudentFigures, new: StudentFigures, chance: float) -> Harm | None:
-        if min(released.usable, new.usable) < self._bounds.least:
-            return None
         sides = (new.abstained, new.usable), (released.abstained, released.usable)
         return _larger_share("abstained", "abstained on", *sides, allowed=self._bounds.abstained, chance=chance)
 
     def _probability(self, released: StudentFigures, new: StudentFigures, chance: float) -> Harm | None:
         allowed = self._bounds.probability
-        if allowed is None or min(released.judged, new.judged) < self._bounds.least:
+        if allowed is None or min(released.judged, new.judged) < _LEAST_FOR_VARIANCE:
             return None
         lowest = released.probability / released.judged - mean_error(released, chance)
         highest = new.probability / new.judged + mean_error(new, chance)
@@ -100,7 +100,7 @@ class Judge:
 
     def _slower(self, released: StudentFigures, new: StudentFigures, chance: float) -> Harm | None:
         allowed, sizes = self._bounds.slower, (sum(released.seconds.values()), sum(new.seconds.values()))
-        if allowed is None or min(sizes) < self._bounds.least:
+        if allowed is None or not min(sizes):
             return None
         if quantile_above(new.seconds, chance) <= allowed * quantile_below(released.seconds, chance):
             return None
@@ -111,8 +111,8 @@ class Judge:
         ))
 
     def unjudged(self, released: StudentFigures, new: StudentFigures) -> str | None:
-        """Why nothing could be judged, None where something was."""
-        if self.looks:
+        """Why nothing could be judged since the counting began, None where something was."""
+        if self._looked:
             return None
         return (
             f"{new.answers:,} answers of the new bundle's student and {released.answers:,} of the released one's, not "
@@ -125,11 +125,12 @@ class Judge:
 
 
 def share_above(count: int, of: int, chance: float) -> float:
-    """A bound above which the true share is: the smallest one that `count` of `of` does not refute."""
-    def refuted(share: float) -> bool:
-        return of * _divergence(count / of, share) >= -math.log(chance)
-
-    return _edge(refuted, 0.0, count / of)
+    """A bound above which the true share is: the largest one that `count` of `of` refutes as too small."""
+    low, high = 0.0, count / of
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _refuted(middle, count, of, chance) else (low, middle)
+    return low
 
 
 def share_below(count: int, of: int, chance: float) -> float:
@@ -148,27 +149,22 @@ def mean_error(figures: StudentFigures, chance: float) -> float:
 def quantile_above(seconds: Mapping[int, int], chance: float) -> float:
     """A time above which the true quantile is, in seconds: the lower end of a step of the histogram."""
     n, above = sum(seconds.values()), 0
-    least = _least_count(lambda count: share_above(count, n, chance) >= 1.0 - QUANTILE, n)
+    share = 1.0 - QUANTILE
     for number in sorted(seconds, reverse=True):
         above += seconds[number]
-        if above >= least:
+        if above > share * n and _refuted(share, above, n, chance):
             return step_s(number)
     return 0.0
 
 
 def quantile_below(seconds: Mapping[int, int], chance: float) -> float:
     """A time below which the true quantile is, in seconds; infinite where the histogram shows none."""
-    n, above, found = sum(seconds.values()), 0, math.inf
-    most = _least_count(lambda count: share_below(count, n, chance) > 1.0 - QUANTILE, n) - 1
-    if most < 0:
-        return math.inf
-    highest = max(seconds) + 1
-    found = step_s(highest)
+    n, above, share, found = sum(seconds.values()), 0, 1.0 - QUANTILE, math.inf
     for number in sorted(seconds, reverse=True):
-        above += seconds[number]
-        if above > most:
+        if above >= share * n or not _refuted(share, above, n, chance):  # `above` counts later steps only
             break
-        found = step_s(number)
+        found = step_s(number + 1)
+        above += seconds[number]
     return found
 
 
@@ -182,21 +178,9 @@ def quantile(seconds: Mapping[int, int]) -> float:
     raise ValueError("no answers")
 
 
-def _least_count(holds: Callable[[int], bool], n: int) -> int:
-    """The least count from 0 to n + 1 for which it holds; it holds for all larger ones."""
-    low, high = 0, n + 1
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if middle > n or holds(middle) else (middle + 1, high)
-    return low
-
-
-def _edge(refuted: Callable[[float], bool], low: float, high: float) -> float:
-    """The end of an interval whose lower part is refuted; rounded to the refuted side."""
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if refuted(middle) else (low, middle)
-    return low
+def _refuted(share: float, count: int, of: int, chance: float) -> bool:
+    """Whether `count` of `of` shows that the true share is another one, to the side on which it lies."""
+    return of * _divergence(count / of, share) >= -math.log(chance)
 
 
 def _divergence(found: float, true: float) -> float:
@@ -211,7 +195,9 @@ def _larger_share(
     kind: Kind, did: str, new: tuple[int, int], released: tuple[int, int], *, allowed: float | None, chance: float
 ) -> Harm | None:
     """The harm where the new share is larger by more than is allowed; shares are (count, of)."""
-    if allowed is None or share_above(*new, chance) - share_below(*released, chance) <= allowed:
+    if allowed is None or not min(new[1], released[1]):
+        return None
+    if share_above(*new, chance) - share_below(*released, chance) <= allowed:
         return None
     now, before = 100 * new[0] / new[1], 100 * released[0] / released[1]
     return Harm(kind, (

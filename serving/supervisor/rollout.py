@@ -29,6 +29,7 @@ from serving.supervisor.deployed import Deployed
 from serving.supervisor.state import DesiredRoute
 from serving.supervisor.worker_pool import POLL_S
 from serving.telemetry.metrics import EngineState
+from serving.telemetry.refusal_counts import count_refusal
 from task.errors import InputError
 from task.serving_settings import Change
 
@@ -245,14 +246,16 @@ class Rollout:
         took_over = self.trial is None
         good = self.kept if took_over else self.active
         assert good is not None
+        if self.trial is not None:
+            self._set_routes(partial(self.trial.route, "trial"))  # no query goes to it from now on
         self.refused = Refused.now(bundle, harm.why)
         self._context.report(f"{bundle} is refused: it {harm.why}. {good.bundle.id} answers in its place", failed=True)
+        with contextlib.suppress(OSError):  # a full disk: the news have it
+            count_refusal(self._context.state.path, bundle, harm.kind)
         if took_over:
             self.trial, self.kept = good, None
             await asyncio.gather(self._switch(0.0), self._point_back(self.refused, good))
         else:
-            assert self.trial is not None
-            self._set_routes(partial(self.trial.route, "trial"))  # no query goes to it from now on
             await self._point_back(self.refused, good)
             await self._withdraw()
 

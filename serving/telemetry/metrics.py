@@ -14,6 +14,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from serving.telemetry.drift_gauges import DriftGauges
+from serving.telemetry.refusal_counts import RefusalCounts
 
 BUCKETS = (
     0.0005, 0.001, 0.0015, 0.002, 0.003, 0.004, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.06, 0.075,
@@ -125,14 +126,15 @@ class Metrics:
 
 
 def all_processes(folder: str, engines: Iterable[EngineState], *, state: Path | None = None) -> bytes:
-    """The metrics of all processes that share a folder, of the engines and of drift, in Prometheus' text format.
+    """The metrics of all processes that share a folder, of engines, drift and refusals, in Prometheus' text format.
 
     Args:
-        state: The service's state folder, with the verdicts on drift.
+        state: The service's state folder, with the verdicts on drift and the refusals of bundles.
     """
     registry = CollectorRegistry()
     MultiProcessCollector(registry, folder)  # type: ignore[no-untyped-call]
     registry.register(_Engines(engines))
     if state is not None:
         registry.register(DriftGauges(state))
+        registry.register(RefusalCounts(state))
     return generate_latest(registry)
