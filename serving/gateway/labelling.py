@@ -17,6 +17,7 @@ from serving.gateway.request_body import parsed
 from serving.gateway.shadowing import Shadows
 from serving.gateway.understanding import Part, Understanding, grouped, part_json, understood
 from serving.routing.route import Answer, RefusedError, Route
+from serving.routing.streams import stream_all
 from serving.routing.task_routes import Choice, Routes
 from serving.telemetry.capture_log import CaptureLog
 from serving.telemetry.kept_files import KeptFiles
@@ -126,18 +127,19 @@ class Labelling:
                 misses.setdefault(route, {}).setdefault(query, []).append(index)
         if lines:
             await exchange.write(b"".join(lines))
-        for route, missing in misses.items():
-            async for query, outcome in route.stream(list(missing), due, keep=request.use_cache):
-                if isinstance(outcome, Answer):
-                    self._shadows.compare(choice, route, outcome)
-                    out = b"".join(line(i, outcome, route) for i in missing[query])
-                else:
-                    error = unavailable(exchange, outcome)
-                    self.metrics.count(self.metrics.refused, exchange.notes["refused"])
-                    problem = error.body()[:-1]
-                    text = json.dumps(query).encode()
-                    out = b"".join(problem + b',"query":%s,"index":%d}\n' % (text, i) for i in missing[query])
-                await exchange.write(out)
+        asked = {route: list(missing) for route, missing in misses.items()}
+        async for route, query, outcome in stream_all(asked, due, keep=request.use_cache):
+            indices = misses[route][query]
+            if isinstance(outcome, Answer):
+                self._shadows.compare(choice, route, outcome)
+                out = b"".join(line(i, outcome, route) for i in indices)
+            else:
+                error = unavailable(exchange, outcome)
+                self.metrics.count(self.metrics.refused, exchange.notes["refused"])
+                problem = error.body()[:-1]
+                text = json.dumps(query).encode()
+                out = b"".join(problem + b',"query":%s,"index":%d}\n' % (text, i) for i in indices)
+            await exchange.write(out)
         exchange.notes["answers"] = counts
         await exchange.write(b"", more=False)
 
