@@ -209,7 +209,7 @@ class RoundRow(TypedDict):
 
     Attributes:
         student: Id of the bundle that was released when it began.
-        ending: `released`, `refused` or `not worth it`; of one that is not finished, after which stage it stands.
+        ending: `released`, `refused`, `not worth it`, `given up`; of one that is not finished, its last finished stage.
         why: A sentence.
         bundle: Id of the student that it made.
         drift: The verdict on the traffic before it.

@@ -105,6 +105,9 @@ def round_(
     if_worth: Annotated[
         bool, typer.Option("--if-worth", help="End after drift unless that says that a round is worth its money")
     ] = False,
+    give_up: Annotated[
+        bool, typer.Option("--give-up", help="End a round that was stopped, so that another can begin")
+    ] = False,
     set_: Overrides = None,
     runs: Runs = RUNS,
 ) -> None:
@@ -113,10 +116,12 @@ def round_(
     Stopped anywhere, the same command goes on; two at once, the second is refused. Labels cost at most `rounds.labels`
     calls. Exit code 1: the new student was refused, and the old one stays.
     """
-    from limbeck.rounds.round import run_round
+    from limbeck.rounds import round as rounds_
 
     with opened(task, set_, runs) as run:
-        done = run_round(run, pointer=pointer, state=state, if_worth=if_worth)
+        done = rounds_.give_up(run) if give_up else rounds_.run_round(
+            run, pointer=pointer, state=state, if_worth=if_worth
+        )
         _write_page(run)
         run.end()
     assert done.outcome is not None

@@ -10,6 +10,7 @@ from limbeck.rounds.history import Opening
 from limbeck.rounds.picks import pick
 from limbeck.run import Run
 from limbeck.stage import Figures, Stage
+from task.captures import FOLDER, read_captures
 from task.errors import InputError
 from task.files import write_json, write_jsonl
 
@@ -50,6 +51,9 @@ def picks_stage(opening: Opening, number: int) -> Stage:
 
     def work(run: Run, folder: Path) -> Figures:
         settings = run.task.rounds
+        captures = read_captures(opening.state / FOLDER, since=opening.since, until=opening.until)
+        if not any(c.task == run.task.name for c in captures):
+            return {"new": 0}
         found = pick(
             run, opening.state, budget=settings.labels, random=settings.random, seed=number, since=opening.since,
             until=opening.until,
@@ -67,7 +71,7 @@ def picks_stage(opening: Opening, number: int) -> Stage:
             "since": opening.since, "until": opening.until,
             "rounds": run.task.rounds.model_dump(mode="json", include={"labels", "random"}),
         },
-        headline=lambda f: (
+        headline=lambda f: "no captures" if not f["new"] else (
             f"{f['errors']:,} picks cover {f['covered']:,.0f} of {f['expected_errors']:,.0f} expected errors; "
             f"{f['random']:,} draws of {f['requests']:,} requests; {f['new']:,} new labels"
         ),

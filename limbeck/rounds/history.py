@@ -18,7 +18,7 @@ from task.errors import InputError
 from task.files import read_json, write_json
 from task.settings import Strict
 
-Ending = Literal["released", "refused", "not worth it"]
+Ending = Literal["released", "refused", "not worth it", "given up"]
 _LOCK: Final = "lock"
 _Content = TypeVar("_Content", bound=Strict)
 

@@ -128,11 +128,9 @@ def pick(
     Raises:
         InputError: The service keeps no texts, or has no captures of this task.
     """
-    held = [c for c in read_captures(state / capture_files.FOLDER, since=since, until=until)
-            if c.task == run.task.name]
+    held = captures_of(run, state, since=since, until=until)
     said = [f for f in read_feedback(state / feedback_files.FOLDER, since=since, until=until)
             if f.task == run.task.name]
-    _check(held, state / capture_files.FOLDER, run.task.name)
     found = candidates(held, said, known=_known(run), normalise_with=run.task.normaliser)
     drawn = draws(found, round(budget * random), seed=seed)
     taken = {found[row].query for row in drawn}
@@ -149,6 +147,14 @@ def pick(
         expected_errors=sum(c.expected_errors for c in new),
         considered=sum(c.expected_errors for c in considered) if len(doubted) > len(considered) else None,
     )
+
+
+def captures_of(run: Run, state: Path, *, since: float = 0.0, until: float = float("inf")) -> list[Capture]:
+    """The captures of the task in `[since, until)`. Raises `InputError` as `pick`."""
+    folder = state / capture_files.FOLDER
+    held = [c for c in read_captures(folder, since=since, until=until) if c.task == run.task.name]
+    _check(held, folder, run.task.name)
+    return held
 
 
 def candidates(

@@ -61,7 +61,7 @@ def release_and_watch(
             raise InputError(
                 "another bundle was released since the round began", file=pointer, found=now.current.id,
                 expected=before,
-                fix="Begin a new round: remove the folder of this one",
+                fix="End this round with `limbeck round TASK --give-up`, and begin another",
             )
         release(pointer, bundle=bundle, change=change)
     if not is_running(state):

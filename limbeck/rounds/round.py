@@ -19,6 +19,7 @@ from limbeck.rounds.folders import RoundLabelFolder, round_folder
 from limbeck.rounds.history import Opening, Round, alone, now, open_round, rounds_of
 from limbeck.rounds.inputs import RoundInputs
 from limbeck.rounds.judge import gate_stage
+from limbeck.rounds.picks import captures_of
 from limbeck.rounds.release import release_and_watch
 from limbeck.rounds.start import with_start
 from limbeck.run import Run
@@ -50,9 +51,23 @@ def run_round(
         before = rounds_of(run.files.folder)
         current = before[-1] if before and before[-1].outcome is None else None
         if current is None:
+            captures_of(run, state)  # raises where there are none at all: another folder was meant
             current = _opened(run, before, pointer=pointer, state=state, asked=not if_worth, at=clock())
             _remove_models(before)
         return _gone_through(run, current)
+
+
+def give_up(run: Run) -> Round:
+    """End the round that was stopped, and leave everything as it is.
+
+    Raises:
+        InputError: There is none, or it is running.
+    """
+    with alone(run.files):
+        found = rounds_of(run.files.folder)
+        if not found or found[-1].outcome is not None:
+            raise InputError("there is no round that was stopped", file=run.files.folder, field="--give-up")
+        return found[-1].end("given up", "given up by an operator")
 
 
 def check(run: Run, pointer: Path) -> None:
@@ -129,7 +144,7 @@ def _gone_through(run: Run, current: Round) -> Round:
         if stage.name == "drift" and not opening.asked and figures["drift"]["round"] is not True:
             return current.end("not worth it", str(figures["drift"]["sentence"]))
         if stage.name == "picks" and not figures["picks"]["new"]:
-            return current.end("not worth it", "no captured query is without a label")
+            return current.end("not worth it", "no query captured since the last round is without a label")
     made_id = str(read_json(own.files.bundle.manifest)["id"])
     if not figures["gate"]["passed"]:
         return current.end("refused", "gate: " + "; ".join(figures["gate"]["failed"]), bundle=made_id)

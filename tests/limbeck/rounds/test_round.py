@@ -43,7 +43,7 @@ def limbeck(*arguments: str | Path, folder: Path) -> subprocess.CompletedProcess
     )
 
 
-def captured(state: Path, queries: list[str], bundle: str, *, days: int = 7, probability: float = 0.7) -> None:
+def captured(state: Path, queries: list[str], bundle: str, *, days: float = 7, probability: float = 0.7) -> None:
     """What a service has captured until now, `days` long."""
     rng, now = random.Random(5), time.time()
     rows = [
@@ -182,13 +182,16 @@ def test_the_rounds_are_listed_with_a_page(ended: Path) -> None:
 def test_the_next_round_learns_from_the_draws_and_one_that_is_refused_leaves_the_old_student(ended: Path) -> None:
     released = read_pointer(ended / "live.json").current.id
     first = ended / "runs" / "round-market" / "rounds" / "0001"
+    done = a_round(ended)  # nothing was captured since the first
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Round 2: not worth it. no query captured since the last round" in done.stdout
     learned = rows(first / "label" / "labels.jsonl")[:50]
-    captured(ended / "limbeck-serve", [f"{q['query']} fresh" for q in learned], released)
+    captured(ended / "limbeck-serve", [f"{q['query']} fresh" for q in learned], released, days=1e-5)
     done = a_round(ended, "--set", "gates.min_f1=1.0", "--set", "rounds.start=scratch")
     assert done.returncode == 1, done.stderr[-3000:]
     assert "refused. gate: F1" in done.stdout
     assert read_pointer(ended / "live.json").current.id == released
-    second = ended / "runs" / "round-market" / "rounds" / "0002"
+    second = ended / "runs" / "round-market" / "rounds" / "0003"
     drawn = {r["query"] for r in rows(first / "label" / "random.jsonl")}
     assert drawn <= {r["query"] for r in rows(second / "label" / "labels.jsonl")}
     assert "init_adapter" not in read_json(second / "train" / "manifest.json")["inputs"]
@@ -198,10 +201,10 @@ def test_the_next_round_learns_from_the_draws_and_one_that_is_refused_leaves_the
     assert not (first / "merge").exists()
     done = a_round(ended, "--if-worth")  # what the refused round had picked is picked again by the next one
     assert done.returncode == 0, done.stderr[-3000:]
-    third = read_json(ended / "runs" / "round-market" / "rounds" / "0003" / "round.json")
+    third = read_json(ended / "runs" / "round-market" / "rounds" / "0004" / "round.json")
     assert third["origin"] == 1
     assert third["since"] == opening["since"]
-    assert "Round 3: not worth it. drift is not measured" in done.stdout
+    assert "Round 4: not worth it. drift is not measured" in done.stdout
 
 
 def test_two_rounds_at_once_are_one_too_many(copy: Path) -> None:
