@@ -67,6 +67,8 @@ def _look(
         tell(f"a round begins or goes on: {why}")
     done = run_round(run, pointer=pointer, state=state, if_worth=why is None, clock=clock)
     assert done.outcome is not None
-    tell(f"round {done.number}: {done.outcome.ending}. {done.outcome.why}")
     if done.outcome.ending == "not worth it" and not done.opening.asked:
         shutil.rmtree(done.folder.folder)  # a look a day would fill the list with rounds in which nothing happened
+        tell(f"no round: {done.outcome.why}")
+    else:
+        tell(f"round {done.number}: {done.outcome.ending}. {done.outcome.why}")

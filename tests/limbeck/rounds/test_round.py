@@ -207,6 +207,18 @@ def test_the_next_round_learns_from_the_draws_and_one_that_is_refused_leaves_the
     assert "Round 4: not worth it. drift is not measured" in done.stdout
 
 
+def test_a_watch_looks_and_is_ended_by_a_signal(copy: Path) -> None:
+    before = list(copy.rglob("round.json"))
+    command = [sys.executable, "-m", "limbeck", *documented("limbeck watch TASK", TASK="task.yaml")]
+    with subprocess.Popen(command, cwd=copy, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        told = process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 143
+    assert "no round: drift is not measured" in told
+    assert list(copy.rglob("round.json")) == before  # a look in which nothing happened leaves nothing
+
+
 def test_two_rounds_at_once_are_one_too_many(copy: Path) -> None:
     parent = copy / "runs" / "round-market" / "rounds"
     parent.mkdir(exist_ok=True)
