@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +22,8 @@ _JUDGEMENT: Final = "gate.json"  # `RoundFolder.judgement`
 def drawn_requests(run: Run) -> list[Example]:
     """The draws by traffic with gold labels, or the teacher's; `count` is how often each was drawn.
 
-    Draws that the teacher gave no answer to are left out.
+    Draws that the teacher gave no answer to are left out, and those whose labels are of a spelling in which they stand
+    elsewhere.
     """
     files = run.files
     assert isinstance(files, RoundFolder)
@@ -36,8 +37,11 @@ def drawn_requests(run: Run) -> list[Example]:
     out = []
     for text, draw in spelled.items():
         query = str(draw["query"])
-        if text in known and all(x.start is None or query[x.start : x.end] == x.text for x in known[text]):
-            out.append(Example(query, known[text], int(draw["draws"])))
+        if text in known and all(
+            x.start is None or normalise(query[x.start : x.end]) == normalise(x.text) for x in known[text]
+        ):
+            labels = tuple(x if x.start is None else replace(x, text=query[x.start : x.end]) for x in known[text])
+            out.append(Example(query, labels, int(draw["draws"])))
     return out
 
 
