@@ -15,6 +15,8 @@ import yaml
 from ray.serve.schema import ServeDeploySchema
 
 from serving.ray_app import Cluster
+from tests.documented import Command
+from tests.test_docs_commands import problem
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
 KUBERNETES = "1.32"
@@ -61,6 +63,14 @@ def test_ray_serve_takes_the_configuration_and_so_do_we(config: Any) -> None:
 def test_kubernetes_takes_the_pods(template: Any) -> None:
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "limbeck"}, "spec": template["spec"]}
     kubernetes_validate.validate(pod, KUBERNETES, strict=True)
+
+
+def test_rounds_are_a_job_that_kubernetes_takes_and_a_command_that_we_take() -> None:
+    job = yaml.safe_load((DEPLOY / "rounds-cronjob.yaml").read_text())
+    kubernetes_validate.validate(job, KUBERNETES, strict=True)
+    (container,) = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    command = Command("rounds-cronjob.yaml", " ".join([*container["command"], *container["args"]]), mention=False)
+    assert problem(command) is None
 
 
 def test_what_kubernetes_does_not_take_is_noticed() -> None:
