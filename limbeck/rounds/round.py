@@ -23,14 +23,15 @@ from limbeck.rounds.picks import captures_of
 from limbeck.rounds.release import release_and_watch
 from limbeck.rounds.start import with_start
 from limbeck.run import Run
-from limbeck.stage import Figures, execute_shown
+from limbeck.stage import Figures, Stage, execute_shown
 from limbeck.stages import bundle, cross_fit, curriculum, merge, sample, train
-from task.errors import InputError
+from task.errors import GateError, InputError
 from task.files import read_json
 
 
 def run_round(
     run: Run, *, pointer: Path, state: Path, if_worth: bool = False, clock: Callable[[], float] = time.time,
+    picks: Callable[[Opening, int], Stage] = picks_stage,
 ) -> Round:
     """Begin a round, or go on with one that was stopped, until it has ended.
 
@@ -41,6 +42,7 @@ def run_round(
         if_worth: End it after drift unless that says that a round is worth its money. Of no effect on one that has
             begun without it.
         clock: Seconds since 1970.
+        picks: The stage that picks, of how the round began and its number.
 
     Raises:
         InputError: Something that a round needs is not there, or a round of this run is running.
@@ -54,7 +56,7 @@ def run_round(
             captures_of(run, state)  # raises where there are none at all: another folder was meant
             current = _opened(run, before, pointer=pointer, state=state, asked=not if_worth, at=clock())
             _remove_models(before)
-        return _gone_through(run, current)
+        return _gone_through(run, current, picks)
 
 
 def give_up(run: Run) -> Round:
@@ -127,12 +129,12 @@ def _origin(run: RunFolder, before: Sequence[Round], student: str, pointer: Path
     )
 
 
-def _gone_through(run: Run, current: Round) -> Round:
+def _gone_through(run: Run, current: Round, picks: Callable[[Opening, int], Stage]) -> Round:
     """All steps of a round; those that are done are skipped."""
     opening = current.opening
     own = _run_of(run, current)
     stages = [s for s in (
-        sample.STAGE, drift_stage(opening), picks_stage(opening, current.number), round_label.stage(opening.attempt),
+        sample.STAGE, drift_stage(opening), picks(opening, current.number), round_label.stage(opening.attempt),
         curriculum.STAGE, cross_fit.STAGE, train.STAGE, merge.STAGE, bundle.STAGE, gate_stage(opening),
     ) if s.wanted(own.task)]
     of = len(stages) + 1  # with the release
@@ -140,7 +142,10 @@ def _gone_through(run: Run, current: Round) -> Round:
     for number, stage in enumerate(stages, 1):
         if stage is train.STAGE:
             own = with_start(own, origin_of(run.files, opening.origin))
-        figures[stage.name] = execute_shown(stage, own, number=number, of=of).figures
+        try:
+            figures[stage.name] = execute_shown(stage, own, number=number, of=of).figures
+        except GateError as error:  # of the merge: the same rows would give the same model again
+            return current.end("refused", f"{stage.name}: {error}")
         if stage.name == "drift" and not opening.asked and figures["drift"]["round"] is not True:
             return current.end("not worth it", str(figures["drift"]["sentence"]))
         if stage.name == "picks" and not figures["picks"]["new"]:
