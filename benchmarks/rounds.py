@@ -3,7 +3,7 @@
     python -m benchmarks.rounds --work DIR [--months 6] [--arms never random picks half scratch] [--set A.B=C]
 
 A student is trained on month 0 of the synthetic market (`samples.market.months`) and released. In each later month
-the released student answers a week of the month's traffic (`benchmarks.drift.Weeks`, 5,000 requests), which is captured;
+the released student answers a week of the traffic (`benchmarks.drift.Weeks`, 5,000 requests), which is captured;
 a round follows, and its student is released if it passes its gate on the month's gold rows beside the released one.
 Each arm is such a history of its own:
 

@@ -9,6 +9,7 @@ from typing import Final
 
 from eval.drift import Shift, distance, random_features
 from eval.drift_verdict import Verdict, verdict
+from limbeck.rounds.learned import labelled_queries
 from limbeck.rounds.traffic import Traffic, answer_shifts, verdict_shift, word_shift
 from limbeck.run import Run
 from task.captures import FOLDER, read_captures
@@ -93,13 +94,13 @@ def measured(
 
 
 def unseen_words(run: Run, texts: Iterable[str]) -> list[bool]:
-    """Of each distinct text, whether it has a word that neither the query log nor the catalogue has.
+    """Of each distinct text, whether it has a word that neither the labelled queries nor the catalogue have.
 
     A word counts from `RECURS` texts on: every calm month has its own slips of the keyboard, which no round can teach.
     """
     normalise = normaliser(run.task.normaliser)
-    log, catalogue = run.inputs.queries or run.inputs.labels, run.inputs.catalogue
-    seen = {w for text in (*(x.query for x in log), *(i.title for i in catalogue)) for w in words_of(text, normalise)}
+    texts_before = (*(x.query for x in labelled_queries(run)), *(i.title for i in run.inputs.catalogue))
+    seen = {w for text in texts_before for w in words_of(text, normalise)}
     words = [set(words_of(text, normalise)) - seen for text in texts]
     asked = Counter(w for new in words for w in new)
     return [any(asked[w] >= RECURS for w in new) for new in words]

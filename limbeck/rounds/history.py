@@ -124,12 +124,15 @@ def alone(run: RunFolder) -> Iterator[None]:
     parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(parent / _LOCK, timeout=0)
     try:
-        with lock:
-            yield
+        lock.acquire()
     except Timeout:
         raise InputError(
             "a round of this task is running", file=parent, fix="Wait for it, or look at it with `limbeck rounds TASK`"
         ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def now() -> str:

@@ -16,6 +16,7 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from limbeck.rounds.coverage import Covered, cover
+from limbeck.rounds.learned import labelled_queries
 from limbeck.run import Run
 from task import captures as capture_files
 from task import feedback as feedback_files
@@ -227,7 +228,7 @@ def _known(run: Run) -> set[str]:
     """Normalised texts of all queries that the run has labels for, or is to label anyway."""
     normalise = normaliser(run.task.normaliser)
     inputs = run.inputs
-    tables: Sequence[Sequence[Example]] = (inputs.queries, inputs.labels, inputs.calibration, inputs.test)
+    tables: Sequence[Sequence[Example]] = (labelled_queries(run), inputs.labels, inputs.calibration, inputs.test)
     return {normalise(x.query) for table in tables for x in table}
 
 

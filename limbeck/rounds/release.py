@@ -57,6 +57,8 @@ def release_and_watch(
     if refusal := _refusal(now, new):
         return Released(False, refusal)
     if now.current.id != new:
+        if now.previous is not None and now.previous.id == new:
+            return Released(False, f"it was rolled back: {pointer} points to {now.current.id}")
         if now.current.id != before:
             raise InputError(
                 "another bundle was released since the round began", file=pointer, found=now.current.id,

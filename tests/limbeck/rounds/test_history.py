@@ -7,13 +7,16 @@ import pytest
 from filelock import FileLock
 
 from limbeck.artefacts import RunFolder
+from limbeck.progress_display import ProgressDisplay
 from limbeck.rounds.folders import round_folder
 from limbeck.rounds.history import Ending, Opening, Outcome, Round, alone, open_round, rounds_of
+from limbeck.rounds.learned import labelled_queries
 from limbeck.rounds.round import _origin
 from limbeck.rounds.view import page_of, rows_of_rounds, table
 from limbeck.rounds.watch import due
+from limbeck.run import Run
 from task.errors import InputError
-from task.files import write_json
+from task.files import write_json, write_jsonl
 from tests.conftest import make_task
 
 NOW = datetime.datetime(2026, 11, 29, tzinfo=datetime.UTC).timestamp()
@@ -67,6 +70,18 @@ def test_the_released_student_is_looked_for_in_the_run_and_its_rounds(run: RunFo
     assert [_origin(run, rounds, s, tmp_path / "live.json") for s in ("a", "b", "c")] == [0, 1, 2]
     with pytest.raises(InputError, match="neither this run's nor one of its rounds'"):
         _origin(run, rounds, "d", tmp_path / "live.json")
+
+
+def test_what_released_rounds_have_labelled_is_known(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "log.jsonl", [{"query": "oat milk"}])
+    task = make_task(data={"dir": str(tmp_path), "queries": "log.jsonl", "labels": "log.jsonl"})
+    run = Run.of(task, tmp_path / "runs", ProgressDisplay())
+    for query, ending in (("rye bread", "released"), ("zog", "refused")):
+        one = open_round(run.files, opening(tmp_path))
+        write_jsonl(one.folder.label.labels, [{"query": query}])
+        write_jsonl(one.folder.label.random, [{"query": f"{query} drawn"}])
+        one.end("released" if ending == "released" else "refused", "")
+    assert [x.query for x in labelled_queries(run)] == ["oat milk", "rye bread", "rye bread drawn"]
 
 
 def ended(days_ago: float, ending: Ending = "released") -> Round:

@@ -16,7 +16,7 @@ from limbeck.rounds import release as module
 from limbeck.rounds.release import Released, release_and_watch
 from limbeck.run import Run
 from serving.release.bundle import Bundle, build, stamp
-from serving.release.pointer import Refused, read_pointer, release
+from serving.release.pointer import Refused, read_pointer, release, rollback
 from task.errors import ComponentError, InputError
 from task.files import read_json, write_json
 from task.progress import quiet
@@ -109,20 +109,28 @@ def test_a_service_that_cannot_change_keeps_the_old_bundle(
     assert read_pointer(tmp_path / "live.json").current.id == bundle.id
 
 
-def test_a_service_that_ends_meanwhile_is_an_error(bundle: Bundle, new: Bundle, service: Path, tmp_path: Path) -> None:
-    says(service, bundle.id)
-
-    def end() -> None:
-        while read_pointer(tmp_path / "live.json").current.id != new.id:
-            pass
-        (service / "lock").unlink()
-        (service / "lock").touch()  # which nobody holds
-
-    other = threading.Thread(target=end)
-    other.start()
+def test_a_service_that_ends_meanwhile_is_an_error(
+    bundle: Bundle, new: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_POLL_S", 0.01)
+    monkeypatch.setattr(module, "_LOOK_S", 0.05)
+    release(tmp_path / "live.json", bundle=new.folder, change=Change())
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "lock").touch()  # which nobody holds any more
+    says(tmp_path / "state", bundle.id)
     with pytest.raises(ComponentError, match="has not changed to"):
-        released(new, bundle, tmp_path)
-    other.join()
+        module._watched(
+            tmp_path / "live.json", new.id, Change(), state=tmp_path / "state", task="toy", progress=quiet
+        )
+
+
+def test_what_an_operator_rolled_back_is_not_released_again(bundle: Bundle, new: Bundle, tmp_path: Path) -> None:
+    assert released(new, bundle, tmp_path).served
+    rollback(tmp_path / "live.json")
+    found = released(new, bundle, tmp_path)  # the round was killed before it could say that it had ended
+    assert not found.served
+    assert found.why.startswith("it was rolled back")
+    assert read_pointer(tmp_path / "live.json").current.id == bundle.id
 
 
 def test_what_somebody_released_meanwhile_is_not_replaced(bundle: Bundle, new: Bundle, tmp_path: Path) -> None:
