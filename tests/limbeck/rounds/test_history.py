@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from eval.report import write_rounds
 from limbeck.artefacts import RunFolder
 from limbeck.progress_display import ProgressDisplay
 from limbeck.rounds.folders import round_folder
@@ -112,4 +113,12 @@ def test_the_list_says_where_an_unfinished_round_stands(run: RunFolder, tmp_path
     row = rows_of_rounds([one])[0]
     assert (row["ending"], row["drift"], row["minutes"]) == ("after drift", "Nothing has moved.", 1.0)
     assert "| 1 | 2026-11-01T00:00 | after drift | 0 | 0.00 | 1.0 | – | – | not finished" in table([row])
-    assert page_of(make_task(), [one])["cost"] == 0.0
+    page = page_of(make_task(), [one])
+    assert page["cost"] == 0.0
+    write_rounds(tmp_path / "rounds.html", page)
+    html = (tmp_path / "rounds.html").read_text()
+    assert "after drift" in html
+    assert "Nothing has moved." in html
+    assert "<svg" not in html  # no student was judged yet
+    write_rounds(tmp_path / "rounds.html", page_of(make_task(), []))
+    assert "There was no round yet." in (tmp_path / "rounds.html").read_text()
