@@ -289,7 +289,7 @@ def rates_line(steady: LatencyHead) -> str:
 
 def slo_line(slo: SloCheck, requests: int) -> str:
     """Whether the objective is met: by the upper bound of the interval."""
-    from eval.formatting import milliseconds
+    from eval.formatting import beside, milliseconds
     from eval.latency import MIN_SAMPLES
 
     name = slo["percentile"]
@@ -301,7 +301,7 @@ def slo_line(slo: SloCheck, requests: int) -> str:
         )
     mark = "✓" if slo["ok"] else "✗"
     high = slo["measured"]["high"]
-    bound = "which these requests do not bound" if high is None else f"{high:.1f} ms"
+    bound = "which these requests do not bound" if high is None else f"{beside(high, slo['ms'])} ms"
     return (
         f"{mark} {name} of all requests {milliseconds(slo['measured'])} ms, objective: at most {slo['ms']:g} ms, "
         f"judged by the upper bound of the interval, {bound}"
