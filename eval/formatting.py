@@ -31,6 +31,16 @@ def points(difference: Estimate | None) -> str:
     return f"{value} [{100 * difference['low']:+.1f}, {100 * difference['high']:+.1f}]"
 
 
+def beside(value: float, limit: float, decimals: int = 1) -> str:
+    """A figure beside its limit, with as many decimals as it takes to be on the same side of it as text."""
+    while decimals < 12:
+        text = f"{value:.{decimals}f}"
+        if (float(text) > limit, float(text) < limit) == (value > limit, value < limit):
+            return text
+        decimals += 1
+    return f"{value:.{decimals}f}"
+
+
 def dollars(amount: float | None) -> str:
     """Two decimals, or three significant digits for amounts below one dollar."""
     if amount is None or amount != amount:

@@ -10,9 +10,9 @@ import math
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
-from eval.formatting import points
+from eval.formatting import beside, points
 from eval.latency_schema import Percentiles, percentile_of
 from eval.quality_schema import Estimate
 from eval.report_schema import VerdictLine
@@ -139,9 +139,11 @@ def judge(gates: Gates, e: GateEvidence) -> list[Check]:
             "max_slower", e.slower, gates.max_slower, "latency against the released bundle (paired median)", 100, "%"
         ))
     if gates.max_invalid is not None:
-        value: Estimate | None = None if e.invalid is None else {**e.invalid, "high": e.invalid["value"]}
+        share = None if e.invalid is None else e.invalid["value"]
+        value: Estimate | None = None if e.invalid is None else {"value": share, "low": share, "high": share}
         check = _at_most("max_invalid", value, gates.max_invalid, _invalid_answers(e), 100, "%")
-        out.append(replace(check, what="invalid answers"))
+        evidence = None if e.invalid is None or share is None else {**e.invalid, "high": share}
+        out.append(replace(check, what="invalid answers", evidence=evidence))
     if gates.max_ece is not None:
         out.append(_at_most("max_ece", e.ece, gates.max_ece, "expected calibration error (ECE)", 100, "%"))
     if gates.slo is not None:
@@ -199,7 +201,7 @@ def _agreement(found: Agreement | None, least: float) -> Check:
     rule, asked, what = "engine_label_agreement", f"at least {100 * least:g} %", "engine and merged model agree on"
     if found is None:
         return Check(rule, False, f"{what}: not measured", asked, what="labels of engine and merged model")
-    said = f"{what} {100 * found.share:.2f} % of "
+    said = f"{what} {beside(100 * found.share, 100 * least, 2)} % of "
     said += "labels" if found.labels is None else f"{found.labels:,} labels of {found.queries}"
     needed = labels_to_show(least)
     if found.share >= least and found.labels is not None and needed is not None and found.labels < needed:
@@ -214,7 +216,7 @@ def _at_least(
     asked = f"at least {100 * least:g} %"
     if found is None:
         return Check(rule, False, f"{what}: not measured", asked, what=what)
-    said = f"{what} {100 * found:.2f} % {of}".rstrip()
+    said = f"{what} {beside(100 * found, 100 * least, 2)} % {of}".rstrip()
     return Check(rule, found >= least, said, asked, found if evidence is None else dict(evidence), what=what)
 
 
@@ -222,19 +224,23 @@ def _at_most(rule: str, found: Estimate | None, most: float, what: str, scale: f
     asked = f"at most {scale * most:g} {unit}"
     if found is None or found["value"] is None:
         return Check(rule, False, f"{what}: not measured, or too few samples", asked, what=what)
-    high = found["value"] if found["high"] is None else found["high"]
-    low = found["value"] if found["low"] is None else found["low"]
-    bounds = "" if low == high else f" [{scale * low:.1f}, {scale * high:.1f}]"
-    # An upper bound of None is infinite.
-    ok = found["high"] is not None and high <= most
-    return Check(rule, ok, f"{what} {scale * found['value']:.1f}{bounds} {unit}", asked, dict(found), what=what)
+    value, high, limit = found["value"], found["high"], scale * most
+    low = value if found["low"] is None else found["low"]
+    ok = high is not None and high <= most  # an upper bound of None is infinite
+    said = f"{what} {beside(scale * value, limit)}"
+    if low != high:
+        said += f" [{scale * low:.1f}, {'–' if high is None else f'{scale * high:.1f}'}]"
+    said += f" {unit}"
+    if not ok and value <= most:  # the value alone would look like a pass
+        said += ", no upper bound" if high is None else f", upper bound {beside(scale * high, limit)} {unit}"
+    return Check(rule, ok, said, asked, dict(found), what=what)
 
 
 def _not_shown_lower(found: Margins, margin: float) -> Check:
     """F1 on few rows: they may leave open whether it is lower, and must not show it."""
     what, difference = "ΔF1 against the released bundle on drawn requests", found["f1"]
     ok = difference["high"] is not None and difference["high"] >= -margin
-    said = f"{what} ({found['rows']:,}) {points(difference)}"
+    said = f"{what} ({found['rows']:,}) {points(difference)}{_deciding('high', difference, margin)}"
     asked = "not shown to be lower" + (f" by more than {100 * margin:g} points" if margin else "")
     return Check("traffic_margin", ok, said, asked, dict(difference), what=what)
 
@@ -247,10 +253,24 @@ def _margin(rule: str, found: Margins | None, margin: float, whom: str) -> list[
         return [Check(rule, False, f"{said}: not measured", asked, what=said)]
     return [
         Check(
-            rule, not_inferior(d, margin), f"Δ{name} against {whom} {points(d)}", asked, dict(d),
+            rule, not_inferior(d, margin), f"Δ{name} against {whom} {points(d)}{_deciding('low', d, margin)}", asked,
+            dict(d),
             what=f"Δ{name} against {whom}",
         )
         for name, d in (("F1", found["f1"]), ("recall", found["recall"]))
     ]
 
 
+def _deciding(side: Literal["low", "high"], difference: Estimate, margin: float) -> str:
+    """The bound for which a difference fails, where its figures with one decimal would look like a pass.
+
+    A lower bound has to be above minus the margin; an upper one, which is judged for itself, at least minus the margin.
+    """
+    bound, limit = difference[side], 0 - 100 * margin
+    shown = difference["value"] if side == "low" else bound
+    if bound is None or shown is None or bound > -margin or round(100 * shown, 1) < limit:
+        return ""
+    if side == "high" and bound == -margin:
+        return ""
+    said = "below" if bound < -margin else "not above"
+    return f", {'lower' if side == 'low' else 'upper'} bound {beside(100 * bound, limit)} points is {said} {limit:g}"

@@ -130,12 +130,13 @@ class SweepVariant(AdapterFigures):
 
 
 class Sweep(Provenance):
-    """Ranks and target layers, judged on `dev` rows."""
+    """Ranks and target layers, judged on `dev` rows; F1 within `margin` of the best is as good."""
 
     task: str
     dev: int
     steps: int
     level: float
+    margin: float
     variants: list[SweepVariant]
     recommended: str
     verdict: str

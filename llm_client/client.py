@@ -93,6 +93,7 @@ class Client:
         self._tokens = TokenBucket(settings.tokens_per_minute)
         self._address = address or (lambda: settings.base_url)
         self._url: asyncio.Future[str] | None = None
+        self._in_flight: set[asyncio.Task[Try]] = set()
 
     async def ask(self, request: Request, repair: Callable[[str], Request] | None = None) -> Reply | None:
         """The reply to a request, complete or cut by the token limit; None if every try failed.
@@ -122,37 +123,68 @@ class Client:
                 return tried.attempt
             await asyncio.sleep(pause)
 
+    async def finish(self, say: Callable[[int], None] = lambda _: None) -> None:
+        """Wait for the calls in flight whose callers were cancelled, and for their records: they are paid.
+
+        No longer than an attempt may take, since none of them is tried again.
+
+        Args:
+            say: Called with their number, if there are any.
+        """
+        if self._in_flight:
+            say(len(self._in_flight))
+            await asyncio.gather(*self._in_flight, return_exceptions=True)
+
     async def _call(self, request: Request) -> Try:
         """One call within all limits; on return its attempt is recorded.
 
-        The concurrency slot is released before that, so that disk writes do not delay the next call.
+        Until it is sent it can be cancelled; then it goes on without its caller, for `finish`.
         """
         prompt, completion = request.most_tokens
         max_cost = self.price.of(prompt=prompt, completion=completion) if self.price else 0.0
+        estimate = prompt / 4 + completion
         await self._limiter.reserve(max_cost)
-        cost, refused, entered = 0.0, False, None
+        entered = None
         try:
             entered = await self._concurrency.enter()
-            estimate = prompt / 4 + completion
             wait = max(self._requests.take(1.0), self._tokens.take(estimate))
             if wait:
                 await asyncio.sleep(wait)
-            tried = await self._send(request)
+            url = await self._endpoint()
+        except BaseException:
+            self._limiter.charge(reserved=max_cost, cost=0.0)
+            if entered is not None:
+                self._concurrency.leave(entered, refused=False)
+            raise
+        call = asyncio.create_task(self._sent(request, url, entered, reserved=max_cost, estimate=estimate))
+        self._in_flight.add(call)
+        call.add_done_callback(self._in_flight.discard)
+        return await asyncio.shield(call)
+
+    async def _sent(self, request: Request, url: str, entered: float, *, reserved: float, estimate: float) -> Try:
+        """Send, and settle and record what came back.
+
+        The concurrency slot is released before that is recorded, so that disk writes do not delay the next call.
+        """
+        cost, refused = 0.0, False
+        try:
+            tried = await self._send(request, url)
             refused = tried.status == 429
             a = tried.attempt
             self._tokens.give_back(estimate - a.prompt_tokens - a.completion_tokens)
             cost = a.cost
         finally:
-            self._limiter.charge(reserved=max_cost, cost=cost)
-            if entered is not None:
-                self._concurrency.leave(entered, refused=refused)
+            self._limiter.charge(reserved=reserved, cost=cost)
+            self._concurrency.leave(entered, refused=refused)
         await self._recorder.record([a])
         return tried
 
-    async def _send(self, request: Request) -> Try:
+    async def _endpoint(self) -> str:
         if self._url is None:  # the first caller looks it up, all others wait for the same result
             self._url = asyncio.ensure_future(asyncio.to_thread(self._address))
-        url = (await asyncio.shield(self._url)).rstrip("/") + "/chat/completions"
+        return (await asyncio.shield(self._url)).rstrip("/") + "/chat/completions"
+
+    async def _send(self, request: Request, url: str) -> Try:
         started = time.monotonic()
 
         def attempt(outcome: Outcome, error: str | None = None, **more: Any) -> Attempt:

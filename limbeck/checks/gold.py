@@ -6,11 +6,10 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 
+from eval.expected_interval import half_interval
 from eval.slices import TRAFFIC, traffic
 from limbeck.checks.finding import Finding, Subject, bad, note, ok
 
-# Half of the 95 % interval of ΔF1 against the teacher, in the report of configs/market.yaml, and its number of rows.
-_HALF, _ROWS = 0.005, 2_000
 _F1, _TOO_WIDE = 0.9, 0.08  # an F1 that students reach, and the half interval from which on it says little
 
 
@@ -49,7 +48,7 @@ def _precision(s: Subject, name: str) -> Iterator[Finding]:
 
     judged = s.run.inputs.judged
     rows, labels = len(judged), sum(len(e.labels) for e in judged)
-    difference = _HALF * math.sqrt(_ROWS / max(1, rows))
+    difference = half_interval(rows)
     margin = s.task.gates.teacher_margin if backend_of(s.task).answers_any_query else None
     own = 1.96 * math.sqrt(_F1 * (1 - _F1) / max(1, labels))
     text = (

@@ -12,8 +12,8 @@ import typer
 from limbeck.commands.operations import BundleFolder
 
 if TYPE_CHECKING:
-    from eval.gate import Check
     from eval.latency_schema import LatencyBench, LatencyHead, SloCheck
+    from limbeck.judging.gate import Judgement
 
 app = typer.Typer()
 PANEL = "Measuring"
@@ -153,7 +153,8 @@ def gate(
         int, typer.Option(help="Queries for the interleaved latency comparison with the released bundle", min=20)
     ] = 300,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="gates.A=B", help="Override a gate; repeatable")
+        list[str] | None,
+        typer.Option("--set", metavar="gates.A=B", help="Override a gate, which the verdict names; repeatable"),
     ] = None,
     xml: Annotated[Path | None, typer.Option("--junit", help="Write the checks as JUnit XML")] = None,
 ) -> None:
@@ -174,14 +175,14 @@ def gate(
         if path is not None:
             refuse_report(path, field=field, expected=expected)
     with ProgressDisplay() as progress:
-        checks = judge(
+        found = judge(
             folder, gold, progress, overrides=set_ or (), teacher_file=teacher, log_file=log, released_from=released,
             pairs=pairs,
-        ).checks
+        )
     if xml:
-        write_text(xml, junit(checks, f"gate of {folder}"))
-    _print_checks(checks)
-    if not passed(checks):
+        write_text(xml, junit(found.checks, f"gate of {folder}"))
+    _print_checks(found)
+    if not passed(found.checks):
         raise typer.Exit(1)
 
 
@@ -289,7 +290,7 @@ def rates_line(steady: LatencyHead) -> str:
 
 def slo_line(slo: SloCheck, requests: int) -> str:
     """Whether the objective is met: by the upper bound of the interval."""
-    from eval.formatting import milliseconds
+    from eval.formatting import beside, milliseconds
     from eval.latency import MIN_SAMPLES
 
     name = slo["percentile"]
@@ -301,20 +302,28 @@ def slo_line(slo: SloCheck, requests: int) -> str:
         )
     mark = "✓" if slo["ok"] else "✗"
     high = slo["measured"]["high"]
-    bound = "which these requests do not bound" if high is None else f"{high:.1f} ms"
+    bound = "which these requests do not bound" if high is None else f"{beside(high, slo['ms'])} ms"
     return (
         f"{mark} {name} of all requests {milliseconds(slo['measured'])} ms, objective: at most {slo['ms']:g} ms, "
         f"judged by the upper bound of the interval, {bound}"
     )
 
 
-def _print_checks(checks: list[Check]) -> None:
+def _print_checks(found: Judgement) -> None:
     from rich.console import Console
     from rich.table import Table
 
     table = Table("", "rule", "found", "asked for")
-    for c in checks:
+    for c in found.checks:
         table.add_row("[green]✓[/]" if c.ok else "[red]✗[/]", c.rule, c.found, c.asked)
     Console().print(table)
-    failed = sum(not c.ok for c in checks)
-    print("passed" if not failed else f"failed: {failed} of {len(checks)} rules")
+    print(gate_line(found))
+
+
+def gate_line(found: Judgement) -> str:
+    """Whether it passed, and the rules that were taken in place of the bundle's own."""
+    from serving.release.verdict import in_words
+
+    failed = sum(not c.ok for c in found.checks)
+    said = f"failed: {failed} of {len(found.checks)} rules" if failed else "passed"
+    return f"{said}, with {in_words(found.overrides)}" if found.overrides else said

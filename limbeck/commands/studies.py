@@ -126,8 +126,14 @@ def sweep(
         typer.Option(help="`attention`, `mlp`, `all-linear` or layers joined by `+`; default: these three"),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Training steps of each; default: the task's", min=1)] = None,
+    margin: Annotated[
+        float, typer.Option(help="F1 by which it may be worse than the best; 0.01 is one point", min=0.0, max=1.0)
+    ] = 0.01,
 ) -> None:
-    """Search LoRA ranks and target layers on Ray Tune; recommends the smallest adapter not worse than the best."""
+    """Search LoRA ranks and target layers on Ray Tune; recommends the smallest adapter not worse than the best.
+
+    That is one whose whole interval of ΔF1 lies above minus the margin; where none is shown to be that good, the best.
+    """
     from limbeck.operations.tables import render_sweep
     from limbeck.pipeline import run_up_to
     from limbeck.studies.sweep import check
@@ -137,7 +143,7 @@ def sweep(
     with opened(task, set_, runs) as run:
         check(run.task, ranks=ranks, targets=groups)
         run_up_to(run, "curriculum")
-        page = try_all(run, ranks=ranks, targets=groups, steps=steps)
+        page = try_all(run, ranks=ranks, targets=groups, steps=steps, margin=margin)
     print(render_sweep(page.with_name("sweep.json")))
     print(f"\nReport: {page}")
     run.end()

@@ -47,11 +47,13 @@ class Judgement:
 
     Attributes:
         drawn: On requests drawn from the traffic; None where none were given.
+        overrides: Settings that were taken in place of the bundle's own (`serving.release.verdict`).
     """
 
     checks: list[Check]
     gold: F1
     drawn: F1 | None
+    overrides: Sequence[str] = ()
 
 
 def gate(
@@ -76,6 +78,7 @@ def gate(
     from eval.gate import judge
     from eval.quality import quality
     from serving.release.bundle import open_bundle, stamp
+    from serving.release.verdict import overrides as overridden_settings
     from task.load import override_judging
     from task.readers import read_labels
 
@@ -111,8 +114,9 @@ def gate(
         constrained=bundle.codec.answer_form.constrained,
     ))
     advise(checks, task, bundle.folder)
-    stamp(bundle.folder, [c.to_json() for c in checks])
-    return Judgement(checks, on_gold, on_drawn and on_drawn[0])
+    changed = overridden_settings(bundle.task, task)
+    stamp(bundle.folder, [c.to_json() for c in checks], changed)
+    return Judgement(checks, on_gold, on_drawn and on_drawn[0], changed)
 
 
 def _f1(

@@ -38,6 +38,7 @@ from limbeck.staleness import Rules
 from task.errors import GateError, warn
 from task.files import read_json, sha256_file, write_jsonl
 from task.labels import Example
+from task.spec import Task
 
 if TYPE_CHECKING:
     from eval.gate import GateEvidence
@@ -70,10 +71,12 @@ def note_verdict(run: Run, result: Result) -> None:
         GateError: A rule of the task's `gates` does not hold; the message names each.
     """
     from serving.release.bundle import stamp
+    from serving.release.verdict import overrides
 
     checks, bundle = result.figures["checks"], run.files.bundle
     if not result.skipped or "gate" not in read_json(bundle.manifest):
-        stamp(bundle.bundle, checks)
+        # A bundle is not made again for other gates: these may have changed since.
+        stamp(bundle.bundle, checks, overrides(Task.model_validate(read_json(bundle.bundle / "task.json")), run.task))
     failed = [c["text"] for c in checks if not c["ok"]]
     if failed:
         raise GateError("the bundle does not pass: " + "; ".join(failed))

@@ -1,4 +1,4 @@
-"""`limbeck sweep`: LoRA rank × target layers on Ray Tune; recommends the smallest not worse than the best."""
+"""`limbeck sweep`: LoRA rank × target layers on Ray Tune; recommends the smallest adapter not worse than the best."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from eval.expected_interval import half_interval
 from eval.formatting import points
 from eval.page_schema import AdapterFigures, SweepVariant
 from eval.quality_schema import Estimate
+from eval.significance import not_inferior
 from limbeck.artefacts import TrainFolder
 from limbeck.environment import device, git_commit, versions
 from limbeck.run import Run
 from limbeck.staleness import FIRST
 from limbeck.student_jobs import answers, make_job, read_predictions, training_rules
-from task.errors import ComponentError, InputError, own_error
+from task.errors import ComponentError, InputError, own_error, warn
 from task.files import read_json, sha256_json, write_json, write_jsonl
 from task.labels import Example
 from task.progress import looking
@@ -26,6 +28,7 @@ from task.settings import Lora, Student
 from task.spec import Task
 
 _DONE = "measured.json"
+MARGIN: Final = 0.01  # one point of F1
 
 
 def check(task: Task, *, ranks: Sequence[int], targets: Sequence[str]) -> None:
@@ -43,7 +46,9 @@ def check(task: Task, *, ranks: Sequence[int], targets: Sequence[str]) -> None:
         preflight.check(fetch(task.student.base), _variant(task, ranks[0], target, 1).student)
 
 
-def sweep(run: Run, *, ranks: Sequence[int], targets: Sequence[str], steps: int | None) -> Path:
+def sweep(
+    run: Run, *, ranks: Sequence[int], targets: Sequence[str], steps: int | None, margin: float = MARGIN
+) -> Path:
     """Train every rank × target group for the same steps, as many at once as the cluster has room for.
 
     Selected on dev rows, because selection on the test rows would bias what is then measured on them. Trials resume
@@ -52,6 +57,7 @@ def sweep(run: Run, *, ranks: Sequence[int], targets: Sequence[str], steps: int 
     Args:
         targets: `attention`, `mlp`, `all-linear`, or names of layers joined by `+`.
         steps: Of every trial; None takes the task's own.
+        margin: By how much F1 a recommended adapter may at most be worse than the best.
 
     Returns:
         The page; `sweep.json` lies beside it.
@@ -64,6 +70,7 @@ def sweep(run: Run, *, ranks: Sequence[int], targets: Sequence[str], steps: int 
     check(task, ranks=ranks, targets=targets)
     rows = read(run.finished("curriculum"), "train")
     dev = [r.example for r in read(run.finished("curriculum"), "dev")]
+    warn_of_few(len(dev), margin)
     s = task.student
     steps = steps or total_steps(
         len(rows), batch_size=s.batch_size, epochs=s.epochs, max_steps=s.max_steps
@@ -79,28 +86,59 @@ def sweep(run: Run, *, ranks: Sequence[int], targets: Sequence[str], steps: int 
     found: list[SweepVariant] = [{
         **v, "less_best": None if v is best else _difference(trials[v["name"]], trials[best["name"]], dev, task),
     } for v in measured]
-    chosen = recommended(found)
+    chosen = recommended(found, margin)
     write_sweep(folder, {
-        "task": task.name, "dev": len(dev), "steps": steps, "level": task.eval.confidence, "variants": found,
-        "recommended": chosen["name"], "verdict": _verdict(chosen, best),
+        "task": task.name, "dev": len(dev), "steps": steps, "level": task.eval.confidence,
+        "margin": margin, "variants": found,
+        "recommended": chosen["name"], "verdict": sweep_verdict(found, margin, len(dev)),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "versions": versions(),
         "device": device(), "git": git_commit(),
     })
     return folder / "sweep.html"
 
 
-def recommended(variants: Sequence[SweepVariant]) -> SweepVariant:
-    """The one with the fewest trained parameters among those whose difference to the best has zero in its interval."""
-    level = [v for v in variants if v["less_best"] is None or (v["less_best"]["high"] or 0.0) >= 0]
+def warn_of_few(rows: int, margin: float) -> None:
+    """Warn, before anything is trained, where so many dev rows will hardly show that an adapter is as good."""
+    half = half_interval(rows)
+    if half > margin:
+        warn(
+            f"{rows:,} dev rows can show differences from about {100 * half:.1f} points on, and the margin is "
+            f"{100 * margin:g}: where no smaller adapter is shown to be as good, the best is recommended",
+            field="--margin", fix="Raise curriculum.dev_fraction or .max_dev, label more queries, or widen the margin",
+        )
+
+
+def recommended(variants: Sequence[SweepVariant], margin: float) -> SweepVariant:
+    """The smallest adapter not worse than the best: fewest trained parameters; non-inferior within the margin."""
+    level = [v for v in variants if v["less_best"] is None or not_inferior(v["less_best"], margin)]
     return min(level, key=lambda v: (v["trained"], -(v["f1"]["value"] or 0.0)))
 
 
-def _verdict(chosen: SweepVariant, best: AdapterFigures) -> str:
-    if chosen["name"] == best["name"]:
-        return f"use `{best['name']}`: all cheaper adapters are significantly worse"
-    share = f"{chosen['trained'] / best['trained']:.0%} of its parameters"
-    difference = points(chosen["less_best"])
-    return f"use `{chosen['name']}`: ΔF1 against the best, `{best['name']}`, {difference} points, with {share}"
+def sweep_verdict(variants: Sequence[SweepVariant], margin: float, rows: int) -> str:
+    """Which adapter to use, and why none of the smaller ones: worse, or not shown to be as good on these rows."""
+    chosen, best = recommended(variants, margin), next(v for v in variants if v["less_best"] is None)
+    said = f"use `{chosen['name']}`: "
+    if chosen is best:
+        said += "it has the highest F1"
+    else:
+        said += (
+            f"ΔF1 against the best, `{best['name']}`, {points(chosen['less_best'])} points, within the margin of "
+            f"{100 * margin:g}, with {chosen['trained'] / best['trained']:.0%} of its parameters"
+        )
+    smaller = [(v, d) for v in variants if v["trained"] < chosen["trained"] and (d := v["less_best"]) is not None]
+    worse, unclear = list[str](), list[str]()
+    shown = 0.0
+    for v, d in smaller:
+        is_worse = d["high"] is not None and d["high"] < 0
+        (worse if is_worse else unclear).append(f"`{v['name']}`")
+        if not is_worse and d["value"] is not None and d["low"] is not None:
+            shown = max(shown, d["value"] - d["low"])
+    if unclear:
+        needs = f": {rows:,} rows can show differences of {100 * shown:.1f} points" if shown else ""
+        said += f"; {', '.join(unclear)} not shown to be as good{needs}, the margin is {100 * margin:g}"
+    if worse:
+        said += f"; worse are {', '.join(worse)}" if unclear else "; all smaller adapters are significantly worse"
+    return said
 
 
 def _variant(task: Task, rank: int, target: str, steps: int) -> Task:

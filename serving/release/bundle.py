@@ -208,17 +208,19 @@ def open_bundle(folder: Path) -> Bundle:
     return bundle
 
 
-def stamp(folder: Path, checks: Sequence[Mapping[str, Any]]) -> None:
+def stamp(folder: Path, checks: Sequence[Mapping[str, Any]], overrides: Sequence[str] = ()) -> None:
     """Write the gate's result into the manifest, bound to the bundle's id.
 
     Args:
         checks: `eval.gate.Check.to_json` of each rule.
+        overrides: Settings that the gate took in place of the bundle's own (`serving.release.verdict`).
     """
     path = folder / "manifest.json"
     manifest = read_json(path)
     write_json(path, manifest | {"gate": {
         "bundle": manifest["id"], "ok": all(c["ok"] for c in checks),
         "at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "checks": list(checks),
+        **({"overrides": list(overrides)} if overrides else {}),
     }})
 
 

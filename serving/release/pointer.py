@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError
 
 from serving.release import kept_bundles
 from serving.release.bundle import Bundle, gate_failure, open_bundle
+from serving.release.verdict import in_words, overridden
 from task.errors import InputError, warn
 from task.files import read_json, write_json
 from task.serving_settings import Change
@@ -136,6 +137,8 @@ def release(
         )
     if reason is not None:
         warn(f"bundle {opened.id} is released without having passed its gate: {reason}", file=bundle)
+    elif changed := overridden(opened):
+        warn(f"bundle {opened.id} passed its gate with {in_words(changed)}", file=bundle)
     with kept_bundles.lock(pointer):
         old = read_pointer(pointer) if pointer.exists() else None
         served = _task_name(old.current) if old else None

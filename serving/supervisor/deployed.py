@@ -8,7 +8,8 @@ from typing import Any
 
 from engine.kind import kind_name
 from engine.pool import Placement
-from serving.release.bundle import Bundle, gate_failure
+from serving.release.bundle import Bundle
+from serving.release.verdict import verdict
 from serving.supervisor.state import DesiredRoute
 from task.serving_settings import Serving
 
@@ -42,5 +43,5 @@ class Deployed:
             "runs_on": kind_name(self.bundle, self.settings), "engine": w.state, "pid": w.pid,
             "restarts": w.restarts, "log": str(w.log),
             "why": (w.last_error or None) if w.state != "ready" else None,
-            "gate": gate_failure(self.bundle) or "passed",
+            "gate": verdict(self.bundle),
         }

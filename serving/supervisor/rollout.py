@@ -21,6 +21,7 @@ from serving.release.bundle import Bundle, copy_small, gate_failure
 from serving.release.kept_bundles import hold
 from serving.release.pointer import Pointer, Refused, Release, open_released, read_pointer, refuse
 from serving.release.startup_queries import startup_queries
+from serving.release.verdict import in_words, overridden
 from serving.routing.live_teacher import check_environment
 from serving.supervisor.canary import Harm
 from serving.supervisor.comparison import Comparison, PointerChangedError, unchanged
@@ -140,6 +141,8 @@ class Rollout:
         reason = gate_failure(bundle)
         if reason is not None:
             self._context.report(f"bundle {bundle.id} is served without having passed its gate: {reason}")
+        elif changed := overridden(bundle):
+            self._context.report(f"bundle {bundle.id} is served; it passed its gate with {in_words(changed)}")
         copy = copy_small(bundle, self._context.state.copy_of(bundle.id))
         held = hold(bundle.folder)
         placement = self._context.engines.place(bundle, settings, startup_queries(bundle))

@@ -80,6 +80,47 @@ def test_each_rule_stops_what_it_is_for(changed: dict[str, object], rule: str) -
     assert not passed(judge(ALL, GateEvidence(**GOOD | changed)))  # type: ignore[arg-type]
 
 
+LATE = "p99 latency of cache misses"
+DRAWN = "ΔF1 against the released bundle on drawn requests"
+TEACHERS = "ΔF1 against the teacher"
+
+
+@pytest.mark.parametrize(("gates", "measured", "texts"), [
+    ({"slo": Slo(ms=500)}, {"latency": {"p99_ms": figure(380.9, 355.1, 547.6)}},
+     [f"{LATE} 380.9 [355.1, 547.6] ms, upper bound 547.6 ms"]),
+    ({"slo": Slo(ms=500)}, {"latency": {"p99_ms": figure(380.9, 355.1, 500.004)}},
+     [f"{LATE} 380.9 [355.1, 500.0] ms, upper bound 500.004 ms"]),
+    ({"slo": Slo(ms=500)}, {"latency": {"p99_ms": figure(500.04, 355.1, 547.6)}},
+     [f"{LATE} 500.04 [355.1, 547.6] ms"]),
+    ({"slo": Slo(ms=500)}, {"latency": {"p99_ms": {"value": 99.0, "low": 90.0, "high": None}}},
+     [f"{LATE} 99.0 [90.0, –] ms, no upper bound"]),
+    ({"max_invalid": 0.0}, {"invalid": figure(0.0004, 0.0, 0.002)}, ["invalid answers 0.04 %"]),
+    ({"max_ece": 0.05}, {"ece": figure(0.0498, 0.03, 0.05004)},
+     ["expected calibration error (ECE) 4.98 [3.0, 5.0] %, upper bound 5.004 %"]),
+    ({"min_f1": 0.9}, {"f1": figure(0.899996, 0.88, 0.91)}, ["F1 89.9996 %"]),
+    ({"engine_label_agreement": 0.99}, {"engine_agreement": Agreement(0.98999, 5_000, "900 gold queries")},
+     ["engine and merged model agree on 98.999 % of 5,000 labels of 900 gold queries"]),
+    ({"teacher_margin": 0.05}, {"teacher": {"rows": 60, "f1": figure(-0.014, -0.0504, 0.014),
+                                            "recall": figure(0.0, -0.05, 0.05)}},
+     [f"{TEACHERS} -1.4 [-5.0, +1.4], lower bound -5.04 points is below -5",
+      "Δrecall against the teacher +0.0 [-5.0, +5.0], lower bound -5.0 points is not above -5"]),
+    ({"teacher_margin": 0.05}, {"teacher": {"rows": 60, "f1": figure(-0.06, -0.09, -0.03),
+                                            "recall": figure(0.0, -0.01, 0.01)}},
+     [f"{TEACHERS} -6.0 [-9.0, -3.0]"]),  # the value shows it
+    ({"teacher_margin": 0.0}, {"teacher": {"rows": 60, "f1": figure(0.01, -0.0004, 0.02),
+                                           "recall": figure(0.1, 0.01, 0.2)}},
+     [f"{TEACHERS} +1.0 [-0.0, +2.0], lower bound -0.04 points is below 0"]),
+    ({"traffic_margin": 0.01}, {"traffic": {"rows": 60, "f1": figure(-0.04, -0.06, -0.0104), "recall": SAME["recall"]}},
+     [f"{DRAWN} (60) -4.0 [-6.0, -1.0], upper bound -1.04 points is below -1"]),
+])
+def test_what_a_rule_found_does_not_look_like_a_pass_where_it_fails(
+    gates: dict[str, object], measured: dict[str, object], texts: list[str]
+) -> None:
+    bare = {"engine_label_agreement": None, "max_invalid": None}
+    found = judge(Gates(**bare | gates), GateEvidence(**measured))  # type: ignore[arg-type]
+    assert [c.found for c in found if not c.ok] == texts
+
+
 @pytest.mark.parametrize("missing", ["f1", "engine_agreement", "invalid", "teacher", "teacher_slices", "released",
                                      "slower", "ece", "latency"])
 def test_what_was_not_measured_has_not_been_shown(missing: str) -> None:

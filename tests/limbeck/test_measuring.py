@@ -23,6 +23,7 @@ def test_fewer_answers_than_offered_are_explained_where_the_server_kept_up() -> 
 
 @pytest.mark.parametrize(("high", "ok", "end"), [
     (295.7, False, "objective: at most 200 ms, judged by the upper bound of the interval, 295.7 ms"),
+    (200.04, False, "judged by the upper bound of the interval, 200.04 ms"),
     (190.0, True, "judged by the upper bound of the interval, 190.0 ms"),
     (None, False, "judged by the upper bound of the interval, which these requests do not bound"),
 ])

@@ -9,8 +9,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-import uvloop
-
 from llm_client import reply
 from llm_client.attempt import Reply
 from llm_client.budget import Budget, SpendLimiter
@@ -24,6 +22,7 @@ from task.settings import OpenAI
 from task.spec import Task
 from teacher import retrieval
 from teacher.backends.job import LabellingJob, LabellingPlan
+from teacher.backends.llm import interruption
 from teacher.backends.llm.contexts import Block, blocks_ahead
 from teacher.backends.llm.conversation import QueryLabeller, is_parseable, stored_replies
 from teacher.backends.llm.plan import plan_calls
@@ -123,15 +122,19 @@ def label_online(
     Raises:
         BudgetSpentError: After the calls in flight have come back and been recorded.
         ProviderError: Every call fails alike.
+        KeyboardInterrupt: Stopped, as `interruption` says.
     """
-    uvloop.run(_label(job, validator, endpoint, done))
+    interruption.run(_label(job, validator, endpoint, done))
 
 
 @contextlib.asynccontextmanager
 async def open_client(
     job: LabellingJob, endpoint: Endpoint
 ) -> AsyncIterator[tuple[Client, FailureWatch, SpendLimiter]]:
-    """A client for the job's calls, the recorder of its attempts and its budget; at exit all records are on disk."""
+    """A client for the job's calls, the recorder of its attempts and its budget.
+
+    At exit the calls in flight have come back, also those of a job that was stopped, and all records are on disk.
+    """
     commits = GroupCommit(job.ledger)
     settings = endpoint.settings
     spent = job.ledger.spent()
@@ -145,7 +148,14 @@ async def open_client(
         try:
             yield client, recorder, limiter
         finally:
-            await commits.flush()
+            try:
+                await client.finish(lambda calls: job.progress.begin(_waiting_for(calls), calls))
+            finally:
+                await commits.flush()
+
+
+def _waiting_for(calls: int) -> str:
+    return f"stopping: waiting for {calls:,} call{'' if calls == 1 else 's'} in flight; Ctrl-C again stops at once"
 
 
 async def _label(

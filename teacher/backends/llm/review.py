@@ -10,8 +10,6 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import uvloop
-
 from llm_client.attempt import Reply
 from llm_client.prompt import Prompter
 from llm_client.reply import rows_of
@@ -20,6 +18,7 @@ from task.labels import Doubt, Example
 from task.progress import Progress, quiet
 from task.spec import Task
 from teacher.backends.job import LabellingJob, Sources
+from teacher.backends.llm import interruption
 from teacher.backends.llm.contexts import blocks_ahead
 from teacher.backends.llm.conversation import stored_replies
 from teacher.backends.llm.online import ONLINE, Endpoint, open_client
@@ -68,7 +67,7 @@ def review(
         )
         validator = make_validator(task, sources.catalogue, folder, fetch)
         with ONLINE[task.teacher.backend].endpoint(job) as endpoint:
-            return uvloop.run(_review(job, validator, questions, endpoint))
+            return interruption.run(_review(job, validator, questions, endpoint))
 
 
 async def _review(

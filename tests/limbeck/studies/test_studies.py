@@ -5,6 +5,7 @@ The second time each is a command of the docs.
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ from limbeck.progress_display import ProgressDisplay
 from limbeck.run import Run
 from limbeck.studies.ablate import ablate, verdict
 from limbeck.studies.compose import compose
-from limbeck.studies.sweep import recommended, sweep
-from task.errors import InputError
+from limbeck.studies.sweep import recommended, sweep, sweep_verdict, warn_of_few
+from task.errors import InputError, InputWarning
 from task.files import read_json
 from task.load import load_task
 from tests.documented import documented
@@ -101,6 +102,8 @@ def test_a_sweep_recommends_and_is_not_run_twice(tiny_llama: Path, tmp_path: Pat
     trained = {v["name"]: v["trained"] for v in found["variants"]}
     assert trained["rank 2, attention"] > trained["rank 2, q_proj+v_proj"]
     assert found["recommended"] in trained
+    assert found["margin"] == 0.01
+    assert "lies above minus the margin of 1 point." in page.read_text()
     assert f"**{found['recommended']}**" in render_sweep(page.with_name("sweep.json"))
     assert found["verdict"] in page.read_text()
 
@@ -153,12 +156,56 @@ def variant(name: str, trained: int, value: float, less: dict[str, float] | None
     return {"name": name, "trained": trained, "f1": {"value": value}, "less_best": less, "less_reference": less}
 
 
-def test_the_cheapest_within_the_interval_is_recommended() -> None:
+def test_the_smallest_adapter_that_is_not_worse_is_recommended() -> None:
     best = variant("large", 400, 0.90, None)
-    level = variant("middle", 200, 0.89, {"value": -0.01, "low": -0.02, "high": 0.001})
+    level = variant("middle", 200, 0.89, {"value": -0.001, "low": -0.008, "high": 0.006})
     worse = variant("small", 100, 0.85, {"value": -0.05, "low": -0.06, "high": -0.04})
-    assert recommended([best, level, worse])["name"] == "middle"
-    assert recommended([best, worse])["name"] == "large"
+    assert recommended([best, level, worse], 0.01)["name"] == "middle"
+    assert sweep_verdict([best, level, worse], 0.01, 900) == (
+        "use `middle`: ΔF1 against the best, `large`, -0.1 [-0.8, +0.6] points, within the margin of 1, with 50% of "
+        "its parameters; all smaller adapters are significantly worse"
+    )
+    assert recommended([best, level, worse], 0.007)["name"] == recommended([best, worse], 0.01)["name"] == "large"
+    assert sweep_verdict([best, worse], 0.01, 900) == (
+        "use `large`: it has the highest F1; all smaller adapters are significantly worse"
+    )
+    assert sweep_verdict([best], 0.01, 900) == "use `large`: it has the highest F1"
+
+
+def test_a_sweep_on_few_rows_recommends_the_best_and_says_what_they_can_show() -> None:
+    """Zero within a wide interval is no evidence that a smaller adapter is as good."""
+    best = variant("rank 8, attention", 400, 0.203, None)
+    wide = variant("rank 4, attention", 200, 0.152, {"value": -0.051, "low": -0.167, "high": 0.012})
+    undefined = variant("rank 2, attention", 100, 0.0, {"value": None, "low": None, "high": None})
+    worse = variant("rank 1, attention", 50, 0.0, {"value": -0.2, "low": -0.3, "high": -0.1})
+    assert recommended([best, wide, undefined, worse], 0.01)["name"] == "rank 8, attention"
+    open_ = "use `rank 8, attention`: it has the highest F1; `rank 4, attention` not shown to be as good: "
+    assert sweep_verdict([best, wide], 0.01, 18) == (
+        f"{open_}18 rows can show differences of 11.6 points, the margin is 1"
+    )
+    said = sweep_verdict([best, wide, undefined, worse], 0.01, 18)
+    assert "`rank 4, attention`, `rank 2, attention` not shown to be as good" in said
+    assert said.endswith("; worse are `rank 1, attention`")
+
+
+def test_too_few_rows_for_the_margin_are_told_before_anything_is_trained(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_few(500, 0.01)
+        warn_of_few(18, 0.06)
+    with pytest.warns(InputWarning, match="--margin: 18 dev rows can show differences from about 5.3 points on, and"):
+        warn_of_few(18, 0.01)
+
+    def reached(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("limbeck.studies.sweep._run", reached)  # the training
+    with ProgressDisplay() as progress:
+        run = run_of(tmp_path, tiny_llama, progress)
+        with pytest.warns(InputWarning, match="dev rows can show"), pytest.raises(KeyboardInterrupt):
+            sweep(run, ranks=[2], targets=["attention"], steps=None)
 
 
 def test_the_winner_may_be_the_reference() -> None:
