@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from limbeck.inputs import where_instead
 from limbeck.labelling_plan import NOTHING, Line, Standing, minutes, teacher_lines
 from limbeck.openvino_model import is_wanted
 from limbeck.run import Run
@@ -190,7 +191,8 @@ def _queries(task: Task) -> tuple[int, int, str]:
             raise InputError(
                 "the task's queries are not in its folder", file=data.dir / name,
                 field="data.queries" if data.queries else "data.labels", found="no such file",
-                expected=f"a file or folder in {data.dir}", fix="Correct the name, or put the file there",
+                expected=f"a file or folder in {data.dir}",
+                fix=where_instead(data.dir / name) or "Correct the name, or put the file there",
             )
         from task.readers import read_queries
 

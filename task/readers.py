@@ -272,8 +272,8 @@ def _label(f: Fields, task: Task, query: str, number: int, raw: object) -> Label
     return Label(raw["role"], raw["text"], start, end)
 
 
-def _other_offsets(query: str, text: str, start: object, end: object) -> str | None:
-    """What offsets that are not characters from 0 may count."""
+def _other_offsets(query: str, text: str, start: object, end: object) -> str:
+    """What offsets that are not characters from 0 may count, or that they may be left out."""
     if type(start) is not int or type(end) is not int or start < 0:
         return "Leave out both to take the first occurrence"
     for encoding, size, unit in (("utf-16-le", 2, "UTF-16 units, as JavaScript and Java do"), ("utf-8", 1, "bytes")):
@@ -284,7 +284,7 @@ def _other_offsets(query: str, text: str, start: object, end: object) -> str | N
         return "`end` is one past the last character"
     if query[max(0, start - 1) : end] == text:
         return "`start` is counted from 0"
-    return None
+    return "Where the text was edited, leave out both start and end: it gets the first occurrence in the query"
 
 
 def read_catalogue(source: Path | str) -> list[Item]:
