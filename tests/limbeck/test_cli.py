@@ -175,13 +175,13 @@ def small_task(folder: Path, rows: list[dict[str, object]], role: str = "{name: 
 
 def test_what_a_reader_leaves_out_is_said_once_on_standard_error(tmp_path: Path) -> None:
     """Several stages read the same table."""
-    oat = {"query": "oat milk", "labels": [{"role": "brand", "text": "oat"}], "Count": 3}
+    oat = {"query": "oat milk", "labels": [{"role": "brand", "text": "oat"}], "Cuont": 3}
     task = small_task(tmp_path, [oat, {"query": "oat milk", "labels": []}])
     done = limbeck("curriculum", task, "--set", "data.conflicts=first", "--runs", tmp_path / "runs")
     assert done.returncode == 0, done.stderr
     said = [line for line in done.stderr.splitlines() if line.startswith("limbeck: warning: ")]
     assert len(said) == 2
-    assert f"{tmp_path}/labels.jsonl: columns not read: Count" in said[0]
+    assert f"{tmp_path}/labels.jsonl: columns not read: Cuont" in said[0]
     assert "1 queries have rows with different labels ('oat milk' in lines 1, 2); the first row" in said[1]
     assert "InputWarning" not in done.stderr
     labels = (tmp_path / "runs" / "small" / "label" / "labels.jsonl").read_text().splitlines()
@@ -298,3 +298,19 @@ def test_what_is_no_value_of_a_list_is_told_with_how_to_give_several(
 ) -> None:
     done = in_process(command, "configs/market.yaml", option, value)
     assert (done.returncode, said in done.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("around", [".", "bundle"])
+@pytest.mark.parametrize("command", [
+    ("verify",), ("serve",), ("predict", "--in", "q.csv", "--out", "p.jsonl"), ("release", "live.json"),
+])
+def test_a_run_folder_in_place_of_its_bundle_is_told_where_that_is(
+    tmp_path: Path, around: str, command: tuple[str, ...]
+) -> None:
+    bundle = tmp_path / "bundle" / "bundle"
+    bundle.mkdir(parents=True)
+    for file in (bundle / "manifest.json", bundle / "codec.json", tmp_path / "bundle" / "manifest.json"):
+        file.write_text("{}")
+    name, *more = command
+    done = in_process(name, tmp_path / around, *more)
+    assert (done.returncode, f"Give {bundle}" in done.stderr) == (2, True)
