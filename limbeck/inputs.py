@@ -17,6 +17,7 @@ from task.table_files import files_of
 from teacher.backends.job import Sources
 
 _Row = TypeVar("_Row")
+_LOOKED_ABOVE = 3  # folders above `data.dir`; the task file mostly lies in one of them
 
 
 class Inputs:
@@ -174,8 +175,21 @@ class Inputs:
 def _there(source: Path | str) -> Path | str:
     """The source, if it is there. Raises `InputError` if not, with where the task file says that it is."""
     if isinstance(source, Path) and not source.exists():
-        raise InputError("no such file", file=source, fix="Check data.dir and the file names in the task file")
+        raise InputError(
+            "no such file", file=source,
+            fix=where_instead(source) or "Check data.dir and the file names in the task file",
+        )
     return source
+
+
+def where_instead(source: Path) -> str | None:
+    """What to do about a table that is not in `data.dir`, but in the working directory or above: as exports are."""
+    folders = [Path(), *source.parent.parents][: 1 + _LOOKED_ABOVE]
+    found = next((f / source.name for f in folders if (f / source.name).exists()), None)
+    return None if found is None else (
+        f"There is {found}, but data's files are looked for in data.dir: move it to {source.parent}, or give its "
+        f"absolute path, {found.absolute()}"
+    )
 
 
 def _digest(source: Path | str) -> str:

@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from limbeck.inputs import where_instead
 from limbeck.labelling_plan import NOTHING, Line, Standing, minutes, teacher_lines
+from limbeck.openvino_model import is_wanted
 from limbeck.run import Run
+from limbeck.training_speed import Speed, assumed, measured
 from student import estimate
 from student.training.order import total_steps
 from task.codec import is_tagged
@@ -18,11 +21,6 @@ from task.role import Role
 from task.spec import Task
 from task.value_tree import tree_of
 
-# What a machine sustains: measured on the laptop (benchmarks/training.py), assumed on the GPU.
-CPU_FLOPS: Final = 180e9
-GPU_FLOPS: Final = 989e12 * 0.40
-GPU_NAME: Final = "H100 SXM, 40 % of its 989 TFLOP/s dense bf16"
-CPU_NAME: Final = "2 cores with AVX-512 bf16, 180 GFLOP/s sustained"
 CHARS_PER_TOKEN: Final = 4.0
 QUERY_TOKENS: Final = 9  # a shopping query of five words; the log is used if available
 LABEL_SHARE: Final = 0.75  # assumed share of the log that the curriculum keeps
@@ -50,17 +48,17 @@ def make_plan(
     if shape is None:
         sections["student"] = [Line("base", task.student.base, _UNKNOWN_SHAPES)]
         return sections
-    training = _training(task, shape, queries, tokens, standing.rows)
+    training = _training(task, shape, queries, tokens, standing.rows, measured(task, run))
     sections["student"] = _student(task, shape, training, known=standing.rows is not None)
     sections["serving"] = _serving(task, shape, training.tokens)
     return sections
 
 
-def beside(task: Task, measured: Mapping[str, float]) -> list[dict[str, Any]]:
+def beside(task: Task, found: Mapping[str, float]) -> list[dict[str, Any]]:
     """Planned and measured resources of a training run, for the report; empty for a model of unknown shapes.
 
     Args:
-        measured: What `student.training.train` writes into `measured.json`.
+        found: What `student.training.train` writes into `measured.json`.
     """
     shape = estimate.architecture(task.student.base)
     if shape is None:
@@ -69,19 +67,19 @@ def beside(task: Task, measured: Mapping[str, float]) -> list[dict[str, Any]]:
     t = _training(task, shape, queries, tokens)
     memory = ", ".join(f"{k} {v:.2f}" for k, v in t.memory.items())
     return [
-        {"name": "trained parameters", "unit": "", "planned": t.trained, "measured": measured["trained"],
+        {"name": "trained parameters", "unit": "", "planned": t.trained, "measured": found["trained"],
          "basis": "LoRA alone" if task.student.peft else f"LoRA rank {task.student.lora.rank}"},
-        {"name": "steps", "unit": "", "planned": t.steps, "measured": measured["steps"],
-         "basis": f"about {t.rows:,} rows planned"},
+        {"name": "steps", "unit": "", "planned": t.steps, "measured": found["steps"],
+         "basis": f"planned: about {t.rows:,} rows, {_assumed_rows(task, t.rows)}"},
         {"name": "tokens", "unit": "", "planned": t.steps * task.student.batch_size * t.tokens,
-         "measured": measured["tokens"], "basis": f"{t.tokens} a row planned"},
+         "measured": found["tokens"], "basis": f"{t.tokens} a row planned"},
         {"name": "memory of a worker", "unit": "GiB", "planned": round(sum(t.memory.values()), 3),
-         "measured": round(measured["memory_bytes"] / estimate.GIB, 3),
+         "measured": round(found["memory_bytes"] / estimate.GIB, 3),
          "basis": f"planned: {memory}; measured: " + (
              "peak memory of the device" if task.student.use_gpu
              else "growth of the process, with memory that libraries keep")},
         {"name": "time of the steps", "unit": "s", "planned": round(t.seconds, 1),
-         "measured": round(measured["seconds"], 1), "basis": f"{task.student.workers} × {t.machine}"},
+         "measured": round(found["seconds"], 1), "basis": t.speed.basis},
     ]
 
 
@@ -96,25 +94,31 @@ class Training:
     memory: Mapping[str, float]
     flops: float
     seconds: float
-    machine: str
+    speed: Speed
 
 
 def _training(
-    task: Task, shape: estimate.Architecture, queries: int, tokens: int, rows: int | None = None
+    task: Task, shape: estimate.Architecture, queries: int, tokens: int, rows: int | None = None,
+    speed: Speed | None = None,
 ) -> Training:
     s = task.student
     if rows is None:
         rows = min(round(queries * LABEL_SHARE), task.curriculum.max_rows or 10**12)
-    read_tokens = _row_tokens(task, tokens)
+    speed = speed or assumed(s)
+    read_tokens = round(speed.row_tokens or _row_tokens(task, tokens))
     steps = total_steps(rows, batch_size=s.batch_size, epochs=s.epochs, max_steps=s.max_steps)
     micro = -(-s.batch_size // (s.workers * s.accumulation))
     flops = estimate.training_flops(shape, steps * s.batch_size * read_tokens)
-    speed, machine = (GPU_FLOPS * s.workers, GPU_NAME) if s.use_gpu else (CPU_FLOPS, CPU_NAME)
     return Training(
         rows=rows, tokens=read_tokens, trained=estimate.adapter_parameters(shape, s.lora), steps=steps,
-        memory=estimate.training_memory(shape, s, micro * read_tokens), flops=flops, seconds=flops / speed,
-        machine=machine,
+        memory=estimate.training_memory(shape, s, micro * read_tokens), flops=flops,
+        seconds=flops / speed.flops, speed=speed,
     )
+
+
+def _assumed_rows(task: Task, rows: int) -> str:
+    limited = rows == task.curriculum.max_rows
+    return "curriculum.max_rows" if limited else f"assumed: {LABEL_SHARE:.0%} of the queries are kept"
 
 
 def _row_tokens(task: Task, tokens: int) -> int:
@@ -187,7 +191,8 @@ def _queries(task: Task) -> tuple[int, int, str]:
             raise InputError(
                 "the task's queries are not in its folder", file=data.dir / name,
                 field="data.queries" if data.queries else "data.labels", found="no such file",
-                expected=f"a file or folder in {data.dir}", fix="Correct the name, or put the file there",
+                expected=f"a file or folder in {data.dir}",
+                fix=where_instead(data.dir / name) or "Correct the name, or put the file there",
             )
         from task.readers import read_queries
 
@@ -199,7 +204,7 @@ def _queries(task: Task) -> tuple[int, int, str]:
 
 def _student(task: Task, shape: estimate.Architecture, t: Training, *, known: bool) -> list[Line]:
     s = task.student
-    rows = f"{t.rows:,} rows in the curriculum" if known else f"about {t.rows:,} rows"
+    rows = f"{t.rows:,} rows in the curriculum" if known else f"about {t.rows:,} rows, {_assumed_rows(task, t.rows)}"
     sizes = estimate.summary(shape, s)
     targets = s.lora.targets if isinstance(s.lora.targets, str) else ", ".join(s.lora.targets)
     return [
@@ -209,20 +214,26 @@ def _student(task: Task, shape: estimate.Architecture, t: Training, *, known: bo
         Line("steps", f"{t.steps:,} of {s.batch_size} rows", f"{rows}, {t.tokens} tokens each"),
         Line("memory", f"{sum(t.memory.values()):.1f} GiB a worker",
              ", ".join(f"{k} {v:.2f}" for k, v in t.memory.items())),
-        Line("time", minutes(t.seconds), f"{t.flops / 1e12:,.0f} TFLOP, {s.workers} × {t.machine}"),
+        Line("time", minutes(t.seconds), f"{t.flops / 1e12:,.0f} TFLOP; {t.speed.basis}"),
     ]
 
 
 def _serving(task: Task, shape: estimate.Architecture, read_tokens: int) -> list[Line]:
     s = task.serving
-    gpu = task.student.use_gpu
+    exported = is_wanted(task)
+    gpu = task.student.use_gpu and not exported
     dtype = computed_in(s.dtype, gpu=gpu)
-    memory = estimate.serving_memory(shape, dtype, s.max_num_seqs * read_tokens)
+    memory = (
+        estimate.openvino_memory(shape, dtype, int8=s.quantization == "int8") if exported
+        else estimate.serving_memory(shape, dtype, s.max_num_seqs * read_tokens)
+    )
     width = 4 if dtype == "float32" else 2
     bandwidth = 3.35e12 if gpu else 20e9
     seconds = shape.body * width / bandwidth
+    parts = ", ".join(f"{k} {v:.2f}" for k, v in memory.items())
     return [
-        Line("memory", f"{sum(memory.values()):.1f} GiB", ", ".join(f"{k} {v:.2f}" for k, v in memory.items())),
+        Line("memory", f"{sum(memory.values()):.1f} GiB",
+             f"the engine's process, {'OpenVINO' if exported else 'vLLM'}: {parts}"),
         Line("head cache", f"{s.head_queries:,} queries", "serving.head_queries"),
         Line("one forward pass", f"at least {seconds * 1e3:.1f} ms",
              f"weights read once at {bandwidth / 1e9:,.0f} GB/s; `read` needs one pass, each written token another"),

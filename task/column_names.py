@@ -1,10 +1,10 @@
-"""What others call the column of queries, and how names of columns are compared."""
+"""What others call the columns of queries and of counts, and how names of columns are compared."""
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 # The likeliest first. Names are compared in small letters, without signs.
@@ -12,6 +12,10 @@ QUERY: Final = (
     "query", "search query", "search term", "search phrase", "search", "term", "keyword", "keywords", "phrase", "q",
     "text",
 )
+COUNT: Final = (
+    "count", "searches", "search count", "frequency", "freq", "volume", "impressions", "hits", "cnt", "n", "traffic",
+)
+BOUGHT: Final = ("count", "purchases", "orders", "conversions", "clicks", "quantity", "qty", "units", "cnt", "n")
 SURELY_QUERY: Final = QUERY[:4]
 EXPECTED_QUERY: Final = f"a column `query`, or one named {', '.join(QUERY[1:])}"
 _SIMILAR: Final = 0.7  # of `difflib`: `serch trm` and `search term`
@@ -35,6 +39,20 @@ def query_column(names: Iterable[object]) -> str | None:
     """The column that holds the queries; None where no name is one of those."""
     given = [str(n) for n in names]
     return "query" if "query" in given else named(QUERY, given)
+
+
+def count_column(row: Mapping[str, object], names: Sequence[str] = COUNT) -> str | None:
+    """The column that holds the counts: `count`, else one named so whose value in this row is a whole number.
+
+    Args:
+        names: `COUNT` for queries, `BOUGHT` for conversions.
+    """
+    return "count" if "count" in row else named(names, [str(n) for n, value in row.items() if is_whole(value)])
+
+
+def is_whole(value: object) -> bool:
+    """Whether a cell can be a count, also where it is written as a text."""
+    return (isinstance(value, int) and not isinstance(value, bool)) or str(value).strip().isdecimal()
 
 
 def rename_to_query(names: Iterable[object]) -> str | None:

@@ -20,7 +20,7 @@ LENGTHS: Final = (16, 32, 48)
 """Lengths of single prompts in tokens: the tiles of the matrix units hold 16 rows, so that most lengths in between cost
 the same. On a Xeon with AMX and SmolLM2-135M in 8 bits a pass takes 11 ms at 16 tokens, 14 at 32 and 15 at 48; with
 dynamic shapes 15, 17 and 20, and where the length changes from one prompt to the next 24 and more."""
-_LARGEST_FIXED: Final = 2**30  # bytes of weights: above it a pass is long beside its preparation
+LARGEST_FIXED: Final = 2**30  # bytes of weights: above it a pass is long beside its preparation
 
 
 def precision_of(dtype: str) -> Precision:
@@ -76,7 +76,7 @@ class TokenClassifier:
         model = core.read_model(str(folder / MODEL_FILE))
         self._any_shape = core.compile_model(model, "CPU", options).create_infer_request()
         self._single: dict[int, Any] = {}
-        if fixed and (folder / WEIGHTS_FILE).stat().st_size <= _LARGEST_FIXED:
+        if fixed and (folder / WEIGHTS_FILE).stat().st_size <= LARGEST_FIXED:
             for length in LENGTHS:
                 model.reshape([1, length])
                 self._single[length] = core.compile_model(model, "CPU", options).create_infer_request()

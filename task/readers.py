@@ -6,13 +6,13 @@ with its number and the reason, as a `task.errors.InputWarning`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from task.column_names import EXPECTED_QUERY, query_column, rename_to_query
+from task.column_names import BOUGHT, COUNT, EXPECTED_QUERY, count_column, query_column, rename_to_query
 from task.conflicts import Conflicts, settle
 from task.errors import InputError, warn
 from task.fields import Fields, Total, Unique, floating
@@ -60,17 +60,23 @@ class Conversion:
 
 
 def _rows(
-    source: Path | str, *known: str, passed_over: Collection[str] = (), rename: bool = False
+    source: Path | str, *known: str, passed_over: Collection[str] = (), rename: bool = False,
+    counts: Sequence[str] = COUNT,
 ) -> Iterator[Fields]:
     """The rows of a table; after the last one, the columns that are neither known nor passed over are told.
 
     Args:
         rename: Whether the column of queries may have another name.
+        counts: Names that the column `count` may have, where that is known.
     """
     others = {name: False for name in passed_over if name not in known}
     unread = UnreadNames(source, dict.fromkeys(known, True) | others)
     rows = located_rows(source)
-    for file, line, row in _with_queries(source, rows) if rename else rows:
+    if rename:
+        rows = _with_queries(source, rows)
+    if "count" in known:
+        rows = _with_counts(source, rows, [n for n in counts if n == "count" or n not in known])
+    for file, line, row in rows:
         unread.see(row)
         yield Fields(file, line, row)
     unread.tell()
@@ -94,10 +100,24 @@ def _with_queries(source: Path | str, rows: Iterator[LocatedRow]) -> Iterator[Lo
         yield file, line, {**renamed, "query": ""} if renamed.get("query", "") is None else renamed
 
 
+def _with_counts(source: Path | str, rows: Iterator[LocatedRow], names: Sequence[str]) -> Iterator[LocatedRow]:
+    """The rows with their counts in `count`, whatever the first row that has some calls that column."""
+    column, seen = None, set[tuple[str, ...]]()
+    for file, line, row in rows:
+        if column is None and (keys := tuple(row)) not in seen:  # names are compared once, not in each row of a log
+            seen.add(keys)
+            column = count_column(row, names)
+            if column not in (None, "count"):
+                warn(f"the counts are those of the column {column!r}", file=source, field="count")
+        if column in row and "count" not in row:
+            row = {"count" if k == column else k: v for k, v in row.items()}
+        yield file, line, row
+
+
 def read_queries(source: Path | str) -> list[Example]:
     """A query log: `{"query", "count" = 1, "id"?}`; the labels of the examples are empty.
 
-    The column of queries may have one of the names in `task.column_names`, which is told.
+    The columns of queries and counts may have one of the names in `task.column_names`, which is told.
     """
     out, ids, total, odd = [], Unique("id"), Total(), OddQueries(source)
     for f in _rows(source, "query", "count", "id", passed_over=_OWN, rename=True):
@@ -252,8 +272,8 @@ def _label(f: Fields, task: Task, query: str, number: int, raw: object) -> Label
     return Label(raw["role"], raw["text"], start, end)
 
 
-def _other_offsets(query: str, text: str, start: object, end: object) -> str | None:
-    """What offsets that are not characters from 0 may count."""
+def _other_offsets(query: str, text: str, start: object, end: object) -> str:
+    """What offsets that are not characters from 0 may count, or that they may be left out."""
     if type(start) is not int or type(end) is not int or start < 0:
         return "Leave out both to take the first occurrence"
     for encoding, size, unit in (("utf-16-le", 2, "UTF-16 units, as JavaScript and Java do"), ("utf-8", 1, "bytes")):
@@ -264,7 +284,7 @@ def _other_offsets(query: str, text: str, start: object, end: object) -> str | N
         return "`end` is one past the last character"
     if query[max(0, start - 1) : end] == text:
         return "`start` is counted from 0"
-    return None
+    return "Where the text was edited, leave out both start and end: it gets the first occurrence in the query"
 
 
 def read_catalogue(source: Path | str) -> list[Item]:
@@ -298,7 +318,7 @@ def read_conversions(source: Path | str, items: Mapping[str, Any]) -> list[Conve
     """
     out, total, odd = [], Total(), OddQueries(source)
     unknown: dict[str, int] = {}
-    for f in _rows(source, "query", "item_id", "count"):
+    for f in _rows(source, "query", "item_id", "count", counts=BOUGHT):
         item_id = f.optional("item_id")
         if item_id is None:
             raise f.missing("item_id", "an item's id")

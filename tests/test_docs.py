@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from task.settings import Cost, OpenAI
 from tools import house
 
 ROOT = Path(__file__).parent.parent
@@ -35,3 +36,10 @@ def test_files_that_texts_name_are_there() -> None:
         for found in named.findall((ROOT / text).read_text(encoding="utf-8")):
             if not any(part.isupper() for part in re.split(r"[/.]", found)):
                 assert (ROOT / found).exists(), f"{text} names {found}"
+
+
+def test_every_setting_that_is_a_price_or_makes_one_is_in_the_docs() -> None:
+    docs = "\n".join(p.read_text(encoding="utf-8") for p in (ROOT / "docs").glob("*.md"))
+    prices = [f"teacher.openai.{n}" for n in OpenAI.model_fields if "price" in n or n == "budget"]
+    assert len(prices) == 3
+    assert [n for n in [*prices, *Cost.model_fields] if not re.search(rf"\b{n.rpartition('.')[2]}\b", docs)] == []

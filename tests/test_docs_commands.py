@@ -16,6 +16,8 @@ import yaml
 from typer.testing import CliRunner
 
 from limbeck.cli import app
+from limbeck.inputs import Inputs
+from task.load import load_task
 from tests.documented import COMMANDS, EXCUSED, ROOT, Command, commands_of, plain
 from tests.limbeck.operations.test_draft import write_furniture
 
@@ -113,7 +115,11 @@ def test_the_commands_of_the_first_hour_run_word_for_word(
         if arguments[0] == "init":
             for drafted in tmp_path.glob("*.yaml"):
                 use_small_models(drafted, tiny_llama, embedder_folder)
-    assert Path("labels.csv").read_text(encoding="utf-8-sig").startswith('"query","count","status"')
+    exported = Path("my-data", "labels.csv")
+    assert exported.read_text(encoding="utf-8-sig").startswith('"query","count","status"')
+    task = load_task("my-task.yaml", ["data.labels=labels.csv", "teacher.backend=labels"]).task
+    assert Inputs(task, tmp_path).source("labels") == exported
+    assert Inputs(task, tmp_path).labels
     assert list(Path("runs").rglob("labels.jsonl"))
 
 

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 SIZES = {"cpu": "4 GB", "cuda": "12 GB", "serve": "0.5 GB"}
@@ -56,9 +57,15 @@ def install_torch(python: Path, uv: list[str], lock: Path) -> None:
         run(*uv, "--torch-backend", "cpu", wanted)
 
 
+def settings(given: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a step: uv, which does not know pip's PIP_CERT, gets its certificates as SSL_CERT_FILE."""
+    file = given.get("SSL_CERT_FILE") or given.get("PIP_CERT")
+    return {**given, "SSL_CERT_FILE": file} if file else dict(given)
+
+
 def run(*command: str) -> None:
     """Run a step; its failure ends the set-up."""
-    done = subprocess.run(command, check=False)
+    done = subprocess.run(command, env=settings(os.environ), check=False)
     if done.returncode:
         sys.exit(f"set-up failed at: {' '.join(command)}")
 

@@ -14,7 +14,26 @@ from limbeck.commands.options import RUNS
 app = typer.Typer()
 PANEL = "Operations"
 
-BundleFolder = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle folder, runs/NAME/bundle/bundle")]
+
+def _not_around_a_bundle(given: Path) -> Path:
+    """A bundle's folder as given. Raises `InputError` for a folder of a run, in which a bundle is."""
+    from task.errors import InputError
+
+    below = (given, given / "bundle" / "bundle", given / "bundle")
+    inside = next((p for p in below if (p / "manifest.json").exists() and (p / "codec.json").exists()), given)
+    if inside != given:
+        raise InputError(
+            "no bundle here, but in a folder of it", file=given, expected="a bundle's own folder", fix=f"Give {inside}"
+        )
+    return given
+
+
+BundleFolder = Annotated[
+    Path,
+    typer.Argument(
+        metavar="BUNDLE", help="A bundle folder, runs/NAME/bundle/bundle", callback=_not_around_a_bundle,
+    ),
+]
 PointerFile = Annotated[Path, typer.Argument(metavar="POINTER", help="The release pointer, such as live.json")]
 AdminUrl = Annotated[str, typer.Option("--admin", help="The operators' port of `limbeck serve`")]
 ADMIN = "http://127.0.0.1:8081"
@@ -22,7 +41,12 @@ ADMIN = "http://127.0.0.1:8081"
 
 @app.command(rich_help_panel=PANEL)
 def serve(
-    source: Annotated[Path, typer.Argument(metavar="BUNDLE|POINTER", help="A bundle folder, or a pointer to follow")],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="BUNDLE|POINTER", help="A bundle folder, or a pointer to follow", callback=_not_around_a_bundle
+        ),
+    ],
     host: Annotated[str | None, typer.Option(help="Address to listen on")] = None,
     port: Annotated[int | None, typer.Option(help="Port; 0 chooses a free one")] = None,
     admin_port: Annotated[int | None, typer.Option(help="Operators' port on loopback; 0 chooses a free one")] = None,
@@ -74,7 +98,7 @@ def predict(
     source: Annotated[Path, typer.Option("--in", help="Queries: .jsonl, .csv or .parquet")],
     out: Annotated[Path, typer.Option("--out", help="Predictions, as JSON lines")],
     use_cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Answer head queries from the cache")] = True,
-    log: Annotated[Path, typer.Option(help="vLLM's log")] = Path("limbeck-engine.log"),
+    log: Annotated[Path, typer.Option(help="The engine's log")] = Path("limbeck-engine.log"),
 ) -> None:
     """Label a file of queries with a bundle."""
     from eval.prediction_files import prediction_row
@@ -147,7 +171,12 @@ def rollback(pointer: PointerFile) -> None:
 
 @app.command(rich_help_panel=PANEL)
 def verify(
-    source: Annotated[Path, typer.Argument(metavar="BUNDLE|POINTER", help="A bundle folder, or the pointer to one")],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="BUNDLE|POINTER", help="A bundle folder, or the pointer to one", callback=_not_around_a_bundle
+        ),
+    ],
 ) -> None:
     """Check a bundle's hashes and everything that `limbeck serve` checks; exit code 2 if anything is wrong."""
     from serving.release.pointer import open_source

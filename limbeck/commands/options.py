@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -18,6 +18,34 @@ Overrides = Annotated[
 ]
 Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help="Where run folders are kept")]
 RUNS = Path("runs")
+LISTED = "; repeatable, or joined by commas"  # of an option whose values `listed` reads
+
+Value = TypeVar("Value")
+
+
+def listed(option: str, given: Sequence[str] | None, kind: Callable[[str], Value], wanted: str) -> list[Value]:
+    """The values of a repeatable option, each of which may be several, joined by commas.
+
+    Args:
+        kind: What makes a value of its text; raises `ValueError` for one that is none.
+        wanted: What a value is, for the message.
+
+    Raises:
+        InputError: A value is none, or empty.
+    """
+    from task.errors import InputError
+
+    out = []
+    for text in (part.strip() for whole in given or () for part in whole.split(",")):
+        try:
+            if not text:
+                raise ValueError(text)
+            out.append(kind(text))
+        except ValueError as error:
+            raise InputError(
+                "not such a value", field=option, found=text, expected=f"{wanted}{LISTED}"
+            ) from error
+    return out
 
 
 @contextlib.contextmanager

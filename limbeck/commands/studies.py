@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from limbeck.commands.options import RUNS, Overrides, Runs, TaskFile, opened
+from limbeck.commands.options import LISTED, RUNS, Overrides, Runs, TaskFile, listed, opened
 
 app = typer.Typer()
 
@@ -92,8 +92,10 @@ def ablate(
     task: TaskFile,
     set_: Overrides = None,
     runs: Runs = RUNS,
-    order: Annotated[list[str] | None, typer.Option(help="Orders to compare; default: all four")] = None,
-    weighting: Annotated[list[str] | None, typer.Option(help="`none`, `confidence`; default: both")] = None,
+    order: Annotated[list[str] | None, typer.Option(help=f"Orders to compare{LISTED}; default: all four")] = None,
+    weighting: Annotated[
+        list[str] | None, typer.Option(help=f"`none`, `confidence`{LISTED}; default: both")
+    ] = None,
     seeds: Annotated[int, typer.Option(help="Trainings of each", min=1)] = 3,
     steps: Annotated[int | None, typer.Option(help="Training steps of each; default: the task's", min=1)] = None,
 ) -> None:
@@ -106,10 +108,12 @@ def ablate(
     from limbeck.studies.ablate import ORDERS, WEIGHTINGS, check
     from limbeck.studies.ablate import ablate as compare
 
+    orders = listed("--order", order, str, "an order")
+    weightings = listed("--weighting", weighting, str, "a weighting")
     with opened(task, set_, runs) as run:
-        check(order or (), weighting or ())
+        check(orders, weightings)
         run_up_to(run, "curriculum")
-        page = compare(run, orders=order or ORDERS, weightings=weighting or WEIGHTINGS, seeds=seeds, steps=steps)
+        page = compare(run, orders=orders or ORDERS, weightings=weightings or WEIGHTINGS, seeds=seeds, steps=steps)
     print(render_ablation(page.with_name("ablation.json")))
     print(f"\nReport: {page}")
     run.end()
@@ -120,10 +124,12 @@ def sweep(
     task: TaskFile,
     set_: Overrides = None,
     runs: Runs = RUNS,
-    rank: Annotated[list[int] | None, typer.Option(help="Ranks to try; default: 4, 8, 16, 32")] = None,
+    rank: Annotated[
+        list[str] | None, typer.Option(metavar="INTEGER", help=f"Ranks to try{LISTED}; default: 4,8,16,32")
+    ] = None,
     targets: Annotated[
         list[str] | None,
-        typer.Option(help="`attention`, `mlp`, `all-linear` or layers joined by `+`; default: these three"),
+        typer.Option(help=f"`attention`, `mlp`, `all-linear` or layers joined by `+`{LISTED}; default: these three"),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Training steps of each; default: the task's", min=1)] = None,
     margin: Annotated[
@@ -139,7 +145,8 @@ def sweep(
     from limbeck.studies.sweep import check
     from limbeck.studies.sweep import sweep as try_all
 
-    ranks, groups = rank or (4, 8, 16, 32), targets or ("attention", "mlp", "all-linear")
+    ranks = listed("--rank", rank, int, "a whole number") or [4, 8, 16, 32]
+    groups = listed("--targets", targets, str, "a group or layers") or ["attention", "mlp", "all-linear"]
     with opened(task, set_, runs) as run:
         check(run.task, ranks=ranks, targets=groups)
         run_up_to(run, "curriculum")
@@ -154,9 +161,11 @@ def compose(
     tasks: Annotated[list[Path], typer.Argument(metavar="TASK TASK…", help="Task files whose students are trained")],
     runs: Runs = RUNS,
     method: Annotated[
-        list[str] | None, typer.Option(help="linear, ties, dare_linear, dare_ties, cat; default: all but cat")
+        list[str] | None, typer.Option(help=f"linear, ties, dare_linear, dare_ties, cat{LISTED}; default: all but cat")
     ] = None,
-    weight: Annotated[list[float] | None, typer.Option(help="One for each task; default: equal weights")] = None,
+    weight: Annotated[
+        list[str] | None, typer.Option(metavar="FLOAT", help=f"One for each task{LISTED}; default: equal weights")
+    ] = None,
     density: Annotated[float, typer.Option(help="Share of an adapter that TIES and DARE keep", min=0.01, max=1)] = 0.5,
     max_rows: Annotated[int | None, typer.Option(help="Maximum number of gold rows of each task", min=1)] = None,
 ) -> None:
@@ -168,12 +177,14 @@ def compose(
     from limbeck.studies.compose import compose as put_together
     from task.load import load_task
 
+    methods = listed("--method", method, str, "a method")
+    weights = listed("--weight", weight, float, "a number")
     with ProgressDisplay() as progress:
         opened_runs = [Run.of(load_task(t, ()).task, runs, progress) for t in tasks]
         for run in opened_runs:
             prepare_inputs(run)
         page = put_together(
-            opened_runs, methods=method or ("linear", "ties", "dare_linear", "dare_ties"), weights=weight,
+            opened_runs, methods=methods or ("linear", "ties", "dare_linear", "dare_ties"), weights=weights or None,
             density=density, max_rows=max_rows,
         )
     print(render_composition(page.with_name("composition.json")))

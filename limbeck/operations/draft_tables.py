@@ -11,23 +11,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from task.column_names import QUERY, SURELY_QUERY, named, plain
+from task.column_names import BOUGHT, COUNT, QUERY, SURELY_QUERY, is_whole, named, plain
 from task.errors import InputError
 from task.table_files import KINDS, rows_of
 
 Kind = Literal["queries", "catalogue", "conversions", "labels"]
 _LOOKED_AT = 20_000  # rows of a file
 
-# Our column → names that others give it, the likeliest first; those of queries are in `task.column_names`.
-_COUNT: Final = (
-    "count", "searches", "search count", "frequency", "freq", "volume", "impressions", "hits", "cnt", "n", "traffic",
-)
+# Our column → names that others give it, the likeliest first; those of queries and counts are in `task.column_names`.
 _NUMBERED: Final = tuple(
     f"{a} {b}" for a in ("item", "product", "article", "part") for b in ("no", "nr", "number", "code")
 )
 _SURELY_ITEM: Final = ("item id", "product id", "sku", "asin", "article id", *_NUMBERED, "ean", "gtin", "upc")
 _ITEM: Final = (*_SURELY_ITEM, "product", "item", "article")
-_BOUGHT: Final = ("count", "purchases", "orders", "conversions", "clicks", "quantity", "qty", "units", "cnt", "n")
 _ID: Final = ("id", *_SURELY_ITEM, "code")
 _TITLE: Final = ("title", "name", "product name", "product title", "item name", "description")
 _BRAND: Final = ("brand", "brand name", "manufacturer", "maker", "vendor")
@@ -128,7 +124,7 @@ def _table(path: Path) -> Table | Unknown:
     labels, title, id_ = named(_LABELS, names), named(_TITLE, names), named(_ID, names)
     whole = [n for n in names if _is_whole(n, rows)]
     if labels and query:
-        columns = _known({"query": query, "labels": labels, "count": named(_COUNT, whole)})
+        columns = _known({"query": query, "labels": labels, "count": named(COUNT, whole)})
         return Table(path, "labels", columns, "a column of queries and one of labels", rows, more)
     if title and id_ and title != id_ and not named(SURELY_QUERY, names):
         taken = _known({
@@ -138,10 +134,10 @@ def _table(path: Path) -> Table | Unknown:
         others = [n for n in names if n not in taken.values() and _is_attribute(n, rows)]
         return Table(path, "catalogue", taken, "columns with an id and a title", rows, more, others)
     if query and item and query != item:
-        columns = _known({"query": query, "item_id": item, "count": named(_BOUGHT, whole)})
+        columns = _known({"query": query, "item_id": item, "count": named(BOUGHT, whole)})
         return Table(path, "conversions", columns, "a column of queries and one of items", rows, more)
     if query:
-        columns = _known({"query": query, "count": named(_COUNT, whole)})
+        columns = _known({"query": query, "count": named(COUNT, whole)})
         return Table(path, "queries", columns, "a column of queries, none of items or labels", rows, more)
     items = "not an id with a title"
     if title or id_:
@@ -162,7 +158,7 @@ def _known(columns: Mapping[str, str | None]) -> dict[str, str]:
 
 def _is_whole(name: str, rows: Sequence[Mapping[str, Any]]) -> bool:
     """Whether a column can hold counts."""
-    return all(str(r[name]).strip().isdecimal() for r in rows if r.get(name) not in (None, ""))
+    return all(is_whole(r[name]) for r in rows if r.get(name) not in (None, ""))
 
 
 def _is_attribute(name: str, rows: Sequence[Mapping[str, Any]]) -> bool:

@@ -26,6 +26,7 @@ from task.normalize import NORMALISERS
 _CLEANED: Final = ("picks", "label", "curriculum")
 _LEARNED: Final = ("train", "merge")
 _TABLES: Final = frozenset({".jsonl", ".parquet"})
+_UNFINISHED: Final = ("is unfinished now", "would be unfinished")  # after the command, and after a dry run
 
 
 @dataclass(slots=True)
@@ -35,15 +36,23 @@ class Forgotten:
     Attributes:
         removed: Place → number of rows, attempts or answers.
         held: Place → why it still holds the query, and what to do.
+        inferred: Places of `held` in which nothing was found: stages without a manifest, which a command that was
+            stopped may have left, what was made from them, and an index, which has words of every query.
     """
 
     removed: dict[str, int] = field(default_factory=dict)
     held: dict[str, str] = field(default_factory=dict)
+    inferred: set[str] = field(default_factory=set, compare=False)
 
     def remove(self, place: str, number: int) -> None:
         """Note what was removed from a place; nothing is not noted."""
         if number:
             self.removed[place] = self.removed.get(place, 0) + number
+
+    def infer(self, place: str, why: str) -> None:
+        """Note a place that holds the query if any other does."""
+        self.held[place] = why
+        self.inferred.add(place)
 
 
 def same_as(query: str) -> Same:
@@ -87,6 +96,8 @@ def forget(
     for table in tables:
         if rows := _count_rows(table, _is_about(query, same, None)):
             out.held[str(table)] = f"has {rows:,} rows about it: remove them, or the next run labels it again"
+    if not out.removed and out.held.keys() <= out.inferred:
+        out.held.clear()
     return out
 
 
@@ -183,7 +194,7 @@ def _forget_stages(
         folder = run.folder / stage
         touched = _forget_stage(folder, query, same, out, ended=ended, dry_run=dry_run) if folder.exists() else False
         if touched and not ended:
-            out.held[str(folder)] = f"is unfinished now: `{command}` makes it again, from the ledger at no cost"
+            out.infer(str(folder), f"{_UNFINISHED[0]}: `{command}` makes it again, from the ledger at no cost")
         learned |= touched and stage == "curriculum"
         for name in ("tmp", "old", "copy"):  # of an attempt that was stopped
             left = folder.with_name(f".{stage}.{name}")
@@ -246,10 +257,10 @@ def _note_held(folder: Path, query: str, same: Same, out: Forgotten, *, again: s
         again: How a student is trained without it; None where none was trained on it.
     """
     if folder.name in _LEARNED and again is not None:
-        out.held[str(folder)] = f"the student was trained on it: {again}"
+        out.infer(str(folder), f"the student was trained on it: {again}")
     elif folder.name == "index":
-        out.held[str(folder)] = (
-            "has embeddings and words of all queries: remove the folder, which the label stage makes again"
+        out.infer(
+            str(folder), "has embeddings and words of all queries: remove the folder, which the label stage makes again"
         )
     elif found := list(holders(folder, query, same)):
         files = ", ".join(str(p.relative_to(folder)) for p in found[:3]) + (", …" if len(found) > 3 else "")
@@ -266,7 +277,8 @@ def shown(query: str, found: Forgotten, *, dry_run: bool) -> str:
     lines += [f"  {number:,} {printable(place)}" for place, number in found.removed.items()]
     if found.held:
         lines.append("made from it, or still holding it:")
-        lines += [f"  {printable(place)}: {why}" for place, why in found.held.items()]
+        tense = _UNFINISHED if dry_run else _UNFINISHED[:1]
+        lines += [f"  {printable(place)}: {why.replace(tense[0], tense[-1])}" for place, why in found.held.items()]
     lines.append(
         "not looked at: tables that runs read, unless TASK is given; exported files; backups; bundles kept beside a "
         "release pointer, of which the next two releases remove those of before"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -19,7 +20,8 @@ from task.feedback import Feedback, read_feedback
 from task.near_duplicates import words_of
 from task.normalize import normaliser
 
-WEEK: Final = 7 * 86_400.0
+_DAY: Final = 86_400.0
+WEEK: Final = 7 * _DAY
 LEAST: Final = 100
 """Distinct queries of a period: with fewer, random signs are too few and no share is known to a point."""
 VERDICTS: Final = 30
@@ -53,8 +55,9 @@ def drift(run: Run, state: Path, *, since: float, until: float) -> Verdict:
     end = min(c.at for c in own) + WEEK
     if end > since:
         raise InputError(
-            "the first week of the bundle that answers is the reference, and is not over by then", field="--since",
-            found=since, expected=f"at least {end:.0f} seconds since 1970", fix="Give a later date",
+            f"the first week of the bundle that answers is the reference, and ends at {_moment(end)}",
+            field="--since", found=_moment(since), expected=f"{_next_day(end)} or later",
+            fix="Give a later date, or wait for captures of then",
         )
     traffic = Traffic.of([c for c in own if c.at < end], [c for c in own if c.at >= since])
     _require_enough(folder, traffic)
@@ -66,6 +69,15 @@ def drift(run: Run, state: Path, *, since: float, until: float) -> Verdict:
     last = max(c.at for c in own)
     found["about"] = {"bundle": bundle, "since": since, "last": last, "reference": [end - WEEK, end]}
     return found
+
+
+def _moment(at: float) -> str:
+    return datetime.datetime.fromtimestamp(at, datetime.UTC).strftime("%Y-%m-%d %H:%M UTC").replace(" 00:00 UTC", "")
+
+
+def _next_day(at: float) -> str:
+    """The first day that does not begin before a moment: `--since` takes days."""
+    return _moment(-(-at // _DAY) * _DAY)
 
 
 def measured(
@@ -118,9 +130,9 @@ def _distance(run: Run, traffic: Traffic, texts: tuple[str, ...]) -> Shift:
 def _require_enough(folder: Path, traffic: Traffic) -> None:
     for name, captures in (("reference", traffic.reference), ("current", traffic.current)):
         held = len({row for row, _ in captures})
-        days = len({int(c.at // 86_400) for _, c in captures})
+        days = len({int(c.at // _DAY) for _, c in captures})
         kept = all(c.query is not None or c.keyed_hash is not None for _, c in captures)
-        if held < LEAST if kept else days < WEEK / 86_400:
+        if held < LEAST if kept else days < WEEK / _DAY:
             raise TooFewError(
                 f"too few captures in the {name} period", file=folder,
                 found=f"{held:,} distinct queries" if kept else f"{days} days without texts or hashes",

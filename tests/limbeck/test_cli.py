@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
-from limbeck.cli import main
+from limbeck.cli import app, main
+from limbeck.commands.options import listed
 from task.errors import InputError, own_error
 
 
@@ -173,13 +175,13 @@ def small_task(folder: Path, rows: list[dict[str, object]], role: str = "{name: 
 
 def test_what_a_reader_leaves_out_is_said_once_on_standard_error(tmp_path: Path) -> None:
     """Several stages read the same table."""
-    oat = {"query": "oat milk", "labels": [{"role": "brand", "text": "oat"}], "Count": 3}
+    oat = {"query": "oat milk", "labels": [{"role": "brand", "text": "oat"}], "Cuont": 3}
     task = small_task(tmp_path, [oat, {"query": "oat milk", "labels": []}])
     done = limbeck("curriculum", task, "--set", "data.conflicts=first", "--runs", tmp_path / "runs")
     assert done.returncode == 0, done.stderr
     said = [line for line in done.stderr.splitlines() if line.startswith("limbeck: warning: ")]
     assert len(said) == 2
-    assert f"{tmp_path}/labels.jsonl: columns not read: Count" in said[0]
+    assert f"{tmp_path}/labels.jsonl: columns not read: Cuont" in said[0]
     assert "1 queries have rows with different labels ('oat milk' in lines 1, 2); the first row" in said[1]
     assert "InputWarning" not in done.stderr
     labels = (tmp_path / "runs" / "small" / "label" / "labels.jsonl").read_text().splitlines()
@@ -268,3 +270,47 @@ def test_plan_needs_no_data_no_gpu_and_no_download(name: str, tmp_path: Path) ->
         assert "41,943,040 (0.52%)" in done.stdout
         assert "8,030 M" in done.stdout
     assert not (tmp_path / "none").exists()
+
+
+def test_an_option_that_may_be_given_several_times_says_so() -> None:
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    several = {
+        f"{name} {p.opts[0]}": str(p.help) for name, command in commands.items() for p in command.params
+        if p.param_type_name == "option" and p.multiple
+    }
+    assert {"sweep --rank", "sweep --targets", "ablate --order", "compose --weight"} <= several.keys()
+    assert [name for name, text in several.items() if "repeatable" not in text] == []
+
+
+def test_values_may_be_joined_by_commas() -> None:
+    assert listed("--rank", None, int, "a whole number") == []
+    assert listed("--rank", ["4,8", " 16", "32, 64"], int, "a whole number") == [4, 8, 16, 32, 64]
+    assert listed("--targets", ["attention,q_proj+v_proj"], str, "a group") == ["attention", "q_proj+v_proj"]
+
+
+@pytest.mark.parametrize(("command", "option", "value", "said"), [
+    ("sweep", "--rank", "4;8", "--rank: not such a value; found '4;8'; expected a whole number; repeatable, or joined"),
+    ("sweep", "--rank", "4,,8", "--rank: not such a value; found ''"),
+    ("compose", "--weight", "1,x", "--weight: not such a value; found 'x'; expected a number; repeatable"),
+])
+def test_what_is_no_value_of_a_list_is_told_with_how_to_give_several(
+    command: str, option: str, value: str, said: str
+) -> None:
+    done = in_process(command, "configs/market.yaml", option, value)
+    assert (done.returncode, said in done.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("around", [".", "bundle"])
+@pytest.mark.parametrize("command", [
+    ("verify",), ("serve",), ("predict", "--in", "q.csv", "--out", "p.jsonl"), ("release", "live.json"),
+])
+def test_a_run_folder_in_place_of_its_bundle_is_told_where_that_is(
+    tmp_path: Path, around: str, command: tuple[str, ...]
+) -> None:
+    bundle = tmp_path / "bundle" / "bundle"
+    bundle.mkdir(parents=True)
+    for file in (bundle / "manifest.json", bundle / "codec.json", tmp_path / "bundle" / "manifest.json"):
+        file.write_text("{}")
+    name, *more = command
+    done = in_process(name, tmp_path / around, *more)
+    assert (done.returncode, f"Give {bundle}" in done.stderr) == (2, True)

@@ -63,6 +63,23 @@ def test_a_missing_input_is_named_by_its_fingerprint_too(tmp_path: Path) -> None
         inputs_of(tmp_path, {"queries": "none.jsonl"}).fingerprint("queries")
 
 
+@pytest.mark.parametrize("where", ["working directory", "beside the task file"])
+def test_a_table_that_lies_elsewhere_is_named(
+    tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An export goes where the command is given; `data.labels` is looked for in `data.dir`."""
+    here, shop = tmp_path / "here", tmp_path / "shop"
+    for folder in (here, shop / "data"):
+        folder.mkdir(parents=True)
+    monkeypatch.chdir(here)
+    (here if where == "working directory" else shop).joinpath("corrected.csv").write_text("query,labels\n")
+    with pytest.raises(InputError) as caught:
+        inputs_of(shop / "data", {"labels": "corrected.csv"}).fingerprint("labels")
+    found = "corrected.csv" if where == "working directory" else shop / "corrected.csv"
+    assert f"There is {found}, but" in str(caught.value)
+    assert f"move it to {shop / 'data'}, or" in str(caught.value)
+
+
 @pytest.mark.parametrize(("choice", "log", "roles"), [
     ("last", [("oat", 2), ("oat", 5), ("rye", 1)], ["product", "product", "product"]),
     ("first", [("oat", 2), ("oat", 5), ("rye", 1)], ["brand", "brand", "product"]),

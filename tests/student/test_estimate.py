@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from student.adapters import add_adapter
-from student.estimate import GIB, KNOWN, architecture, training_memory
+from student.estimate import GIB, KNOWN, Architecture, architecture, openvino_memory, training_memory
 from student.kernels.packed_llama import pack
 from student.model import load_base
 from task import processor
@@ -74,3 +74,14 @@ def test_a_base_with_other_keys_has_no_estimate_and_no_traceback(tmp_path: Path)
     for config in ('{"n_embd": 64, "n_layer": 1, "n_head": 2, "vocab_size": 100}', '{"text_config": {}}'):
         (tmp_path / "config.json").write_text(config)
         assert architecture(str(tmp_path)) is None
+
+
+def test_openvino_has_the_weights_once_for_any_length_and_once_for_each_of_three() -> None:
+    """SmolLM2-135M took 2.6 GiB in fp32; a model above 1 GiB is compiled once."""
+    found = openvino_memory(SHAPE, "float32", int8=False)
+    assert found["again for prompts of 16, 32, 48 tokens"] == pytest.approx(3 * found["weights"])
+    assert found["weights"] * GIB == pytest.approx(4 * SHAPE.parameters, rel=0.01)
+    assert 2.3 < sum(found.values()) < 2.7
+    assert sum(openvino_memory(SHAPE, "bfloat16", int8=True).values()) < sum(found.values()) / 2
+    large: Architecture = KNOWN["Meta-Llama-3-8B"]
+    assert set(openvino_memory(large, "bfloat16", int8=False)) == {"weights", "their file", "process"}

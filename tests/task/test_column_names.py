@@ -1,4 +1,4 @@
-"""The column of queries has many names: a log is read under all of them, other tables say which one to rename."""
+"""Columns have many names: counts are read under all of them, queries in a log; other tables say what to rename."""
 
 from __future__ import annotations
 
@@ -56,3 +56,38 @@ def test_labels_and_conversions_name_the_column_to_rename(tmp_path: Path, task: 
         read_conversions(write(tmp_path / "v.csv", "Search Query,item_id\noat,1\n"), {"1": None})
     with pytest.warns(InputWarning, match=r"v\.csv: query: 1 queries have no text \(lines 3\)"):
         assert len(read_conversions(write(tmp_path / "v.csv", "query,item_id\noat,1\n,1\n"), {"1": None})) == 2
+
+
+@pytest.mark.parametrize("name", ["frequency", "Search Count", "n_searches", "hits"])
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_the_column_of_counts_may_have_another_name(tmp_path: Path, name: str, kind: str) -> None:
+    path = tmp_path / f"q.{kind}"
+    if kind == "parquet":
+        pq.write_table(pa.table({"search_term": ["oat milk", "rye"], name: [3, 1]}), path)
+    elif kind == "jsonl":
+        rows = [{"search_term": "oat milk", name: 3}, {"search_term": "rye"}]
+        write(path, "".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        write(path, f"search_term,{name}\noat milk,3\nrye,1\n")
+    with pytest.warns(InputWarning) as told:
+        assert [(q.query, q.count) for q in read_queries(path)] == [("oat milk", 3), ("rye", 1)]
+    assert [str(w.message).split(": ", 1)[1] for w in told] == [
+        "query: the queries are those of the column 'search_term'",
+        f"count: the counts are those of the column {name!r}",
+    ]
+
+
+def test_counts_of_labels_and_purchases_may_have_another_name_too(tmp_path: Path, task: Task) -> None:
+    label = json.dumps({"query": "oat", "frequency": 7, "labels": [{"role": "product", "text": "oat"}]})
+    with pytest.warns(InputWarning, match="count: the counts are those of the column 'frequency'"):
+        assert [x.count for x in read_labels(write(tmp_path / "g.jsonl", label), task)] == [7]
+    with pytest.warns(InputWarning, match="count: the counts are those of the column 'orders'"):
+        found = read_conversions(write(tmp_path / "v.csv", "query,item_id,orders\noat,1,4\n"), {"1": None})
+    assert [x.count for x in found] == [4]
+
+
+def test_count_is_the_column_of_counts_where_there_is_one_and_no_other_than_whole_numbers_are(tmp_path: Path) -> None:
+    with pytest.warns(InputWarning, match="columns not read: frequency"):
+        assert read_queries(write(tmp_path / "q.csv", "query,frequency,count\noat,9,2\n"))[0].count == 2
+    with pytest.warns(InputWarning, match="columns not read: frequency"):
+        assert read_queries(write(tmp_path / "q.csv", "query,frequency\noat,0.3\n"))[0].count == 1

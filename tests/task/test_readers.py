@@ -197,13 +197,23 @@ def test_offsets_that_count_something_else_are_named(
             read_labels(path, task)
 
 
+def test_an_edited_text_needs_no_offsets_and_the_error_of_its_old_ones_says_so(tmp_path: Path, task: Task) -> None:
+    query, label = "oatly wheelset", {"role": "product", "text": "wheels", "start": 6, "end": 14}
+    path = write(tmp_path / "g.jsonl", json.dumps({"query": query, "labels": [label]}))
+    with pytest.raises(InputError, match=r"is 'wheelset', it is not 'wheels'.*edited, leave out both start and end"):
+        read_labels(path, task)
+    edited = {"role": "product", "text": "oatly"}
+    write(path, json.dumps({"query": query, "labels": [edited]}))
+    assert read_labels(path, task)[0].labels[0].start == 0
+
+
 def test_columns_that_nobody_reads_are_named_once(tmp_path: Path, task: Task) -> None:
-    path = write(tmp_path / "q.csv", ",query,Count,freq\n0,oat,7,8\n1,rye,7,8\n")
+    path = write(tmp_path / "q.csv", ",query,Cuont,shop\n0,oat,7,8\n1,rye,7,8\n")
     with pytest.warns(InputWarning) as told:
         assert [q.count for q in read_queries(path)] == [1, 1]
     (only,) = told
-    assert "q.csv: columns not read: Count, freq; expected query, count, id" in str(only.message)
-    assert "'Count' is probably meant as 'count'" in str(only.message)
+    assert "q.csv: columns not read: Cuont, shop; expected query, count, id" in str(only.message)
+    assert "'Cuont' is probably meant as 'count'" in str(only.message)
     label = {"role": "product", "text": "milk", "start_offset": 9, "end_offset": 13}
     path = write(tmp_path / "g.jsonl", json.dumps({"query": "milk and milk", "labels": [label], "shop": 1}))
     with pytest.warns(InputWarning) as told:

@@ -177,6 +177,18 @@ def test_a_stage_that_does_not_hold_it_stays_finished(tmp_path: Path) -> None:
     assert content(run / "label") + content(run / "curriculum") == before
 
 
+def test_a_query_that_nothing_has_is_held_by_nothing(tmp_path: Path) -> None:
+    """Not by an index, which has words of every query, nor by a stage that a run has not finished."""
+    run = write_run(tmp_path)
+    (run / "index").mkdir()
+    (run / "label" / "manifest.json").unlink()
+    assert forget("no such thing", states=[], runs=[run]) == Forgotten()
+    said = in_process("forget", "--query", "no such thing", run).stdout
+    assert "nothing is kept of it" in said
+    assert "still holding it" not in said
+    assert str(run / "index") in forget(SECRET, states=[], runs=[run], dry_run=True).held
+
+
 def stopped(state: Path, run: Path, step: int) -> None:
     """Forget, and be killed at a step that changes a file."""
     left = step
@@ -227,11 +239,14 @@ def test_the_command_shows_and_forgets_and_refuses_what_is_no_folder_of_ours(tmp
     command = ("forget", "--query", SECRET, "--state", state, "--runs", tmp_path / "runs", tmp_path / "task.yaml")
     dry = in_process(*command, "--dry-run")
     assert (dry.returncode, "would be removed" in dry.stdout) == (0, True), dry.stderr
+    assert f"{run / 'label'}: would be unfinished: `limbeck run TASK` makes it again" in dry.stdout
+    assert "unfinished now" not in dry.stdout
     assert "8 " + str(state / "captures") in dry.stdout
     assert b"zofia" in content(state)
     done = in_process(*command)
     assert (done.returncode, "'Zofia  Quux': removed" in done.stdout) == (0, True), done.stderr
     assert "the student was trained on it" in done.stdout
+    assert f"{run / 'label'}: is unfinished now" in done.stdout
     assert "labels.jsonl: has 1 rows about it: remove them" in done.stdout
     assert b"zofia" not in content(state)
     all_runs = in_process("forget", "--query", "oat milk 3", "--runs", tmp_path / "runs")

@@ -166,3 +166,5 @@ def test_no_captures_and_a_period_inside_of_the_reference_are_bad_input(task_fil
     ])
     assert isinstance(early.exception, InputError)
     assert early.exception.field == "--since"
+    assert early.exception.problem.endswith("is the reference, and ends at 2026-11-09")
+    assert "found '2026-11-05'; expected 2026-11-09 or later" in str(early.exception)
