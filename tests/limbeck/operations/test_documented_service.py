@@ -84,12 +84,13 @@ def test_a_bundle_is_gated_released_served_and_rolled_back(desk: Path) -> None:
     release = documented("limbeck release runs/market/bundle/bundle live.json")
     ungated = limbeck(*release)
     assert (ungated.returncode, "no gate has judged it" in ungated.stderr) == (2, True)
-    more = ("--teacher", "gold.jsonl", "--log", "queries.jsonl", "--pairs", "20", "--set", "gates.max_slower=9.0")
+    more = ("--teacher", "gold.jsonl", "--log", "queries.jsonl", "--pairs", "20", "--set", "gates.max_slower=8.0")
     gate = documented(
         "limbeck gate BUNDLE --gold FILE [--released POINTER] [--junit XML]",
         BUNDLE=first, FILE="gold.jsonl", POINTER="live.json", XML="gate.xml",
     )
-    succeeds(*gate, *more)
+    overridden = "1 rule overridden: gates.max_slower=8"
+    assert f"passed, with {overridden}" in succeeds(*gate, *more)
     assert "<testsuite" in Path("gate.xml").read_text()
     succeeds(*release)
     succeeds(*documented("limbeck verify BUNDLE", BUNDLE=first))
@@ -103,6 +104,8 @@ def test_a_bundle_is_gated_released_served_and_rolled_back(desk: Path) -> None:
     admin = f"http://127.0.0.1:{port}"
     with served(Path(source), state=desk / "state", options=(*workers, "--admin-port", str(port))) as url:
         assert open_bundle(first).id in succeeds(*documented("limbeck status"), "--admin", admin)
+        assert status(admin)["tasks"]["toy"]["active"]["gate"] == "passed, with gates.max_slower=8"
+        assert any(n["text"].endswith(f"it passed its gate with {overridden}") for n in status(admin)["news"])
         bench = documented("limbeck bench URL --queries FILE", URL=url, FILE="queries.jsonl")
         succeeds(*bench, "--rate", "40", "--seconds", "1", "--repeats", "1", "--out", "bench")
         assert Path("bench", "bench.html").exists()
