@@ -141,15 +141,6 @@ def test_every_figure_of_the_json_that_the_page_shows_is_the_same(written: Path)
         assert f"{p50['value']:.1f} [{p50['low']:.1f}, {p50['high']:.1f}]" in page
 
 
-def test_the_context_of_a_query_can_be_folded() -> None:
-    """On a narrow screen it would make each row a screen high; a query without any has nothing to unfold."""
-    page = Path("eval/labels.html.j2").read_text()
-    assert '<details class="fold" open><summary>context</summary>{{ q.evidence }}</details>{% endif %}' in page
-    assert "context.open = !narrow.matches" in page
-    narrow = Path("eval/page.html.j2").read_text().partition("@media (max-width: 45rem) {")[2]
-    assert "details.fold > summary { display: list-item" in narrow.partition("@media print")[0]
-
-
 def test_a_report_has_exactly_the_keys_and_types_of_the_schema(written: Path) -> None:
     report = read_json(written / "report.json")
     assert not mismatches(report, Report)
