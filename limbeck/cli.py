@@ -29,7 +29,8 @@ app = typer.Typer(
     help="Distil an expensive labelling LLM into a small student that answers in milliseconds.\n\n"
     "Start with `limbeck plan configs/market.yaml`, then `limbeck run configs/market.yaml`.",
     epilog="Exit codes: 0 done; 1 a gate failed, a component failed, or less was done than was given: the same command "
-    "does the rest; 2 usage or bad input; 3 the measurement is invalid; 130 stopped by Ctrl-C; 143 by SIGTERM. "
+    "does the rest; 2 usage or bad input; 3 the measurement is invalid; 130 stopped by Ctrl-C; 143 by SIGTERM; "
+    "141 nobody reads the output any more. "
     "`limbeck serve` is ended by either, with 0.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -43,11 +44,33 @@ for part in (stages, studies, measuring, operations, rounds):
 
 
 _INTERRUPTED = 130  # typer's exit code for Ctrl-C, of which it says nothing
+_UNREAD = 141  # of a process that SIGPIPE has ended, as that of `cat FILE | head` is
 _TERMINATED = 143  # of a process that SIGTERM has ended
 
 
 def main() -> None:
-    """Entry point: errors and warnings that a person can act on become one line each, errors an exit code too."""
+    """Entry point: the command line, which ends quietly when nobody reads its output any more."""
+    try:
+        _main()
+    except SystemExit as end:
+        # typer and rich end a command whose output cannot be written with 1, which is a failed gate's code.
+        if isinstance(end.__context__, BrokenPipeError) or not _flushed():
+            raise SystemExit(_UNREAD) from None
+        raise
+
+
+def _flushed() -> bool:
+    """Write what is left of the output, with which Python would end in a traceback; False if nobody reads."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return False
+    return True
+
+
+def _main() -> None:
+    """Errors and warnings that a person can act on become one line each, errors an exit code too."""
     from task.errors import InputWarning, own_error
 
     # A table is read by several stages; what there is to say of it is said once.

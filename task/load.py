@@ -170,7 +170,7 @@ def _anchor_paths(config: dict[str, Any], folder: Path) -> None:
     """Make paths in a file, which are relative to that file, relative to the working directory."""
     data = config.get("data")
     if isinstance(data, dict) and isinstance(data.get("dir"), str):
-        data["dir"] = str(folder / data["dir"])
+        data["dir"] = _plain(folder / data["dir"])
     _anchor_student(config, folder)
     anchor_files(config, folder)
     teacher = config.get("teacher")
@@ -196,6 +196,12 @@ def _anchor_student(config: dict[str, Any], folder: Path) -> None:
         student["init_adapter"] = _absolute(beside if here else Path(adapter))
     if isinstance(base, str) and not Path(base).is_absolute() and (base.startswith(".") or Path(base).is_dir()):
         student["base"] = _absolute(folder / base if base.startswith(".") else Path(base))
+
+
+def _plain(path: Path) -> str:
+    """The path without `x/..`, for people; as it is where a link makes that another folder."""
+    plain = os.path.normpath(path)
+    return plain if os.path.realpath(plain) == os.path.realpath(path) else str(path)
 
 
 def _absolute(path: Path) -> str:

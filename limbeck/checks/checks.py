@@ -14,7 +14,7 @@ from task.errors import InputError
 CHECKS: Final[tuple[Callable[[Subject], Iterator[Finding]], ...]] = (
     data.tables, data.roles, data.spellings, gold.calibration, gold.test, gold.gates, teacher.teacher, student.embedder,
     student.base, student.warm_up, machine.packages, machine.folder, machine.memory,
-    machine.precision,
+    machine.precision, machine.keys,
 )
 
 

@@ -37,6 +37,16 @@ def packages(s: Subject) -> Iterator[Finding]:
         yield bad("packages", f"not installed: {', '.join(missing)}", "Run `make`, which sets up everything")
 
 
+def keys(s: Subject) -> Iterator[Finding]:
+    """The file of API keys, which `limbeck serve` needs, is there; a service may run on another machine."""
+    file = s.task.serving.keys
+    if file is not None:
+        yield ok("serving.keys", str(file)) if file.exists() else note(
+            "serving.keys", f"{file} is not here, and `limbeck serve` does not start without it",
+            f"`limbeck key NAME --file {file}` makes it",
+        )
+
+
 def folder(s: Subject) -> Iterator[Finding]:
     """The run folder can be written, and the disk that it is on has room."""
     place = _existing(s.run.files.folder)

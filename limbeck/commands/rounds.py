@@ -70,6 +70,7 @@ def pick(
     ] = None,
     state: Annotated[Path, typer.Option(help="State folder of `limbeck serve`")] = Path("limbeck-serve"),
     seed: Annotated[int, typer.Option(help="Seed of the random draws")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Let --out replace a file")] = False,
     set_: Overrides = None,
     runs: Runs = RUNS,
 ) -> None:
@@ -80,8 +81,14 @@ def pick(
     """
     from limbeck.pipeline import prepare_inputs
     from limbeck.rounds.picks import pick as choose
+    from task.errors import InputError
     from task.files import write_jsonl
 
+    if out.exists() and not overwrite:
+        raise InputError(
+            "the file is there already, and may hold picks that are being labelled", file=out, field="--out",
+            fix="Give another name, or add --overwrite",
+        )
     begin, end = _period(since, until)
     with opened(task, set_, runs) as run:
         prepare_inputs(run)

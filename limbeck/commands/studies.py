@@ -150,6 +150,7 @@ def sweep(
     with opened(task, set_, runs) as run:
         check(run.task, ranks=ranks, targets=groups)
         run_up_to(run, "curriculum")
+        run.progress.stage("sweep", 1, 1)
         page = try_all(run, ranks=ranks, targets=groups, steps=steps, margin=margin)
     print(render_sweep(page.with_name("sweep.json")))
     print(f"\nReport: {page}")

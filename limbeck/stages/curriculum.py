@@ -62,7 +62,14 @@ def _threshold(run: Run) -> float:
     return float(found or 0.0)
 
 
+def _headline(figures: Figures) -> str:
+    left = figures.get("left_out", {})
+    reasons = ", ".join(f"{n:,} {why}" for why, n in sorted(left.items(), key=lambda x: -x[1]))
+    out = f"; {sum(left.values()):,} left out: {reasons}" if left else ""
+    return f"{figures['train']:,} train and {figures['dev']:,} dev rows{out}"
+
+
 STAGE = Stage(
     name="curriculum", config=_config, inputs=_inputs, rules=_rules, work=_work, phase="train",
-    headline=lambda f: f"{f['train']:,} train and {f['dev']:,} dev rows",
+    headline=_headline,
 )

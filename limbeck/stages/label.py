@@ -139,12 +139,15 @@ def _calibration_queries(run: Run) -> int:
 
 def _say_uncalibrated(run: Run, done: Labelled) -> None:
     """Say that calibration rows, which may have been paid for, tell nothing about the labels."""
+    from teacher.backends.backend import backend_of
+
     settings = run.task.teacher.confidence
     if done.calibration is None:
         if done.obstacle is not None and _calibration_queries(run) >= settings.min_rows:
+            helps = backend_of(run.task).estimates_confidence  # more gold does not, where there are no signals
             warn(
                 f"confidences are not calibrated: {_why_uncalibrated(run, done.obstacle)}; no label is marked as "
-                "uncertain", field="data.gold.calibration", fix=done.obstacle.fix,
+                "uncertain", field="data.gold.calibration", fix=done.obstacle.fix if helps else None,
             )
     elif done.calibration.threshold is None:
         warn(

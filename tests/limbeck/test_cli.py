@@ -272,6 +272,17 @@ def test_plan_needs_no_data_no_gpu_and_no_download(name: str, tmp_path: Path) ->
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.parametrize("arguments", [["--version"], ["plan", "configs/market.yaml"]])
+def test_a_reader_that_has_gone_ends_a_command_quietly(arguments: list[str]) -> None:
+    """`limbeck … | head`: what is left of the output is dropped without a word, and no gate seems to have failed."""
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "limbeck", *arguments]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
 def test_an_option_that_may_be_given_several_times_says_so() -> None:
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     several = {

@@ -40,6 +40,13 @@ def problem(tmp_path: Path, text: str, *overrides: str) -> str:
 def test_a_good_file_loads_and_paths_are_relative_to_it(tmp_path: Path) -> None:
     load(tmp_path, GOOD)
     assert load_task(tmp_path / "task.yaml").task.data.dir == tmp_path / "data"
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "sub" / "deep")
+    (tmp_path / "sub" / "deep").mkdir()
+    for folder, found in (("sub", "data"), ("link", "link/../data")):  # a link's parent is that of where it leads
+        text = (tmp_path / "task.yaml").read_text().replace("dir: data", "dir: ../data")
+        (tmp_path / folder / "task.yaml").write_text(text)
+        assert str(load_task(tmp_path / folder / "task.yaml").task.data.dir) == str(tmp_path / found)
 
 
 def test_an_unknown_key_names_file_line_and_what_was_meant(tmp_path: Path) -> None:

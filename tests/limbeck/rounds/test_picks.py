@@ -83,10 +83,10 @@ def state_of(tmp_path: Path, held: list[Capture], said: list[Feedback] | None = 
     return state
 
 
-def asked(task_file: Path, state: Path, *more: str) -> Any:
+def asked(task_file: Path, state: Path, *more: str, overwrite: bool = True) -> Any:
     return CliRunner().invoke(app, [
         "pick", str(task_file), "--budget", "20", "--state", str(state), "--out", str(state / "picks.jsonl"),
-        "--runs", str(state / "runs"), *more,
+        "--runs", str(state / "runs"), *(["--overwrite"] if overwrite else []), *more,
     ])
 
 
@@ -109,6 +109,9 @@ def test_new_labels_are_within_the_budget_and_go_where_errors_are(task_file: Pat
     assert [r["covers"] for r in errors] == sorted((r["covers"] for r in errors), reverse=True)
     assert "60 distinct queries stand for 180 requests." in done.output
     assert "Cost: about 0.00" in done.output
+    refused = asked(task_file, tmp_path / "state", overwrite=False)
+    assert isinstance(refused.exception, InputError)
+    assert "--out: the file is there already" in str(refused.exception)
     again = asked(task_file, tmp_path / "state", "--out", str(tmp_path / "again.jsonl"))
     assert again.exit_code == 0
     assert (tmp_path / "again.jsonl").read_text() == (tmp_path / "state" / "picks.jsonl").read_text()

@@ -10,7 +10,8 @@ from tests.limbeck.test_cli import limbeck, small_task
 
 
 def test_outliers_are_learned_without_labels_and_a_change_of_them_is_told(tmp_path: Path) -> None:
-    task = small_task(tmp_path, [{"query": "oat milk", "labels": [{"role": "brand", "text": "oat"}]}])
+    label = {"role": "brand", "text": "oat"}
+    task = small_task(tmp_path, [{"query": q, "labels": [label]} for q in ("oat milk", "oat  milk")])
     outliers = tmp_path / "outliers.jsonl"
     outliers.write_text(json.dumps({"query": "turn on the light"}) + "\n")
     command = ("curriculum", task, "--set", "data.outliers=outliers.jsonl", "--runs", tmp_path / "runs")
@@ -18,6 +19,7 @@ def test_outliers_are_learned_without_labels_and_a_change_of_them_is_told(tmp_pa
     assert done.returncode == 0, done.stderr
     rows = read(tmp_path / "runs" / "small" / "curriculum", "train")
     assert {r.example.query: len(r.example.labels) for r in rows} == {"oat milk": 1, "turn on the light": 0}
+    assert "2 train and 0 dev rows; 1 left out: 1 " in done.stderr
     labelled = (tmp_path / "runs" / "small" / "label" / "labels.jsonl").read_text()
     assert "light" not in labelled
     outliers.write_text(json.dumps({"query": "play some jazz"}) + "\n")

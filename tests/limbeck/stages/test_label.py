@@ -11,7 +11,7 @@ import pytest
 
 from tests.documented import documented
 from tests.limbeck.stages.shop import write_shop
-from tests.limbeck.test_cli import limbeck
+from tests.limbeck.test_cli import limbeck, small_task
 from tests.llm_client.fake_api import FakeApi
 
 QUERIES = [f"thing{i} milk" for i in range(12)]
@@ -85,6 +85,18 @@ def test_what_a_person_can_get_wrong(task_file: Path, tmp_path: Path) -> None:
     assert (role.returncode, role.stdout) == (2, "")
     assert "unknown role; found 'Prodct'; expected one of: product. Did you mean `product`?" in role.stderr
     assert "thing1 milk" in limbeck("ledger", task_file, "--role", "product", *runs).stdout
+
+
+def test_imported_labels_are_not_advised_to_get_more_calibration_rows(tmp_path: Path) -> None:
+    """They come without signals: no number of gold rows calibrates them."""
+    rows = [{"query": f"oat milk {n}", "labels": [{"role": "brand", "text": "oat"}]} for n in range(5)]
+    task = small_task(tmp_path, rows)
+    (tmp_path / "gold.jsonl").write_text("".join(json.dumps({**r, "query": f"new {r['query']}"}) + "\n" for r in rows))
+    done = limbeck(
+        "label", task, "--set", "data.gold.calibration=gold.jsonl", "--set", "teacher.confidence.min_rows=5",
+        "--runs", tmp_path / "runs",
+    )
+    assert (done.returncode, "Add calibration queries" in done.stderr) == (0, False), done.stderr
 
 
 def test_calibration_rows_that_tell_nothing_are_told_on_the_terminal(task_file: Path, tmp_path: Path) -> None:
