@@ -34,6 +34,11 @@ def ignore_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
+def take_interrupts() -> None:
+    """As a shell starts a command in the foreground, also where the tests themselves run in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @contextmanager
 def labelling(
     folder: Path, api: FakeApi, *, background: bool = False
@@ -45,7 +50,7 @@ def labelling(
     with said.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "limbeck", *arguments], stdout=output, stderr=output,
-            preexec_fn=ignore_interrupts if background else None,
+            preexec_fn=ignore_interrupts if background else take_interrupts,
         )
     try:
         yield process, said, arguments
