@@ -104,40 +104,41 @@ def gate(
     else:
         agreement = _engine_agreement(bundle)
     found = quality(gold, served.rows, task, invalid=served.invalid)
-    on_gold = _f1(gold, served.rows, before, task)
     on_drawn = _f1_of_draws(drawn, found_by, task) if drawn else None
-    checks = judge(task.gates, evidence_of(
+    evidence = evidence_of(
         task, gold, served, found, student_confidence(task, gold, served), teacher=found_for.teacher,
         teacher_rows=found_for.rows,
         traffic=found_for.traffic, agreement=agreement, released=before,
         drawn=on_drawn and on_drawn[1], slower=found_by.slower,
         constrained=bundle.codec.answer_form.constrained,
-    ))
+    )
+    checks = judge(task.gates, evidence)
     advise(checks, task, bundle.folder)
     changed = overridden_settings(bundle.task, task)
     stamp(bundle.folder, [c.to_json() for c in checks], changed)
+    on_gold = _f1(gold, found["value"]["f1"], before, evidence.released, task)
     return Judgement(checks, on_gold, on_drawn and on_drawn[0], changed)
 
 
 def _f1(
-    gold: Sequence[Example], new: Sequence[Example], released: Sequence[Example] | None, task: Task
+    truth: Sequence[Example], new: Estimate, released: Sequence[Example] | None, less: Margins | None, task: Task
 ) -> F1:
-    from eval.quality import paired_difference, quality
+    """F1 beside that of the released bundle's answers; `less` are the differences to these."""
+    from eval.quality import quality
 
-    def of(rows: Sequence[Example]) -> Estimate:
-        return quality(gold, rows, task)["value"]["f1"]
-
-    if released is None:
-        return F1(len(gold), of(new), None, None)
-    return F1(len(gold), of(new), of(released), paired_difference(gold, new, released, task))
+    before = None if released is None else quality(truth, released, task)["value"]["f1"]
+    return F1(len(truth), new, before, None if less is None else less["f1"])
 
 
 def _f1_of_draws(drawn: Sequence[Example], found: _Measured, task: Task) -> tuple[F1, Margins | None]:
     """F1 of the requests: each query as often as it was drawn, for draws with replacement are independent."""
+    from eval.quality import quality
+
     times = [i for i, row in enumerate(drawn) for _ in range(row.count)]
     truth, new = ([rows[i] for i in times] for rows in (drawn, found.drawn))
     released = None if found.released_drawn is None else [found.released_drawn[i] for i in times]
-    return _f1(truth, new, released, task), None if released is None else margins(truth, new, released, task)
+    less = None if released is None else margins(truth, new, released, task)
+    return _f1(truth, quality(truth, new, task)["value"]["f1"], released, less, task), less
 
 
 @dataclass(frozen=True, slots=True)

@@ -150,6 +150,18 @@ def pick(
     )
 
 
+def require_captures(run: Run, state: Path) -> None:
+    """Raise `InputError` as `pick` if there is nothing at all to pick from; reads no more than it takes to know."""
+    folder = state / capture_files.FOLDER
+    seen: list[Capture] = []
+    for capture in read_captures(folder):
+        if capture.task == run.task.name:
+            seen = [capture]
+            if capture.query is not None:
+                break
+    _check(seen, folder, run.task.name)
+
+
 def captures_of(run: Run, state: Path, *, since: float = 0.0, until: float = float("inf")) -> list[Capture]:
     """The captures of the task in `[since, until)`. Raises `InputError` as `pick`."""
     folder = state / capture_files.FOLDER

@@ -19,7 +19,7 @@ from limbeck.rounds.folders import RoundLabelFolder, round_folder
 from limbeck.rounds.history import Opening, Round, alone, now, open_round, rounds_of
 from limbeck.rounds.inputs import RoundInputs
 from limbeck.rounds.judge import gate_stage
-from limbeck.rounds.picks import captures_of
+from limbeck.rounds.picks import require_captures
 from limbeck.rounds.release import release_and_watch
 from limbeck.rounds.start import with_start
 from limbeck.run import Run
@@ -53,7 +53,7 @@ def run_round(
         before = rounds_of(run.files.folder)
         current = before[-1] if before and before[-1].outcome is None else None
         if current is None:
-            captures_of(run, state)  # raises where there are none at all: another folder was meant
+            require_captures(run, state)  # where there are none at all, another folder was meant
             current = _opened(run, before, pointer=pointer, state=state, asked=not if_worth, at=clock())
             _remove_models(before)
         return _gone_through(run, current, picks)
