@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 from typing import Any, Final, Literal, NotRequired, TypedDict, cast
 
+from eval.decisions_schema import Decisions
 from eval.latency_schema import LatencyBench, Percentiles, SteadyLatency
 from eval.quality_schema import Agreement, Calibration, Estimate, NamedDifference, Quality
 from task.errors import InputError
@@ -265,6 +266,7 @@ class Report(TypedDict):
         history: Lines of the training's history (`student.training.history`).
         headline: The answer of the report; from version 4 on.
         packed: By system whose predictions were computed packed: how a sample agrees with transformers.
+        decisions: What people decided about the labels; absent where nobody did.
     """
 
     schema: int
@@ -301,6 +303,7 @@ class Report(TypedDict):
     note: str
     changes: Changes | None
     packed: NotRequired[dict[str, PackedCheck]]
+    decisions: NotRequired[Decisions]
 
 
 def read_report(path: Path) -> Report | None:

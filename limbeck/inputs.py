@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,6 +15,7 @@ from task.readers import Conversion, Item, read_catalogue, read_conversions, rea
 from task.spec import Data, Task
 from task.table_files import files_of
 from teacher.backends.job import Sources
+from teacher.ledger.reviews import Verdict, audited, digest, gold_with, read_verdicts
 
 _Row = TypeVar("_Row")
 _LOOKED_ABOVE = 3  # folders above `data.dir`; the task file mostly lies in one of them
@@ -23,13 +24,14 @@ _LOOKED_ABOVE = 3  # folders above `data.dir`; the task file mostly lies in one 
 class Inputs:
     """The tables of a task, read when first asked for."""
 
-    def __init__(self, task: Task, sample: Path) -> None:
+    def __init__(self, task: Task, sample: Path, ledger: Path | None = None) -> None:
         """Read nothing yet.
 
         Args:
             sample: Folder of the generated market, for a task that asks for one.
+            ledger: Where people's decisions about labels are; None without any.
         """
-        self.task, self._sample = task, sample
+        self.task, self._sample, self._ledger = task, sample, ledger
 
     def source(self, name: str) -> Path | str | None:
         """Where a table is: a path, `hub:NAME:SPLIT`, or None.
@@ -76,7 +78,25 @@ class Inputs:
         found = {n: _digest(s) for n in names if n != "annotations" and (s := self.source(n)) is not None}
         if "annotations" in names:
             found |= {f"person {i}": _digest(s) for i, s in enumerate(self.annotation_sources)}
+        for name in {"calibration", "test"} & set(names):
+            if decided := self._decided_gold(name):
+                found[f"decided {name}"] = digest(decided)
         return sha256_json(found)
+
+    @functools.cached_property
+    def verdicts(self) -> Mapping[str, Verdict]:
+        """Query → what people decided about its labels."""
+        return {} if self._ledger is None else read_verdicts(self._ledger)
+
+    def _decided_gold(self, name: str) -> list[Verdict]:
+        """Decisions that change the gold rows of a table."""
+        if not self.verdicts:
+            return []
+        known = {x.query for x in self._gold(name)}
+        other = {x.query for x in self._gold("calibration")} if name == "test" else set()
+        return [
+            v for q, v in self.verdicts.items() if q in known or (name == "test" and v.gold and q not in other)
+        ]
 
     @functools.cached_property
     def teacher(self) -> Sources:
@@ -154,13 +174,24 @@ class Inputs:
 
     @functools.cached_property
     def calibration(self) -> list[Example]:
-        """Gold rows that the teacher may see."""
-        return self._read("calibration", lambda s: read_labels(s, self.task))
+        """Gold rows that the teacher may see, as people corrected them."""
+        return list(gold_with(self._gold("calibration"), self.verdicts))
 
     @functools.cached_property
     def test(self) -> list[Example]:
-        """Gold test rows; the teacher never sees their labels."""
-        return self._read("test", lambda s: read_labels(s, self.task))
+        """Gold test rows, as people corrected them, then those that people audited; the teacher never sees them."""
+        known = {x.query for name in ("test", "calibration") for x in self._gold(name)} if self.verdicts else set()
+        return [*gold_with(self._gold("test"), self.verdicts), *audited(self.verdicts, known)]
+
+    @functools.cached_property
+    def _tables_of_gold(self) -> dict[str, list[Example]]:
+        return {}
+
+    def _gold(self, name: str) -> list[Example]:
+        """The rows of a table of gold as its file has them."""
+        if name not in self._tables_of_gold:
+            self._tables_of_gold[name] = self._read(name, lambda s: read_labels(s, self.task))
+        return self._tables_of_gold[name]
 
     @property
     def judged(self) -> list[Example]:

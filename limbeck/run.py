@@ -66,7 +66,7 @@ class Run:
     def of(cls, task: Task, runs: Path, progress: ProgressDisplay) -> Run:
         """The run of a task in its folder below `runs`."""
         files = RunFolder(runs / task.name)
-        return cls(task, files, Inputs(task, files.sample), progress)
+        return cls(task, files, Inputs(task, files.sample, files.ledger), progress)
 
     def finished(self, stage: str) -> Path:
         """The folder of a stage that has been run.

@@ -33,7 +33,7 @@ def calibration(s: Subject) -> Iterator[Finding]:
 def test(s: Subject) -> Iterator[Finding]:
     """Gold to evaluate on."""
     name = "data.gold.test"
-    if s.run.inputs.source("test") is None:
+    if s.run.inputs.source("test") is None and not s.run.inputs.verdicts:
         yield bad(
             name, "no gold test rows, so that there is nothing to evaluate on",
             "Name a file of labelled queries; `limbeck bundle TASK` makes a student without an evaluation",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from limbeck.environment import device
 from limbeck.judging.offline_systems import TEACHER, answered, teacher_labels
@@ -12,6 +12,7 @@ from task.files import read_json
 from task.labels import Example, Label
 
 if TYPE_CHECKING:
+    from eval.decisions_schema import Decisions
     from eval.quality_schema import NamedDifference
     from eval.report_schema import (
         BundleId,
@@ -86,6 +87,18 @@ def form_results(run: Run) -> list[FormResult]:
     """The comparison of answer forms; empty where it was not run."""
     path = run.files.answer_forms
     return list(read_json(path)["forms"]) if path.exists() else []
+
+
+def decisions(run: Run) -> Decisions | None:
+    """What people decided about the labels that the student learned from; None where nobody did."""
+    figures = read_json(run.finished("curriculum") / "manifest.json")["figures"].get("decisions")
+    if figures is None:
+        return None
+    def shown(labels: Sequence[Mapping[str, Any]]) -> str:
+        return _text([Label.from_json(x) for x in labels])
+
+    examples = [{**x, "before": shown(x["before"]), "now": shown(x["now"])} for x in figures["examples"]]
+    return cast("Decisions", {**figures, "examples": examples})
 
 
 def training_history(run: Run) -> list[dict[str, Any]]:

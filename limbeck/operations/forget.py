@@ -217,6 +217,7 @@ def _forget_ledger(path: Path, same: Same, out: Forgotten, *, dry_run: bool) -> 
     out.remove(f"{path} (rows)", found.rows)
     out.remove(f"{path} (attempts, with raw replies)", found.attempts)
     out.remove(f"{path} (contexts of other queries)", found.contexts)
+    out.remove(f"{path} (decisions of people)", found.decisions)
     if found.batches:
         out.held[f"{path} (batches)"] = (
             f"{found.batches} open batches at the provider have requests about it: collect them with `limbeck label`, "

@@ -15,13 +15,13 @@ from task.spec import Task
 class RoundInputs(Inputs):
     """As `Inputs`; `queries` are those that the student of before, or a draw of its round, has labels of."""
 
-    def __init__(self, task: Task, sample: Path, before: RoundLabelFolder) -> None:
+    def __init__(self, task: Task, sample: Path, before: RoundLabelFolder, ledger: Path | None = None) -> None:
         """Read nothing yet.
 
         Args:
             before: The label stage of the round, or of the run, that made the released student.
         """
-        super().__init__(task, sample)
+        super().__init__(task, sample, ledger)
         self.before = before
 
     @property

@@ -10,7 +10,7 @@ from limbeck.rounds.folders import RoundFolder
 from limbeck.rounds.history import Opening
 from limbeck.run import Run
 from limbeck.stage import Figures, Stage
-from task.files import sha256_json, write_json
+from task.files import sha256_json, write_json, write_jsonl
 from task.labels import Example
 from task.normalize import normaliser
 from task.table_files import rows_of
@@ -53,7 +53,9 @@ def gate_stage(opening: Opening) -> Stage:
         from limbeck.judging.gate import gate
 
         gold = run.inputs.source("test")
-        assert gold is not None  # `round.check`
+        if gold is None or run.inputs.verdicts:  # there are rows, `round.check` has seen to it
+            gold = folder / "gold.jsonl"
+            write_jsonl(gold, (x.to_json() for x in run.inputs.test))
         found = gate(
             run.files.bundle.bundle, gold, run.progress, released_from=opening.pointer, drawn=drawn_requests(run)
         )

@@ -84,7 +84,7 @@ def check(run: Run, pointer: Path) -> None:
             "this teacher has labels of its own queries only, and a round labels new ones", field="teacher.backend",
             found=task.teacher.backend, expected="catalog, openai, openai-batch or vllm",
         )
-    if run.inputs.source("test") is None:
+    if run.inputs.source("test") is None and not run.inputs.test:
         raise InputError(
             "a round judges its student on gold rows", field="data.gold.test", expected="a file with gold labels"
         )
@@ -177,7 +177,7 @@ def _run_of(run: Run, current: Round) -> Run:
             fix="Run `limbeck label TASK`",
         )
     files = current.folder
-    return Run(task, files, RoundInputs(task, files.sample, before), run.progress, run.shortfalls)
+    return Run(task, files, RoundInputs(task, files.sample, before, files.ledger), run.progress, run.shortfalls)
 
 
 def _remove_models(before: Sequence[Round]) -> None:

@@ -88,6 +88,7 @@ def _work(run: Run, folder: Path) -> Figures:
             task, settings, usable, base=base, codec=codec, folder=folder, progress=run.progress
         )
         write_suspects(suspects, usable, found)
+    found = [x for x in found if usable[x.row].example.query not in run.inputs.verdicts]  # people outrank students
     train, figures = cleaned(
         task, rows, usable, found, codec,
         review=lambda: _reviewed(run, [x.example for x in usable], found),

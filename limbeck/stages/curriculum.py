@@ -9,6 +9,9 @@ from limbeck.stage import Figures, Stage
 from limbeck.staleness import Rules
 from task.errors import InputError
 from task.files import read_json
+from teacher.ledger.reviews import changes, digest
+
+_SHOWN = 20  # corrections that the report shows
 
 
 def _config(run: Run) -> object:
@@ -19,7 +22,8 @@ def _config(run: Run) -> object:
 
 def _inputs(run: Run) -> dict[str, str]:
     outliers = {"outliers": run.inputs.fingerprint("outliers")} if run.inputs.source("outliers") else {}
-    return {"labels": run.digest("label"), "gold": run.inputs.fingerprint("calibration", "test"), **outliers}
+    decided = {"decisions of people": digest(run.inputs.verdicts.values())} if run.inputs.verdicts else {}
+    return {"labels": run.digest("label"), "gold": run.inputs.fingerprint("calibration", "test"), **outliers, **decided}
 
 
 def _rules(_run: Run) -> Rules:
@@ -39,7 +43,8 @@ def _work(run: Run, folder: Path) -> Figures:
     labels = run.files.label.labels
     rows = [LedgerRow.from_json(r) for _, r in rows_of(labels)]
     gold = [*run.inputs.test, *run.inputs.teacher.calibration]
-    made = build(run.task, rows, gold, _threshold(run), run.inputs.outliers)
+    verdicts = run.inputs.verdicts
+    made = build(run.task, rows, gold, _threshold(run), run.inputs.outliers, verdicts)
     if not made.train:
         raise InputError(
             "no labelling was accepted: there is nothing to learn from", file=labels, found=made.left_out,
@@ -52,7 +57,32 @@ def _work(run: Run, folder: Path) -> Figures:
             fix="Look at verdicts.json beside the labels: it counts what was rejected and why",
         )
     write(made, run.task, folder)
-    return {"train": len(made.train), "dev": len(made.dev), "left_out": made.left_out}
+    decisions = {"decisions": _decisions(run)} if verdicts else {}
+    return {"train": len(made.train), "dev": len(made.dev), "left_out": made.left_out, **decisions}
+
+
+def _decisions(run: Run) -> Figures:
+    """What people decided, in figures: for the report.
+
+    `gold_rows` counts those that correct gold rows, or came of audits.
+    """
+    verdicts = run.inputs.verdicts
+    known = {x.query for x in (*run.inputs.test, *run.inputs.calibration)}
+    learned = [v for v in verdicts.values() if not v.gold and v.query not in known]
+    shown = sorted((v for v in learned if v.changed), key=lambda v: (-v.count, v.query))[:_SHOWN]
+    return {
+        "people": sorted({p for v in verdicts.values() for p in v.people}), "queries": len(verdicts),
+        "confirmed": sum(v.outcome == "labels" and not v.changed for v in learned),
+        "corrected": sum(v.changed for v in learned),
+        "rejected": sum(v.outcome == "rejected" for v in learned),
+        "disputed": sum(v.outcome == "disputed" for v in verdicts.values()),
+        "gold_rows": len(verdicts) - len(learned),
+        "roles": changes(learned),
+        "examples": [
+            {"query": v.query, "before": [x.to_json() for x in v.before], "now": [x.to_json() for x in v.labels]}
+            for v in shown
+        ],
+    }
 
 
 def _threshold(run: Run) -> float:

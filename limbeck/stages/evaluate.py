@@ -22,6 +22,7 @@ from limbeck.judging.offline_systems import (
 )
 from limbeck.judging.report_content import (
     bundle_id,
+    decisions,
     form_results,
     remarks,
     run_cost,
@@ -175,6 +176,8 @@ def _work(run: Run, files: EvaluateFolder, before: Sequence[Stage]) -> Figures:
         "stages": stage_figures(run, before), "versions": versions(), "device": device(), "git": git_commit(),
         "note": task.eval.note, "changes": None, "packed": dict(packed),
     }
+    if found := decisions(run):
+        report["decisions"] = found
     earlier = read_report(run.files.evaluate.report)
     if earlier:
         report["changes"] = changes(earlier, report)

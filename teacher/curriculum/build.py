@@ -9,7 +9,7 @@ al. 2019).
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any
 
@@ -19,15 +19,17 @@ from task.normalize import normaliser
 from task.segmentation import units
 from task.spec import Task
 from task.training_row import TrainingRow
+from teacher.curriculum.decided import NOTHING_DECIDED, apply_verdicts
 from teacher.curriculum.row_order import ordered
 from teacher.curriculum.rows import Curriculum
 from teacher.curriculum.splits import draw, split
 from teacher.ledger.records import LedgerRow
+from teacher.ledger.reviews import Verdict
 
 
 def build(
     task: Task, rows: Sequence[LedgerRow], gold: Sequence[Example] = (), threshold: float = 0.0,
-    outliers: Sequence[Example] = (),
+    outliers: Sequence[Example] = (), verdicts: Mapping[str, Verdict] = NOTHING_DECIDED,
 ) -> Curriculum:
     """Select, deduplicate, split, score and order rows.
 
@@ -35,17 +37,19 @@ def build(
         gold: Queries whose clusters are left out.
         threshold: Labels with less confidence are doubtful (`curriculum.doubtful`).
         outliers: Queries of other domains.
+        verdicts: What people decided, by query. Their labels replace the teacher's, weigh 1 and are never left out for
+            a limit on the number of rows; of duplicates they stay.
     """
     normalise = normaliser(task.normaliser)
     settings = task.curriculum
+    strata = _strata(rows, task)
+    rows, left_out = apply_verdicts(rows, verdicts)
     labelled = [r.query for r in rows] + [g.query for g in gold]
     texts = labelled + [x.query for x in outliers]
     cluster_of = dict(zip(texts, clusters(texts, normalise), strict=True))
     held_out = {cluster_of[g.query] for g in gold}
     masks = settings.doubtful == "mask"
     statuses = {"accepted", "uncertain"} if masks else {"accepted"}
-    left_out: Counter[str] = Counter()
-    strata = _strata(rows, task)
     kept: dict[str, TrainingRow] = {}
     for row in rows:
         if row.status not in statuses:
@@ -63,8 +67,8 @@ def build(
             example = Example(row.query, row.labels, row.count)
             doubts = tuple(Doubt.of(x) for x in row.labels if x.confidence is not None and x.confidence < threshold)
             kept[text] = TrainingRow(
-                example, confidence=row.confidence, cluster=cluster_of[row.query], stratum=strata[row.query],
-                doubts=doubts if masks else (),
+                example, confidence=row.confidence, cluster=cluster_of[row.query],
+                stratum=strata.get(row.query, "tail"), doubts=doubts if masks else (),
             )
     known = {cluster_of[query] for query in labelled}
     for outlier in outliers:
@@ -74,14 +78,17 @@ def build(
             kept.setdefault(normalise(outlier.query), TrainingRow(
                 Example(outlier.query, (), outlier.count), cluster=cluster_of[outlier.query]
             ))
-    capped = _capped(list(kept.values()), task, normalise)
+    decided = {normalise(q) for q, v in verdicts.items() if v.outcome == "labels"}
+    capped = _capped(list(kept.values()), task, normalise, decided)
     if len(capped) < len(kept):
         left_out["over max_per_pattern"] = len(kept) - len(capped)
     scored = _with_difficulty(capped, normalise)
     dev, train = split(scored, fraction=settings.dev_fraction, most=settings.max_dev, seed=settings.seed)
     if settings.max_rows and len(train) > settings.max_rows:
         left_out["over max_rows"] = len(train) - settings.max_rows
-        train = sorted(train, key=lambda r: draw(r.example.query, settings.seed + 1))[: settings.max_rows]
+        train = sorted(train, key=lambda r: (
+            normalise(r.example.query) not in decided, draw(r.example.query, settings.seed + 1)
+        ))[: settings.max_rows]
     return Curriculum(ordered(train, settings.order, settings.seed), dev, dict(left_out))
 
 
@@ -105,9 +112,13 @@ def pattern_of(example: Example, roles: frozenset[str], normalise: Callable[[str
 
 
 def _capped(
-    rows: Sequence[TrainingRow], task: Task, normalise: Callable[[str], str]
+    rows: Sequence[TrainingRow], task: Task, normalise: Callable[[str], str], decided: Set[str]
 ) -> list[TrainingRow]:
-    """At most `max_per_pattern` rows of each pattern, those with the most traffic, in unchanged order."""
+    """At most `max_per_pattern` rows of each pattern, those with the most traffic, in unchanged order.
+
+    Args:
+        decided: Normalised queries whose labels people gave: they come first.
+    """
     most = task.curriculum.max_per_pattern
     if most is None:
         return list(rows)
@@ -116,7 +127,9 @@ def _capped(
     for i, row in enumerate(rows):
         patterns[pattern_of(row.example, roles, normalise)].append(i)
     stay = {
-        i for held in patterns.values() for i in sorted(held, key=lambda i: (-rows[i].example.count, i))[:most]
+        i for held in patterns.values() for i in sorted(held, key=lambda i: (
+            normalise(rows[i].example.query) not in decided, -rows[i].example.count, i
+        ))[:most]
     }
     return [r for i, r in enumerate(rows) if i in stay]
 

@@ -30,12 +30,14 @@ class Removed:
         attempts: Calls about it.
         contexts: Contexts of other queries that named it, as a neighbour or an example.
         batches: Open batches that have requests about it. They stay: their answers are still to be collected.
+        decisions: Of people about its labels.
     """
 
     rows: int
     attempts: int
     contexts: int
     batches: int
+    decisions: int
 
 
 def forget(path: Path, same: Callable[[str], bool], *, dry_run: bool) -> Removed:
@@ -56,6 +58,8 @@ def forget(path: Path, same: Callable[[str], bool], *, dry_run: bool) -> Removed
         db.execute("BEGIN IMMEDIATE")
         db.execute("DELETE FROM rows WHERE same(query)")
         db.execute("DELETE FROM attempts WHERE same(query)")
+        if removed.decisions:
+            db.execute("DELETE FROM reviews WHERE same(query)")
         db.execute("DELETE FROM evidence WHERE hash NOT IN (SELECT evidence FROM attempts)")
         db.executemany("UPDATE evidence SET content = ? WHERE hash = ?", [(c, h) for h, c in contexts])
         db.executemany("UPDATE batches SET requests = ? WHERE token = ?", [
@@ -93,7 +97,14 @@ def _found(db: sqlite3.Connection, same: Callable[[str], bool]) -> tuple[Removed
         rows=db.execute("SELECT COUNT(*) FROM rows WHERE same(query)").fetchone()[0],
         attempts=db.execute("SELECT COUNT(*) FROM attempts WHERE same(query)").fetchone()[0],
         contexts=len(contexts), batches=sum(state in _OPEN for _, state, _ in _batches(db, same)),
+        decisions=_decisions(db),
     ), contexts
+
+
+def _decisions(db: sqlite3.Connection) -> int:
+    if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'reviews'").fetchone():
+        return 0  # nobody has decided anything yet
+    return int(db.execute("SELECT COUNT(*) FROM reviews WHERE same(query)").fetchone()[0])
 
 
 def _batches(db: sqlite3.Connection, same: Callable[[str], bool]) -> list[tuple[str, str, str]]:

@@ -10,6 +10,8 @@ import pytest
 
 from limbeck.inputs import Inputs
 from task.errors import InputError, InputWarning
+from task.labels import Label
+from teacher.ledger.reviews import Review, Reviews
 from tests.conftest import make_task
 
 LLM = {"backend": "openai", "openai": {"prompt": "x"}}
@@ -132,3 +134,42 @@ def test_queries_of_other_domains_are_a_table_of_their_own(tmp_path: Path) -> No
     assert "outliers" not in without.task.model_dump(mode="json")["data"]  # what a stage depends on is unchanged
     with pytest.raises(ValueError, match="`outliers` needs `dir` or `hub`"):
         make_task(data={"sample": "market", "outliers": other})
+
+
+def decide(ledger: Path, query: str, text: str, queue: str = "uncertain", decision: str = "correct") -> None:
+    labels = (Label("brand", text, query.index(text), query.index(text) + len(text)),)
+    with Reviews(ledger) as reviews:
+        reviews.add(Review(
+            token=f"{query} {queue}", query=query, count=7, queue=queue, person="ada", decision=decision, created=1.0,  # type: ignore[arg-type]
+            labels=labels, before=(),
+        ))
+
+
+def test_people_correct_gold_and_audits_are_added_to_it_and_what_reads_it_is_stale(tmp_path: Path) -> None:
+    gold = [labelled("oat milk", "product", "milk"), labelled("rye bread", "product", "bread"),
+            labelled("vegan tea", "product", "tea")]
+    gold_files = {"test": table(tmp_path / "test.jsonl", *gold),
+                  "calibration": table(tmp_path / "calibration.jsonl", labelled("soy yoghurt", "product", "yoghurt"))}
+    queries = table(tmp_path / "queries.jsonl", {"query": "kefir plain"})
+    ledger = tmp_path / "ledger.sqlite"
+
+    def opened() -> Inputs:
+        return Inputs(make_task(data={"dir": tmp_path, "queries": queries, "gold": gold_files}, teacher=LLM),
+                      tmp_path / "run", ledger)
+
+    before = {name: opened().fingerprint(name) for name in ("test", "calibration", "queries")}
+    decide(ledger, "unrelated query", "query")  # learned, so that gold is as it was
+    assert {name: opened().fingerprint(name) for name in before} == before
+    decide(ledger, "oat milk", "oat", "mistakes")
+    decide(ledger, "rye bread", "rye", "mistakes", "reject")
+    decide(ledger, "kefir plain", "kefir", "audit")
+    inputs = opened()
+    assert [(x.query, [y.role for y in x.labels], x.count) for x in inputs.test] == [
+        ("oat milk", ["brand"], 1), ("vegan tea", ["product"], 1), ("kefir plain", ["brand"], 7),
+    ]
+    assert [n for n in before if inputs.fingerprint(n) != before[n]] == ["test"]
+    decide(ledger, "soy yoghurt", "soy", "audit")  # a row of gold stays in its table
+    inputs = opened()
+    assert [[y.role for y in x.labels] for x in inputs.calibration] == [["brand"]]
+    assert len(inputs.test) == 3
+    assert inputs.fingerprint("calibration") != before["calibration"]

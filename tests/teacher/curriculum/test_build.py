@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +9,13 @@ import pyarrow.parquet as pq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from task.labels import Doubt, Example, Label
+from task.labels import Doubt, Example, Label, Labelling
 from task.near_duplicates import near
 from task.normalize import normalize_v1
 from teacher.curriculum.build import build
 from teacher.curriculum.rows import Curriculum, read, write
 from teacher.ledger.records import LedgerRow
+from teacher.ledger.reviews import Verdict
 from tests.conftest import make_task
 
 WORDS = ["oat", "milk", "milks", "vegan", "vegna", "1l", "brand", "bran", "soy"]
@@ -149,3 +151,46 @@ def test_queries_of_other_domains_are_rows_without_labels_unless_the_log_or_gold
     assert labels == {"oat milk": 1, "vegan bread": 1, "turn on the light": 0}
     assert made.left_out == {"outlier that is a query of the log or of gold": 2}
     assert all(r.confidence == 1.0 for r in made.train if not r.example.labels)
+
+
+def decided(query: str, labels: Labelling = (), outcome: str = "labels", *, gold: bool = False) -> Verdict:
+    return Verdict(
+        query=query, count=2, outcome=outcome, gold=gold, labels=labels, before=(), people=("ada",)  # type: ignore[arg-type]
+    )
+
+
+def test_what_people_decided_replaces_the_teachers_labels_and_weighs_1() -> None:
+    mine = (Label("brand", "oat", 0, 3),)
+    rows = [row("oat a", "failed"), row("soy b"), row("soy c"), row("soy d"), row("soy e")]
+    verdicts = {v.query: v for v in (
+        decided("oat a", mine), decided("soy b", outcome="rejected"), decided("soy c", outcome="disputed"),
+        decided("soy d", mine, gold=True), decided("1l new", mine),
+    )}
+    made = build(make_task(curriculum={"min_confidence": 0.95}), rows, (), 0.5, (), verdicts)
+    assert {r.example.query: (r.example.labels, r.confidence) for r in made.train} == {
+        "oat a": (mine, 1.0), "1l new": (mine, 1.0),
+    }
+    assert made.left_out == {
+        "rejected by a person": 1, "people disagree": 1, "gold by a person's decision": 1, "low confidence": 1,
+    }
+
+
+def test_of_duplicates_the_one_that_people_decided_stays_with_the_traffic_of_all() -> None:
+    mine = (Label("brand", "Oat", 0, 3),)
+    made = build(make_task(), [row("oat milk", count=5), row("Oat  milk")], verdicts={
+        "Oat  milk": decided("Oat  milk", mine)
+    })
+    (kept,) = made.train
+    assert (kept.example.query, kept.example.labels, kept.example.count) == ("Oat  milk", mine, 6)
+
+
+def test_limits_leave_out_other_rows_first() -> None:
+    rows = [row(f"{w} milk", count=9) for w in ("oat", "soy", "bran", "vegan", "1l", "tea")]
+    mine = decided("tea milk", (Label("product", "tea", 0, 3),))
+    limits = {"max_per_pattern": 2, "pattern_roles": ["product"]}
+    rows[-1] = replace(rows[-1], count=1)
+    made = build(make_task(curriculum=limits), rows, verdicts={mine.query: mine})
+    assert len(made.train) == 2
+    assert "tea milk" in {r.example.query for r in made.train}
+    made = build(make_task(curriculum={"max_rows": 1}), rows, verdicts={mine.query: mine})
+    assert [r.example.query for r in made.train] == ["tea milk"]

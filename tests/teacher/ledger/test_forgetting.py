@@ -14,6 +14,7 @@ from task.normalize import normalize_v1
 from teacher.ledger.forgetting import Removed, forget
 from teacher.ledger.ledger import Ledger
 from teacher.ledger.records import Batch, LedgerRow
+from teacher.ledger.reviews import Review, Reviews, read_verdicts
 
 SECRET = "Zofia Quux  Weg 7"
 
@@ -46,6 +47,12 @@ def path(tmp_path: Path) -> Path:
             ledger.note_batch(Batch(token=token, id=token, state=state, requests=(
                 ("k1", SECRET, "label"), ("k2", "oat milk", "label"),
             )))
+    with Reviews(found) as reviews:
+        for n, query in enumerate((SECRET, "oat milk")):
+            reviews.add(Review(
+                token=str(n), query=query, count=1, queue="search", person="ada", decision="accept", labels=(),
+                before=(Label("brand", query),), created=1.0,
+            ))
     return found
 
 
@@ -56,9 +63,10 @@ def content(path: Path) -> bytes:
 def test_row_attempts_replies_and_mentions_are_gone_and_others_stay(path: Path) -> None:
     with Ledger(path) as ledger:  # a batch that is still open keeps its requests until it is collected
         ledger.note_batch(Batch(token="t2", id="t2", state="collected", requests=(("k1", SECRET, "label"),)))
-    assert forget(path, same, dry_run=False) == Removed(rows=2, attempts=2, contexts=1, batches=0)
+    assert forget(path, same, dry_run=False) == Removed(rows=2, attempts=2, contexts=1, batches=0, decisions=1)
     for trace in (b"zofia", b"quux", b"weg 7"):
         assert trace not in content(path)
+    assert read_verdicts(path).keys() == {"oat milk"}
     with Ledger(path) as ledger:
         assert [r.query for r in ledger.all_rows()] == ["oat milk"]
         assert {a["query"]: a["evidence"] for a in ledger.attempts()}.keys() == {"oat milk", "rice milk"}
@@ -69,7 +77,7 @@ def test_row_attempts_replies_and_mentions_are_gone_and_others_stay(path: Path) 
         assert ledger.replies(["r OAT MILK"]) == {"r OAT MILK": Reply("fine", {}, False)}
         requests = dict(ledger.select("SELECT token, requests FROM batches"))
         assert requests == {"t1": '[["k2", "oat milk", "label"]]', "t2": "[]"}
-    assert forget(path, same, dry_run=False) == Removed(rows=0, attempts=0, contexts=0, batches=0)
+    assert forget(path, same, dry_run=False) == Removed(rows=0, attempts=0, contexts=0, batches=0, decisions=0)
 
 
 def test_an_open_batch_keeps_its_requests_and_is_told(path: Path) -> None:
