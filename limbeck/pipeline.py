@@ -12,7 +12,7 @@ from limbeck.stage import Figures, Result, Stage, execute, execute_shown, ingred
 from limbeck.stages import bundle, cross_fit, curriculum, evaluate, label, merge, sample, train
 from limbeck.staleness import reasons
 from task.errors import InputError
-from task.files import read_json
+from task.files import read_json, write_json
 from task.model_store import fetch_ahead
 
 _MAKING: Final = (
@@ -28,6 +28,7 @@ def run_up_to(run: Run, last: str) -> Result:
         IncompleteError: A stage did so little that the next one would make no sense. If it did most, the run goes on,
             and `Run.end` raises the error at the end.
     """
+    write_json(run.files.task, run.task.model_dump(mode="json"))
     names = [s.name for s in STAGES]
     stages = [s for s in STAGES[: names.index(last) + 1] if s.wanted(run.task)]
     if train.STAGE in stages:

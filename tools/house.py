@@ -29,7 +29,7 @@ ROOMS: Final = (
     "student.kernels", "student", "student.training", "student.merging",
     "serving.release", "serving.telemetry", "serving.routing", "serving.gateway", "serving.supervisor", "serving",
     "limbeck", "limbeck.judging", "limbeck.stages", "limbeck.studies", "limbeck.pipeline", "limbeck.checks",
-    "limbeck.rounds", "limbeck.operations", "limbeck.commands", "limbeck.cli", "limbeck.__main__",
+    "limbeck.rounds", "limbeck.operations", "limbeck.console", "limbeck.commands", "limbeck.cli", "limbeck.__main__",
 )
 FLOORS: Final = tuple(dict.fromkeys(room.split(".")[0] for room in ROOMS))
 # Which floors a floor may import, whatever its rooms' places: teacher, student and serving do not know one another.

@@ -15,6 +15,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from serving.gateway.accept_balancing import BalancedAcceptor, ConnectionCounts
 from serving.gateway.http_exchange import HttpError
+from task.errors import InputError
 
 HEADER_TIMEOUT_S = 10.0
 MAX_HEAD_BYTES = 65_536  # more than `http_exchange.MAX_HEADERS`, so that a request just above that is told so
@@ -157,3 +158,22 @@ class EmbeddedServer(uvicorn.Server):
             BalancedAcceptor(s, protocol, lambda: counts.surplus(len(open_now))) for s in sockets
         ]
         self.started = True
+
+
+@contextlib.contextmanager
+def listening(host: str, port: int, *, field: str = "--port") -> Iterator[socket.socket]:
+    """A listening socket; raises `InputError` where the port is taken."""
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        try:
+            listener.bind((host, port))
+            listener.listen(2048)
+        except OSError as error:
+            raise InputError(
+                f"cannot listen on {host}:{port}: {error.strerror or error}", field=field, found=port,
+                fix="Choose a free port, or stop the process that holds this one",
+            ) from error
+        yield listener
+    finally:
+        listener.close()

@@ -1,0 +1,1 @@
+"""The web console: where people look, correct and decide."""
