@@ -17,7 +17,7 @@ from typing import Annotated, TextIO
 import typer
 
 from limbeck import __version__
-from limbeck.commands import measuring, operations, rounds, studies
+from limbeck.commands import exchange, measuring, operations, rounds, studies
 from limbeck.commands import run as stages
 from limbeck.commands.help import PanelGroup
 
@@ -39,7 +39,7 @@ app = typer.Typer(
     cls=PanelGroup,
     context_settings={"max_content_width": 110},
 )
-for part in (stages, studies, measuring, operations, rounds):
+for part in (stages, studies, measuring, operations, rounds, exchange):
     app.add_typer(part.app)
 
 

@@ -119,7 +119,7 @@ def _blocks(path: Path, columns: Columns, losses: list[Loss]) -> Iterator[_Block
     block, number, told = _Block(path), columns.number, False
     for line, raw in text_lines(path, appended=False):  # a token may begin with that mark
         text = raw.rstrip("\r\n")
-        cells = _cells(text)
+        cells = _cells(text, columns, number)
         if not cells or cells[0] == DOCUMENT:
             if block.tokens or block.comments:
                 yield block
@@ -139,11 +139,17 @@ def _blocks(path: Path, columns: Columns, losses: list[Loss]) -> Iterator[_Block
         yield block
 
 
-def _cells(text: str) -> list[str]:
-    """The columns of a line: between tabs, or where it has none, between blanks; none of an empty line."""
+def _cells(text: str, columns: Columns, number: int | None) -> list[str]:
+    """The columns of a line: between tabs, or where it has none, between blanks; none of an empty line.
+
+    A tag in the last column may hold blanks: Label Studio writes `milk -X- _ B-product type`.
+    """
     if not text.strip(" \t"):
         return []
-    return text.split("\t") if "\t" in text else re.split(" +", text.strip(" "))
+    if "\t" in text:
+        return text.split("\t")
+    most = number - 1 if number is not None and columns.tag in (-1, number - 1) else 0
+    return re.split(" +", text.strip(" "), maxsplit=most)
 
 
 def _check_cells(path: Path, line: int, cells: Sequence[str], number: int) -> None:

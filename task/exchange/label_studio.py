@@ -58,9 +58,20 @@ def read_label_studio(
         InputError: The file is not such an export, or has a label that the task does not allow.
     """
     file = _File(path, task, losses, text, offsets, predictions)
-    for number, row in enumerate(read_json_list(path), 1):
+    for number, row in _by_time(read_json_list(path)):
         place = Place(path, item=f"task {row['id']}" if type(row.get("id")) is int else f"item {number}")
         yield from _task(file, place, row) if "data" in row else _minimal(file, place, row)
+
+
+def _by_time(rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, Mapping[str, Any]]]:
+    """The objects with their numbers; JSON-MIN has the latest annotation of a task first, and gets it last here."""
+    first: dict[int, int] = {}
+    keyed = []
+    for number, row in enumerate(rows, 1):
+        minimal = "data" not in row and type(row.get("id")) is int
+        at = first.setdefault(row["id"], number) if minimal else number
+        keyed.append((at, str(row.get("created_at")) if minimal else "", number, row))
+    return [(number, row) for _, _, number, row in sorted(keyed, key=lambda x: x[:3])]
 
 
 def _task(file: _File, place: Place, row: Mapping[str, Any]) -> Iterator[Annotated]:
@@ -150,7 +161,8 @@ def _results_of(task: Task, name: str, value: object) -> list[dict[str, Any]]:
     for part in value if isinstance(value, list) else [value]:
         inner = part if isinstance(part, dict) else {}
         kind = next((k for k in ("labels", "choices", "taxonomy") if k in inner), None)
-        kind = kind or ("textarea" if "text" in inner else None)
+        if kind is None and "text" in inner:  # of a region without a label it is a text, of a text control a list
+            kind = "labels" if "start" in inner and isinstance(inner["text"], str) else "textarea"
         if kind is not None:
             out.append({"type": kind, "from_name": name, "value": inner})
         elif role is not None and role.kind == "text":
