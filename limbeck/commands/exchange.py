@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 app = typer.Typer()
 PANEL = "Exchange with annotation tools"
 _SHOWN = 5  # places of a loss
+_LINES = (".jsonl", ".ndjson")
 _FORMATS = "label-studio, doccano or conll"
 
 FormatName = Annotated[str, typer.Argument(metavar="FORMAT", help=_FORMATS)]
@@ -74,6 +75,10 @@ def import_(
     from task.exchange.formats import Options, by_person, one_each, read_annotations, row_of
     from task.files import write_jsonl
 
+    if out.suffix not in _LINES:
+        raise InputError(
+            "not a file of JSON lines", field="--out", found=out.name, expected=f"a name with {' or '.join(_LINES)}"
+        )
     roles, losses = _task(task, set_), list[Loss]()
     options = Options(
         offsets=_unit(offsets), text=text, predictions=predictions, columns=Columns.of(columns) if columns else None
@@ -90,6 +95,8 @@ def import_(
     apart = {} if people is None else {people / f"{name}.jsonl": mine for name, mine in by_person(found).items()}
     _free([("--people", path) for path in apart], overwrite)
     rows = one_each(found, losses)
+    if not rows:
+        _refuse_nothing(files, losses)
     write_jsonl(out, map(row_of, rows))
     for path, mine in apart.items():
         write_jsonl(path, map(row_of, mine))
@@ -188,6 +195,19 @@ def _free(files: Iterable[tuple[str, Path]], overwrite: bool) -> None:
             raise InputError(
                 "the file is there already", file=path, field=field, fix="Give another name, or add --overwrite"
             )
+
+
+def _refuse_nothing(files: Sequence[Path], losses: Sequence[Loss]) -> None:
+    """The error for files without an annotation: it says what they have instead."""
+    from task.errors import InputError
+    from task.exchange.annotated import REASONS, by_reason
+
+    groups = by_reason(losses)
+    raise InputError(
+        "no annotations", file=", ".join(map(str, files)), expected="labels by people",
+        found="; ".join(f"{len(group):,} × {REASONS[reason]}" for reason, group in groups.items()) or None,
+        fix="Add --predictions to take those of a model" if "only predicted" in groups else None,
+    )
 
 
 def _print_rows(rows: Sequence[Annotation], read: int, out: Path) -> None:

@@ -129,11 +129,12 @@ def test_one_persons_annotations(task: Path, fixtures: Path) -> None:
 
 @pytest.mark.parametrize(("words", "expected"), [
     (["import", "label-studio", "labels.jsonl", "--out", "labels.jsonl"], "--out: the file is there already"),
-    (["import", "brat", "x", "--out", "y"], "FORMAT: no such format; found 'brat'; expected one of: label-studio"),
-    (["import", "doccano", "none.jsonl", "--out", "y"], "none.jsonl: no such file"),
-    (["import", "doccano", "labels.jsonl", "--out", "y", "--offsets", "bytes"], "--offsets: no such unit"),
-    (["import", "conll", "labels.jsonl", "--out", "y", "--columns", "x"], "--columns: not a list of columns"),
-    (["import", "doccano", "labels.jsonl", "--out", "y"], "labels.jsonl:1: text: no query"),
+    (["import", "brat", "x", "--out", "y.jsonl"], "FORMAT: no such format; found 'brat'; expected one of: label-"),
+    (["import", "doccano", "labels.jsonl", "--out", "y.csv"], "--out: not a file of JSON lines; found 'y.csv'"),
+    (["import", "doccano", "none.jsonl", "--out", "y.jsonl"], "none.jsonl: no such file"),
+    (["import", "doccano", "labels.jsonl", "--out", "y.jsonl", "--offsets", "bytes"], "--offsets: no such unit"),
+    (["import", "conll", "labels.jsonl", "--out", "y.jsonl", "--columns", "x"], "--columns: not a list of columns"),
+    (["import", "doccano", "labels.jsonl", "--out", "y.jsonl"], "labels.jsonl:1: text: no query"),
     (["export-labels", "doccano", "labels.jsonl", "--out", "y", "--layout", "x"], "--layout: no such layout"),
     (["export-labels", "conll", "labels.jsonl", "--out", "y", "--config-out", "z"], "--config-out: only Label Studio"),
 ])
@@ -142,6 +143,16 @@ def test_what_is_wrong_is_said_and_nothing_is_written(task: Path, words: list[st
     done = in_process(*words, "--task", task)
     assert (done.returncode, expected in done.stderr) == (2, True), done.stderr
     assert set(task.parent.iterdir()) == before
+
+
+def test_predictions_alone_are_no_annotations(task: Path) -> None:
+    run("export-labels", "label-studio", "labels.jsonl", "--task", str(task), "--out", "tasks.json", "--predictions")
+    words = ["import", "label-studio", "tasks.json", "--task", str(task), "--out", "read.jsonl"]
+    done = in_process(*words)
+    assert done.returncode == 2
+    assert "tasks.json: no annotations; found '3 × a prediction that nobody has reviewed" in done.stderr
+    assert not Path("read.jsonl").exists()
+    assert "3 queries in read.jsonl (3 machine)" in run(*words, "--predictions")
 
 
 def test_a_broken_label_leaves_the_file_of_before(task: Path) -> None:
