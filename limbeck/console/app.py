@@ -14,7 +14,15 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from limbeck.console import audit_page, decision_pages, label_pages, review_pages, run_pages, sign_in_page
+from limbeck.console import (
+    audit_page,
+    decision_pages,
+    exchange_pages,
+    label_pages,
+    review_pages,
+    run_pages,
+    sign_in_page,
+)
 from limbeck.console.accounts import Accounts
 from limbeck.console.options import Options
 from limbeck.console.pages import STATIC, bad_input, not_found, refused
@@ -54,6 +62,7 @@ def make_app(options: Options, accounts: Accounts) -> Starlette:
             *label_pages.ROUTES,
             *review_pages.ROUTES,
             *decision_pages.ROUTES,
+            *exchange_pages.ROUTES,
             Route("/audit", allowed("look", audit_page.show)),
         ],
         middleware=[Middleware(Protection, options=options, accounts=accounts)],
