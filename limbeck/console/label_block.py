@@ -1,7 +1,8 @@
 """A block of the label index: up to `BLOCK` rows as columns, sorted by folded query.
 
-A column is an array with an entry per row (`ROW`), per label or reason (`FACET`), or the bytes of all texts. Rows are
-only ever marked as gone; what a block holds does not change otherwise, apart from the student's predictions.
+A column is an array with an entry per row (`ROW`), or per label or reason, sorted by role, value and row (`FACET`), or
+the bytes of all texts. Rows are only ever marked as gone; what a block holds does not change otherwise, apart from the
+student's predictions.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ Columns = Mapping[str, NDArray[Any]]
 Bools = NDArray[np.bool_]
 Longs = NDArray[np.int64]
 
-BLOCK: Final = 65_536  # a position in a block fits into 16 bits
+# With 65,536 rows, arrays are so large that the allocator returns them to the system each time: twice as slow.
+BLOCK: Final = 16_384
 ROW: Final[Mapping[str, str]] = {
     "alive": "?", "rowid": "<i8", "hash": "<i8", "count": "<i8", "confidence": "<f8", "status": "u1", "digest": "<i8",
     "updated": "<f8", "student": "u1",
@@ -31,7 +33,7 @@ TEXTS: Final[Mapping[str, str]] = {"query": "u1", "query_at": "<u4", "folded": "
 TYPES: Final[Mapping[str, str]] = {**ROW, **FACET, **TEXTS}
 UNKNOWN, AGREES, DISAGREES = 0, 1, 2  # the column `student`
 _END: Final = b"\xff"  # after each text; no UTF-8 has this byte, so that nothing is found across two texts
-_FEW: Final = 4_096  # positions that are cheaper to look at singly than all bytes of a block together
+_FEW: Final = 2_048  # positions that are cheaper to look at singly than all bytes of a block together
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +67,13 @@ def block_of(entries: Iterable[Entry]) -> dict[str, NDArray[Any]]:
     """The columns of at most `BLOCK` rows."""
     rows = sorted(((fold(e.query), e) for e in entries), key=lambda x: (x[0], x[1].query))
     found = [e for _, e in rows]
-    facets = [(at, *facet) for at, e in enumerate(found) for facet in e.facets]
+    facets = sorted((*facet, at) for at, e in enumerate(found) for facet in e.facets)
     values = {
         "alive": [True] * len(found), "rowid": [e.rowid for e in found], "hash": [hash_of(e.query) for e in found],
         "count": [e.count for e in found], "confidence": [e.confidence for e in found],
         "status": [e.status for e in found], "digest": [e.digest for e in found],
         "updated": [e.updated for e in found], "student": [e.student for e in found],
-        "of": [x[0] for x in facets], "role": [x[1] for x in facets], "value": [x[2] for x in facets],
+        "role": [x[0] for x in facets], "value": [x[1] for x in facets], "of": [x[2] for x in facets],
     }
     return {**{k: np.array(v, TYPES[k]) for k, v in values.items()}, **_texts([e.query for e in found])}
 
@@ -88,18 +90,17 @@ def joined(blocks: Sequence[Columns]) -> dict[str, NDArray[Any]]:
     place = np.empty(len(order), dtype=np.intp)
     place[order] = np.arange(len(order))
     out = {name: np.concatenate([b[name][kept] for b, kept, _ in sources])[order] for name in ROW}
-    of, facets = [], []
+    parts = []
     for block, kept, first in sources:
         now = np.full(len(block["alive"]), -1, dtype=np.intp)
         now[kept] = place[first : first + len(kept)]
         moved = now[block["of"]]
-        facets.append(np.flatnonzero(moved >= 0))
-        of.append(moved[facets[-1]])
-    sequence = np.argsort(np.concatenate(of), kind="stable")
-    out["of"] = np.concatenate(of)[sequence].astype(TYPES["of"])
-    for name in ("role", "value"):
-        parts = [b[name][chosen] for (b, _, _), chosen in zip(sources, facets, strict=True)]
-        out[name] = np.concatenate(parts)[sequence]
+        there = moved >= 0
+        parts.append((block["role"][there], block["value"][there], moved[there]))
+    role, value, of = (np.concatenate(x) for x in zip(*parts, strict=True))
+    sequence = np.lexsort((of, value, role))
+    for name, column in (("role", role), ("value", value), ("of", of)):
+        out[name] = column[sequence].astype(TYPES[name])
     return {**out, **_texts([queries[i] for i in order])}
 
 
@@ -133,13 +134,28 @@ def place_of(block: Columns, query: str) -> tuple[int, bool]:
     return at, at < size and query_at(block, at) == query
 
 
-def with_facet(block: Columns, size: int, name: str, wanted: Sequence[int]) -> Bools:
-    """Rows with one of some numbers in the column `role` or `value`."""
+def with_role(block: Columns, size: int, role: int) -> Bools:
+    """Rows with a label of a role."""
     out = np.zeros(size, dtype=np.bool_)
-    column = block[name]
-    for one in wanted:
-        out[block["of"][column == one]] = True
+    first, last = _range(block["role"], role)
+    out[block["of"][first:last]] = True
     return out
+
+
+def with_values(block: Columns, size: int, role: int, values: Sequence[int]) -> Bools:
+    """Rows with one of some values of a role."""
+    out = np.zeros(size, dtype=np.bool_)
+    first, last = _range(block["role"], role)
+    for value in values:
+        start, end = _range(block["value"][first:last], value)
+        out[block["of"][first + start : first + end]] = True
+    return out
+
+
+def _range(column: NDArray[Any], wanted: int) -> tuple[int, int]:
+    """Where a sorted column has a number."""
+    number = column.dtype.type(wanted)
+    return int(np.searchsorted(column, number)), int(np.searchsorted(column, number, side="right"))
 
 
 def containing(block: Columns, folded: str) -> Bools:
@@ -152,12 +168,13 @@ def containing(block: Columns, folded: str) -> Bools:
         return np.zeros(len(starts), dtype=np.bool_)
     hits = np.zeros(len(data), dtype=np.bool_)
     found = hits[:usable]
-    found[:] = data[:usable] == pattern[0]
-    for i in range(1, len(pattern)):
-        if i >= 3 and np.count_nonzero(found) <= _FEW:
+    np.equal(data[:usable], pattern[0], out=found)
+    for i in range(1, len(pattern) + 1):
+        if (i >= 3 or i == len(pattern)) and np.count_nonzero(found) <= _FEW:
             return _rows_of(_verified(data, np.flatnonzero(found), pattern, i), starts)
-        found &= data[i : usable + i] == pattern[i]
-    return np.asarray(np.logical_or.reduceat(hits, starts))
+        if i < len(pattern):
+            found &= data[i : usable + i] == pattern[i]
+    return np.bitwise_or.reduceat(hits.view("u1"), starts).view(np.bool_)
 
 
 def _verified(

@@ -261,4 +261,5 @@ class LabelIndex:
 def _version(db: sqlite3.Connection) -> tuple[Any, ...]:
     """Changes whenever rows do, or what a student predicts."""
     sql = "SELECT MAX(id), COUNT(*), SUM(living) FROM blocks"
-    return (*db.execute(sql).fetchone(), store.shown_generation(db), json.dumps(store.get(db, "students")))
+    others = (store.shown_generation(db), store.get(db, "file"), json.dumps(store.get(db, "students")))
+    return (*db.execute(sql).fetchone(), *others)

@@ -10,13 +10,23 @@ import json
 import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from limbeck.console import label_store as store
-from limbeck.console.label_block import AGREES, DISAGREES, Bools, Hashes, containing, place_of, query_at, with_facet
+from limbeck.console.label_block import (
+    AGREES,
+    DISAGREES,
+    Bools,
+    Hashes,
+    containing,
+    place_of,
+    query_at,
+    with_role,
+    with_values,
+)
 from limbeck.console.label_filter import LabelFilter, fold
 from limbeck.console.label_store import StoredBlock
 from teacher.ledger.records import STATUSES
@@ -26,8 +36,7 @@ _MIX: Final = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1))  # S
 _STEP: Final = 0x9E3779B97F4A7C15
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Place:
+class Place(NamedTuple):
     """Where a row stands in an order: by key, rows with the same key by `tie`.
 
     Attributes:
@@ -39,8 +48,7 @@ class Place:
     tie: Any
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
+class Hit(NamedTuple):
     """A row that was found.
 
     Attributes:
@@ -75,14 +83,14 @@ class Matcher:
         if wanted.value and self._role is not None:
             self._values = store.value_numbers(db, self._role, wanted.value)
         self._reasons = store.value_numbers(db, store.REASON, wanted.reason) if wanted.reason else []
-        self._statuses = [STATUSES.index(s) for s in wanted.status]
+        self._statuses = np.isin(np.array(STATUSES), wanted.status)
         self._text = fold(wanted.text)
 
     def rows(self, block: StoredBlock) -> Bools:
         """Which rows of a block pass. Columns are read only where a filter needs them and rows are left."""
         w, out = self._wanted, block["alive"].copy()
         if w.status:
-            out &= np.isin(block["status"], self._statuses)
+            out &= self._statuses[block["status"]]
         for name, low, high in (
             ("count", w.count_from, w.count_to), ("confidence", w.confidence_from, w.confidence_to)
         ):
@@ -95,10 +103,14 @@ class Matcher:
         if w.reviewed is not None:
             out &= self._reviewed.among(block["hash"]) == w.reviewed
         if w.role and out.any():
-            name, numbers = ("value", self._values) if w.value else ("role", _known(self._role))
-            out &= with_facet(block, block.size, name, numbers)
+            if self._role is None:
+                return np.zeros(block.size, np.bool_)
+            out &= (
+                with_values(block, block.size, self._role, self._values) if w.value
+                else with_role(block, block.size, self._role)
+            )
         if w.reason and out.any():
-            out &= with_facet(block, block.size, "value", self._reasons)
+            out &= with_values(block, block.size, store.REASON, self._reasons)
         if self._text and out.any():
             out &= containing(block, self._text)
         return out
@@ -115,18 +127,17 @@ def find(
     """
     backwards = before is not None
     start = before if backwards else after
-    descending = wanted.reverse != backwards
-    found: list[Hit] = []
+    best = _Best(wanted, limit, descending=wanted.reverse != backwards)
     total = here = 0
     for block in blocks:
         passing = matcher.rows(block)
         total += int(np.count_nonzero(passing))
-        beyond = passing if start is None else passing & _beyond(block, wanted, start, descending)
-        here += int(np.count_nonzero(beyond))
-        best = _best(block, np.flatnonzero(beyond), wanted, limit, descending)
-        found += _hits(block, best, wanted)
-    found.sort(key=lambda hit: hit.place, reverse=descending)
-    del found[limit:]
+        key = _keys(block, wanted)
+        if start is not None:
+            passing &= best.beyond(block, key, start)
+        here += int(np.count_nonzero(passing))
+        best.add(block, key, passing)
+    found = best.hits()
     behind, ahead = total > here, here > len(found)
     if backwards:
         found.reverse()
@@ -134,14 +145,75 @@ def find(
     return Hits(found, total, before=behind, after=ahead)
 
 
-def keys(block: StoredBlock, wanted: LabelFilter) -> NDArray[Any]:
-    """The keys of all rows: less for those that come first."""
+class _Best:
+    """The first rows of an order, or of the opposite one, among those that were added."""
+
+    def __init__(self, wanted: LabelFilter, limit: int, *, descending: bool) -> None:
+        self._by_text, self._limit, self._descending = wanted.order == "query", limit, descending
+        self._hits: list[Hit] = []
+
+    def hits(self) -> list[Hit]:
+        """At most `limit`, the first one first."""
+        return self._hits
+
+    def beyond(self, block: StoredBlock, key: NDArray[Any], start: Place) -> Bools:
+        """Rows after a place."""
+        if self._by_text:
+            at, there = place_of(block, start.tie)
+            return np.asarray(key < at if self._descending else key >= at + there)
+        tie = block["hash"]
+        if self._descending:
+            return np.asarray((key < start.key) | ((key == start.key) & (tie < start.tie)))
+        return np.asarray((key > start.key) | ((key == start.key) & (tie > start.tie)))
+
+    def add(self, block: StoredBlock, key: NDArray[Any], passing: Bools) -> None:
+        """Take in the rows of a block that pass."""
+        if not self._by_text and len(self._hits) == self._limit:  # most rows are no better than the last one so far
+            last = self._hits[-1].place.key
+            passing = passing & (key >= last if self._descending else key <= last)
+        rows = np.flatnonzero(passing)
+        if len(rows) > self._limit:
+            rows = self._first(block, key, rows)
+        if len(rows):
+            self._hits += self._read(block, key, rows)
+            self._hits.sort(reverse=self._descending)
+            del self._hits[self._limit :]
+
+    def _first(self, block: StoredBlock, key: NDArray[Any], rows: NDArray[np.intp]) -> NDArray[np.intp]:
+        """The first `limit` of more rows, in any order."""
+        if self._by_text:
+            return rows[-self._limit :] if self._descending else rows[: self._limit]
+        keys, ties = key[rows], block["hash"][rows]
+        if self._descending:  # ~x is -x - 1, which no number is too great for
+            keys, ties = np.negative(keys) if keys.dtype.kind == "f" else ~keys, ~ties
+        last = np.partition(keys, self._limit - 1)[self._limit - 1]
+        first, same = np.flatnonzero(keys < last), np.flatnonzero(keys == last)
+        left = self._limit - len(first)
+        if len(same) > left:
+            same = same[np.argpartition(ties[same], left - 1)[:left]]
+        return np.asarray(rows[np.concatenate([first, same])])
+
+    def _read(self, block: StoredBlock, key: NDArray[Any], rows: NDArray[np.intp]) -> list[Hit]:
+        rowids = block["rowid"][rows].tolist()
+        if self._by_text:
+            queries = [query_at(block, at) for at in rows]
+            keys, ties = [fold(q) for q in queries], queries
+        else:
+            keys, ties = key[rows].tolist(), block["hash"][rows].tolist()
+        return [
+            Hit(Place(k, t), rowid, block.number, at)
+            for k, t, rowid, at in zip(keys, ties, rowids, rows.tolist(), strict=True)
+        ]
+
+
+def _keys(block: StoredBlock, wanted: LabelFilter) -> NDArray[Any]:
+    """Less for rows that come first."""
     if wanted.order == "traffic":
-        return np.negative(block["count"])
+        return np.asarray(-block["count"])
     if wanted.order == "confidence":
         return np.asarray(block["confidence"])
     if wanted.order == "doubt":
-        return np.negative((1.0 - block["confidence"]) * block["count"])
+        return np.asarray((block["confidence"] - 1.0) * block["count"])
     if wanted.order == "random":
         return _shuffled(block["hash"], wanted.seed)
     return np.arange(block.size)
@@ -152,48 +224,6 @@ def _shuffled(hashes: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
     for shift, factor in _MIX:
         mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
     return mixed.view(np.int64)
-
-
-def _beyond(block: StoredBlock, wanted: LabelFilter, start: Place, descending: bool) -> Bools:
-    """Rows that come after a place in an order, or in the opposite one."""
-    if wanted.order == "query":
-        at, there = place_of(block, start.tie)
-        places = np.arange(block.size)
-        return places < at if descending else places >= at + there
-    key, tie = keys(block, wanted), block["hash"]
-    if descending:
-        return np.asarray((key < start.key) | ((key == start.key) & (tie < start.tie)))
-    return np.asarray((key > start.key) | ((key == start.key) & (tie > start.tie)))
-
-
-def _best(
-    block: StoredBlock, rows: NDArray[np.intp], wanted: LabelFilter, limit: int, descending: bool
-) -> NDArray[np.intp]:
-    """The first `limit` of some rows, in any order."""
-    if len(rows) <= limit or wanted.order == "query":
-        return rows[-limit:] if descending else rows[:limit]
-    key, tie = keys(block, wanted)[rows], block["hash"][rows]
-    if descending:
-        key, tie = -key if key.dtype.kind == "f" else ~key, ~tie  # ~x = -x - 1, which no number is too great for
-    last = np.partition(key, limit - 1)[limit - 1]
-    first, ties = np.flatnonzero(key < last), np.flatnonzero(key == last)
-    left = limit - len(first)
-    if len(ties) > left:
-        ties = ties[np.argpartition(tie[ties], left - 1)[:left]]
-    return np.asarray(rows[np.concatenate([first, ties])])
-
-
-def _hits(block: StoredBlock, rows: NDArray[np.intp], wanted: LabelFilter) -> list[Hit]:
-    if wanted.order == "query":
-        places = [Place(fold(q), q) for q in (query_at(block, at) for at in rows)]
-    else:
-        places = [Place(*x) for x in zip(keys(block, wanted)[rows].tolist(), block["hash"][rows].tolist(), strict=True)]
-    rowids = block["rowid"][rows].tolist()
-    return [Hit(p, r, block.number, at) for p, r, at in zip(places, rowids, rows.tolist(), strict=True)]
-
-
-def _known(number: int | None) -> list[int]:
-    return [] if number is None else [number]
 
 
 def to_cursor(place: Place, wanted: LabelFilter) -> str:

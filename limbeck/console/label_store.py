@@ -19,21 +19,22 @@ from numpy.typing import NDArray
 from limbeck.console.label_block import TYPES, Columns, hash_of
 from limbeck.console.label_filter import fold
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 REASON: Final = 0
 """The number of the role that reasons are kept under."""
 _TABLES: Final = ("state", "blocks", "columns", "roles", "values", "predictions")
 _WAIT_S: Final = 30.0
-_PAGE_BYTES: Final = 16_384  # columns are read twice as fast as with 4 KiB
+_PAGE_BYTES: Final = 65_536  # columns are read two to three times as fast as with 4 KiB
+_PLACES: Final = {name: i for i, name in enumerate(TYPES)}
+_WIDTH: Final = 32
 _SCHEMA: Final = f"""
 BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS state (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS blocks (
     id INTEGER PRIMARY KEY AUTOINCREMENT, generation INTEGER NOT NULL, size INTEGER NOT NULL, living INTEGER NOT NULL
 );
-CREATE TABLE IF NOT EXISTS columns (
-    id INTEGER PRIMARY KEY, block INTEGER NOT NULL, name TEXT NOT NULL, data BLOB NOT NULL, UNIQUE (block, name)
-);
+-- Number of the block × {_WIDTH} + place of the column.
+CREATE TABLE IF NOT EXISTS columns (id INTEGER PRIMARY KEY, data BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS roles (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
 CREATE TABLE IF NOT EXISTS "values" (
     id INTEGER PRIMARY KEY, role INTEGER NOT NULL, value TEXT NOT NULL, folded TEXT NOT NULL, UNIQUE (role, value)
@@ -41,6 +42,7 @@ CREATE TABLE IF NOT EXISTS "values" (
 CREATE INDEX IF NOT EXISTS values_folded ON "values" (role, folded);
 CREATE TABLE IF NOT EXISTS predictions (hash INTEGER PRIMARY KEY, digest INTEGER, until REAL);
 INSERT OR IGNORE INTO roles VALUES ({REASON}, '');
+INSERT OR IGNORE INTO state VALUES ('file', '"' || hex(randomblob(8)) || '"');
 PRAGMA user_version = {FORMAT};
 COMMIT;
 """
@@ -109,8 +111,8 @@ class StoredBlock(Mapping[str, NDArray[Any]]):
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         if name not in self._read:
-            sql = "SELECT data FROM columns WHERE block = ? AND name = ?"
-            (data,) = self._db.execute(sql, (self.number, name)).fetchone()
+            sql = "SELECT data FROM columns WHERE id = ?"
+            (data,) = self._db.execute(sql, (_column(self.number, name),)).fetchone()
             self._read[name] = np.frombuffer(data, TYPES[name])
         return self._read[name]
 
@@ -124,7 +126,7 @@ class StoredBlock(Mapping[str, NDArray[Any]]):
         """Replace a column."""
         self._read[name] = column
         data = column.astype(TYPES[name]).tobytes()
-        self._db.execute("UPDATE columns SET data = ? WHERE block = ? AND name = ?", (data, self.number, name))
+        self._db.execute("UPDATE columns SET data = ? WHERE id = ?", (data, _column(self.number, name)))
 
     def kill(self, gone: NDArray[np.bool_]) -> None:
         """Mark rows as gone; a block without others is removed."""
@@ -138,7 +140,8 @@ class StoredBlock(Mapping[str, NDArray[Any]]):
 
     def remove(self) -> None:
         """Remove the block."""
-        self._db.execute("DELETE FROM columns WHERE block = ?", (self.number,))
+        first = self.number * _WIDTH
+        self._db.execute("DELETE FROM columns WHERE id >= ? AND id < ?", (first, first + _WIDTH))
         self._db.execute("DELETE FROM blocks WHERE id = ?", (self.number,))
 
 
@@ -163,8 +166,7 @@ def query_of(db: sqlite3.Connection, block: int, at: int) -> str:
 
 
 def _part(db: sqlite3.Connection, block: int, name: str, start: int, end: int) -> bytes:
-    (row,) = db.execute("SELECT id FROM columns WHERE block = ? AND name = ?", (block, name)).fetchone()
-    with db.blobopen("columns", "data", row, readonly=True) as blob:
+    with db.blobopen("columns", "data", _column(block, name), readonly=True) as blob:
         blob.seek(start)
         return blob.read(end - start)
 
@@ -175,9 +177,14 @@ def add_block(db: sqlite3.Connection, generation: int, columns: Columns) -> None
     number = db.execute(
         "INSERT INTO blocks (generation, size, living) VALUES (?, ?, ?)", (generation, size, living)
     ).lastrowid
-    db.executemany("INSERT INTO columns (block, name, data) VALUES (?, ?, ?)", [
-        (number, name, columns[name].astype(TYPES[name]).tobytes()) for name in TYPES
+    assert number is not None  # it was an INSERT
+    db.executemany("INSERT INTO columns VALUES (?, ?)", [
+        (_column(number, name), columns[name].astype(TYPES[name]).tobytes()) for name in TYPES
     ])
+
+
+def _column(block: int, name: str) -> int:
+    return block * _WIDTH + _PLACES[name]
 
 
 def shown_generation(db: sqlite3.Connection) -> int | None:

@@ -31,8 +31,8 @@ from limbeck.console.student_labels import StudentLabels, agreement, digest_of
 from task.errors import InputError
 from teacher.ledger.records import STATUSES
 
-BATCH: Final = 16_384
-"""Rows of the ledger that are in memory at once: about 40 MB while they are read."""
+BATCH: Final = 8_192
+"""Rows of the ledger that are in memory at once."""
 _GROWTH: Final = 4  # a block is joined with the new rows if it is not more than this many times as large
 _WAIT_S: Final = 30.0
 _ROWS: Final = (
