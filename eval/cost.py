@@ -133,7 +133,16 @@ def _cache_sizes(
     return out
 
 
-def _prices(settings: Cost, device: Device) -> tuple[dict[str, float], list[Assumption]]:
+def machine_prices(settings: Cost, device: Mapping[str, Any]) -> dict[str, float]:
+    """Dollars for an hour of the machines that label, train and serve, and for a GiB of memory for a month.
+
+    Args:
+        device: As a manifest describes it; its list price is taken where the settings give none.
+    """
+    return _prices(settings, device)[0]
+
+
+def _prices(settings: Cost, device: Mapping[str, Any]) -> tuple[dict[str, float], list[Assumption]]:
     listed = _listed()
     where = f"eval/prices.yaml, {listed['as_of']}"
     gpus = [str(g) for g in device.get("gpus", ())]

@@ -7,7 +7,7 @@ from typing import Any, Final, NotRequired, TypedDict
 
 from eval.latency_schema import Percentiles
 from eval.quality_schema import Difference, Estimate, Micro, Quality, SeedEstimate
-from eval.report_schema import Device
+from eval.report_schema import BreakEven, Device
 
 STUDIES: Final = 1  # the version of comparison.json, audit.json, ablation.json, sweep.json and composition.json
 
@@ -217,6 +217,8 @@ class RoundRow(TypedDict):
         labels: How many queries were labelled: `picked` to learn from, `random` ones, and those judged `again`, of
             which `changed` got other labels.
         cost: Paid for labels, in dollars.
+        machines: Dollars for the machines of its stages.
+        break_even: After how many queries both are earned back; None where a query's price is not known.
         minutes: Of all stages.
         begins_from: What the training began from: `adapter` or `base`.
         gold: F1 of the new student on gold; `gold_before`: of the released one; `gold_difference`: paired.
@@ -237,6 +239,8 @@ class RoundRow(TypedDict):
     again: int
     changed: int
     cost: float
+    machines: float
+    break_even: BreakEven | None
     minutes: float
     begins_from: str
     gold: Estimate | None

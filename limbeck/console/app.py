@@ -14,11 +14,12 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from limbeck.console import audit_page, run_pages, sign_in_page
+from limbeck.console import audit_page, decision_pages, label_pages, review_pages, run_pages, sign_in_page
 from limbeck.console.accounts import Accounts
 from limbeck.console.options import Options
 from limbeck.console.pages import STATIC, bad_input, not_found, refused
 from limbeck.console.protection import Protection, RefusedError, allowed
+from limbeck.console.review_queue import Desk
 from limbeck.console.run_folders import RunFolders
 from limbeck.console.shared import Console
 from task.errors import InputError
@@ -37,7 +38,7 @@ class _Static(StaticFiles):
 
 def make_app(options: Options, accounts: Accounts) -> Starlette:
     """The application."""
-    console = Console(options, accounts, RunFolders(options.runs))
+    console = Console(options, accounts, RunFolders(options.runs), Desk())
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -50,6 +51,9 @@ def make_app(options: Options, accounts: Accounts) -> Starlette:
             Route("/", _home),
             *sign_in_page.ROUTES,
             *run_pages.ROUTES,
+            *label_pages.ROUTES,
+            *review_pages.ROUTES,
+            *decision_pages.ROUTES,
             Route("/audit", allowed("look", audit_page.show)),
         ],
         middleware=[Middleware(Protection, options=options, accounts=accounts)],

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, Literal, TypeVar
 
 from pydantic import ValidationError
 
 from limbeck.artefacts import RunFolder
+from limbeck.console.label_index import LabelIndex
 from limbeck.console.protection import RefusedError
+from limbeck.inputs import Inputs
 from task.errors import InputError
 from task.files import read_json
+from task.labels import Example
 from task.spec import Task
 from teacher.ledger.ledger import Ledger
 from teacher.ledger.reviews import Reviews
+
+_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +30,9 @@ class ShownRun:
 
     Attributes:
         task: As the run's last command resolved it.
+        gold: The gold rows as their tables have them: those of `test`, then those of `calibration`. Empty where the
+            tables are not on this machine.
+        remembered: Results that pages need again, by name, with what they were made from.
     """
 
     name: str
@@ -30,6 +40,17 @@ class ShownRun:
     task: Task
     ledger: Ledger
     reviews: Reviews
+    index: LabelIndex
+    gold: Mapping[Literal["test", "calibration"], Sequence[Example]]
+    remembered: dict[str, tuple[object, Any]] = field(default_factory=dict)
+
+    def remember(self, name: str, made_from: object, make: Callable[[], _Value]) -> _Value:
+        """A result, made again when what it is made from has changed."""
+        found = self.remembered.get(name)
+        if found is None or found[0] != made_from:
+            found = self.remembered[name] = (made_from, make())
+        value: _Value = found[1]
+        return value
 
 
 class RunFolders:
@@ -63,17 +84,29 @@ class RunFolders:
                 raise RefusedError(404, f"The run {name!r} has no labels yet: run `limbeck label` with its task first.")
             found = self._open.get(name)
             if found is None:
-                found = ShownRun(name, files, task, Ledger(files.ledger), Reviews(files.ledger))
+                found = ShownRun(
+                    name, files, task, Ledger(files.ledger), Reviews(files.ledger), LabelIndex(files.folder),
+                    _gold(task, files),
+                )
             elif found.task != task:  # the task file has changed since
-                found = ShownRun(name, files, task, found.ledger, found.reviews)
+                found = replace(found, task=task, gold=_gold(task, files), remembered={})
             self._open[name] = found
             return found
 
     def close(self) -> None:
         """Close all ledgers."""
         for run in self._open.values():
+            run.index.close()
             run.reviews.close()
             run.ledger.close()
+
+
+def _gold(task: Task, files: RunFolder) -> Mapping[Literal["test", "calibration"], Sequence[Example]]:
+    inputs = Inputs(task, files.sample)
+    try:
+        return {"test": inputs.test, "calibration": inputs.calibration}
+    except InputError:
+        return {"test": (), "calibration": ()}
 
 
 def task_of(files: RunFolder) -> Task:

@@ -9,6 +9,7 @@ from starlette.requests import Request
 
 from limbeck.console.accounts import Accounts
 from limbeck.console.options import Options
+from limbeck.console.review_queue import Desk
 from limbeck.console.run_folders import RunFolders
 
 
@@ -19,6 +20,7 @@ class Console:
     options: Options
     accounts: Accounts
     runs: RunFolders
+    desk: Desk
 
 
 def console_of(request: Request) -> Console:

@@ -50,6 +50,7 @@ CREATE TABLE IF NOT EXISTS reviews (
 );
 CREATE INDEX IF NOT EXISTS reviews_by_query ON reviews (query);
 """
+_COUNTING: Final = "WHERE undone IS NULL AND decision != 'skip' ORDER BY id"
 _COLUMNS: Final = "id, token, query, count, queue, person, decision, labels, before, created, undone"
 
 
@@ -178,13 +179,17 @@ class Reviews:
         """All decisions about a query, oldest first."""
         return self._select("WHERE query = ? ORDER BY id", [repaired(query)])
 
-    def after(self, last: int, *, limit: int) -> list[Review]:
-        """Decisions with a greater id, oldest first."""
-        return self._select("WHERE id > ? ORDER BY id LIMIT ?", [last, limit])
+    def latest(self, limit: int, *, before: int | None = None) -> list[Review]:
+        """Decisions, newest first.
 
-    def latest(self, limit: int) -> list[Review]:
-        """The newest decisions, newest first."""
-        return self._select("ORDER BY id DESC LIMIT ?", [limit])
+        Args:
+            before: Only those with a smaller id.
+        """
+        return self._select("WHERE id < ? ORDER BY id DESC LIMIT ?", [2**62 if before is None else before, limit])
+
+    def counting(self) -> list[Review]:
+        """All decisions that say something, oldest first."""
+        return self._select(_COUNTING, [])
 
     def seen_by(self, person: str, queue: Queue) -> set[str]:
         """Queries that a person has decided or skipped in a queue."""
@@ -207,7 +212,7 @@ class Reviews:
 
     def verdicts(self) -> dict[str, Verdict]:
         """Query → what follows from the decisions about it."""
-        return _verdicts(self._select("WHERE undone IS NULL AND decision != 'skip' ORDER BY id", []))
+        return _verdicts(self.counting())
 
     def _select(self, rest: str, values: Sequence[Any]) -> list[Review]:
         with self._lock:
@@ -223,9 +228,7 @@ def read_verdicts(ledger: Path) -> dict[str, Verdict]:
         with closing(sqlite3.connect(ledger, timeout=_WAIT_S)) as db:
             if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'reviews'").fetchone():
                 return {}
-            rows = db.execute(
-                f"SELECT {_COLUMNS} FROM reviews WHERE undone IS NULL AND decision != 'skip' ORDER BY id"
-            ).fetchall()
+            rows = db.execute(f"SELECT {_COLUMNS} FROM reviews {_COUNTING}").fetchall()
     except sqlite3.Error as error:
         raise InputError(f"cannot read what people decided: {error}", file=ledger) from error
     return _verdicts(_review(r) for r in rows)

@@ -231,7 +231,7 @@ def test_serving_what_is_no_bundle_and_a_port_in_use(tmp_path: Path) -> None:
 
 
 def test_a_port_in_use_is_found_before_the_engine_starts(tmp_path: Path) -> None:
-    from serving.service import _listening
+    from serving.gateway.uvicorn_server import listening
     from task.errors import InputError
 
     with socket.socket() as taken:
@@ -239,7 +239,7 @@ def test_a_port_in_use_is_found_before_the_engine_starts(tmp_path: Path) -> None
         taken.listen()
         port = taken.getsockname()[1]
         expected = f"cannot listen on 127.0.0.1:{port}.*free port"
-        with pytest.raises(InputError, match=expected), _listening("127.0.0.1", port):
+        with pytest.raises(InputError, match=expected), listening("127.0.0.1", port):
             pass
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -18,6 +19,7 @@ from limbeck.rounds.watch import due
 from limbeck.run import Run
 from task.errors import InputError
 from task.files import write_json, write_jsonl
+from task.settings import Cost
 from tests.conftest import make_task
 
 NOW = datetime.datetime(2026, 11, 29, tzinfo=datetime.UTC).timestamp()
@@ -103,6 +105,25 @@ def test_a_round_that_was_stopped_is_always_due(run: RunFolder, tmp_path: Path) 
     assert due([open_round(run, opening(tmp_path))], None, NOW) == "round 1 is not finished"
 
 
+def test_the_bill_of_a_round_and_when_it_is_earned_back(run: RunFolder, tmp_path: Path) -> None:
+    one = open_round(run, opening(tmp_path))
+    for stage, seconds, figures in (("label", 3600, {"cost": 7.0}), ("train", 7200, {})):
+        one.folder.folder.joinpath(stage).mkdir()
+        write_json(one.folder.folder / stage / "manifest.json", {
+            "figures": figures, "wall_s": seconds, "inputs": {}, "device": {"cores": 2},
+        })
+    prices = Cost(label_hour=1.0, train_hour=2.5)
+    cost: Any = {"per_million": {"teacher": 2_000.0, "served": 500.0}, "queries_a_day": 100.0}
+    (row,) = rows_of_rounds([one], prices, cost)
+    assert (row["cost"], row["machines"]) == (7.0, 6.0)
+    assert row["break_even"] == {"queries": round(13 / 0.0015), "days": round(13 / 0.0015 / 100, 3)}
+    assert f"| 7.00 | 6.00 | {round(13 / 0.0015):,} queries |" in table([row])
+    for unknown in (None, cost | {"imported": True}, cost | {"per_million": {"teacher": 1.0, "served": 1.0}}):
+        assert rows_of_rounds([one], prices, unknown)[0]["break_even"] is None
+    (listed,) = rows_of_rounds([one])
+    assert listed["machines"] > 0  # at the list price of the machine that the manifest names
+
+
 def test_the_list_says_where_an_unfinished_round_stands(run: RunFolder, tmp_path: Path) -> None:
     one = open_round(run, opening(tmp_path))
     assert rows_of_rounds([one])[0]["ending"] == "begun"
@@ -112,7 +133,7 @@ def test_the_list_says_where_an_unfinished_round_stands(run: RunFolder, tmp_path
     })
     row = rows_of_rounds([one])[0]
     assert (row["ending"], row["drift"], row["minutes"]) == ("after drift", "Nothing has moved.", 1.0)
-    assert "| 1 | 2026-11-01T00:00 | after drift | 0 | 0.00 | 1.0 | – | – | not finished" in table([row])
+    assert "| 1 | 2026-11-01T00:00 | after drift | 0 | 0.00 | 0.00 | – | 1.0 | – | – | not finished" in table([row])
     page = page_of(make_task(), [one])
     assert page["cost"] == 0.0
     write_rounds(tmp_path / "rounds.html", page)
