@@ -17,7 +17,7 @@ from typing import Annotated, TextIO
 import typer
 
 from limbeck import __version__
-from limbeck.commands import console, measuring, operations, rounds, studies
+from limbeck.commands import console, exchange, measuring, operations, rounds, studies
 from limbeck.commands import run as stages
 from limbeck.commands.help import PanelGroup
 
@@ -39,7 +39,7 @@ app = typer.Typer(
     cls=PanelGroup,
     context_settings={"max_content_width": 110},
 )
-for part in (stages, studies, measuring, operations, rounds, console):
+for part in (stages, studies, measuring, operations, rounds, console, exchange):
     app.add_typer(part.app)
 
 

@@ -70,6 +70,14 @@ class Fields:
             return str(value)
         raise self.error(name, "not a text", "a text or nothing", fix=floating(value))
 
+    def share(self, name: str, value: object) -> float | None:
+        """A number in [0, 1]; None without one."""
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+            raise self.error(name, "not a probability", "a number from 0 to 1", found=value)
+        return float(value)
+
     def count(self, name: str, default: int | None = None) -> int:
         """A whole number from 0 to 2^63 − 1, also where it is written as a text."""
         value = self.row.get(name, default)

@@ -36,10 +36,11 @@ def canonical_json(value: object) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Write under a temporary name and rename, so that no reader ever sees an incomplete file."""
-    _write(path, [text])
+    write_parts(path, [text])
 
 
-def _write(path: Path, parts: Iterable[str]) -> int:
+def write_parts(path: Path, parts: Iterable[str]) -> int:
+    """`write_text` a part at a time; returns the number of parts."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -63,7 +64,7 @@ def write_json(path: Path, value: object) -> None:
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
     """JSON lines, atomically and a row at a time; returns the number of rows."""
-    return _write(path, (one_line(json.dumps(row, ensure_ascii=False, allow_nan=False)) + "\n" for row in rows))
+    return write_parts(path, (one_line(json.dumps(row, ensure_ascii=False, allow_nan=False)) + "\n" for row in rows))
 
 
 def link_or_copy(source: Path, *, target: Path) -> bool:

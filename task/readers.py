@@ -7,7 +7,7 @@ with its number and the reason, as a `task.errors.InputWarning`.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from task.unmatched_ids import tell_unmatched
 from task.unread import UnreadNames
 
 # Columns of our own files that a reader passes over without a word: they are no mistake.
-_OWN = ("labels", "status", "reason", "confidence", "request")
+_OWN = ("labels", "status", "reason", "confidence", "request", "person", "at")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +131,8 @@ def read_queries(source: Path | str) -> list[Example]:
 
 
 def read_labels(
-    source: Path | str, task: Task, *, columns: Collection[str] = (), conflicts: Conflicts | None = None
+    source: Path | str, task: Task, *, columns: Collection[str] = (), conflicts: Conflicts | None = None,
+    confidence: bool = False,
 ) -> list[Example]:
     """Gold or imported labels: `{"query", "labels": [{"role", "text", "start"?, "end"?}]}`, checked against the task.
 
@@ -141,6 +142,7 @@ def read_labels(
     Args:
         columns: Further columns that the caller reads.
         conflicts: What becomes of a query with different labellings (`task.conflicts`); None returns all its rows.
+        confidence: Whether labels keep the confidence that the file has for them.
 
     Raises:
         InputError: A role or closed value that the task does not have, a text that does not occur, a value of a text
@@ -168,6 +170,9 @@ def read_labels(
         ids.add(id_, f)
         labels = _label_rows(f)
         read = [_label(f, task, query, n, label) for n, label in enumerate(labels)]
+        if confidence:
+            shares = [f.share(f"labels.{n}.confidence", x.get("confidence")) for n, x in enumerate(labels)]
+            read = [replace(x, confidence=share) for x, share in zip(read, shares, strict=True)]
         for label in labels:
             keys.see(label)
         try:

@@ -131,8 +131,12 @@ def _encoding(path: Path) -> str:
     return found or "utf-8-sig"
 
 
-def _text_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Lines with their numbers, split at line feeds only: other separators may stand inside a JSON text."""
+def text_lines(path: Path, *, appended: bool = True) -> Iterator[tuple[int, str]]:
+    """Lines with their numbers, split at line feeds only: other separators may stand inside a JSON text.
+
+    Args:
+        appended: Whether a byte order mark in front of a later line is that of a file that was appended.
+    """
     encoding = _encoding(path)
     if encoding != "utf-8-sig":
         with path.open(encoding=encoding, newline="\n") as text:
@@ -143,7 +147,7 @@ def _text_lines(path: Path) -> Iterator[tuple[int, str]]:
         return
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
-            raw = line.removeprefix(codecs.BOM_UTF8)  # of the file, or of a file that was appended to it
+            raw = line.removeprefix(codecs.BOM_UTF8) if appended or number == 1 else line
             try:
                 yield number, raw.decode()
             except UnicodeDecodeError as error:
@@ -161,8 +165,9 @@ def _not_encoded(path: Path, encoding: str, error: UnicodeError) -> InputError:
     )
 
 
-def _jsonl(path: Path) -> Iterator[tuple[int, Row]]:
-    for number, text in _text_lines(path):
+def jsonl_rows(path: Path) -> Iterator[tuple[int, Row]]:
+    """The objects of a file of JSON lines, with their line numbers; empty lines are passed over."""
+    for number, text in text_lines(path):
         if not text.strip():
             continue
         try:
@@ -273,7 +278,7 @@ def _class_names(schema: Any) -> Callable[[Row, Path, int], Row] | None:
 
 
 _READERS: Final[Mapping[str, Callable[[Path], Iterator[tuple[int, Row]]]]] = {
-    ".jsonl": _jsonl, ".json": _jsonl, ".ndjson": _jsonl, ".csv": _csv, ".tsv": _csv,
+    ".jsonl": jsonl_rows, ".json": jsonl_rows, ".ndjson": jsonl_rows, ".csv": _csv, ".tsv": _csv,
     ".parquet": _parquet,
 }
 KINDS: Final = tuple(_READERS)

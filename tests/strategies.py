@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from task.labels import Example, Label, ordered
 from task.segmentation import Segmentation, units
+from task.spec import Task
 
 WORDS = st.text(
     st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Zs", "Zl", "Zp", "Cn", "Co")), min_size=1, max_size=8
@@ -42,3 +43,41 @@ TAXONOMIES = st.lists(
     st.lists(st.sampled_from(["a", "B", "c d", "茶", "é", "1", "Z"]), min_size=1, max_size=4).map(" > ".join),
     min_size=1, max_size=25, unique=True,
 )
+
+
+# Queries as people type them: scripts without blanks, combining marks, characters beyond U+FFFF, odd blanks.
+TYPED = st.lists(
+    st.one_of(
+        st.sampled_from([
+            "oat milk", "👨🏻‍🚒", "𝒜", "नमस्ते", "ไทย", "東京都", "e\u0301", "#", "# text = x", "-DOCSTART-", "O",
+            "B-brand", " ", "  ", "\t", "\r\n", "\u2028", "\ufeff", "\\n", '"', "\u00a0", "a=b",
+        ]),
+        st.text(st.characters(codec="utf-8"), max_size=6),
+    ),
+    max_size=6,
+).map("".join)
+
+
+@st.composite
+def annotated_examples(draw: st.DrawFn, task: Task) -> Example:
+    """A typed query with any labels that a task allows: overlapping and equal spans, values and texts, confidences."""
+    query = draw(TYPED)
+    confidence = st.one_of(st.none(), st.floats(0, 1))
+    labels: list[Label] = []
+    for _ in range(draw(st.integers(0, 4)) if query else 0):
+        start, end = sorted(draw(st.tuples(st.integers(0, len(query)), st.integers(0, len(query)))))
+        if query[start:end].strip():
+            role = draw(st.sampled_from(task.open_roles)).name
+            labels.append(Label(role, query[start:end], start, end, draw(confidence)))
+    for role in task.closed_roles:
+        values = draw(st.lists(st.sampled_from(sorted(role.allowed)), unique=True, max_size=3 if role.multiple else 1))
+        labels += [Label(role.name, v, confidence=draw(confidence)) for v in values]
+    for role in task.text_roles:
+        texts = st.one_of(st.sampled_from(["havre drink", "ミルク", "𝒜 b"]), TYPED)
+        found = draw(st.lists(texts, unique=True, max_size=3))
+        labels += [
+            Label(role.name, x, confidence=draw(confidence)) for x in found
+            if task.label_problem(query, role.name, x) is None
+        ]
+    id_ = draw(st.one_of(st.none(), st.sampled_from(["17", "q 1", " odd\n", ""])))
+    return Example(query, ordered(labels), draw(st.integers(0, 5)), id_)

@@ -22,7 +22,7 @@ PAGE: Final = ROOT / "CONTRIBUTING.md"
 BEGIN, END = "<!-- house: written by `python -m tools.house --draw` -->", "<!-- /house -->"
 # Bottom to top. A module that is not named itself belongs to the package that holds it.
 ROOMS: Final = (
-    "task", "task.forms", "task.codec",
+    "task", "task.exchange", "task.forms", "task.codec",
     "eval", "samples",
     "llm_client", "engine",
     "teacher.retrieval", "teacher.ledger", "teacher.guardrails", "teacher.backends", "teacher.curriculum", "teacher",

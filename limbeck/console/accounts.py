@@ -56,11 +56,13 @@ class Session:
     Attributes:
         name: The user; of the person at this machine where the console has no users.
         csrf: Secret that every form carries, so that no other page can send it.
+        signed_in: Whether they signed in here, and can sign out.
     """
 
     name: str
     roles: frozenset[Role]
     csrf: str
+    signed_in: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,9 +29,10 @@ async def show(request: Request) -> Response:
     rows = run.reviews.latest(_ROWS + 1, before=int(before) if before.isdecimal() else None)
     verdicts = list(run.reviews.verdicts().values())
     return page(
-        request, "decisions.html.j2", run=run, rows=rows[:_ROWS], more=rows[_ROWS - 1].id if len(rows) > _ROWS else None,
-        totals=_totals(verdicts), roles=changes(verdicts), disputed=[v for v in verdicts if v.outcome == "disputed"],
-        agreement=agreement(run),
+        request, "decisions.html.j2", run=run, rows=rows[:_ROWS],
+        more=rows[_ROWS - 1].id if len(rows) > _ROWS else None,
+        totals=_totals(verdicts), roles=changes(verdicts), agreement=agreement(run),
+        disputed=[v for v in verdicts if v.outcome == "disputed"],
     )
 
 

@@ -29,23 +29,22 @@ _MOST_CATALOGUE: Final = 20 << 20  # bytes of a file whose titles are kept in me
 async def show_list(request: Request) -> Response:
     """A page of labels. For htmx only the table, which replaces the one that is shown."""
     run = console_of(request).runs.run(request.path_params["run"])
-    given = {k: v for k, v in request.query_params.items() if v}
+    given = request.query_params
     problem, wanted = "", LabelFilter()
     try:
-        wanted = LabelFilter.from_query({k: v for k, v in given.items() if k not in ("after", "before")})
+        wanted = LabelFilter.from_query(given.multi_items())
         part = run.index.page(wanted, after=given.get("after"), before=given.get("before"), limit=_ROWS)
     except ValueError as error:
         problem = str(error)
         part = run.index.page(wanted, limit=_ROWS)
-    filters = wanted.to_query()
 
     def address(**cursor: str) -> str:
-        return f"?{urlencode({**filters, **cursor})}"
+        return f"?{wanted.to_query()}&{urlencode(cursor)}"
 
     return page(
         request, "labels-table.html.j2" if request.headers.get("hx-request") else "labels.html.j2",
-        run=run, rows=part.rows, problem=problem, filters=filters, facets=run.index.facets(), statuses=STATUSES,
-        count=run.index.count(wanted), state=run.index.state(),
+        run=run, rows=part.rows, problem=problem, wanted=wanted, facets=run.index.facets(), statuses=STATUSES,
+        total=part.total, state=run.index.state(), problem_of_index=run.following.problem,
         next=address(after=part.next) if part.next else None,
         previous=address(before=part.previous) if part.previous else None,
     )

@@ -110,7 +110,7 @@ class Protection:
             csrf = found[1]
         named = self._accounts.names()
         roles = frozenset(ROLES) if not named and self._open else self._accounts.roles(name)
-        session = Session(name, roles, csrf)
+        session = Session(name, roles, csrf, signed_in=bool(named) and self._options.user_header is None)
         if fresh is not None:
             request.scope.setdefault("state", {})["new_cookie"] = fresh
         return session

@@ -73,8 +73,8 @@ async def decide(request: Request) -> Response:
     console.desk.release(run.name, queue, person)
     if decision != "skip":
         run.index.reviewed(query, True)
-    to = str(form.get("to", ""))
-    return RedirectResponse(f"/runs/{quote(run.name)}/{to if to in ('settle', 'decisions') else f'review/{queue}'}", 303)
+    next_page = "settle" if decision == "settle" else f"review/{queue}"
+    return RedirectResponse(f"/runs/{quote(run.name)}/{next_page}", 303)
 
 
 async def undo(request: Request) -> Response:
@@ -139,7 +139,9 @@ def _labels(text: str) -> Labelling:
     """The labels of a form's field, without confidences. Raises `RefusedError` where it has none of that shape."""
     try:
         rows = json.loads(text)
-        return ordered(Label(role=_text(r["role"]), text=_text(r["text"]), start=_offset(r.get("start")), end=_offset(r.get("end"))) for r in rows)
+        return ordered([
+            Label(_text(r["role"]), _text(r["text"]), _offset(r.get("start")), _offset(r.get("end"))) for r in rows
+        ])
     except (ValueError, TypeError, KeyError, AttributeError):
         raise RefusedError(400, "The labels of this form cannot be read. Nothing was changed.") from None
 

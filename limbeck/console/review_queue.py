@@ -23,6 +23,7 @@ from limbeck.judging.served import SERVED
 from limbeck.rounds.folders import round_folders
 from task.labels import Label, Labelling
 from task.table_files import rows_of
+from teacher.ledger.records import Status
 from teacher.ledger.reviews import AUDIT, Queue, keys
 
 EXPLAINED: Final[dict[Queue, str]] = {
@@ -135,14 +136,19 @@ def remaining(run: ShownRun, index: LabelIndex, queue: Queue, person: str) -> in
     if queue in ("picked", "mistakes"):
         decided = run.reviews.decided().keys() | run.reviews.seen_by(person, queue)
         return sum(r.query not in decided for r in _candidates(run, index, queue, first=None, half_decided=[]))
-    return index.count(_filter(queue)).number
+    return index.count(_filter(queue))
+
+
+def all_rows(run: ShownRun, queue: Queue) -> Iterator[QueueRow]:
+    """A queue in its order, with what was decided already."""
+    return _candidates(run, run.index, queue, first=None, half_decided=[])
 
 
 def _filter(queue: Queue) -> LabelFilter:
     if queue == AUDIT:
-        return LabelFilter(statuses=frozenset({"accepted", "partial", "uncertain", "failed"}), reviewed=False,
-                           order="random", seed=_SEED)
-    return LabelFilter(statuses=frozenset({"partial", "uncertain"}), reviewed=False, order="doubt")
+        answered: tuple[Status, ...] = ("accepted", "partial", "uncertain", "failed")
+        return LabelFilter(status=answered, reviewed=False, order="random", seed=_SEED)
+    return LabelFilter(status=("partial", "uncertain"), reviewed=False, order="doubt")
 
 
 def _candidates(

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import ValidationError
 
 from limbeck.artefacts import RunFolder
+from limbeck.console.following import Following
 from limbeck.console.label_index import LabelIndex
 from limbeck.console.protection import RefusedError
 from limbeck.inputs import Inputs
@@ -41,6 +42,7 @@ class ShownRun:
     ledger: Ledger
     reviews: Reviews
     index: LabelIndex
+    following: Following
     gold: Mapping[Literal["test", "calibration"], Sequence[Example]]
     remembered: dict[str, tuple[object, Any]] = field(default_factory=dict)
 
@@ -84,10 +86,9 @@ class RunFolders:
                 raise RefusedError(404, f"The run {name!r} has no labels yet: run `limbeck label` with its task first.")
             found = self._open.get(name)
             if found is None:
-                found = ShownRun(
-                    name, files, task, Ledger(files.ledger), Reviews(files.ledger), LabelIndex(files.folder),
-                    _gold(task, files),
-                )
+                ledger, reviews = Ledger(files.ledger), Reviews(files.ledger)
+                index = LabelIndex(files)
+                found = ShownRun(name, files, task, ledger, reviews, index, Following(index), _gold(task, files))
             elif found.task != task:  # the task file has changed since
                 found = replace(found, task=task, gold=_gold(task, files), remembered={})
             self._open[name] = found
@@ -96,7 +97,7 @@ class RunFolders:
     def close(self) -> None:
         """Close all ledgers."""
         for run in self._open.values():
-            run.index.close()
+            run.following.stop()
             run.reviews.close()
             run.ledger.close()
 

@@ -167,8 +167,8 @@ def _count_rows(path: Path, drop: Callable[[Mapping[str, Any]], bool]) -> int:
 
 
 def _forget_run(run: RunFolder, query: str, same: Same, out: Forgotten, *, dry_run: bool) -> None:
-    if run.ledger.exists():
-        _forget_ledger(run.ledger, same, out, dry_run=dry_run)
+    known = _forget_ledger(run.ledger, same, out, dry_run=dry_run) if run.ledger.exists() else 0
+    _forget_console(run.folder / "console", same, out, known=known > 0, dry_run=dry_run)
     _forget_stages(run, query, same, out, command="limbeck run TASK", ended=False, dry_run=dry_run)
     for one in round_folders(run.folder):
         ended = one.outcome.exists()
@@ -178,6 +178,23 @@ def _forget_run(run: RunFolder, query: str, same: Same, out: Forgotten, *, dry_r
         out.remove(str(page), 1)
         if not dry_run:
             page.unlink()
+
+
+def _forget_console(folder: Path, same: Same, out: Forgotten, *, known: bool, dry_run: bool) -> None:
+    """Take the query out of what a console keeps beside the ledger: predictions, and the index of labels.
+
+    The index has the words of every query. It is removed as a whole; a console makes it again from the ledger.
+
+    Args:
+        known: Whether the ledger had the query.
+    """
+    for path in _tables(folder):
+        out.remove(str(path), count(path, same) if dry_run else remove(path, same))
+    index = sorted(folder.glob("labels.sqlite*")) if known else []
+    if index:
+        out.remove(f"{folder / 'labels.sqlite'} (made again by the console)", 1)
+        for file in () if dry_run else index:
+            file.unlink(missing_ok=True)
 
 
 def _forget_stages(
@@ -206,11 +223,12 @@ def _forget_stages(
         "the next `limbeck round TASK --set rounds.start=scratch` trains one without it" if ended
         else f"`{command}` trains it again"
     )
-    for folder in sorted(p for p in run.folder.iterdir() if p.is_dir() and p.name not in (*_CLEANED, ROUNDS)):
+    for folder in sorted(p for p in run.folder.iterdir() if p.is_dir() and p.name not in (*_CLEANED, ROUNDS, "console")):
         _note_held(folder, query, same, out, again=again if learned else None)
 
 
-def _forget_ledger(path: Path, same: Same, out: Forgotten, *, dry_run: bool) -> None:
+def _forget_ledger(path: Path, same: Same, out: Forgotten, *, dry_run: bool) -> int:
+    """Take the query out of a ledger; returns how many rows it had of it."""
     from teacher.ledger.forgetting import forget as forget_in_ledger
 
     found = forget_in_ledger(path, same, dry_run=dry_run)
@@ -223,6 +241,7 @@ def _forget_ledger(path: Path, same: Same, out: Forgotten, *, dry_run: bool) -> 
             f"{found.batches} open batches at the provider have requests about it: collect them with `limbeck label`, "
             "then run this command again"
         )
+    return found.rows
 
 
 def _forget_stage(folder: Path, query: str, same: Same, out: Forgotten, *, ended: bool, dry_run: bool) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import re
@@ -18,6 +19,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from playwright.sync_api import Browser, expect
 
 from eval.metrics import micro
 from eval.quality import label_agreement
@@ -27,10 +29,13 @@ from serving.release.bundle import build, open_bundle
 from serving.release.pointer import read_pointer
 from task.files import read_json, sha256_file
 from task.labels import Example, Label
+from teacher.curriculum.rows import read
 from tests.conftest import FIXTURES
 from tests.documented import documented
+from tests.limbeck.console.browsers import browser, current, open_queue, opened, started
 from tests.processes import gone
 
+__all__ = ["browser"]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 TASK = FIXTURES / "tiny-market.yaml"
 
@@ -291,3 +296,40 @@ def test_a_student_served_otherwise_is_as_good(
     f1 = [micro(per_query(truth, rows, bundle.task)[:, None].sum(axis=0))[2] for rows in (ours, theirs)]
     assert f1[0] > f1[1] - 0.05
     assert label_agreement(ours, theirs) >= least
+
+
+def test_fifty_queries_reviewed_by_keyboard_are_learned_by_the_next_run(
+    run: Path, tmp_path: Path, browser: Browser
+) -> None:
+    """From the console to the report; the student is trained for few steps, since its quality is no question here."""
+    again = tmp_path / run.name
+    shutil.copytree(run, again)
+    corrected: dict[str, list[tuple[str, str]]] = {}
+    with started(tmp_path) as (address, _), opened(browser, address) as page:
+        keys = open_queue(page, "uncertain", run=run.name)
+        for n in range(50):
+            query = current(page)
+            if n % 5:
+                keys.decide("Enter")
+            else:  # the whole query is a product
+                keys.decide("Home", "Shift+End", "2", "Enter")
+                corrected[query] = [("product", query.strip())]
+        page.goto(f"/runs/{run.name}/decisions")
+        expect(page.locator("main")).to_contain_text("40 confirmed, 10 corrected")
+    assert keys.pressed == 40 + 10 * 4  # 1.6 keys a query
+    words = ("--runs", tmp_path, "--set", "student.max_steps=10", "--set", "eval.latency.seconds=0",
+             "--set", "gates.engine_label_agreement=null", "--set", "gates.merge_label_agreement=0.5")
+    done = subprocess.run(command("run", TASK, *words), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    learned = {r.example.query: r for split in ("train", "dev") for r in read(again / "curriculum", split)}
+    for query, labels in corrected.items():
+        row = learned[query]
+        open_ = [(x.role, x.text) for x in row.example.labels if x.start is not None]
+        assert (open_, row.confidence) == (labels, 1.0)
+    report = read_json(again / "evaluate" / "report.json")
+    decisions = report["decisions"]
+    assert (decisions["queries"], decisions["confirmed"], decisions["corrected"]) == (50, 40, 10)
+    assert decisions["roles"]["product"]["added"] == 10
+    page_text = (again / "evaluate" / "report.html").read_text()
+    assert "Corrections by people" in page_text
+    assert all(html.escape(x["query"]) in page_text for x in decisions["examples"])

@@ -42,6 +42,6 @@ def sign_in(client: TestClient, name: str, password: str = PASSWORD, **form: str
 
 def secret(client: TestClient) -> str:
     """The CSRF secret that the session's pages carry."""
-    found = re.search(r'name="csrf" value="([^"]+)"', client.get("/runs").text)
+    found = re.search(r'"X-CSRF-Token": "([^"]+)"', client.get("/runs").text)
     assert found
     return found[1]

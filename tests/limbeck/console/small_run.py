@@ -53,8 +53,9 @@ def make_run(runs: Path, found: Sequence[LedgerRow] | None = None, *, name: str 
     write_jsonl(folder / "queries.jsonl", ({"query": r.query, "count": r.count} for r in rows()))
     gold = [{"query": f"gold {p}", "count": 3, "labels": [{"role": "product", "text": p}]} for p in PRODUCTS[:3]]
     write_jsonl(folder / "gold.jsonl", gold)
-    made = make_task(**({"name": name, "teacher": {"backend": "catalog"}, "data": {
-        "dir": str(folder), "queries": "queries.jsonl", "gold": {"test": "gold.jsonl"},
+    write_jsonl(folder / "items.jsonl", ({"id": f"i{n}", "title": f"Best {p}"} for n, p in enumerate(PRODUCTS)))
+    made = make_task(**({"name": name, "teacher": {"backend": "openai", "openai": {"prompt": "x"}}, "data": {
+        "dir": str(folder), "queries": "queries.jsonl", "catalogue": "items.jsonl", "gold": {"test": "gold.jsonl"},
     }} | task))
     write_json(folder / "task.json", made.model_dump(mode="json"))
     kept = rows() if found is None else list(found)
@@ -63,7 +64,7 @@ def make_run(runs: Path, found: Sequence[LedgerRow] | None = None, *, name: str 
             Attempt(
                 request=r.request, query=r.query, backend="openai", model="m-1", cost=0.001, prompt_tokens=120,
                 completion_tokens=20, reply=json.dumps([x.to_json() for x in r.labels]),
-                evidence={"items": [f"item of {r.query}"], "neighbours": ["oat drink"]},
+                evidence={"items": ["i0", "i1"], "neighbours": ["oat drink"]},
             ) for r in kept
         ], kept)
     write_jsonl(RunFolder(folder).evaluate.predictions(SERVED), (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,9 @@ def browser(runs: Path) -> Iterator[TestClient]:
 
 def wait_for_index(client: TestClient) -> None:
     """The index of labels is made in the background."""
-    client.app.state.console.runs.run("shop").index.update()  # type: ignore[attr-defined]
+    index = client.app.state.console.runs.run("shop").index  # type: ignore[attr-defined]
+    while index.state().as_of is None:
+        time.sleep(0.02)
 
 
 def form_of(page: str) -> dict[str, str]:
@@ -180,7 +183,7 @@ def test_people_who_disagree_are_settled_by_somebody(runs: Path) -> None:
         query = UNSURE[0].query
         assert read_verdicts(runs / "shop" / "ledger.sqlite")[query].outcome == "disputed"
         listed = ada.get("/runs/shop/decisions").text
-        assert "1 queries are disputed" in listed
+        assert "1 query is disputed" in listed
         assert "ada, ben" in listed
         assert query in ada.get("/runs/shop/settle").text
         page = ada.get("/runs/shop/settle", params={"query": query, "of": "ben"})
