@@ -90,6 +90,7 @@ class RunFolder(Folder):
     """The folder of one task's run."""
 
     task = Entry("task.json")  # the task as the last command that ran a stage resolved it; nothing depends on it
+    progress = Entry("progress.json")  # how far the command is that runs a stage now (`limbeck.progress_file`)
     ledger = Entry("ledger.sqlite")  # every attempt to label a query; outlives the label stage
     index = Entry("index")  # the retrieval index, and the embeddings of everything that looks something up
     sample = Entry("sample")  # the generated market, for tasks that ask for it

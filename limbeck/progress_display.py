@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -31,14 +32,35 @@ class Rate:
         return (done - before) / max(1e-6, now - since)
 
 
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What a display shows.
+
+    Attributes:
+        stage: Name of the stage; empty before the first one.
+        number: Its place among `of` stages, from 1.
+        text: What is being done.
+        total: None where it is not known.
+        note: A short figure, such as money spent.
+    """
+
+    stage: str
+    number: int
+    of: int
+    text: str
+    done: int
+    total: int | None
+    note: str
+
+
 class ProgressDisplay:
     """A `task.progress.Progress` on standard error."""
 
     def __init__(self) -> None:
         self._rich: RichProgress | None = None
         self._task: int | None = None
-        self._stage = ""
-        self._what, self._total, self._done = "", None, 0  # type: tuple[str, int | None, int]
+        self._place = ("", 0, 0)  # name, number and total of stages
+        self._what, self._total, self._done, self._note = "", None, 0, ""  # type: tuple[str, int | None, int, str]
         self._told = 0.0
         self._rate = Rate(time.monotonic())
 
@@ -69,8 +91,8 @@ class ProgressDisplay:
 
     def stage(self, name: str, number: int, of: int) -> None:
         """A stage starts."""
-        self._stage = f"{number}/{of} {name}"
-        self._what = ""
+        self._place = name, number, of
+        self._what, self._total, self._done, self._note = "", None, 0, ""
         if not self._rich:
             self._line("…")
 
@@ -84,7 +106,7 @@ class ProgressDisplay:
 
     def begin(self, what: str, total: int | None = None, done: int = 0) -> None:
         """See `task.progress.Progress`."""
-        self._what, self._total, self._done = what, total, done
+        self._what, self._total, self._done, self._note = what, total, done, ""
         self._told = time.monotonic()
         self._rate = Rate(self._told, done)
         if self._rich:
@@ -98,6 +120,7 @@ class ProgressDisplay:
     def advance(self, count: int = 1, note: str = "") -> None:
         """See `task.progress.Progress`."""
         self._done += count
+        self._note = note or self._note
         now = time.monotonic()
         rate = self._rate.at(now, self._done)
         shown = f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.2f}/s"
@@ -109,6 +132,17 @@ class ProgressDisplay:
             todo = (self._total or 0) - self._done
             left = f", {todo / rate:,.0f} s left" if todo > 0 and rate else ""
             self._line(f"{self._what} {self._done:,}/{self._total or '?'} ({shown}{left}) {note}")
+
+    @property
+    def shown(self) -> Shown:
+        """What is shown now; may be asked from another thread."""
+        name, number, of = self._place
+        return Shown(name, number, of, self._what, self._done, self._total, self._note)
+
+    @property
+    def _stage(self) -> str:
+        name, number, of = self._place
+        return f"{number}/{of} {name}" if name else ""
 
     @property
     def _bold_stage(self) -> str:

@@ -20,6 +20,7 @@ from typing import Any, Final, Literal
 
 from limbeck import __version__
 from limbeck.environment import device, git_commit, versions
+from limbeck.progress_file import progress_on_disk
 from limbeck.run import Run, Shortfall
 from limbeck.staleness import FIRST, Ingredients, Rules, reasons
 from task.files import link_or_copy, read_json, sha256_file, sha256_json, write_json, write_text
@@ -137,6 +138,7 @@ def execute(stage: Stage, run: Run) -> Result:
         "config": now.config,
         "rules": dict(now.rules),
         "figures": dict(figures),
+        "headline": stage.headline(figures),
         "outputs": outputs,
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "wall_s": round(time.time() - started, 2),
@@ -152,12 +154,15 @@ def execute(stage: Stage, run: Run) -> Result:
 def execute_shown(stage: Stage, run: Run, *, number: int, of: int) -> Result:
     """The same as one of several, with its progress and its headline shown and its shortfall noted.
 
+    While it runs, other processes find its progress in the run folder (`limbeck.progress_file`).
+
     Raises:
         IncompleteError: It did so little that the next one would make no sense.
     """
     run.files.folder.mkdir(parents=True, exist_ok=True)
     run.progress.stage(stage.name, number, of)
-    result = execute(stage, run)
+    with progress_on_disk(run.files.progress, run.progress):
+        result = execute(stage, run)
     state = "unchanged, not run again" if result.skipped else f"done in {result.manifest['wall_s']:,.0f} s"
     short = result.shortfall
     headline = stage.headline(result.figures) + (f" · not finished: {short.text}" if short else "")

@@ -17,8 +17,11 @@ from starlette.staticfiles import StaticFiles
 from limbeck.console import (
     audit_page,
     decision_pages,
+    difference_page,
     exchange_pages,
     label_pages,
+    plan_page,
+    report_pages,
     review_pages,
     run_pages,
     sign_in_page,
@@ -30,6 +33,7 @@ from limbeck.console.protection import Protection, RefusedError, allowed
 from limbeck.console.review_queue import Desk
 from limbeck.console.run_folders import RunFolders
 from limbeck.console.shared import Console
+from limbeck.console.side_commands import SideCommands
 from task.errors import InputError
 
 _YEAR_S: Final = 365 * 86_400
@@ -46,11 +50,12 @@ class _Static(StaticFiles):
 
 def make_app(options: Options, accounts: Accounts) -> Starlette:
     """The application."""
-    console = Console(options, accounts, RunFolders(options.runs), Desk())
+    console = Console(options, accounts, RunFolders(options.runs), Desk(), SideCommands())
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         yield
+        await console.commands.close()
         console.runs.close()
 
     app = Starlette(
@@ -59,6 +64,9 @@ def make_app(options: Options, accounts: Accounts) -> Starlette:
             Route("/", _home),
             *sign_in_page.ROUTES,
             *run_pages.ROUTES,
+            *report_pages.ROUTES,
+            *difference_page.ROUTES,
+            *plan_page.ROUTES,
             *label_pages.ROUTES,
             *review_pages.ROUTES,
             *decision_pages.ROUTES,

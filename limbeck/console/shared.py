@@ -11,6 +11,7 @@ from limbeck.console.accounts import Accounts
 from limbeck.console.options import Options
 from limbeck.console.review_queue import Desk
 from limbeck.console.run_folders import RunFolders
+from limbeck.console.side_commands import SideCommands
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,7 @@ class Console:
     accounts: Accounts
     runs: RunFolders
     desk: Desk
+    commands: SideCommands
 
 
 def console_of(request: Request) -> Console:

@@ -29,7 +29,7 @@ class _OfTheRun(Entry):
 
 @dataclass(frozen=True)
 class RoundFolder(RunFolder):
-    """The folder of one round: laid out as a run's, with the ledger and the index of the run.
+    """The folder of one round: laid out as a run's, with ledger, index and progress of the run.
 
     Attributes:
         run: The folder of the run.
@@ -37,6 +37,7 @@ class RoundFolder(RunFolder):
 
     run: Path
 
+    progress = _OfTheRun("progress.json")
     ledger = _OfTheRun("ledger.sqlite")
     index = _OfTheRun("index")
     opening = Entry("round.json")
