@@ -90,7 +90,7 @@ class LabelIndex:
         """Make the file of the index if there is none; it is empty until the first `update`.
 
         Raises:
-            InputError: The ledger cannot be read.
+            InputError: The ledger cannot be read, or there is a file in the place of the index that is none.
         """
         self._run = run
         self.path = ConsoleFolder(run.folder / "console").index
@@ -114,7 +114,7 @@ class LabelIndex:
             stop: Set by another thread to end early.
 
         Raises:
-            InputError: The ledger or a file of predictions cannot be read.
+            InputError: The ledger or a file of predictions cannot be read, or the index cannot be written.
         """
         try:
             lock = FileLock(self.path.with_name(f".{self.path.name}.lock"), blocking=False, thread_local=False)
@@ -126,6 +126,8 @@ class LabelIndex:
             with store.opened(self.path) as db, self._ledger() as ledger:
                 self._read_reviews(ledger)
                 Update(db, ledger, StudentLabels(self._run), stop or threading.Event()).run()
+        except sqlite3.Error as error:
+            raise store.broken(self.path, error) from error
         finally:
             self._updating = False
             lock.release()
