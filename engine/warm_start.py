@@ -30,6 +30,8 @@ from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from task.garbage import no_collection
+from task.model_imports import import_transformers
 from task.python_process import ended, python
 
 SERVER = "vllm.entrypoints.openai.api_server"
@@ -206,9 +208,11 @@ def main() -> None:
     connection: Connection[Any, Any] = Connection(int(sys.argv[1]))
     os.nice(int(sys.argv[2]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for name in _PRELOADED:
-        with contextlib.suppress(ImportError):
-            importlib.import_module(name)
+    with no_collection():
+        import_transformers()  # without what vLLM would import of it, and uses in no engine of ours
+        for name in _PRELOADED:
+            with contextlib.suppress(ImportError):
+                importlib.import_module(name)
     titles: Any = None
     with contextlib.suppress(ImportError):
         titles = importlib.import_module("setproctitle")

@@ -55,7 +55,7 @@ async def export(request: Request) -> Response:
     def written() -> bytes:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "export"
-            write_labels(cast("Format", name), path, rows, run.task, Options(predictions=what != "decided"))
+            write_labels(name, path, rows, run.task, Options(predictions=what != "decided"))
             return path.read_bytes()
 
     file = f"{run.name}-{what}{_SUFFIXES[name]}"
@@ -75,7 +75,7 @@ async def take_in(request: Request) -> Response:
         source = file.filename
     person = session_of(request).name
     result = await asyncio.to_thread(
-        _taken_in, run, str(name), cast("Queue", queue), content, source=source, person=person
+        _taken_in, run, str(name), queue, content, source=source, person=person
     )
     console_of(request).accounts.note(person, "decisions imported", run.name, after={
         k: v for k, v in result.items() if k != "losses"
@@ -120,8 +120,9 @@ def _taken_in(
             counts["new" if new else "known"] += 1
             if one.state == "labelled":
                 run.index.reviewed(row.query, True)
+    numbers = {k: counts[k] for k in ("new", "known", "unknown", "machine")}
     return {
-        "file": source, "format": name, "queue": queue, **{k: counts[k] for k in ("new", "known", "unknown", "machine")},
+        "file": source, "format": name, "queue": queue, **numbers,
         "losses": [(REASONS[reason], len(group), [f"{x.what} ({_place(x)})" for x in group[:_SHOWN]])
                    for reason, group in by_reason(losses).items()],
     }

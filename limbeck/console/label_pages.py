@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from limbeck.console.label_index import LabelFilter
+from limbeck.console.label_filter import LabelFilter
 from limbeck.console.pages import page
 from limbeck.console.protection import RefusedError, allowed
 from limbeck.console.run_folders import ShownRun

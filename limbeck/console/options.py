@@ -65,13 +65,18 @@ class Options:
         return LOOPBACK_NAMES | {self.host, *self.names}
 
 
-def check(options: Options, accounts: Accounts) -> None:
-    """Raise `InputError` for a console that strangers could use, or that would fail at the first request."""
+def check_runs(options: Options) -> None:
+    """Raise `InputError` if there are no run folders to show."""
     if not options.runs.is_dir():
         raise InputError(
             "no such folder", file=options.runs, field="RUNS", expected="the folder with run folders",
             fix="Run `limbeck label TASK` first, or name the folder that --runs named",
         )
+
+
+def check(options: Options, accounts: Accounts) -> None:
+    """Raise `InputError` for a console that strangers could use, or that would fail at the first request."""
+    check_runs(options)
     if (options.certificate is None) != (options.key is None):
         raise InputError("a certificate and its key belong together", field="--tls-cert, --tls-key")
     for name, file in (("--tls-cert", options.certificate), ("--tls-key", options.key)):

@@ -29,9 +29,9 @@ def _environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )
     environment.filters |= {
-        "number": lambda n: f"{n:,}", "counted": lambda n, one, many: f"{n:,} {one if n == 1 else many}", "time": shown_time, "percent": lambda x: "–" if x is None else f"{100 * x:.1f} %",
-        "pieces": pieces, "chips": chips, "json": lambda x: json.dumps(x, ensure_ascii=False),
-        "pretty": lambda x: json.dumps(x, ensure_ascii=False, indent=2),
+        "number": lambda n: f"{n:,}", "counted": lambda n, one, many: f"{n:,} {one if n == 1 else many}",
+        "time": shown_time, "percent": lambda x: "–" if x is None else f"{100 * x:.1f} %", "pieces": pieces,
+        "chips": chips, "json": lambda x: json.dumps(x, ensure_ascii=False),
     }
     environment.globals["static"] = _static
     return environment

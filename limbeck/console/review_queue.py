@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from limbeck.console.label_index import LabelFilter, LabelIndex
+from limbeck.console.label_filter import LabelFilter
+from limbeck.console.label_index import LabelIndex
 from limbeck.console.run_folders import ShownRun
 from limbeck.judging.offline_systems import TEACHER
 from limbeck.judging.served import SERVED

@@ -8,7 +8,7 @@ import uvicorn
 
 from limbeck.console.accounts import Accounts
 from limbeck.console.app import make_app
-from limbeck.console.options import Options, check
+from limbeck.console.options import Options, check, check_runs
 
 
 def run(options: Options) -> None:
@@ -19,6 +19,7 @@ def run(options: Options) -> None:
     """
     from serving.gateway.uvicorn_server import listening
 
+    check_runs(options)
     accounts = Accounts(options.state)
     try:
         check(options, accounts)

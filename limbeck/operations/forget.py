@@ -25,6 +25,7 @@ from task.normalize import NORMALISERS
 # Stages of rows: the query can be taken out of what they wrote.
 _CLEANED: Final = ("picks", "label", "curriculum")
 _LEARNED: Final = ("train", "merge")
+_NOT_HELD: Final = (*_CLEANED, ROUNDS, "console")  # folders that are looked into by themselves
 _TABLES: Final = frozenset({".jsonl", ".parquet"})
 _UNFINISHED: Final = ("is unfinished now", "would be unfinished")  # after the command, and after a dry run
 
@@ -223,7 +224,7 @@ def _forget_stages(
         "the next `limbeck round TASK --set rounds.start=scratch` trains one without it" if ended
         else f"`{command}` trains it again"
     )
-    for folder in sorted(p for p in run.folder.iterdir() if p.is_dir() and p.name not in (*_CLEANED, ROUNDS, "console")):
+    for folder in sorted(p for p in run.folder.iterdir() if p.is_dir() and p.name not in _NOT_HELD):
         _note_held(folder, query, same, out, again=again if learned else None)
 
 

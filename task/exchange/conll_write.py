@@ -65,10 +65,11 @@ def _tokens(query: str, segmentation: Segmentation, tagged: Sequence[Label]) -> 
     borders = sorted({x for label in tagged for x in (label.start, label.end) if x is not None})
     out = []
     for start, end in units(query, segmentation):
-        cuts = [start, *(x for x in borders if start < x < end), end]
-        if query[start:end] == DOCUMENT:
-            cuts = sorted({*cuts, end - 1})  # as one token it would be the mark of a document
-        out += list(itertools.pairwise(cuts))
+        for first, last in itertools.pairwise([start, *(x for x in borders if start < x < end), end]):
+            if query[first:last] == DOCUMENT:  # as one token it would be the mark of a document
+                out += [(first, last - 1), (last - 1, last)]
+            else:
+                out.append((first, last))
     return out
 
 

@@ -217,7 +217,8 @@ def _row(
             names.append(name)
         kept.append(label)
     texts = [{"role": x.role, "text": x.text} for x in kept if task.role(x.role).kind == "text"]
-    sure = [[*(x.role, x.text, x.start, x.end), x.confidence] for x in kept if x.confidence is not None]
+    known = {x.key for x in kept if x.confidence is not None}  # of two equal labels one may have none
+    sure = [[x.role, x.text, x.start, x.end, x.confidence] for x in kept if x.key in known]
     own = {"id": example.id, "count": example.count, "texts": texts, "confidence": sure}
     columns: dict[Layout, dict[str, Any]] = {
         "sequence": {"label": spans}, "classes": {"label": names}, "intent": {"entities": spans, "cats": names},

@@ -29,8 +29,9 @@ from task.settings import Student
 
 base = Path(sys.argv[1])
 plain = add_adapter(load_base(base, torch.float32, Student()), Student())
-assert not {"sklearn", "bitsandbytes"} & sys.modules.keys(), sorted(sys.modules)
+assert not {"sklearn", "scipy", "bitsandbytes"} & sys.modules.keys(), sorted(sys.modules)
 
+import scipy.optimize
 import sklearn.metrics
 
 settings = Student(quantization="nf4")

@@ -19,6 +19,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
+from tests.documented import documented
+
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 
 
@@ -26,8 +28,8 @@ WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 def started(runs: Path, *options: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """A console over the runs in a folder; gives its address and its process."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "limbeck", "console", str(runs), "--port", "0", *options], stderr=subprocess.PIPE,
-        text=True, start_new_session=True,
+        [sys.executable, "-m", "limbeck", *documented("limbeck console runs", runs=runs), "--port", "0", *options],
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
     )
     assert process.stderr is not None
     told: list[str] = []

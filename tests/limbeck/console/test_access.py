@@ -12,6 +12,7 @@ import pytest
 from limbeck.console.accounts import Accounts
 from limbeck.console.options import Options, check
 from task.errors import InputError
+from tests.documented import documented
 from tests.limbeck.console.consoles import PASSWORD, add_user, console, secret, sign_in
 from tests.limbeck.test_cli import in_process
 
@@ -179,6 +180,16 @@ def test_users_are_added_listed_and_removed(tmp_path: Path, monkeypatch: pytest.
     assert accounts.names() == ["proxied"]
     assert [e.what for e in accounts.audit()] == ["user removed", "user added or changed", "user added or changed"]
     accounts.close()
+
+
+@pytest.mark.parametrize("command", ["limbeck console", "limbeck console --people 2"])
+def test_without_run_folders_it_says_where_to_begin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = in_process(*documented(command))
+    assert (done.returncode, "Run `limbeck label TASK` first" in done.stderr) == (2, True)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_console_imports_nothing_heavy() -> None:

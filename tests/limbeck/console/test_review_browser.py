@@ -223,6 +223,7 @@ def test_the_list_filters_without_loading_the_page_and_the_back_button_works(bro
         expect(page.locator("tbody tr")).to_have_count(3)
         page.reload()
         expect(page.get_by_label("Status")).to_have_value("partial")
+        page.get_by_text("More filters").click()
         page.get_by_label("Confidence from").fill("2")
         page.get_by_role("button", name="Show").click()
         expect(page.get_by_role("alert")).to_contain_text("must be a number from 0 to 1")

@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from limbeck.artefacts import RunFolder
+from limbeck.console.label_index import LabelIndex
 from limbeck.operations.forget import Forgotten, forget, same_as
 from serving.routing.kept_answers import Store
 from serving.telemetry.kept_files import KeptFiles
@@ -63,6 +65,8 @@ def write_run(folder: Path) -> Path:
     (run / "train" / "manifest.json").write_text("{}")
     write_jsonl(run / "bundle" / "bundle" / "reference.jsonl", [{"query": SECRET, "labels": []}])
     write_jsonl(run / "evaluate" / "predictions" / "student.jsonl", [{"query": "oat milk 1", "labels": []}])
+    write_jsonl(run / "console" / "predictions.jsonl", [{"query": SECRET, "labels": []}, {"query": "x", "labels": []}])
+    LabelIndex(RunFolder(run)).update()
     return run
 
 
@@ -127,6 +131,8 @@ def test_a_run_has_it_only_where_it_says_so(tmp_path: Path) -> None:
         assert b"zofia" not in content(run / name)
         assert not (run / name / "manifest.json").exists()
     assert b"zofia" not in b"".join(p.read_bytes() for p in run.glob("*.sqlite*")).lower()
+    assert found.removed[str(run / "console" / "predictions.jsonl")] == 1
+    assert {p.name for p in (run / "console").iterdir() if not p.name.startswith(".")} == {"predictions.jsonl"}
     assert {r.example.query for r in read(run / "curriculum", "train")} <= {f"oat milk {n}" for n in range(30)}
     again = forget(SECRET, states=[], runs=[run], tables=[tmp_path / "labels.jsonl"])
     assert (again.removed, again.held) == ({}, found.held)

@@ -84,6 +84,15 @@ def test_lines_that_are_no_such_file(tmp_path: Path, shop: Task, text: str, expe
         read(written(tmp_path, text), shop)
 
 
+def test_a_token_that_would_be_the_mark_of_a_document(tmp_path: Path, shop: Task) -> None:
+    examples = [
+        Example("-DOCSTART-oat", (Label("brand", "oat", 10, 13),)),
+        Example("-DOCSTART-", (Label("brand", "-DOCSTART-", 0, 10),)),
+    ]
+    write_conll(tmp_path / "out.conll", examples, shop)
+    assert [x.example for x in read(tmp_path / "out.conll", shop)[0]] == examples
+
+
 def test_a_plain_query_is_written_without_comments(tmp_path: Path, shop: Task) -> None:
     path = tmp_path / "out.conll"
     examples = [

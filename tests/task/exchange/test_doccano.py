@@ -99,6 +99,12 @@ def test_a_category_of_two_roles_is_an_error_and_is_never_written(tmp_path: Path
     assert found.example.labels == (Label("a", "d"),)
 
 
+def test_of_two_equal_labels_one_may_have_no_confidence(tmp_path: Path, shop: Task) -> None:
+    example = Example("oat", (Label("brand", "oat", 0, 3), Label("brand", "oat", 0, 3, 0.5)))
+    write_doccano(tmp_path / "all.jsonl", [example], shop)
+    assert [x.example for x in read(tmp_path / "all.jsonl", shop)[0]] == [example]
+
+
 def test_the_layout_is_the_one_that_shows_most_roles(shop: Task) -> None:
     assert layout_of(shop) == "intent"
     assert layout_of(shop_task(roles=[{"name": "brand"}])) == "sequence"
