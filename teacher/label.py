@@ -122,7 +122,7 @@ def _job(
     task: Task, sources: Sources, log: Sequence[Example], ledger: Ledger, backend: Backend, *, folder: Path,
     fetch: Callable[[str], Path], progress: Progress,
 ) -> LabellingJob:
-    queries = [q for q in queries_to_label(task, sources, log, backend) if _problem(task, q) is None]
+    queries = [q for q in queries_to_label(task, sources, log, backend) if why_not_labelled(task, q) is None]
     known = {q.query for q in (*log, *calibration_queries(task, sources, backend))}
     compared = frozenset(q.query for q in queries if q.query not in known)
     return LabellingJob(
@@ -157,8 +157,8 @@ def comparison_queries(sources: Sources, backend: Backend) -> list[Example]:
     return [replace(e, count=0) for e in distinct(sources.test_queries) if e.query not in known]
 
 
-def _problem(task: Task, query: Example) -> str | None:
-    """Why a query is not labelled, or None."""
+def why_not_labelled(task: Task, query: Example) -> str | None:
+    """Why a query is never labelled, or None."""
     longest = task.data.max_query_chars
     if not query.query.strip():
         return "empty query"
@@ -172,7 +172,7 @@ def _problem(task: Task, query: Example) -> str | None:
 def _skipped(task: Task, log: Sequence[Example]) -> Iterator[LedgerRow]:
     """The rows of the queries that are not labelled."""
     for q in log:
-        if (why := _problem(task, q)) is not None:
+        if (why := why_not_labelled(task, q)) is not None:
             yield skipped(q, why)
 
 

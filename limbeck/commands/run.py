@@ -184,6 +184,24 @@ def ledger(
 
 
 @app.command()
+def context(
+    task: TaskFile,
+    query: Annotated[str, typer.Option(help="Any query; the log need not have it")],
+    set_: Overrides = None,
+    runs: Runs = RUNS,
+    as_json: Annotated[bool, typer.Option("--json", help="Print context and messages as JSON")] = False,
+) -> None:
+    """Show what the LLM would be shown for a query: the retrieved context and the prompt. No call is made."""
+    from limbeck.operations.shown_prompt import render, shown_prompt
+    from limbeck.pipeline import prepare_inputs
+
+    with opened(task, set_, runs) as run:
+        prepare_inputs(run)
+        found = shown_prompt(run, query)
+    print(json.dumps(found, ensure_ascii=False, indent=2) if as_json else render(found))
+
+
+@app.command()
 def curriculum(task: TaskFile, set_: Overrides = None, runs: Runs = RUNS) -> None:
     """Turn accepted labels into deduplicated train and dev splits, as a `datasets` folder."""
     _up_to("curriculum", task, set_, runs, lambda done: print(done.folder))

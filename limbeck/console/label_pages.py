@@ -61,18 +61,19 @@ async def show_label(request: Request) -> Response:
     seen = next((a["evidence"] for a in reversed(attempts) if a["evidence"]), None)
     return page(
         request, "label.html.j2", run=run, row=row, attempts=attempts, most=_MOST,
-        cost=sum(a["cost"] for a in attempts), evidence=[] if seen is None else _evidence(run, json.loads(seen)),
+        cost=sum(a["cost"] for a in attempts), evidence=[] if seen is None else evidence_of(run, json.loads(seen)),
         decisions=run.reviews.of(query), verdict=run.reviews.verdicts().get(query),
     )
 
 
-def _evidence(run: ShownRun, seen: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+def evidence_of(run: ShownRun, seen: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     """What the teacher was shown: kind and entries, items by their titles."""
     titles = _titles(run)
-    return [(kind, list(_entries(found, titles))) for kind, found in seen.items() if found]
+    return [(kind, list(entries_of(found, titles))) for kind, found in seen.items() if found]
 
 
-def _entries(found: Any, titles: Mapping[str, str]) -> Iterator[str]:
+def entries_of(found: Any, titles: Mapping[str, str]) -> Iterator[str]:
+    """The entries of a kind of context as text; items by their titles, where these are known."""
     if isinstance(found, str):
         yield found
     elif isinstance(found, Mapping):

@@ -66,6 +66,31 @@ def test_plan_label_look_and_export(task_file: Path, api: FakeApi, tmp_path: Pat
     assert sum(api.calls.values()) == 12
 
 
+def test_what_the_llm_would_be_shown_is_shown_without_asking_it(
+    task_file: Path, api: FakeApi, tmp_path: Path
+) -> None:
+    runs = ("--runs", tmp_path / "runs")
+    new = json.loads(limbeck("context", task_file, "--query", "new <b>milk", "--json", *runs).stdout)
+    (request,) = new["requests"]
+    assert (request["purpose"], request["answered"]) == ("label", False)
+    assert [m["role"] for m in request["messages"]] == ["system", "user"]
+    assert request["messages"][1]["content"] == "new <b>milk"
+    assert sum(api.calls.values()) == 0
+    limbeck("label", task_file, *runs)
+    asked = sum(api.calls.values())
+    words = documented('limbeck context TASK --query "oat milk"', TASK=task_file)
+    assert "Request `label`, not asked yet:" in limbeck(*words, *runs).stdout
+    known = limbeck("context", task_file, "--query", "thing3 milk", *runs).stdout
+    assert "Request `label`, the ledger has its reply:" in known
+    assert sum(api.calls.values()) == asked
+    for query, problem in ((" ", "empty query"), ("x" * 5_000, "characters, more than data.max_query_chars")):
+        wrong = limbeck("context", task_file, "--query", query, *runs)
+        assert (wrong.returncode, problem in wrong.stderr) == (2, True), wrong.stderr
+    other = limbeck("context", task_file, "--query", "x", "--set", "teacher.backend=labels",
+                    "--set", "data.labels=queries.jsonl", *runs)
+    assert (other.returncode, "this teacher is no LLM" in other.stderr) == (2, True), other.stderr
+
+
 def test_what_a_person_can_get_wrong(task_file: Path, tmp_path: Path) -> None:
     runs = ("--runs", tmp_path / "runs")
     none = limbeck("ledger", task_file, *runs)
