@@ -10,6 +10,7 @@ import datetime
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import Field, ValidationError
 
@@ -65,6 +66,19 @@ class Pointer(Strict):
     refused: Refused | None = Field(default=None, exclude_if=lambda value: value is None)
 
 
+class Seen(NamedTuple):
+    """What somebody saw a pointer name when they decided to change it: ids of bundles, empty where it named none."""
+
+    current: str
+    previous: str
+
+    @classmethod
+    def of(cls, pointer: Pointer | None) -> Seen:
+        """What a pointer names; None is one that is not there yet."""
+        previous = pointer.previous if pointer is not None else None
+        return cls(pointer.current.id if pointer is not None else "", previous.id if previous is not None else "")
+
+
 def read_pointer(path: Path) -> Pointer:
     """Read a pointer, its paths made absolute.
 
@@ -109,7 +123,8 @@ def open_source(source: Path) -> Bundle:
 
 
 def release(
-    pointer: Path, *, bundle: Path, change: Change | Mapping[str, float], ungated: bool = False
+    pointer: Path, *, bundle: Path, change: Change | Mapping[str, float], ungated: bool = False,
+    seen: Seen | None = None, only: str | None = None,
 ) -> Pointer:
     """Keep a bundle beside the pointer and point to it, after its files have been verified and if it passed the gate.
 
@@ -122,13 +137,17 @@ def release(
         change: How running services change to it; or the fields in which that differs from the bundle's own
             `serving.change`.
         ungated: Release it even if it has not passed the gate.
+        seen: What the pointer must still name; None for whatever it names.
+        only: Id that the bundle must have; None for any.
 
     Raises:
         InputError: The bundle is not fit to be served, has not passed, or is of another task than the one that is
-            released, or a field of `change` is not valid; the pointer stays as it was.
+            released, or a field of `change` is not valid, or what was seen has changed; the pointer stays as it was.
     """
     opened = open_bundle(bundle)
-    wanted = change if isinstance(change, Change) else _changed(opened.task.serving.change, change, bundle)
+    if only not in (None, opened.id):
+        raise InputError("there is another bundle here by now", file=bundle, found=opened.id, expected=only)
+    wanted = change if isinstance(change, Change) else change_of(opened.task.serving.change, change, bundle)
     reason = gate_failure(opened)
     if reason is not None and not ungated:
         raise InputError(
@@ -141,6 +160,7 @@ def release(
         warn(f"bundle {opened.id} passed its gate with {in_words(changed)}", file=bundle)
     with kept_bundles.lock(pointer):
         old = read_pointer(pointer) if pointer.exists() else None
+        _check_unchanged(pointer, old, seen)
         served = _task_name(old.current) if old else None
         if served not in (None, opened.task.name):
             raise InputError(
@@ -161,16 +181,20 @@ def release(
         return new
 
 
-def rollback(path: Path) -> Pointer:
+def rollback(path: Path, *, seen: Seen | None = None) -> Pointer:
     """Point to the previous bundle; running services change to it without shadow or canary.
 
+    Args:
+        seen: What the pointer must still name; None for whatever it names.
+
     Raises:
-        InputError: There is none, or it is damaged.
+        InputError: There is none, or it is damaged, or what was seen has changed.
     """
     if not path.is_file():
         read_pointer(path)  # raises; without a pointer no folder for its bundles is made
     with kept_bundles.lock(path):
         now = read_pointer(path)
+        _check_unchanged(path, now, seen)
         if now.previous is None:
             refused = None if now.refused is None else (
                 f"{now.refused.id} was refused, and {now.current.id} is served again. `limbeck release` releases any "
@@ -209,8 +233,22 @@ def refuse(path: Path, *, refused: Refused, back: Release) -> bool:
         return True
 
 
-def _changed(own: Change, given: Mapping[str, float], bundle: Path) -> Change:
-    """A bundle's own settings of a change with some fields replaced."""
+def _check_unchanged(path: Path, now: Pointer | None, seen: Seen | None) -> None:
+    """Raise `InputError` if a pointer names other bundles than those that somebody saw."""
+    found = Seen.of(now)
+    if seen is not None and found != seen:
+        raise InputError(
+            "somebody has released or rolled back meanwhile", file=path, found=", before it ".join(filter(None, found)),
+            expected=", before it ".join(filter(None, seen)) or "no pointer", fix="Look at it again, then decide",
+        )
+
+
+def change_of(own: Change, given: Mapping[str, float], bundle: Path) -> Change:
+    """A bundle's own settings of a change with some fields replaced. Raises `InputError` where they do not fit.
+
+    Args:
+        bundle: Its folder, for the message.
+    """
     try:
         return Change.model_validate(own.model_dump() | dict(given))
     except ValidationError as error:

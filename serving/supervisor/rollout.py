@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime
 import os
 import time
 from collections.abc import Callable
@@ -52,6 +53,7 @@ class Rollout:
         self.trial: Deployed | None = None
         self.kept: Deployed | None = None
         self.refused: Refused | None = None
+        self._since: str | None = None
         self._first, self._context = first, context
         self._keep_until = 0.0
         self._others: tuple[Callable[[], DesiredRoute], ...] = ()
@@ -70,6 +72,7 @@ class Rollout:
         await self.active.placement.wait_ready()
         self.publish()
         await self._context.workers.all_current()
+        self._since = _now()
         self._context.report(f"serving {self.active.bundle.id}")
 
     async def follow(self) -> None:
@@ -124,12 +127,18 @@ class Rollout:
                     copy_small(bundle, copy)
 
     def status(self) -> dict[str, Any]:
-        """What `/status` shows of it; `asked` is whether the workers may ask the active bundle's student."""
+        """What `/status` shows of it.
+
+        `asked` is whether the workers may ask the active bundle's student, `since` from when on it answers, and
+        `canary` and `shadow` are the shares of queries that the one on trial answers and is only compared on.
+        """
+        tried = next((r for r in self._published if r.role == "trial"), None)
         return {
             name: None if deployed is None else deployed.status()
             for name, deployed in (("active", self.active), ("trial", self.trial), ("kept", self.kept))
         } | {
-            "asked": bool(self._published) and self._published[0].checked,
+            "asked": bool(self._published) and self._published[0].checked, "since": self._since,
+            "canary": tried.canary if tried else 0.0, "shadow": tried.shadow if tried else 0.0,
             "refused": None if self.refused is None else self.refused.model_dump(mode="json"),
         }
 
@@ -312,7 +321,7 @@ class Rollout:
         self._set_routes(partial(self.trial.route, "trial"))
         if not await workers.all_current():
             raise EngineError("not all workers have opened the new bundle")
-        old, self.active, self.trial = self.active, self.trial, None
+        old, self.active, self.trial, self._since = self.active, self.trial, None, _now()
         self._set_routes(partial(old.route, "leaving"))
         await workers.all_current()
         await self._drained(old)
@@ -331,6 +340,10 @@ class Rollout:
     async def _retire(self, deployed: Deployed) -> None:
         await self._context.engines.remove(deployed.placement)
         os.close(deployed.held)
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def _size(path: Path) -> int | None:

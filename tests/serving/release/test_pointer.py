@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from serving.release.bundle import Bundle, build, open_bundle, stamp
-from serving.release.pointer import Pointer, Release, open_source, read_pointer, release, rollback
+from serving.release.pointer import Pointer, Release, Seen, open_source, read_pointer, release, rollback
 from serving.supervisor.supervisor import Supervisor
 from task.errors import InputError
 from task.files import read_json, write_json
@@ -34,6 +34,26 @@ def test_releases_follow_each_other_and_turn_back(bundle: Bundle, tmp_path: Path
     assert rollback(pointer).current.id == second.id
     said = " ".join(in_process("rollback", pointer).stdout.split())
     assert f"{bundle.id} again, in place of {second.id}. A second rollback would return to {second.id}" in said
+
+
+def test_what_has_changed_since_it_was_seen_stays(bundle: Bundle, tmp_path: Path, tiny_llama_untied: Path) -> None:
+    second = build(tmp_path / "second", bundle.task, bundle.codec, tiny_llama_untied, [], {})
+    pointer, nothing = tmp_path / "live.json", Seen.of(None)
+    release(pointer, bundle=bundle.folder, change=Change(), ungated=True, seen=nothing)
+    first = Seen.of(read_pointer(pointer))
+    assert first == (bundle.id, "")
+    for stale in (nothing, Seen(second.id, ""), Seen(bundle.id, second.id)):
+        with pytest.raises(InputError, match="somebody has released or rolled back meanwhile"):
+            release(pointer, bundle=second.folder, change=Change(), ungated=True, seen=stale)
+    with pytest.raises(InputError, match=f"another bundle here by now; found '{second.id}'; expected {bundle.id}"):
+        release(pointer, bundle=second.folder, change=Change(), ungated=True, seen=first, only=bundle.id)
+    release(pointer, bundle=second.folder, change=Change(), ungated=True, seen=first, only=second.id)
+    with pytest.raises(InputError, match=f"found '{second.id}, before it {bundle.id}'; expected {bundle.id}"):
+        rollback(pointer, seen=first)
+    both = Seen.of(read_pointer(pointer))
+    assert rollback(pointer, seen=both).current.id == bundle.id
+    with pytest.raises(InputError, match="meanwhile"):
+        rollback(pointer, seen=both)  # of two people at once, the second
 
 
 def of_before(pointer: Path, current: Bundle, previous: Bundle | None = None) -> None:
