@@ -22,9 +22,11 @@ from limbeck.console import (
     label_pages,
     plan_page,
     playground_page,
+    release_page,
     report_pages,
     review_pages,
     run_pages,
+    service_page,
     sign_in_page,
 )
 from limbeck.console.accounts import Accounts
@@ -69,6 +71,8 @@ def make_app(options: Options, accounts: Accounts) -> Starlette:
             *difference_page.ROUTES,
             *plan_page.ROUTES,
             *playground_page.ROUTES,
+            *service_page.ROUTES,
+            *release_page.ROUTES,
             *label_pages.ROUTES,
             *review_pages.ROUTES,
             *decision_pages.ROUTES,
