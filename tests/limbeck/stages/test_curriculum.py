@@ -7,8 +7,6 @@ from pathlib import Path
 
 from task.labels import Label
 from teacher.curriculum.rows import read
-from task.labels import Label
-from teacher.curriculum.rows import read
 from teacher.ledger.reviews import Review, Reviews
 from tests.limbeck.test_cli import in_process as limbeck
 from tests.limbeck.test_cli import small_task
