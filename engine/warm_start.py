@@ -209,7 +209,9 @@ def main() -> None:
     os.nice(int(sys.argv[2]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with no_collection():
-        import_transformers()  # without what vLLM would import of it, and uses in no engine of ours
+        with contextlib.suppress(ImportError):
+            importlib.import_module("vllm")  # first: an installation that is broken says so at once
+        import_transformers()  # before vLLM does, and without what none of our engines uses of it
         for name in _PRELOADED:
             with contextlib.suppress(ImportError):
                 importlib.import_module(name)

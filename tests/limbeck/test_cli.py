@@ -127,7 +127,7 @@ def test_help_teaches_every_command() -> None:
     for command in ("run", "plan", "label", "curriculum", "train", "merge", "bundle", "evaluate", "forms", "serve",
                     "ledger", "check", "init", "audit-context", "bench", "compare", "gate", "predict", "score"):
         assert command in done.stdout
-        assert limbeck(command, "--help").returncode == 0
+        assert in_process(command, "--help").returncode == 0
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -140,16 +140,16 @@ def test_help_imports_nothing_heavy() -> None:
 
 def test_usage_errors_and_bad_input_exit_2(tmp_path: Path) -> None:
     assert limbeck("run").returncode == 2
-    missing = limbeck("plan", tmp_path / "none.yaml")
+    missing = in_process("plan", tmp_path / "none.yaml")
     assert (missing.returncode, "no such task file" in missing.stderr) == (2, True)
-    wrong = limbeck("plan", "configs/market.yaml", "--set", "student.form=sing")
+    wrong = in_process("plan", "configs/market.yaml", "--set", "student.form=sing")
     assert wrong.returncode == 2
     assert "--set student.form=sing: student.form: not a valid value; found 'sing'" in wrong.stderr
     assert "Traceback" not in wrong.stderr
 
 
 def test_a_run_with_missing_data_names_the_file_and_leaves_nothing(tmp_path: Path) -> None:
-    done = limbeck("label", "configs/queryner.yaml", "--set", f"data.dir={tmp_path}", "--runs", tmp_path / "runs")
+    done = in_process("label", "configs/queryner.yaml", "--set", f"data.dir={tmp_path}", "--runs", tmp_path / "runs")
     assert done.returncode == 2
     assert f"{tmp_path / 'train.jsonl'}: no such file" in done.stderr
     assert not (tmp_path / "runs" / "queryner" / "label").exists()
@@ -158,7 +158,7 @@ def test_a_run_with_missing_data_names_the_file_and_leaves_nothing(tmp_path: Pat
 def test_a_bad_row_stops_the_run_before_anything_is_written(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_text('{"query": "red shoe", "labels": [{"role": "colour", "text": "red"}]}\n')
     (tmp_path / "dev.jsonl").write_text('{"query": "red shoe", "labels": []}\n')
-    done = limbeck("label", "configs/queryner.yaml", "--set", f"data.dir={tmp_path}", "--runs", tmp_path / "runs")
+    done = in_process("label", "configs/queryner.yaml", "--set", f"data.dir={tmp_path}", "--runs", tmp_path / "runs")
     assert done.returncode == 2
     assert "train.jsonl:1: labels.0: unknown role 'colour'; the task has: core_product_type" in done.stderr
     assert not (tmp_path / "runs" / "queryner" / "label").exists()
@@ -177,7 +177,7 @@ def test_what_a_reader_leaves_out_is_said_once_on_standard_error(tmp_path: Path)
     """Several stages read the same table."""
     oat = {"query": "oat milk", "labels": [{"role": "brand", "text": "oat"}], "Cuont": 3}
     task = small_task(tmp_path, [oat, {"query": "oat milk", "labels": []}])
-    done = limbeck("curriculum", task, "--set", "data.conflicts=first", "--runs", tmp_path / "runs")
+    done = in_process("curriculum", task, "--set", "data.conflicts=first", "--runs", tmp_path / "runs")
     assert done.returncode == 0, done.stderr
     said = [line for line in done.stderr.splitlines() if line.startswith("limbeck: warning: ")]
     assert len(said) == 2
@@ -192,7 +192,7 @@ def test_a_task_whose_labels_all_vanish_is_refused(tmp_path: Path) -> None:
     """The rejected label leaves one accepted row, which has none."""
     rows = [{"query": "oat", "labels": [{"role": "brand", "text": "oat"}]}, {"query": "rye", "labels": []}]
     task = small_task(tmp_path, rows, role="{name: brand, pattern: '[0-9]+', guard: {must_match: true}}")
-    done = limbeck("curriculum", task, "--runs", tmp_path / "runs")
+    done = in_process("curriculum", task, "--runs", tmp_path / "runs")
     assert done.returncode == 2
     assert "no row has a label: there is nothing to learn from; found '1 rows without labels'" in done.stderr
     assert not (tmp_path / "runs" / "small" / "curriculum").exists()
@@ -208,7 +208,7 @@ def test_no_network_says_so(tmp_path: Path) -> None:
 
 def test_an_unwritable_run_folder_is_told_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("a file, not a folder")
-    done = limbeck("label", "configs/market.yaml", "--runs", tmp_path / "runs")
+    done = in_process("label", "configs/market.yaml", "--runs", tmp_path / "runs")
     assert done.returncode == 2
     assert str(tmp_path / "runs") in done.stderr
     assert "Traceback" not in done.stderr
@@ -247,16 +247,16 @@ def test_score_compares_two_files(tmp_path: Path) -> None:
     gold = [{"query": "oat milk", "labels": [{"role": "product", "text": "oat milk"}]}, {"query": "x", "labels": []}]
     (tmp_path / "gold.jsonl").write_text("".join(json.dumps(r) + "\n" for r in gold))
     (tmp_path / "found.jsonl").write_text(json.dumps(gold[0]) + "\n")
-    done = limbeck("score", tmp_path / "gold.jsonl", tmp_path / "found.jsonl", "--json", tmp_path / "out.json")
+    done = in_process("score", tmp_path / "gold.jsonl", tmp_path / "found.jsonl", "--json", tmp_path / "out.json")
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "out.json").read_text())
     assert (found["value"]["f1"]["value"], found["rows"], found["missing"]) == (1.0, 2, 1)
     assert "1 of 2 gold queries have no prediction: they count as empty answers" in done.stderr
     (tmp_path / "found.jsonl").write_text("")
-    none = limbeck("score", tmp_path / "gold.jsonl", tmp_path / "found.jsonl")
+    none = in_process("score", tmp_path / "gold.jsonl", tmp_path / "found.jsonl")
     assert none.returncode == 2, none.stdout
     (tmp_path / "found.jsonl").write_text(json.dumps({"query": "stray", "labels": []}) + "\n")
-    stray = limbeck("score", tmp_path / "gold.jsonl", tmp_path / "found.jsonl")
+    stray = in_process("score", tmp_path / "gold.jsonl", tmp_path / "found.jsonl")
     assert (stray.returncode, "'stray'" in stray.stderr) == (2, True)
 
 

@@ -12,7 +12,7 @@ from task.errors import InputError
 from task.files import read_json, write_jsonl
 from task.progress import quiet
 from tests.eval.test_matching import random_rows
-from tests.limbeck.test_cli import in_process, limbeck
+from tests.limbeck.test_cli import in_process
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_what_is_nothing_to_compare_is_said(tmp_path: Path, files: dict[str, Pat
 
 
 def test_the_command_writes_its_pages(tmp_path: Path, files: dict[str, Path]) -> None:
-    done = limbeck(
+    done = in_process(
         "compare", f"old={files['bad']}", f"new={files['half']}", "--gold", files["gold"], "--out", tmp_path / "out",
         "--resamples", "100",
     )

@@ -8,7 +8,7 @@ from serving.release.bundle import build
 from task.codec import Codec
 from task.spec import Task
 from task.tokenizer import FastTokenizer
-from tests.limbeck.test_cli import limbeck
+from tests.limbeck.test_cli import in_process as limbeck
 
 
 def test_a_missing_option_is_said_before_anything_is_started(
