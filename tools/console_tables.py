@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from eval.formatting import milliseconds
 from tools.table_text import read, table
@@ -11,6 +11,7 @@ from tools.table_text import read, table
 _PAGES: Final = {
     "all": "any", "no text": "without a text", "text": "with a text", "everything": "of everything at once",
 }
+_SHARES: Final = ("p50_ms", "p95_ms", "p99_ms")
 _WHERE: Final = {
     "index": "of the index", "console": "of the console, as HTML", "following": "the same while a job changes a tenth",
 }
@@ -20,7 +21,7 @@ def label_list(result: Path) -> str:
     """Latency of pages of the label list, and what its index takes."""
     r = read(result)
     rows = [
-        (where, pages, f"{(x := r[name][kind])['count']:,}", *(_cell(x[p]) for p in ("p50_ms", "p95_ms", "p99_ms")),
+        (where, pages, f"{(x := r[name][kind])['count']:,}", *(milliseconds(x[p]) for p in _SHARES),
          f"{r[name]['peak_mb']:,}" if kind == "all" else "")
         for name, where in _WHERE.items() for kind, pages in _PAGES.items()
     ]
@@ -34,8 +35,3 @@ def label_list(result: Path) -> str:
     )
     return f"{table(head, rows)}\n\n{said}"
 
-
-def _cell(found: dict[str, Any] | None) -> str:
-    if found is None:
-        return "–"
-    return f"{milliseconds(found['value'])} [{milliseconds(found['low'])}, {milliseconds(found['high'])}]"

@@ -1,8 +1,8 @@
 """A block of the label index: up to `BLOCK` rows as columns, sorted by folded query.
 
 A column is an array with an entry per row (`ROW`), or per label or reason, sorted by role, value and row (`FACET`), or
-the bytes of all texts. Rows are only ever marked as gone; what a block holds does not change otherwise, apart from the
-student's predictions.
+the bytes of all texts (`TEXTS`) and the pairs that they have (`label_text`). Rows are only ever marked as gone; what a
+block holds does not change otherwise, apart from the student's predictions.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limbeck.console.label_filter import fold
+from limbeck.console.label_text import PAIRS, Bools, pairs_of, texts_as_bytes
 
 Columns = Mapping[str, NDArray[Any]]
-Bools = NDArray[np.bool_]
 Longs = NDArray[np.int64]
 
 # With 65,536 rows, arrays are so large that the allocator returns them to the system each time: twice as slow.
@@ -30,10 +30,8 @@ ROW: Final[Mapping[str, str]] = {
 }
 FACET: Final[Mapping[str, str]] = {"of": "<u2", "role": "<u2", "value": "<u4"}
 TEXTS: Final[Mapping[str, str]] = {"query": "u1", "query_at": "<u4", "folded": "u1", "folded_at": "<u4"}
-TYPES: Final[Mapping[str, str]] = {**ROW, **FACET, **TEXTS}
+TYPES: Final[Mapping[str, str]] = {**ROW, **FACET, **TEXTS, **PAIRS}
 UNKNOWN, AGREES, DISAGREES = 0, 1, 2  # the column `student`
-_END: Final = b"\xff"  # after each text; no UTF-8 has this byte, so that nothing is found across two texts
-_FEW: Final = 2_048  # positions that are cheaper to look at singly than all bytes of a block together
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +105,12 @@ def joined(blocks: Sequence[Columns]) -> dict[str, NDArray[Any]]:
 def _texts(queries: Sequence[str]) -> dict[str, NDArray[Any]]:
     """Queries and folded queries; the latter are left empty where they are the same."""
     folded = [fold(q) for q in queries]
-    out: dict[str, NDArray[Any]] = {}
-    for name, texts in (("query", queries), ("folded", [] if folded == list(queries) else folded)):
-        parts = [t.encode() + _END for t in texts]
-        out[name] = np.frombuffer(b"".join(parts), "u1")
-        out[f"{name}_at"] = np.cumsum([0, *(len(p) for p in parts)]).astype("<u4")
-    return out
+    data, at = texts_as_bytes(queries)
+    if folded == list(queries):
+        other, other_at = texts_as_bytes([])
+        return {"query": data, "query_at": at, "folded": other, "folded_at": other_at, **pairs_of(data, at)}
+    other, other_at = texts_as_bytes(folded)
+    return {"query": data, "query_at": at, "folded": other, "folded_at": other_at, **pairs_of(other, other_at)}
 
 
 def query_at(block: Columns, at: int) -> str:
@@ -156,39 +154,6 @@ def _range(column: NDArray[Any], wanted: int) -> tuple[int, int]:
     """Where a sorted column has a number."""
     number = column.dtype.type(wanted)
     return int(np.searchsorted(column, number)), int(np.searchsorted(column, number, side="right"))
-
-
-def containing(block: Columns, folded: str) -> Bools:
-    """Rows whose folded query has a folded text in it."""
-    name = "folded" if len(block["folded"]) else "query"
-    data, pattern = block[name], np.frombuffer(folded.encode(), "u1")
-    starts = block[f"{name}_at"][:-1].astype(np.intp)
-    usable = len(data) - len(pattern) + 1
-    if usable <= 0:
-        return np.zeros(len(starts), dtype=np.bool_)
-    hits = np.zeros(len(data), dtype=np.bool_)
-    found = hits[:usable]
-    np.equal(data[:usable], pattern[0], out=found)
-    for i in range(1, len(pattern) + 1):
-        if (i >= 3 or i == len(pattern)) and np.count_nonzero(found) <= _FEW:
-            return _rows_of(_verified(data, np.flatnonzero(found), pattern, i), starts)
-        if i < len(pattern):
-            found &= data[i : usable + i] == pattern[i]
-    return np.bitwise_or.reduceat(hits.view("u1"), starts).view(np.bool_)
-
-
-def _verified(
-    data: NDArray[np.uint8], places: NDArray[np.intp], pattern: NDArray[np.uint8], first: int
-) -> NDArray[np.intp]:
-    for i in range(first, len(pattern)):
-        places = places[data[places + i] == pattern[i]]
-    return places
-
-
-def _rows_of(places: NDArray[np.intp], starts: NDArray[np.intp]) -> Bools:
-    out = np.zeros(len(starts), dtype=np.bool_)
-    out[np.searchsorted(starts, places, side="right") - 1] = True
-    return out
 
 
 class Hashes:

@@ -19,9 +19,7 @@ from limbeck.console import label_store as store
 from limbeck.console.label_block import (
     AGREES,
     DISAGREES,
-    Bools,
     Hashes,
-    containing,
     place_of,
     query_at,
     with_role,
@@ -29,6 +27,7 @@ from limbeck.console.label_block import (
 )
 from limbeck.console.label_filter import LabelFilter, fold
 from limbeck.console.label_store import StoredBlock
+from limbeck.console.label_text import Bools, containing
 from teacher.ledger.records import STATUSES
 
 _STUDENT: Final = {"agrees": AGREES, "disagrees": DISAGREES}
@@ -112,7 +111,7 @@ class Matcher:
         if w.reason and out.any():
             out &= with_values(block, block.size, store.REASON, self._reasons)
         if self._text and out.any():
-            out &= containing(block, self._text)
+            out = containing(block, out, self._text)
         return out
 
 

@@ -20,7 +20,7 @@ from limbeck.console.label_block import TYPES, Columns, hash_of
 from limbeck.console.label_filter import fold
 from task.errors import InputError
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 REASON: Final = 0
 """The number of the role that reasons are kept under."""
 _TABLES: Final = ("state", "blocks", "columns", "roles", "values", "predictions")
@@ -137,6 +137,10 @@ class StoredBlock(Mapping[str, NDArray[Any]]):
     def __len__(self) -> int:
         return len(TYPES)
 
+    def part(self, name: str, start: int, end: int) -> NDArray[Any]:
+        """Some entries of a column; the others are not read."""
+        return _part(self._db, self.number, name, start, end)
+
     def set(self, name: str, column: NDArray[Any]) -> None:
         """Replace a column."""
         self._read[name] = column
@@ -175,15 +179,15 @@ def living(db: sqlite3.Connection, generation: int | None) -> int:
 
 def query_of(db: sqlite3.Connection, block: int, at: int) -> str:
     """The query of a row; only that is read."""
-    width = np.dtype(TYPES["query_at"]).itemsize
-    start, end = np.frombuffer(_part(db, block, "query_at", at * width, (at + 2) * width), TYPES["query_at"]).tolist()
-    return _part(db, block, "query", start, end - 1).decode()
+    start, end = _part(db, block, "query_at", at, at + 2).tolist()
+    return _part(db, block, "query", start, end - 1).tobytes().decode()
 
 
-def _part(db: sqlite3.Connection, block: int, name: str, start: int, end: int) -> bytes:
+def _part(db: sqlite3.Connection, block: int, name: str, start: int, end: int) -> NDArray[Any]:
+    width = np.dtype(TYPES[name]).itemsize
     with db.blobopen("columns", "data", _column(block, name), readonly=True) as blob:
-        blob.seek(start)
-        return blob.read(end - start)
+        blob.seek(start * width)
+        return np.frombuffer(blob.read((end - start) * width), TYPES[name])
 
 
 def add_block(db: sqlite3.Connection, generation: int, columns: Columns) -> None:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from benchmarks.console_ledger import write_ledger
 from limbeck.artefacts import RunFolder
-from limbeck.console import label_block, label_store, label_update
+from limbeck.console import label_block, label_store, label_text, label_update
 from limbeck.console.label_filter import LabelFilter
 from limbeck.console.label_index import LabelIndex, LabelRow
 from limbeck.console.label_update import Update
@@ -37,7 +37,7 @@ def small_blocks() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(label_update, "BLOCK", 8)
         patch.setattr(label_update, "BATCH", 5)
-        patch.setattr(label_block, "_FEW", 2)
+        patch.setattr(label_text, "_FEW", 2)
         yield
 
 
