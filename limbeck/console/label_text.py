@@ -22,13 +22,16 @@ _FEW: Final = 1_024  # queries that are cheaper to look at singly than all bytes
 
 
 class TextColumns(Protocol):
-    """A block of which a part of a column can be read."""
+    """A block of which a part of a column can be read, and a column as bytes."""
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         """A column."""
 
     def part(self, name: str, start: int, end: int) -> NDArray[Any]:
         """Some entries of a column."""
+
+    def raw(self, name: str) -> bytes:
+        """The bytes of a column."""
 
 
 def texts_as_bytes(texts: Sequence[str]) -> tuple[NDArray[np.uint8], NDArray[np.uint32]]:
@@ -76,15 +79,14 @@ def containing(block: TextColumns, among: Bools, folded: str) -> Bools:
 
 def _verified(block: TextColumns, candidates: Bools, text: bytes) -> Bools:
     """Those of some rows whose folded query has a text in it; all of them have its pairs."""
-    name = "folded" if len(block["folded"]) else "query"
-    data, at = block[name], block[f"{name}_at"].astype(np.intp)
-    rows = np.flatnonzero(candidates)
+    name = "folded" if len(block["folded_at"]) > 1 else "query"
+    at, rows = block[f"{name}_at"], np.flatnonzero(candidates)
+    data = block.raw(name)
     if len(rows) > _FEW:
-        return candidates & _scanned(data, at[:-1], np.frombuffer(text, "u1"))
-    view = data.tobytes()
+        return candidates & _scanned(np.frombuffer(data, "u1"), at[:-1].astype(np.intp), np.frombuffer(text, "u1"))
     out = np.zeros(len(candidates), dtype=np.bool_)
-    out[[row for row, start, end in zip(rows, at[rows].tolist(), at[rows + 1].tolist(), strict=True)
-         if view.find(text, start, end) >= 0]] = True
+    out[[row for row, start, end in zip(rows.tolist(), at[rows].tolist(), at[rows + 1].tolist(), strict=True)
+         if data.find(text, start, end) >= 0]] = True
     return out
 
 

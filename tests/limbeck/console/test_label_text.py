@@ -23,6 +23,9 @@ class Block(dict[str, NDArray[Any]]):
     def part(self, name: str, start: int, end: int) -> NDArray[Any]:
         return self[name][start:end]
 
+    def raw(self, name: str) -> bytes:
+        return self[name].tobytes()
+
 
 def block(texts: Sequence[str], same: bool = False) -> Block:
     data, at = texts_as_bytes(texts)
