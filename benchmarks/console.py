@@ -20,7 +20,9 @@ from __future__ import annotations
 
 import argparse
 import http.client
+import itertools
 import json
+import os
 import random
 import subprocess
 import sys
@@ -31,7 +33,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, urlencode, urlsplit
 
-from benchmarks.console_ledger import SEED, Words, made_rows, write_ledger
+from benchmarks.console_ledger import SEED, Words, write_ledger
 from eval.latency import percentiles
 from limbeck.artefacts import RunFolder
 from limbeck.console.label_filter import ORDERS, LabelFilter
@@ -79,7 +81,10 @@ def measure(run: RunFolder, rows: int, work: Path, filters: int) -> None:
     with started_console(work) as (address, pid):
         ask = over_http(address, run)
         ask(LabelFilter(), {})
-        found["console"] = {**timed(ask, filters), "peak_mb": peak_mb(pid)}
+        cpu = _cpu_s(pid)
+        found["console"] = timed(ask, filters)
+        cpu_ms = 1_000 * (_cpu_s(pid) - cpu) / found["console"]["all"]["count"]
+        found["console"] |= {"cpu_ms": round(cpu_ms, 1), "peak_mb": peak_mb(pid)}
         command = [sys.executable, "-m", "benchmarks.console", "--rows", str(rows), "--work", str(work)]
         with subprocess.Popen([*command, "--step", "write"]) as job:
             found["following"] = {**timed(ask, filters), "written_meanwhile": job.poll() is not None}
@@ -218,14 +223,11 @@ def started_console(work: Path) -> Iterator[tuple[str, int]]:
 
 
 def write_again(run: RunFolder, count: int) -> None:
-    """What a labelling job does: rows change, 500 in a transaction."""
+    """What a labelling job does when it validates its rows again: 500 in a transaction."""
     with Ledger(run.ledger) as ledger:
-        part = []
-        for row in made_rows(count):
-            part.append(row)
-            if len(part) == 500:
-                ledger.write_rows(part)
-                part = []
+        found = itertools.islice(ledger.all_rows(), count)
+        while part := list(itertools.islice(found, 500)):
+            ledger.write_rows(part)
 
 
 def made_task() -> Task:
@@ -245,6 +247,11 @@ def peak_mb(process: int | str) -> int:
     """Peak resident memory of a process."""
     status = Path(f"/proc/{process}/status").read_text(encoding="ascii")
     return round(int(status.split("VmHWM:")[1].split()[0]) / 1024)
+
+
+def _cpu_s(process: int) -> float:
+    fields = Path(f"/proc/{process}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # of the program and of the system for it
 
 
 def _megabytes(path: Path) -> int:

@@ -31,7 +31,8 @@ def label_list(result: Path) -> str:
         f"{r['rows']:,} rows, a ledger of {r['ledger_mb']:,} MB; {r['device']['cpu']}, {r['device']['cores']} cores, "
         f"commit {r['git'][:7]}. The index is made in {b['seconds']:,.0f} s ({b['cpu_s']:,.0f} s of CPU time) with "
         f"{b['peak_mb']:,} MB of memory and takes {b['disk_mb']:,} MB; to see that nothing has changed takes "
-        f"{1_000 * b['unchanged_cpu_s']:,.0f} ms. A page of the index takes {r['index']['cpu_ms']:,.0f} ms of CPU time."
+        f"{1_000 * b['unchanged_cpu_s']:,.0f} ms. A page takes {r['index']['cpu_ms']:,.0f} ms of CPU time, "
+        f"as HTML {r['console']['cpu_ms']:,.0f} ms."
     )
     return f"{table(head, rows)}\n\n{said}"
 
