@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
 _COUNTED: Final = 64  # filters whose numbers of rows are kept
 _FRESH_S: Final = 5.0  # while an update goes on, facets may be so old
+_GIVE_WAY_S: Final = 0.05  # an update waits for pages at most so long, again and again
 _ROW: Final = "SELECT query, count, status, reason, labels, confidence FROM rows WHERE"
 
 
@@ -109,6 +110,9 @@ class LabelIndex:
         self.path = ConsoleFolder(run.folder / "console").index
         self._lock = threading.Lock()
         self._updating = False
+        self._answering = 0
+        self._idle = threading.Event()
+        self._idle.set()
         self._recent: dict[int, bool] = {}
         self._counted: dict[tuple[Any, ...], int] = {}
         self._facets: tuple[Any, float, Facets] | None = None
@@ -138,7 +142,10 @@ class LabelIndex:
             self._updating = True
             with store.opened(self.path) as db, self._ledger() as ledger:
                 self._read_reviews(ledger)
-                Update(db, ledger, StudentLabels(self._run), stop or threading.Event()).run()
+                Update(
+                    db, ledger, StudentLabels(self._run), stop or threading.Event(),
+                    lambda: self._idle.wait(_GIVE_WAY_S),
+                ).run()
         except sqlite3.Error as error:
             raise store.broken(self.path, error) from error
         finally:
@@ -234,8 +241,18 @@ class LabelIndex:
 
     @contextmanager
     def _shown(self) -> Iterator[sqlite3.Connection]:
-        with store.opened(self.path) as db, store.snapshot(db):
-            yield db
+        """One state of the index. An update in another thread, which would take every second turn, waits meanwhile."""
+        with self._lock:
+            self._answering += 1
+            self._idle.clear()
+        try:
+            with store.opened(self.path) as db, store.snapshot(db):
+                yield db
+        finally:
+            with self._lock:
+                self._answering -= 1
+                if not self._answering:
+                    self._idle.set()
 
     @contextmanager
     def _ledger(self) -> Iterator[sqlite3.Connection]:

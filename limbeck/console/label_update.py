@@ -16,7 +16,7 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +33,7 @@ from teacher.ledger.records import STATUSES
 
 BATCH: Final = 8_192
 """Rows of the ledger that are in memory at once."""
+_TURN: Final = 128  # rows that are read between two times of giving way, some 10 ms
 _GROWTH: Final = 4  # a block is joined with the new rows if it is not more than this many times as large
 _WAIT_S: Final = 30.0
 _ROWS: Final = (
@@ -69,9 +70,16 @@ class Update:
     """One pass of following the ledger; it can be killed at any time, and another one goes on from there."""
 
     def __init__(
-        self, db: sqlite3.Connection, ledger: sqlite3.Connection, students: StudentLabels, stop: threading.Event
+        self, db: sqlite3.Connection, ledger: sqlite3.Connection, students: StudentLabels, stop: threading.Event,
+        give_way: Callable[[], object],
     ) -> None:
+        """Begin nothing yet.
+
+        Args:
+            give_way: Called every few milliseconds of work; returns when others have had their turn.
+        """
         self._db, self._ledger, self._students, self._stop = db, ledger, students, stop
+        self._give_way = give_way
         self._numbers = store.Numbers(db)
         self._generation = 0
         self._predictions = False
@@ -144,7 +152,11 @@ class Update:
         if not self._continues(last):
             raise _RenumberedError
         with store.writing(self._db):
-            entries = [self._entry(row) for row in self._ledger.execute(_ROWS, (last, BATCH))]
+            entries = []
+            for row in self._ledger.execute(_ROWS, (last, BATCH)):
+                entries.append(self._entry(row))
+                if len(entries) % _TURN == 0:
+                    self._give_way()
             if entries:
                 self._predicted(entries)
                 self._replace(entries)
@@ -170,6 +182,7 @@ class Update:
         """Add rows; those of the same queries are gone. Small blocks are joined, so that there are few."""
         hashes, queries = Hashes(hash_of(e.query) for e in entries), {e.query for e in entries}
         for block in store.blocks(self._db, self._generation):
+            self._give_way()
             hits = hashes.among(block["hash"]) & block["alive"]
             if hits.any():
                 hits[[at for at in np.flatnonzero(hits) if query_at(block, at) not in queries]] = False
@@ -182,6 +195,7 @@ class Update:
         for block in sorted(store.blocks(self._db, self._generation), key=lambda b: b.living):
             small = block.living <= _GROWTH * size or block.living <= block.size // 2
             if small and size + block.living <= BLOCK:
+                self._give_way()
                 parts.append({name: block[name] for name in block})
                 size += block.living
                 block.remove()
@@ -224,6 +238,7 @@ class Update:
             store.set_predictions(self._db, self._students.read())
             for (generation,) in self._db.execute("SELECT DISTINCT generation FROM blocks").fetchall():
                 for block in store.blocks(self._db, generation):
+                    self._give_way()
                     block.set("student", self._agreements(
                         block["hash"].tolist(), block["status"].tolist(), block["digest"].tolist(),
                         block["updated"].tolist(),

@@ -11,6 +11,7 @@ import tracemalloc
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 
 from benchmarks.console_ledger import write_ledger
 from limbeck.artefacts import RunFolder
-from limbeck.console import label_block, label_store, label_text, label_update
+from limbeck.console import label_block, label_index, label_store, label_text, label_update
 from limbeck.console.label_filter import LabelFilter
 from limbeck.console.label_index import LabelIndex, LabelRow
 from limbeck.console.label_update import Update
@@ -308,6 +309,32 @@ def test_pages_are_whole_while_a_job_writes_and_the_index_follows(tmp_path: Path
     assert pages
     index.update()
     check(index, [LedgerRow(f"q{i:03}", 29, "key", "accepted", (), 0.5) for i in range(40)], EVERYTHING, [], limit=9)
+
+
+def test_an_update_waits_while_a_page_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "ledger.sqlite", numbered(300))
+    monkeypatch.setattr(label_index, "_GIVE_WAY_S", 60.0)
+    index = LabelIndex(RunFolder(tmp_path))
+    making, made = threading.Event(), threading.Event()
+    whole = label_index.find
+
+    def find(*args: Any, **more: Any) -> Any:
+        making.set()
+        made.wait(60)
+        return whole(*args, **more)
+
+    monkeypatch.setattr(label_index, "find", find)
+    page = threading.Thread(target=index.page, args=(EVERYTHING,))
+    update = threading.Thread(target=index.update)
+    page.start()
+    making.wait(60)
+    update.start()
+    update.join(1.0)
+    assert update.is_alive()
+    made.set()
+    page.join()
+    update.join()
+    assert index.count(EVERYTHING) == 300
 
 
 def test_two_updates_at_once_are_one(tmp_path: Path) -> None:
