@@ -201,7 +201,7 @@ def test_a_release_and_a_rollback_are_confirmed_by_keyboard(place: Place, browse
         expect(page.locator("h1")).to_have_text("Service")
         assert read_pointer(place.pointer).current.id == old.id
         page.goto("/audit")
-        expect(page.locator("tbody tr")).to_have_count(5)
+        expect(page.locator("tbody tr")).to_have_count(6)
 
 
 def test_everything_is_there_without_scripts(place: Place, browser: Browser) -> None:
