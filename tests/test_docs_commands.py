@@ -89,7 +89,7 @@ def test_a_command_can_be_started(command: Command) -> None:
 
 
 def test_every_complete_command_is_run_by_a_test_or_somebody_says_why_not() -> None:
-    tests = "\n".join(p.read_text(encoding="utf-8") for p in (ROOT / "tests").rglob("test_*.py"))
+    tests = "\n".join(p.read_text(encoding="utf-8") for p in (ROOT / "tests").rglob("*.py"))
     elsewhere = set(re.findall(r"""documented\(\s*(?:'([^']+)'|"([^"]+)")""", tests))
     run = {"".join(x) for x in elsewhere}
     texts = {plain(c.text) for c in COMMANDS if complete(c)}

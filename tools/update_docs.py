@@ -16,6 +16,7 @@ sys.path.insert(0, str(ROOT))
 
 from eval.formatting import milliseconds, percent  # noqa: E402  (the checkout is importable only from here on)
 from limbeck.operations.tables import render, render_audit, render_forms  # noqa: E402
+from tools import console_tables as console  # noqa: E402
 from tools import eval_tables as evaluation  # noqa: E402
 from tools import rewrite_tables as rewrites  # noqa: E402
 from tools import serving_tables as serving  # noqa: E402
@@ -197,6 +198,7 @@ BENCHMARKS = {
     "local-teacher": ("local_teacher.json", local_teacher),
     "retrieval-50000": ("retrieval-50000.json", retrieval),
     "retrieval-1000000": ("retrieval-1000000.json", retrieval),
+    "console": ("console.json", console.label_list),
 }
 # (file, block) → the same.
 BLOCKS = {

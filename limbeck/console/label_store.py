@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from limbeck.console.label_block import TYPES, Columns, hash_of
 from limbeck.console.label_filter import fold
+from task.errors import InputError
 
 FORMAT: Final = 2
 REASON: Final = 0
@@ -50,22 +51,36 @@ COMMIT;
 
 @contextmanager
 def opened(path: Path) -> Iterator[sqlite3.Connection]:
-    """A connection for one thread; the file is made where it is missing or of another format."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with closing(_connected(path)) as db:
+    """A connection for one thread; the file is made where it is missing or of another format.
+
+    Raises:
+        InputError: That is not possible.
+    """
+    db = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        db = sqlite3.connect(path, isolation_level=None, timeout=_WAIT_S)
+        db.execute("PRAGMA synchronous = NORMAL")  # what a power cut takes is read from the ledger again
+        db.execute("PRAGMA secure_delete = ON")  # a query that was forgotten is not left in free pages
         if db.execute("PRAGMA user_version").fetchone()[0] != FORMAT:
             db.executescript("".join(f'DROP TABLE IF EXISTS "{name}";' for name in _TABLES))
             db.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
             db.execute("PRAGMA journal_mode = WAL")
             db.executescript(_SCHEMA)
+    except (sqlite3.Error, OSError) as error:
+        if db is not None:
+            db.close()
+        raise broken(path, error) from error
+    with closing(db):
         yield db
 
 
-def _connected(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(path, isolation_level=None, timeout=_WAIT_S)
-    db.execute("PRAGMA synchronous = NORMAL")  # what a power cut takes is read from the ledger again
-    db.execute("PRAGMA secure_delete = ON")  # a query that was forgotten is not left in free pages
-    return db
+def broken(path: Path, error: Exception) -> InputError:
+    """The file cannot be used."""
+    return InputError(
+        f"the index of labels cannot be used: {error}", file=path,
+        fix="Check that the disk is neither full nor read-only, then remove the file: it is made again from the ledger",
+    )
 
 
 @contextmanager

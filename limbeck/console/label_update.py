@@ -50,14 +50,19 @@ def reading(ledger: Path) -> Iterator[sqlite3.Connection]:
     """A connection to a ledger that cannot write it.
 
     Raises:
-        InputError: It cannot be read.
+        InputError: It is not there, or is no ledger.
     """
+    db = None
     try:
         address = f"file:{quote(str(ledger.resolve()))}?mode=ro"
-        with closing(sqlite3.connect(address, uri=True, isolation_level=None, timeout=_WAIT_S)) as db:
-            yield db
+        db = sqlite3.connect(address, uri=True, isolation_level=None, timeout=_WAIT_S)
+        db.execute("SELECT 1 FROM rows LIMIT 1").fetchone()
     except sqlite3.Error as error:
+        if db is not None:
+            db.close()
         raise InputError(f"cannot read the ledger: {error}", file=ledger) from error
+    with closing(db):
+        yield db
 
 
 class Update:

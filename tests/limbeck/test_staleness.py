@@ -22,7 +22,7 @@ from task.load import load_task
 from teacher.guardrails import label_checks
 from tests.conftest import make_task
 from tests.limbeck.run_before import now, stale
-from tests.limbeck.test_cli import limbeck
+from tests.limbeck.test_cli import in_process as limbeck
 
 
 def test_a_run_of_before_is_stale_only_by_rules_that_have_changed_since(before: Path) -> None:

@@ -347,3 +347,19 @@ def test_memory_does_not_grow_with_the_ledger(tmp_path: Path, monkeypatch: pytes
 def test_without_a_ledger_there_is_no_list(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot read the ledger"):
         LabelIndex(RunFolder(tmp_path))
+
+
+def test_a_file_that_is_no_index_is_named_and_what_to_do(tmp_path: Path) -> None:
+    write(tmp_path / "ledger.sqlite", numbered(3))
+    index = index_of(tmp_path)
+    for rest in index.path.parent.glob("labels.sqlite-*"):
+        rest.unlink()
+    index.path.write_text("not a database " * 99)
+    for ask in (index.update, index.state, lambda: index.page(EVERYTHING)):
+        with pytest.raises(InputError, match="remove the file: it is made again from the ledger") as error:
+            ask()
+        assert error.value.file == index.path
+    index.path.unlink()
+    assert index.page(EVERYTHING).rows == []
+    index.update()
+    assert len(index.page(EVERYTHING).rows) == 3

@@ -22,7 +22,7 @@ from limbeck.run import Run
 from task.files import read_json, write_json, write_jsonl
 from task.load import load_task
 from tests.eval import test_report
-from tests.limbeck.console.consoles import add_user, console, sign_in
+from tests.limbeck.console.consoles import add_user, console, secret, sign_in
 from tests.limbeck.console.finished_run import add_report, make_finished
 
 content = test_report.content  # the fixture
@@ -247,7 +247,7 @@ def test_a_plan_that_fails_says_why(runs: Path) -> None:
     write_json(files.task, task | {"data": task["data"] | {"dir": "/nowhere/at/all", "queries": "q.jsonl"}})
     files.folder.rename(runs / "moved")
     with console(runs) as browser:
-        csrf = re.findall(r'name="csrf" value="([^"]+)"', browser.get("/runs").text)[0]
+        csrf = secret(browser)
         said = browser.post("/runs/moved/plan", data={"csrf": csrf})
         assert said.status_code == 409
         assert "holds a run of task &#39;before&#39;" in said.text

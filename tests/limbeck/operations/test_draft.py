@@ -20,7 +20,7 @@ from limbeck.run import Run
 from task.errors import InputError
 from task.files import write_jsonl
 from task.load import load_task
-from tests.limbeck.test_cli import limbeck
+from tests.limbeck.test_cli import in_process as limbeck
 from tests.teacher.test_label import PROMPT
 
 BRANDS, THINGS, COLOURS = ["Lumo", "Quill", "Petrel"], ["Lamp", "Desk", "Chair", "Shelf"], ["red", "black", "oak"]

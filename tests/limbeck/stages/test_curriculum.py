@@ -8,7 +8,8 @@ from pathlib import Path
 from task.labels import Label
 from teacher.curriculum.rows import read
 from teacher.ledger.reviews import Review, Reviews
-from tests.limbeck.test_cli import limbeck, small_task
+from tests.limbeck.test_cli import in_process as limbeck
+from tests.limbeck.test_cli import small_task
 
 
 def test_outliers_are_learned_without_labels_and_a_change_of_them_is_told(tmp_path: Path) -> None:

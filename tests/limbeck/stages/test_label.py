@@ -11,7 +11,8 @@ import pytest
 
 from tests.documented import documented
 from tests.limbeck.stages.shop import write_shop
-from tests.limbeck.test_cli import limbeck, small_task
+from tests.limbeck.test_cli import in_process as limbeck
+from tests.limbeck.test_cli import small_task
 from tests.llm_client.fake_api import FakeApi
 
 QUERIES = [f"thing{i} milk" for i in range(12)]

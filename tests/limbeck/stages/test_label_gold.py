@@ -21,7 +21,7 @@ from task.load import load_task
 from teacher.curriculum.rows import read
 from teacher.ledger.ledger import Ledger
 from tests.limbeck.stages.shop import write_shop
-from tests.limbeck.test_cli import limbeck
+from tests.limbeck.test_cli import in_process as limbeck
 from tests.llm_client.fake_api import FakeApi
 
 QUERIES = [f"thing{i} milk" for i in range(12)]

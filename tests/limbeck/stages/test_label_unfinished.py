@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.limbeck.stages.shop import write_shop
-from tests.limbeck.test_cli import limbeck
+from tests.limbeck.test_cli import in_process as limbeck
 from tests.llm_client.fake_api import PURPOSES, FakeApi
 
 QUERIES = [f"thing{i} milk" for i in range(4)]
