@@ -23,7 +23,7 @@ def console(
     runs: RunsFolder = RUNS,
     service: Annotated[
         list[str] | None,
-        typer.Option(metavar="URL", help="A service to ask in the playground; two are shown side by side"),
+        typer.Option(metavar="URL", help="A service to ask in the playground; repeatable: two stand side by side"),
     ] = None,
     operators: Annotated[
         str | None, typer.Option(metavar="URL", help="The operators' port of `limbeck serve`, for the service page")
@@ -43,7 +43,8 @@ def console(
         str | None, typer.Option(help="Header in which that proxy names the user, such as X-Remote-User")
     ] = None,
     trusted_proxy: Annotated[
-        list[str] | None, typer.Option(help="Address from which --user-header is believed; default: loopback")
+        list[str] | None,
+        typer.Option(help="Address from which --user-header is believed; repeatable; default: loopback"),
     ] = None,
     people: Annotated[int, typer.Option(help="How many people decide about each query of a queue", min=1, max=9)] = 1,
     state: StateFolder = None,
@@ -70,7 +71,7 @@ def console_user(
     runs: Annotated[Path, typer.Option(help="The folder with run folders")] = RUNS,
     role: Annotated[
         list[str] | None,
-        typer.Option(help="look: see everything; label: decide about labels; release: release, roll back. Repeatable"),
+        typer.Option(help="look: see everything; label: decide about labels; release: release, roll back; repeatable"),
     ] = None,
     remove: Annotated[bool, typer.Option("--remove", help="Remove the user and end their sessions")] = False,
     no_password: Annotated[

@@ -47,7 +47,7 @@ def started(runs: Path, *options: str) -> Iterator[tuple[str, subprocess.Popen[s
         process.stderr.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # Playwright keeps an event loop running: other modules begin their own
 def browser() -> Iterator[Browser]:
     """Chromium; where there is none, the tests are skipped, but on CI they fail."""
     found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -217,7 +217,7 @@ def test_the_list_filters_without_loading_the_page_and_the_back_button_works(bro
         page.get_by_label("Status").select_option("partial")
         expect(page.locator("tbody tr")).to_have_count(3)
         assert "status=partial" in page.url
-        page.get_by_label("Text", exact=True).fill("GREEN")
+        page.get_by_label("Text", exact=True).fill("HOLLOW")
         expect(page.locator("tbody tr")).to_have_count(1)
         page.go_back()
         expect(page.locator("tbody tr")).to_have_count(3)
