@@ -25,7 +25,7 @@ hypothesis.settings.load_profile("limbeck")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Start the dearest files first; within a file, and among the others, the order stays."""
-    here = Path(__file__).parent
+    here = Path(__file__).parent.parent
 
     def cost(item: pytest.Item) -> int:
         return CPU_SECONDS.get(item.path.relative_to(here).as_posix(), 0) if item.path.is_relative_to(here) else 0
