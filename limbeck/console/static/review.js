@@ -192,14 +192,14 @@ function startEditor(form, given) {
   for (const button of form.querySelectorAll("button[data-role]")) {
     button.addEventListener("click", () => { put(button.dataset.role); drawn.focus(); });
   }
-  for (const combo of form.querySelectorAll(".combo")) startCombo(combo, form.dataset.values, setValue, drawn);
+  for (const combo of form.querySelectorAll(".combo")) startCombo(combo, form.dataset.values, setValue, drawn, () => form.requestSubmit(save));
 
   render();
   drawn.focus({ preventScroll: true });
 }
 
 // A field with a list of the values that contain what is typed (closed roles), or of any text (text roles).
-function startCombo(combo, address, setValue, back) {
+function startCombo(combo, address, setValue, back, send) {
   const input = combo.querySelector("input");
   const list = combo.querySelector("ul");
   const { role, kind } = combo.dataset;
@@ -207,6 +207,8 @@ function startCombo(combo, address, setValue, back) {
   let active = 0;
   let asked = Promise.resolve();
   let latest = 0;
+  let waiting = false;
+  let sendAfter = false;
 
   async function look() {
     const number = ++latest;
@@ -259,8 +261,17 @@ function startCombo(combo, address, setValue, back) {
         if (input.value.trim()) take(input.value.trim());
         return;
       }
-      await asked;  // of someone who types faster than the list comes
+      if (waiting) {  // the next Enter of someone who types faster than the list comes
+        sendAfter = true;
+        return;
+      }
+      waiting = true;
+      await asked;
+      waiting = false;
+      const sending = sendAfter && found.length > 0;
+      sendAfter = false;
       if (found.length) take(found[active]);
+      if (sending) send();
     } else if (list && (event.key === "ArrowDown" || event.key === "ArrowUp")) {
       event.preventDefault();
       active = Math.max(0, Math.min(found.length - 1, active + (event.key === "ArrowDown" ? 1 : -1)));

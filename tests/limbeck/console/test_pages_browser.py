@@ -31,7 +31,7 @@ from tests.limbeck.console.test_service import metrics, operators, status
 
 __all__ = ["browser"]
 content = test_report.content  # the fixture
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 QUERY = "verdant <img src=x onerror=alert(1)> " + "w" * 120
 LONG = ("anextremelylongtaskname" * 4)[:64]
 

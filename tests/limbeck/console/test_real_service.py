@@ -19,7 +19,7 @@ from tests.limbeck.console.consoles import console
 from tests.limbeck.console.test_release import GOOD, form
 from tests.serving.bundles import HITS, MISSES, TASK, made
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def until(browser: TestClient, said: str) -> str:

@@ -20,7 +20,7 @@ from tests.limbeck.console.consoles import PASSWORD, add_user
 from tests.limbeck.console.small_run import make_run, rows, spans
 
 __all__ = ["browser"]
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 HOSTILE = '<img src=x onerror=alert(1)> "quoted" </form><script>alert(2)</script> & ' + "x" * 300
 
 

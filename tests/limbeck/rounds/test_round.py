@@ -32,7 +32,7 @@ from task.table_files import rows_of
 from tests.conftest import FIXTURES
 from tests.documented import documented
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 DAY = 86_400.0
 LABELS = 40
 

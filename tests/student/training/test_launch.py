@@ -21,7 +21,7 @@ from task.tokenizer import FastTokenizer
 from tests.processes import ancestors
 from tests.student.training.test_train import job, losses, weights
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.usefixtures("shared_ray")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200), pytest.mark.usefixtures("shared_ray")]
 
 
 @pytest.fixture(scope="module")
